@@ -1,0 +1,44 @@
+"""The relay's own errors. Each says what happened and what to do; `exit_code` is what the CLI ends with."""
+
+from __future__ import annotations
+
+
+class RelayError(Exception):
+    """Base of every error this package raises on purpose.
+
+    `str(error)` is one readable sentence without secrets, fit for a log line or the last line of a command.
+    """
+
+    exit_code: int = 1
+
+
+class SettingsError(RelayError):
+    """The settings are missing, unknown or contradict each other."""
+
+    exit_code = 2
+
+
+class UnreachableError(RelayError):
+    """A server could not be reached, or refused the connection."""
+
+    exit_code = 3
+
+
+class PostgresLostError(UnreachableError):
+    """PostgreSQL cannot be reached, the connection broke, or the server is no primary; waiting may help."""
+
+
+class SchemaError(RelayError):
+    """The outbox schema is missing, older or newer than this program, or was changed by hand."""
+
+    exit_code = 1
+
+
+class EnqueueError(RelayError, ValueError):
+    """An event cannot be enqueued as asked; nothing was written."""
+
+    exit_code = 2
+
+
+class NotInTransactionError(EnqueueError):
+    """Enqueue was called outside a transaction, or inside one that has already failed."""
