@@ -1,0 +1,164 @@
+"""The settings: one frozen object, read and checked once, with every problem reported together.
+
+settings = Settings.load()          # os.environ
+postgres = load_postgres()          # what the admin commands need, whatever the other groups say
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from relay.errors import SettingsError
+from relay.settings import load as loading
+from relay.settings.checks import LEASE_MARGIN, MASK, mask_dsn
+from relay.settings.groups import (
+    BufferSettings,
+    HealthSettings,
+    HttpSettings,
+    KafkaSettings,
+    LogSettings,
+    PostgresSettings,
+    ReplicaSettings,
+    ScanSettings,
+    SegmentSettings,
+    SettleSettings,
+    StopSettings,
+    relation_problems,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "LEASE_MARGIN",
+    "MASK",
+    "BufferSettings",
+    "HealthSettings",
+    "HttpSettings",
+    "KafkaSettings",
+    "LogSettings",
+    "PostgresSettings",
+    "ReplicaSettings",
+    "ScanSettings",
+    "SegmentSettings",
+    "Settings",
+    "SettleSettings",
+    "StopSettings",
+    "load_postgres",
+    "mask_dsn",
+]
+
+
+class Settings(BaseSettings):
+    """All settings of one replica. Made by `load`, or in tests from groups; reads no variable by itself."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=loading.PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    postgres: PostgresSettings
+    kafka: KafkaSettings
+    replica: ReplicaSettings = Field(default_factory=ReplicaSettings)
+    scan: ScanSettings = Field(default_factory=ScanSettings)
+    buffer: BufferSettings = Field(default_factory=BufferSettings)
+    settle: SettleSettings = Field(default_factory=SettleSettings)
+    stop: StopSettings = Field(default_factory=StopSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    health: HealthSettings = Field(default_factory=HealthSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    segment: SegmentSettings = Field(default_factory=SegmentSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 names given by pydantic-settings
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take arguments only: `load` resolves names and files first, to know where each value came from."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _relations_hold(self) -> Self:
+        problems = relation_problems(self.kafka, self.replica, self.scan, self.buffer)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @classmethod
+    def load(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read and check all settings; raise SettingsError that lists every problem, without secrets."""
+        settings, _ = load_with_sources(env)
+        return settings
+
+
+def load_with_sources(env: Mapping[str, str] | None = None) -> tuple[Settings, dict[str, str]]:
+    """Read and check all settings; also say where each came from, by the name of its variable."""
+    known = loading.variables(Settings)
+    found = loading.find(known, os.environ if env is None else env)
+    problems = loading.unknown_problems(found.unknown) + found.problems
+    try:
+        settings = Settings.model_validate(_nested(found))
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            problems += loading.problems_of(detail, known, found)
+        raise _error(problems) from None
+    if problems:
+        raise _error(problems)
+    sources = {name: given.source for name, given in found.values.items()}
+    return settings, {name: sources.get(name, "default") for name in known}
+
+
+def load_postgres(env: Mapping[str, str] | None = None) -> PostgresSettings:
+    """Read and check the postgres group only, so that admin commands work while the rest is broken.
+
+    Raise SettingsError for problems of that group, among them unknown names that were probably meant for it.
+    """
+    known = {name: each for name, each in loading.variables(Settings).items() if each.group == "postgres"}
+    found = loading.find(known, os.environ if env is None else env)
+    ours = {
+        name: meant
+        for name, meant in found.unknown.items()
+        if meant in known or name.upper().startswith("RELAY_POSTGRES_")
+    }
+    problems = loading.unknown_problems(ours) + found.problems
+    try:
+        settings = PostgresSettings.model_validate(_nested(found)["postgres"])
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            detail["loc"] = ("postgres", *detail["loc"])
+            problems += loading.problems_of(detail, known, found)
+        raise _error(problems) from None
+    if problems:
+        raise _error(problems)
+    return settings
+
+
+def _nested(found: loading.Found) -> dict[str, Any]:
+    """Let pydantic-settings turn names into groups, from what was found and not from `os.environ`."""
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): given.text for name, given in found.values.items()}
+    nested = source()
+    return {group: nested.get(group, {}) for group in Settings.model_fields}
+
+
+def _error(problems: list[str]) -> SettingsError:
+    if len(problems) == 1:
+        return SettingsError(problems[0])
+    return SettingsError("\n  ".join([f"{len(problems)} problems with the settings:", *problems]))

@@ -1,0 +1,247 @@
+"""The settings of the relay, one group per stage; every field's description is its documentation.
+
+A group `kafka` with a field `request_timeout` is set by the variable `RELAY_KAFKA_REQUEST_TIMEOUT`.
+Times are in seconds, sizes in bytes. A stage is handed only its own group.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FilePath, SecretStr
+
+from relay.settings import checks
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _own_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+_ANYWHERE = "0.0.0.0"  # noqa: S104 probes and Prometheus come from outside the container
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+Dsn = Annotated[SecretStr, AfterValidator(checks.dsn)]
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+Compression = Literal["none", "zstd", "lz4", "snappy", "gzip"]
+
+
+class Group(BaseModel):
+    """Base of the groups: frozen, complete, and silent about the values it refuses."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class PostgresSettings(Group):
+    """Where the outbox is. The only group the admin commands need."""
+
+    dsn: Dsn = Field(
+        description="Where PostgreSQL is, as a URI; directly or through a pooler in session mode.",
+        examples=["postgresql://user:password@host:5432/database"],
+    )
+    schema_name: Annotated[str, AfterValidator(checks.schema_name)] = Field(
+        default="outbox",
+        alias="schema",
+        description="The schema of the outbox. One database can hold several outboxes.",
+    )
+    connect_timeout: Seconds = Field(
+        default=10.0,
+        description="How long one attempt to connect may take. Attempts go on until one succeeds.",
+    )
+
+
+class KafkaSettings(Group):
+    """How to reach Kafka and what to send. `acks=all` and idempotence are always on and not settings."""
+
+    bootstrap_servers: Annotated[str, AfterValidator(checks.bootstrap_servers)] = Field(
+        description="Brokers to start from, as `host:port`, separated by commas.",
+        examples=["broker-1:9092,broker-2:9092"],
+    )
+    client_id: str = Field(
+        default="outbox-relay",
+        min_length=1,
+        max_length=200,
+        description="How the brokers call us in their logs.",
+    )
+    security_protocol: Annotated[SecurityProtocol, BeforeValidator(_upper)] = Field(
+        default="PLAINTEXT", description="How to talk to the brokers."
+    )
+    sasl_mechanism: Annotated[SaslMechanism | None, BeforeValidator(_upper)] = Field(
+        default=None, description="How to log in; needed by the `SASL_` protocols."
+    )
+    sasl_username: str | None = Field(default=None, description="User name to log in with.")
+    sasl_password: SecretStr | None = Field(default=None, description="Password to log in with.")
+    ssl_cafile: FilePath | None = Field(
+        default=None, description="PEM file with the authorities to trust; the system's own if not set."
+    )
+    ssl_certfile: FilePath | None = Field(
+        default=None, description="PEM file with the client certificate, for brokers that ask for one."
+    )
+    ssl_keyfile: FilePath | None = Field(
+        default=None, description="PEM file with the key of the certificate, if it is not in the same file."
+    )
+    ssl_key_password: SecretStr | None = Field(default=None, description="Password of the key, if any.")
+    request_timeout: Seconds = Field(
+        default=8.0, description="How long a broker may take to answer a request before it is asked again."
+    )
+    compression: Annotated[Compression, BeforeValidator(_lower)] = Field(
+        default="none",
+        description="Compression of record batches. All but `none` and `gzip` need the extra `compression`.",
+    )
+    record_batch_bytes: int = Field(
+        default=65_536,
+        ge=1_024,
+        le=1_048_576,
+        description="Size up to which events of a partition are packed into one record batch.",
+    )
+    timestamp: Annotated[Literal["created", "published"], BeforeValidator(_lower)] = Field(
+        default="created",
+        description="The time in Kafka's records: when the event was written, or published.",
+    )
+
+
+class ReplicaSettings(Group):
+    """This replica and its right to lanes."""
+
+    name: str = Field(
+        default_factory=_own_name,
+        min_length=1,
+        max_length=200,
+        description="How this replica is called in `relay status` and in logs.",
+        json_schema_extra={"shown_default": "host name and process id"},
+    )
+    lease: Seconds = Field(
+        default=15.0,
+        description="How long a silent replica keeps its lanes. A heartbeat every third of it extends it.",
+    )
+
+
+class ScanSettings(Group):
+    """How pending events are read."""
+
+    batch_events: Count = Field(default=1_000, description="Most events that one scan reads.")
+    idle_interval: Seconds = Field(
+        default=0.1, description="Pause between scans when nothing is pending: the idle latency."
+    )
+    busy_interval: Seconds = Field(default=0.005, description="Pause between scans while events flow.")
+    sweep_step_ids: Count = Field(
+        default=50_000, description="Range of ids that one step of a long sweep looks through."
+    )
+    wake_up: bool = Field(
+        default=True, description="Listen for wake-ups, which writers may send after a commit to end a pause."
+    )
+
+
+class BufferSettings(Group):
+    """The bound on what is read and not yet settled; the relay's memory grows with it."""
+
+    max_events: Count = Field(default=20_000, description="Most events between scan and receipt.")
+    max_bytes: int = Field(
+        default=33_554_432, ge=1_048_576, description="Most bytes of events between scan and receipt."
+    )
+
+
+class SettleSettings(Group):
+    """How receipts are written."""
+
+    batch_events: Count = Field(default=5_000, description="Most receipts that one statement writes.")
+
+
+class StopSettings(Group):
+    """How the relay stops."""
+
+    grace: Seconds = Field(
+        default=25.0,
+        description="How long SIGTERM waits for what is taken to be settled. Kubernetes kills after 30 s.",
+    )
+
+
+class HttpSettings(Group):
+    """Where `/livez`, `/readyz` and `/metrics` are served."""
+
+    host: str = Field(default=_ANYWHERE, min_length=1, description="Address to listen on.")
+    port: int = Field(default=8080, ge=0, le=65_535, description="Port to listen on; 0 = no server.")
+
+
+class HealthSettings(Group):
+    """When `/readyz` says no."""
+
+    max_lag: Seconds = Field(
+        default=60.0, description="Not ready when the oldest event this replica could publish is older."
+    )
+    max_outage: Seconds = Field(
+        default=60.0, description="Not ready when PostgreSQL or Kafka has been away for longer."
+    )
+
+
+class LogSettings(Group):
+    """What is logged and how it looks."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        default="info", description="Least level that is logged. No level logs one line per event."
+    )
+    format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = Field(
+        default="auto", description="`auto` is `console` on a terminal and `json` otherwise."
+    )
+
+
+class SegmentSettings(Group):
+    """The partitions of `event` and `delivery`, and how long delivered events are kept."""
+
+    ids: Count = Field(default=5_000_000, description="Ids per segment.")
+    ahead: Count = Field(default=2, description="Segments made ahead of the one being written.")
+    retention: float = Field(
+        default=86_400.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long a segment is kept after its events were delivered.",
+    )
+    check_interval: Seconds = Field(
+        default=60.0, description="How often segments are looked at, to make new ones and drop old ones."
+    )
+
+
+def relation_problems(
+    kafka: KafkaSettings,
+    replica: ReplicaSettings,
+    scan: ScanSettings,
+    buffer: BufferSettings,
+) -> list[str]:
+    """Say which settings contradict each other; each sentence names its variables and what to do."""
+    problems: list[str] = checks.kafka_security(kafka.model_dump())
+
+    def refuse(broken: Any, sentence: str) -> None:
+        if broken:
+            problems.append(sentence)
+
+    # A request still on its way when the lease ends would be answered while another replica owns the lane.
+    needed = kafka.request_timeout + checks.LEASE_MARGIN
+    refuse(
+        replica.lease <= needed,
+        f"RELAY_REPLICA_LEASE ({replica.lease:g} s) must be more than RELAY_KAFKA_REQUEST_TIMEOUT plus "
+        f"{checks.LEASE_MARGIN:g} s ({needed:g} s); raise the lease or lower the timeout",
+    )
+    refuse(
+        buffer.max_events < scan.batch_events,
+        f"RELAY_BUFFER_MAX_EVENTS ({buffer.max_events}) must hold at least one scan, RELAY_SCAN_BATCH_EVENTS "
+        f"({scan.batch_events}); raise the buffer or lower the batch",
+    )
+    refuse(
+        scan.busy_interval > scan.idle_interval,
+        f"RELAY_SCAN_BUSY_INTERVAL ({scan.busy_interval:g} s) must not be more than RELAY_SCAN_IDLE_INTERVAL "
+        f"({scan.idle_interval:g} s); swap them",
+    )
+    return problems

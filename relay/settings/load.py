@@ -1,0 +1,199 @@
+"""From variables and files to one checked object: names resolved, secrets read, every problem said at once.
+
+Precedence: a variable or, for a secret, the file that `RELAY_<GROUP>_<FIELD>_FILE` names; then the TOML file
+that `RELAY_CONFIG_FILE` names; then the default. An empty variable counts as not set.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+PREFIX = "RELAY_"
+CONFIG_FILE = "RELAY_CONFIG_FILE"
+
+# What Kubernetes injects for a Service named relay or relay-<something>; and what the tests read.
+_FOREIGN_NAME = re.compile(
+    r"RELAY_(TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|PORT(_\w+)?|\w+_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+# A Service named relay-http makes Kubernetes set RELAY_HTTP_PORT to this; no setting of ours looks like it.
+_FOREIGN_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One setting as the outside sees it."""
+
+    name: str
+    group: str
+    key: str
+    field: FieldInfo = field(repr=False)
+
+    @property
+    def secret(self) -> bool:
+        """Whether the value must never be shown."""
+        return "SecretStr" in str(self.field.annotation)
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.field.is_required()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value that was found, as text, and where."""
+
+    text: str = field(repr=False)
+    source: str
+
+
+@dataclass(slots=True)
+class Found:
+    """What variables and files say, before it is checked."""
+
+    values: dict[str, Given] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    unknown: dict[str, str | None] = field(default_factory=dict)
+    """Names that are no setting, each with the setting that was probably meant."""
+    refused: set[str] = field(default_factory=set)
+    """Settings that a problem has been said about already."""
+
+    def refuse(self, name: str, problem: str) -> None:
+        """Note a problem with the setting `name`."""
+        self.refused.add(name)
+        self.problems.append(problem)
+
+
+def variables(settings: type[BaseModel]) -> dict[str, Variable]:
+    """List the settings by the names of their variables, in the order they are declared."""
+    found = {}
+    for group, group_field in settings.model_fields.items():
+        model = group_field.annotation
+        assert isinstance(model, type)  # noqa: S101 each group is a model
+        assert issubclass(model, BaseModel)  # noqa: S101
+        for attribute, info in model.model_fields.items():
+            key = info.alias or attribute
+            name = f"{PREFIX}{group}_{key}".upper()
+            found[name] = Variable(name=name, group=group, key=key, field=info)
+    return found
+
+
+def find(known: Mapping[str, Variable], env: Mapping[str, str]) -> Found:
+    """Collect what `env` and the files it names say about the `known` settings."""
+    found = Found()
+    given = {
+        name: value
+        for name, value in env.items()
+        if name.upper().startswith(PREFIX)
+        and not _FOREIGN_NAME.fullmatch(name)
+        and not (name.endswith("_PORT") and _FOREIGN_VALUE.match(value))
+    }
+    config_file = given.pop(CONFIG_FILE, "")
+    if config_file:
+        _take(found, known, _read_toml(Path(config_file), found), f"file {config_file}", f" in {config_file}")
+    _take(found, known, given, "environment", "")
+    return found
+
+
+def _take(
+    found: Found, known: Mapping[str, Variable], given: Mapping[str, str], source: str, place: str
+) -> None:
+    """Let the `given` values of one source win over what was found before."""
+    possible = [*known, *(f"{name}_FILE" for name, variable in known.items() if variable.secret), CONFIG_FILE]
+    for name in sorted(given):
+        if name not in possible:
+            close = difflib.get_close_matches(name.upper(), possible, n=1, cutoff=0.7)
+            found.unknown[name + place] = close[0] if close else None
+    for name, variable in known.items():
+        text = given.get(name, "")
+        file = given.get(f"{name}_FILE", "") if variable.secret else ""
+        if text and file:
+            found.refuse(name, f"{name} and {name}_FILE are both set{place}; keep one of them")
+        elif text:
+            found.values[name] = Given(text, source)
+        elif file:
+            try:
+                secret = Path(file).read_text(encoding="utf-8").strip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                found.refuse(name, f"{name}_FILE names {file}, which cannot be read ({_reason(error)})")
+            else:
+                found.values[name] = Given(secret, f"file {file}")
+
+
+def _read_toml(path: Path, found: Found) -> dict[str, str]:
+    """Read `[group]` tables as if each key were a variable."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        found.problems.append(f"{CONFIG_FILE} names {path}, which cannot be read ({_reason(error)})")
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        # The parser's message has a position and no text of the file, so no secret.
+        found.problems.append(f"{CONFIG_FILE} names {path}, which is not TOML: {error}")
+        return {}
+    return dict(_flatten(tables))
+
+
+def _flatten(tables: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for group, table in tables.items():
+        if not isinstance(table, Mapping):
+            yield f"{PREFIX}{group}".upper(), _text(table)
+            continue
+        for key, value in table.items():
+            yield f"{PREFIX}{group}_{key}".upper(), _text(value)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8 text"
+
+
+def unknown_problems(unknown: Mapping[str, str | None]) -> list[str]:
+    """Say what is wrong with names that are no setting."""
+    return [
+        f"{name} is no setting; did you mean {meant}?"
+        if meant
+        else f"{name} is no setting; remove it, or see the list of all with: relay config --reference"
+        for name, meant in unknown.items()
+    ]
+
+
+def problems_of(error: ErrorDetails, known: Mapping[str, Variable], found: Found) -> list[str]:
+    """Say in our words what pydantic found; a secret's value is never part of it."""
+    location = "_".join(str(part) for part in error["loc"][:2])
+    variable = known.get(f"{PREFIX}{location}".upper())
+    cause = error.get("ctx", {}).get("error")
+    if variable is None:
+        return str(cause or error["msg"]).splitlines()
+    if variable.name in found.refused:
+        return []
+    if error["type"] == "missing":
+        example = f" to {variable.field.examples[0]}" if variable.field.examples else ""
+        file = f", or {variable.name}_FILE to a file that holds it" if variable.secret else ""
+        return [f"{variable.name} is not set; set it{example}{file}"]
+    given = found.values.get(variable.name)
+    source = f" (from {given.source})" if given and given.source.startswith("file ") else ""
+    if cause is not None:
+        return [f"{variable.name}{source} {cause}"]
+    shown = f" is {given.text!r}{source} but" if given and not variable.secret else source
+    message = error["msg"]
+    return [f"{variable.name}{shown} {message[0].lower()}{message[1:]}".replace(" input should", " should")]
