@@ -1,0 +1,173 @@
+"""Everything that happens in the relay and is worth telling, in one table.
+
+A stage emits a happening by its name; what is logged and which metrics change is decided here and nowhere
+else.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: dict[Level, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a happening does to one metric: by a constant, or by the value of one of its fields.
+
+    Counters grow, histograms observe, gauges are set. A field that is a collection counts its elements.
+    """
+
+    metric: str
+    by: float | str = 1.0
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """What is logged and counted when it is emitted.
+
+    Happenings with a `state` (of what, how it is) may be told as often as one likes: metrics are updated and a
+    line is logged only when the state changes. An error that was not seen in this state gets a line too.
+    """
+
+    level: Level | None
+    text: str
+    fields: tuple[str, ...] = ()
+    updates: tuple[Update, ...] = ()
+    state: tuple[str, str] | None = None
+    warn_if: str | None = None
+    """A field that, when it is not zero, makes this a warning."""
+
+
+HAPPENINGS: dict[str, Happening] = {
+    # the service
+    "service.started": Happening(
+        "info", "Relay started", ("version", "replica"), (Update("build_info", labels=("version",)),)
+    ),
+    "service.stopping": Happening("info", "Stopping: no new events are taken", ("reason",)),
+    "drain.done": Happening(
+        "info", "Everything taken is settled", ("seconds",), (Update("drain_seconds", "seconds"),)
+    ),
+    "service.stopped": Happening(
+        "info",
+        "Relay stopped",
+        ("abandoned_events",),
+        (Update("abandoned_events_total", "abandoned_events"),),
+        warn_if="abandoned_events",
+    ),
+    "http.started": Happening("info", "Serving /livez, /readyz and /metrics", ("host", "port")),
+    "loop.delayed": Happening(
+        None, "The event loop ran late", ("seconds",), (Update("loop_delay_seconds", "seconds"),)
+    ),
+    "loop.blocked": Happening(
+        "debug", "The event loop was blocked", ("seconds",), (Update("loop_blocked_total"),)
+    ),
+    # PostgreSQL
+    "postgres.waiting": Happening(
+        "warning",
+        "Waiting for PostgreSQL",
+        ("error",),
+        (Update("postgres_up", 0.0),),
+        state=("postgres", "down"),
+    ),
+    "postgres.connected": Happening(
+        "info",
+        "PostgreSQL connected",
+        ("version", "connections"),
+        (Update("postgres_up"),),
+        state=("postgres", "up"),
+    ),
+    "postgres.lost": Happening(
+        "warning",
+        "PostgreSQL lost",
+        ("error",),
+        (Update("postgres_up", 0.0), Update("postgres_lost_total")),
+        state=("postgres", "down"),
+    ),
+    # Kafka
+    "kafka.waiting": Happening(
+        "warning", "Waiting for Kafka", ("error",), (Update("kafka_up", 0.0),), state=("kafka", "down")
+    ),
+    "kafka.connected": Happening("info", "Kafka connected", (), (Update("kafka_up"),), state=("kafka", "up")),
+    "kafka.lost": Happening(
+        "warning",
+        "Kafka lost",
+        ("error",),
+        (Update("kafka_up", 0.0), Update("kafka_lost_total")),
+        state=("kafka", "down"),
+    ),
+    "producer.replaced": Happening(
+        "warning",
+        "Kafka producer discarded for a new one",
+        ("reason",),
+        (Update("producers_replaced_total"),),
+    ),
+    # claim
+    "lanes.claimed": Happening(
+        "info", "Lanes claimed", ("lanes",), (Update("lanes_claimed_total", "lanes"),)
+    ),
+    "lanes.released": Happening(
+        "info", "Lanes released", ("lanes",), (Update("lanes_released_total", "lanes"),)
+    ),
+    "lease.lost": Happening("warning", "Lease lost", ("reason",), (Update("leases_lost_total"),)),
+    "heartbeat.done": Happening(None, "Heartbeat", ("seconds",), (Update("heartbeat_seconds", "seconds"),)),
+    # scan
+    "scan.done": Happening(
+        None,
+        "Scanned",
+        ("events", "bytes", "seconds"),
+        (
+            Update("scanned_events_total", "events"),
+            Update("scanned_bytes_total", "bytes"),
+            Update("scan_seconds", "seconds"),
+        ),
+    ),
+    "sweep.started": Happening("info", "Long sweep started", ("lane", "ids")),
+    "sweep.done": Happening(
+        "info",
+        "Long sweep done",
+        ("lane", "seconds"),
+        (Update("sweeps_total"), Update("sweep_seconds", "seconds")),
+    ),
+    # publish
+    "publish.acknowledged": Happening(
+        None,
+        "Acknowledged",
+        ("topic", "events", "bytes", "seconds"),
+        (
+            Update("published_events_total", "events", ("topic",)),
+            Update("published_bytes_total", "bytes", ("topic",)),
+            Update("publish_seconds", "seconds"),
+        ),
+    ),
+    "publish.refused": Happening(
+        "error",
+        "Kafka refused a record batch",
+        ("topic", "partition", "events", "error"),
+        (Update("refused_events_total", "events", ("topic",)),),
+    ),
+    # settle
+    "settle.done": Happening(
+        None,
+        "Settled",
+        ("events", "duplicates", "seconds"),
+        (
+            Update("settled_events_total", "events"),
+            Update("duplicate_events_total", "duplicates"),
+            Update("settle_seconds", "seconds"),
+        ),
+    ),
+    "settle.duplicates": Happening("warning", "Events are in Kafka more than once", ("events",)),
+    # housekeeping
+    "segment.created": Happening("info", "Segment created", ("name",), (Update("segments_created_total"),)),
+    "segment.dropped": Happening("info", "Segment dropped", ("name",), (Update("segments_dropped_total"),)),
+}

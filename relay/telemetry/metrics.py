@@ -1,0 +1,57 @@
+"""Every metric the relay exposes, in one table; the prefix `relay_` is added when it is registered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+_WAITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LONG_WAITS = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. The name of a counter ends in `_total`; units are seconds and bytes."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = _WAITS
+
+
+METRICS: dict[str, Metric] = {
+    "build_info": Metric("gauge", "Always 1; the label says which version runs.", ("version",)),
+    "postgres_up": Metric("gauge", "1 while connected to PostgreSQL."),
+    "postgres_lost_total": Metric("counter", "Times the connection to PostgreSQL was lost."),
+    "kafka_up": Metric("gauge", "1 while connected to Kafka."),
+    "kafka_lost_total": Metric("counter", "Times the connection to Kafka was lost."),
+    "lanes_owned": Metric("gauge", "Lanes this replica owns."),
+    "lanes_claimed_total": Metric("counter", "Lanes this replica claimed."),
+    "lanes_released_total": Metric("counter", "Lanes this replica released."),
+    "leases_lost_total": Metric("counter", "Times this replica lost its lease."),
+    "heartbeat_seconds": Metric("histogram", "Time of one heartbeat."),
+    "scanned_events_total": Metric("counter", "Events read from the outbox."),
+    "scanned_bytes_total": Metric("counter", "Bytes of events read from the outbox."),
+    "scan_seconds": Metric("histogram", "Time of one scan."),
+    "sweeps_total": Metric("counter", "Long sweeps finished."),
+    "sweep_seconds": Metric("histogram", "Time of one long sweep.", buckets=_LONG_WAITS),
+    "buffer_events": Metric("gauge", "Events between scan and receipt."),
+    "buffer_bytes": Metric("gauge", "Bytes of events between scan and receipt."),
+    "inflight_events": Metric("gauge", "Events handed to Kafka and not yet acknowledged."),
+    "published_events_total": Metric("counter", "Events Kafka acknowledged.", ("topic",)),
+    "published_bytes_total": Metric("counter", "Bytes of events Kafka acknowledged.", ("topic",)),
+    "publish_seconds": Metric("histogram", "Time from handing a record batch over to its acknowledgement."),
+    "refused_events_total": Metric("counter", "Events in record batches that Kafka refused.", ("topic",)),
+    "producers_replaced_total": Metric("counter", "Times the Kafka producer was discarded for a new one."),
+    "settled_events_total": Metric("counter", "Events whose receipt was written."),
+    "duplicate_events_total": Metric("counter", "Events found to be in Kafka more than once."),
+    "settle_seconds": Metric("histogram", "Time of writing one batch of receipts."),
+    "abandoned_events_total": Metric("counter", "Events taken and given up at a stop; redelivered later."),
+    "backlog_events": Metric("gauge", "Pending events of the whole outbox, as last estimated."),
+    "lag_seconds": Metric("gauge", "Age of the oldest event this replica could publish."),
+    "segments_created_total": Metric("counter", "Segments created."),
+    "segments_dropped_total": Metric("counter", "Segments dropped."),
+    "drain_seconds": Metric("histogram", "Time of draining at a stop.", buckets=_LONG_WAITS),
+    "loop_delay_seconds": Metric("histogram", "How late the event loop ran what was due."),
+    "loop_blocked_total": Metric("counter", "Times the event loop was blocked for longer than it should."),
+}
