@@ -54,6 +54,7 @@ __all__ = [
     "SettleSettings",
     "StopSettings",
     "load_postgres",
+    "load_with_sources",
     "mask_dsn",
 ]
 

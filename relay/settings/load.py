@@ -37,7 +37,7 @@ class Variable:
 
     name: str
     group: str
-    key: str
+    attribute: str
     field: FieldInfo = field(repr=False)
 
     @property
@@ -86,7 +86,7 @@ def variables(settings: type[BaseModel]) -> dict[str, Variable]:
         for attribute, info in model.model_fields.items():
             key = info.alias or attribute
             name = f"{PREFIX}{group}_{key}".upper()
-            found[name] = Variable(name=name, group=group, key=key, field=info)
+            found[name] = Variable(name=name, group=group, attribute=attribute, field=info)
     return found
 
 

@@ -35,8 +35,8 @@ class Update:
 class Happening:
     """What is logged and counted when it is emitted.
 
-    Happenings with a `state` (of what, how it is) may be told as often as one likes: metrics are updated and a
-    line is logged only when the state changes. An error that was not seen in this state gets a line too.
+    Happenings with a `state` (of what, how it is) may be told as often as one likes: metrics are updated and
+    a line is logged only when the state changes. An error that was not seen in this state gets a line too.
     """
 
     level: Level | None
@@ -71,6 +71,7 @@ HAPPENINGS: dict[str, Happening] = {
     "loop.blocked": Happening(
         "debug", "The event loop was blocked", ("seconds",), (Update("loop_blocked_total"),)
     ),
+    "loop.stalled": Happening("warning", "The event loop was blocked for long", ("seconds",)),
     # PostgreSQL
     "postgres.waiting": Happening(
         "warning",

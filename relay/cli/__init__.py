@@ -1,0 +1,92 @@
+"""The command `relay`. Each subcommand is a module here, loaded when it is asked for, exporting `command`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any, NoReturn
+
+import click
+
+from relay import __version__
+from relay.errors import RelayError
+
+COMMANDS = {
+    "demo": "See it work: real servers, writers, the relay and a checking consumer.",
+    "local": "Start a PostgreSQL and a Kafka of your own, without Docker.",
+    "migrate": "Create the outbox in your database, or bring it up to date.",
+    "run": "Relay events from PostgreSQL to Kafka until told to stop.",
+    "status": "Show what is pending, who owns which lanes, what was delivered.",
+    "config": "Show the settings that apply and where each comes from.",
+}
+"""Subcommands in the order a newcomer meets them, with their help, so that `relay --help` loads none."""
+
+_INTERRUPTED = 130
+"""What shells report for a program ended by Ctrl-C."""
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are modules of this package; only those that exist are offered."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
+        """List the subcommands whose modules exist, without loading them."""
+        return [name for name in COMMANDS if importlib.util.find_spec(f"{__name__}.{name}") is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load the subcommand's module."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{__name__}.{cmd_name}.command is no click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands from COMMANDS."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; turn what it raises on purpose into a line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except RelayError as error:
+            _end(ctx, error)
+        except KeyboardInterrupt:
+            ctx.exit(_INTERRUPTED)
+        except BaseExceptionGroup as group:
+            # A TaskGroup wraps what its tasks raise. Bugs among it must keep their traceback.
+            ours, others = group.split(RelayError)
+            if ours is None or others is not None:
+                raise
+            _end(ctx, _first(ours))
+
+
+def _end(ctx: click.Context, error: RelayError) -> NoReturn:
+    click.echo(f"relay: {error}", err=True)
+    ctx.exit(error.exit_code)
+
+
+def _first(group: BaseExceptionGroup[RelayError]) -> RelayError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="To see it work, run: relay demo",
+)
+@click.version_option(__version__, prog_name="relay", message="%(prog)s %(version)s")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Relay events from a PostgreSQL outbox to Kafka, in per-key commit order.
+
+    Your service writes an event into the outbox in the same transaction as its change. The relay publishes
+    every committed event to Kafka and keeps a receipt of where it went.
+
+    Settings are environment variables that begin with RELAY_; "relay config --reference" lists them all.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

@@ -1,0 +1,44 @@
+"""`relay config`: the settings that apply, with their sources and without secrets."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from relay.settings import load_with_sources
+from relay.settings.describe import Row, effective, reference
+
+
+@click.command(name="config")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--reference", "as_reference", is_flag=True, help="Print all settings there are, as Markdown.")
+def command(as_json: bool, as_reference: bool) -> None:
+    """Show the settings that apply and where each comes from.
+
+    Secrets are masked. Problems with the settings are listed, all at once, and end the command with exit
+    code 2: run it before a deployment.
+    """
+    if as_reference:
+        click.echo(reference())
+        return
+    rows = effective(*load_with_sources())
+    if as_json:
+        click.echo(
+            json.dumps({row.name: {"value": row.value, "source": row.source} for row in rows}, indent=2)
+        )
+    else:
+        click.echo("\n".join(_table(rows)))
+
+
+def _table(rows: list[Row]) -> list[str]:
+    """Align by hand: a table that fits itself to the terminal would break names and values apart."""
+    cells = [("SETTING", "VALUE", "SOURCE"), *((row.name, _text(row.value), row.source) for row in rows)]
+    names, values = (max(len(cell[column]) for cell in cells) for column in (0, 1))
+    return [f"{name:<{names}}  {value:<{values}}  {source}" for name, value, source in cells]
+
+
+def _text(value: str | float | bool | None) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

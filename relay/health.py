@@ -1,0 +1,109 @@
+"""Whether this replica is alive and ready, decided from what the stages report; no I/O, no clock of its own.
+
+`now` is monotonic seconds everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relay.settings import HealthSettings
+
+MAX_STALL = 10.0
+"""Seconds without a turn of the event loop after which a replica counts as dead: longer than a busy machine
+makes anybody wait, shorter than the default lease."""
+
+
+@dataclass(slots=True)
+class _Server:
+    """What is known about the connection to a server."""
+
+    name: str
+    reached: bool = False
+    away_since: float | None = None
+    error: str = ""
+
+    def ok(self) -> None:
+        self.reached, self.away_since, self.error = True, None, ""
+
+    def lost(self, now: float, error: object) -> None:
+        if self.away_since is None:
+            self.away_since = now
+        self.error = " ".join(str(error).split())
+
+    def reason(self, now: float, max_outage: float) -> str | None:
+        because = f": {self.error}" if self.error else ""
+        if not self.reached:
+            return f"{self.name} has not been reached yet{because}"
+        if self.away_since is not None and now - self.away_since >= max_outage:
+            return f"{self.name} has been away for {now - self.away_since:.0f} s{because}"
+        return None
+
+
+class Health:
+    """Collects what the stages report and says what follows from it.
+
+    Ready means **progress**: what this replica could publish is published before it ages past a limit, and no
+    server has been away for long. A replica that owns no lane is ready.
+    """
+
+    def __init__(self, settings: HealthSettings, now: float) -> None:
+        self._settings = settings
+        self._postgres = _Server("PostgreSQL")
+        self._kafka = _Server("Kafka")
+        self._turned = now
+        self._oldest: tuple[float, float] | None = None
+        self._stopping = False
+
+    def postgres_ok(self, now: float) -> None:  # noqa: ARG002 reports have one form
+        """Note that PostgreSQL answers."""
+        self._postgres.ok()
+
+    def postgres_lost(self, now: float, error: object) -> None:
+        """Note that PostgreSQL does not answer; repeated reports count from the first."""
+        self._postgres.lost(now, error)
+
+    def kafka_ok(self, now: float) -> None:  # noqa: ARG002
+        """Note that Kafka answers."""
+        self._kafka.ok()
+
+    def kafka_lost(self, now: float, error: object) -> None:
+        """Note that Kafka does not answer; repeated reports count from the first."""
+        self._kafka.lost(now, error)
+
+    def progress(self, now: float, oldest_publishable_age: float | None) -> None:
+        """Note the age in seconds of the oldest event this replica could publish; None if there is none.
+
+        Until the next report that event ages on, so that a stage which hangs does not look healthy.
+        """
+        self._oldest = None if oldest_publishable_age is None else (now, oldest_publishable_age)
+
+    def loop_turned(self, now: float) -> None:
+        """Note that the event loop turns."""
+        self._turned = now
+
+    def stopping(self) -> None:
+        """Note that the relay drains: from now on it is not ready."""
+        self._stopping = True
+
+    def lag(self, now: float) -> float:
+        """Return the age in seconds of the oldest event this replica could publish; 0 if there is none."""
+        if self._oldest is None:
+            return 0.0
+        reported, age = self._oldest
+        return age + (now - reported)
+
+    def alive(self, now: float) -> bool:
+        """Whether the event loop turned lately."""
+        return now - self._turned < MAX_STALL
+
+    def ready(self, now: float) -> list[str]:
+        """Say why this replica is not ready; nothing if it is."""
+        reasons = [server.reason(now, self._settings.max_outage) for server in (self._postgres, self._kafka)]
+        if self.lag(now) >= self._settings.max_lag:
+            reasons.append(f"the oldest event this replica could publish is {self.lag(now):.0f} s old")
+        if self._stopping:
+            reasons.append("the relay is stopping")
+        return [reason for reason in reasons if reason is not None]
