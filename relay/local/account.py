@@ -1,0 +1,85 @@
+"""As which user PostgreSQL runs: it refuses to run as root, so root must lend it another one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relay.local.errors import LocalServerError
+
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Account:
+    """How to run PostgreSQL's programs: `prefix` goes before the command, `uid` is the user (-1: this one).
+
+    `owner` is who its files belong to (-1: whoever makes them).
+    """
+
+    uid: int = -1
+    owner: int = -1
+    prefix: list[str] = field(default_factory=list)
+
+    def give(self, path: Path) -> None:
+        """Make a file or folder belong to this account."""
+        if self.owner >= 0:
+            os.chown(path, self.owner, self.owner)
+
+
+def account_for(data: Path, programs: Path) -> Account:
+    """The account that can use both folders: `data` (made or not yet) to write and `programs` to execute.
+
+    An ordinary user is itself. Root becomes whoever owns existing data, else `nobody`; if that user cannot get to the
+    folders (below a home folder with mode 0700, say), root stays root outside and is `nobody` in a user namespace.
+    Raises LocalServerError if neither is possible.
+    """
+    owner = data.stat().st_uid if data.exists() else None
+    if os.geteuid() != 0:
+        if owner not in (None, os.geteuid()):
+            raise LocalServerError(f"{data} belongs to another user (uid {owner}); choose another folder")
+        return Account()
+    if owner not in (None, 0):
+        return Account(uid=owner, owner=owner)
+    nobody = _nobody()
+    hidden = [folder for folder in (data.parent, programs) if not _all_may_enter(folder)]
+    if owner is None and not hidden:
+        return Account(uid=nobody, owner=nobody)
+    prefix = _namespace(nobody)
+    if prefix is None:
+        raise LocalServerError(
+            f"PostgreSQL does not run as root, and no other user can get to {hidden[0] if hidden else data}; use a folder "
+            "and a virtual environment that everyone may enter (not below a home folder with mode 0700), or run this "
+            "as an ordinary user"
+        )
+    return Account(prefix=prefix)
+
+
+def _nobody() -> int:
+    # It must be in the password file: initdb looks its own user up.
+    try:
+        return pwd.getpwnam("nobody").pw_uid
+    except KeyError:
+        return NOBODY
+
+
+def _all_may_enter(folder: Path) -> bool:
+    folder = folder.resolve()
+    return all(step.stat().st_mode & stat.S_IXOTH for step in (folder, *folder.parents) if step.exists())
+
+
+@functools.cache
+def _namespace(uid: int) -> list[str] | None:
+    """The command that shows this process to itself as `uid`, or None where that is not allowed."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return None
+    prefix = [unshare, "--user", f"--map-user={uid}", f"--map-group={uid}", "--"]
+    tried = subprocess.run([*prefix, "true"], capture_output=True, check=False)
+    return prefix if tried.returncode == 0 else None

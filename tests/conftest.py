@@ -1,0 +1,99 @@
+"""Real servers for every kind of test: shared ones for the session, own ones for tests that break them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from relay.local import KafkaServer, PostgresServer
+
+
+class MakeTopic(Protocol):
+    """Creates a topic with a fresh name and returns the name."""
+
+    def __call__(self, partitions: int = 1, **configs: object) -> str: ...
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Iterator[Path]:
+    """Where the session's own servers keep their data."""
+    with servers.server_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres(session_folder: Path) -> Iterator[servers.Postgres]:
+    """The session's PostgreSQL; tests must not stop or reconfigure it."""
+    given = os.environ.get("RELAY_TEST_POSTGRES_DSN")
+    if given:
+        yield servers.GivenPostgres(given)
+    else:
+        with servers.own_postgres_server(session_folder) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def kafka(session_folder: Path) -> Iterator[servers.Kafka]:
+    """The session's Kafka; tests must not stop or reconfigure it."""
+    given = os.environ.get("RELAY_TEST_KAFKA_BOOTSTRAP_SERVERS")
+    if given:
+        yield servers.GivenKafka(given)
+    else:
+        with servers.own_kafka_server(session_folder) as server:
+            yield server
+
+
+@pytest.fixture
+def own_folder() -> Iterator[Path]:
+    """Where this test's own servers keep their data."""
+    with servers.server_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def own_postgres(own_folder: Path) -> Iterator[PostgresServer]:
+    """A running PostgreSQL of this test alone, to stop, kill, pause and restart."""
+    with servers.own_postgres_server(own_folder) as server:
+        yield server
+
+
+@pytest.fixture
+def own_kafka(own_folder: Path) -> Iterator[KafkaServer]:
+    """A running Kafka of this test alone, to stop, kill, pause and restart."""
+    with servers.own_kafka_server(own_folder) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: servers.Postgres) -> Iterator[str]:
+    """The DSN of an empty database, dropped after the test."""
+    name = servers.create_database(postgres)
+    yield servers.dsn_of(postgres, name)
+    servers.drop_database(postgres, name)
+
+
+@pytest.fixture
+def make_topic(kafka: servers.Kafka) -> MakeTopic:
+    """Creates fresh topics: `make_topic(3, **{"max.message.bytes": 1000})` returns the name."""
+
+    def make(partitions: int = 1, **configs: object) -> str:
+        name = f"test-{secrets.token_hex(6)}"
+        servers.create_topic_now(kafka, name, partitions, configs)
+        return name
+
+    return make
+
+
+@pytest.fixture
+def topic(make_topic: MakeTopic) -> str:
+    """A fresh topic with one partition."""
+    return make_topic()

@@ -1,0 +1,141 @@
+"""The servers that tests run against: started by the test run, or taken from RELAY_TEST_* variables.
+
+RELAY_TEST_POSTGRES_DSN, RELAY_TEST_KAFKA_BOOTSTRAP_SERVERS   use these servers instead of starting any
+RELAY_TEST_POSTGRES_VERSION (13.22.0, ...), RELAY_TEST_KAFKA_VERSION (3.9.1, ...)   start this version
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import secrets
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from relay.local import KafkaServer, PostgresServer, create_topic
+from relay.local.parts import KAFKA_VERSION, maven_jars
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator, Mapping
+
+# Enough for the stress tests' writers beside the relay; two-phase commits are off by default.
+POSTGRES_SETTINGS = {"max_connections": 200, "max_prepared_transactions": 20, "shared_buffers": "128MB"}
+
+
+class Postgres(Protocol):
+    """Where tests find PostgreSQL: the DSN of a superuser."""
+
+    @property
+    def dsn(self) -> str: ...
+
+
+class Kafka(Protocol):
+    """Where tests find Kafka."""
+
+    @property
+    def bootstrap_servers(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class GivenPostgres:
+    """A PostgreSQL that somebody else runs."""
+
+    dsn: str
+
+
+@dataclass(frozen=True)
+class GivenKafka:
+    """A Kafka that somebody else runs."""
+
+    bootstrap_servers: str
+
+
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """A temporary folder that PostgreSQL's own user can get to (pytest's are private to the caller)."""
+    folder = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def own_postgres_server(folder: Path, settings: Mapping[str, object] | None = None) -> PostgresServer:
+    """A PostgreSQL of the version that is being tested, not started yet."""
+    version = os.environ.get("RELAY_TEST_POSTGRES_VERSION")
+    programs = postgres_programs_of(version, folder / "programs") if version else None
+    return PostgresServer(
+        folder / "postgres", settings={**POSTGRES_SETTINGS, **(settings or {})}, programs=programs
+    )
+
+
+def own_kafka_server(folder: Path, properties: Mapping[str, object] | None = None) -> KafkaServer:
+    """A Kafka of the version that is being tested, not started yet."""
+    version = os.environ.get("RELAY_TEST_KAFKA_VERSION") or KAFKA_VERSION
+    return KafkaServer(folder / "kafka", properties=properties, version=version)
+
+
+def postgres_programs_of(version: str, folder: Path) -> Path:
+    """Unpack the programs of another PostgreSQL version, 13.22.0 say, from Maven Central; returns their `bin`."""
+    machine = {"x86_64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}[platform.machine()]
+    system = f"{platform.system().lower()}-{machine}"
+    (jar,) = maven_jars(
+        f"postgres-{version}", [f"io.zonky.test.postgres:embedded-postgres-binaries-{system}:{version}"]
+    )
+    folder.mkdir()
+    with zipfile.ZipFile(jar) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith(".txz"))
+        with archive.open(name) as packed, tarfile.open(fileobj=packed, mode="r:xz") as files:
+            files.extractall(folder, filter="tar")
+    return folder / "bin"
+
+
+def create_database(server: Postgres) -> str:
+    """Create an empty database with a new name; returns the name."""
+    name = f"test_{secrets.token_hex(6)}"
+    _execute(server, f'CREATE DATABASE "{name}"')
+    return name
+
+
+def drop_database(server: Postgres, name: str) -> None:
+    """Drop a database, whoever is still connected to it."""
+    _execute(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def dsn_of(server: Postgres, database: str) -> str:
+    """The server's DSN with another database."""
+    return urlunsplit(urlsplit(server.dsn)._replace(path=f"/{database}"))
+
+
+def create_topic_now(server: Kafka, topic: str, partitions: int, configs: Mapping[str, object]) -> None:
+    """Create a topic and wait until it can be written to."""
+    _run_apart(create_topic(server.bootstrap_servers, topic, partitions=partitions, configs=configs))
+
+
+def _execute(server: Postgres, statement: str) -> None:
+    async def execute() -> None:
+        connection = await asyncpg.connect(server.dsn)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    _run_apart(execute())
+
+
+def _run_apart(work: Coroutine[object, object, None]) -> None:
+    """Run a coroutine to its end in a thread of its own: fixtures and their helpers are called with and without a loop."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
