@@ -30,7 +30,8 @@ CREATE TABLE outbox.event (
     id         bigint      NOT NULL DEFAULT (
         CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('outbox.event_id') END
     ),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Not clock_timestamp(): a volatile default makes COPY insert row by row.
+    created_at timestamptz NOT NULL DEFAULT statement_timestamp(),
     event_id   uuid        NOT NULL DEFAULT gen_random_uuid(),
     -- Computed here, so that a writer in any language that can INSERT agrees on it.
     lane       smallint    NOT NULL GENERATED ALWAYS AS (
@@ -43,7 +44,11 @@ CREATE TABLE outbox.event (
     type       text,
     PRIMARY KEY (lane, id),
     CONSTRAINT event_id_positive CHECK (id > 0),
-    CONSTRAINT event_topic CHECK (topic ~ '^[a-zA-Z0-9._-]{1,249}$' AND topic NOT IN ('.', '..')),
+    -- Kafka's rule. A bound in the expression, {1,249}, would cost each INSERT 30 us.
+    CONSTRAINT event_topic CHECK (
+        topic COLLATE "C" !~ '[^a-zA-Z0-9._-]' AND octet_length(topic) BETWEEN 1 AND 249
+        AND topic NOT IN ('.', '..')
+    ),
     -- strict: in lax mode the filter looks into arrays, and {"a": ["b"]} would pass.
     CONSTRAINT event_headers CHECK (
         jsonb_typeof(headers) = 'object'
@@ -211,7 +216,10 @@ CREATE FUNCTION outbox.max_event_bytes() RETURNS bigint LANGUAGE sql STABLE AS $
 $$;
 
 -- Only for the table's owner. NOT VALID: events that are there already stay, and no writer waits for a table scan.
-CREATE FUNCTION outbox.set_max_event_bytes(max_bytes bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION outbox.set_max_event_bytes(max_bytes bigint) RETURNS void
+LANGUAGE plpgsql
+SET lock_timeout = '50ms'
+AS $$
 BEGIN
     IF max_bytes IS NULL OR max_bytes <= 0 THEN
         RAISE EXCEPTION 'the event size limit must be a positive number of bytes' USING ERRCODE = '22023';
