@@ -1,0 +1,161 @@
+"""Turns what asyncpg and the operating system raise into the relay's own errors: one table, first match wins.
+
+No message contains the DSN or a part of it that may be secret. What is not in the table is raised as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from asyncpg import exceptions as pg
+
+from relay.errors import PostgresLostError, RelayError, SchemaError, SettingsError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class PostgresRefusedError(UnreachableError):
+    """PostgreSQL is there and does not let us in: wrong password, user or database. Waiting does not help."""
+
+
+class PrivilegeError(RelayError):
+    """The role that connected may not do what was asked of it."""
+
+
+def translate(error: BaseException) -> RelayError | None:
+    """The relay's error for a foreign one, None if it is not in the table; a relay error as it is."""
+    if isinstance(error, RelayError):
+        return error
+    for kinds, ours in _TABLE:
+        if isinstance(error, kinds):
+            return ours(error)
+    return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the relay's errors instead of foreign ones; works around `await` as well."""
+    try:
+        yield
+    except RelayError:
+        raise
+    except pg.ClientConfigurationError as error:
+        # Its text may quote the DSN, and so would a chained traceback.
+        raise _bad_dsn(error) from None
+    except Exception as error:
+        ours = translate(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _lost(error: BaseException) -> RelayError:
+    return PostgresLostError(f"the connection to PostgreSQL was lost: {_text(error)}")
+
+
+def _unreachable(error: BaseException) -> RelayError:
+    return PostgresLostError(
+        f"PostgreSQL cannot be reached: {_text(error)}; check that it runs, and RELAY_POSTGRES_DSN"
+    )
+
+
+def _tls(error: BaseException) -> RelayError:
+    return PostgresLostError(
+        f"no secure connection to PostgreSQL: {_text(error)}; "
+        "check sslmode and sslrootcert in RELAY_POSTGRES_DSN"
+    )
+
+
+def _not_ready(error: BaseException) -> RelayError:
+    return PostgresLostError(f"PostgreSQL takes no connections now: {_text(error)}")
+
+
+def _no_primary(error: BaseException) -> RelayError:
+    return PostgresLostError(
+        f"PostgreSQL takes no writes: {_text(error)}; RELAY_POSTGRES_DSN must lead to the primary"
+    )
+
+
+def _refused(error: BaseException) -> RelayError:
+    return PostgresRefusedError(
+        f"PostgreSQL refused the connection: {_text(error)}; "
+        "check user, password and database in RELAY_POSTGRES_DSN"
+    )
+
+
+def _bad_dsn(_: BaseException) -> RelayError:
+    return SettingsError(
+        "RELAY_POSTGRES_DSN cannot be read; write it as postgresql://user:password@host:5432/database"
+    )
+
+
+def _privilege(error: BaseException) -> RelayError:
+    return PrivilegeError(
+        f"PostgreSQL: {_text(error)}; connect with a role that may (`relay migrate --roles` makes them)"
+    )
+
+
+def _schema(error: BaseException) -> RelayError:
+    return SchemaError(f"the outbox is missing or of another version ({_text(error)}); run `relay migrate`")
+
+
+def _closed(error: BaseException) -> RelayError | None:
+    """A closed connection and a caller's mistake are the same class; only the text tells them apart."""
+    text = str(error)
+    return _lost(error) if "is closed" in text or "was closed" in text or "is closing" in text else None
+
+
+def _text(error: BaseException) -> str:
+    """One line. A timeout has no text of its own; a system error's number tells a reader nothing."""
+    if isinstance(error, TimeoutError) and not isinstance(error, pg.PostgresError):
+        return "it did not answer in time"
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "TLS failed"
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        # asyncio writes its own text over the system's ("Connect call failed"); names' errors are negative.
+        return (os.strerror(error.errno) if error.errno > 0 else error.strerror).lower()
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+_TABLE: tuple[tuple[tuple[type[BaseException], ...], Callable[[BaseException], RelayError | None]], ...] = (
+    ((pg.ClientConfigurationError,), _bad_dsn),
+    ((pg.InterfaceError,), _closed),
+    ((pg.TargetServerAttributeNotMatched, pg.ReadOnlySQLTransactionError), _no_primary),
+    (
+        (
+            pg.PostgresConnectionError,
+            pg.AdminShutdownError,
+            pg.CrashShutdownError,
+            pg.IdleSessionTimeoutError,
+            pg.IdleInTransactionSessionTimeoutError,
+        ),
+        _lost,
+    ),
+    # Starting, stopping, in recovery, out of connections, memory or disk: it may pass.
+    ((pg.CannotConnectNowError, pg.InsufficientResourcesError), _not_ready),
+    (
+        (
+            pg.InvalidAuthorizationSpecificationError,
+            pg.InvalidCatalogNameError,
+            pg.DatabaseDroppedError,
+        ),
+        _refused,
+    ),
+    ((pg.InsufficientPrivilegeError,), _privilege),
+    (
+        (
+            pg.UndefinedTableError,
+            pg.UndefinedColumnError,
+            pg.UndefinedFunctionError,
+            pg.InvalidSchemaNameError,
+        ),
+        _schema,
+    ),
+    ((ssl.SSLError,), _tls),
+    ((OSError,), _unreachable),
+)
