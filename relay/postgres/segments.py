@@ -1,0 +1,80 @@
+"""Makes segments (partitions of event and delivery) ahead of the writers, and drops those nothing needs any more.
+
+Both work in short transactions that give up after 50 ms of waiting for a lock: what did not work out is tried again
+the next time. They must not be called inside a transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from asyncpg.exceptions import LockNotAvailableError
+
+from relay.postgres.errors import translated
+from relay.postgres.sql import DEFAULT_SCHEMA, query
+
+if TYPE_CHECKING:
+    import asyncpg
+
+STRANDED_EVENTS = 100_000
+"""How many events are moved out of a DEFAULT partition at a time; readers of it wait for half a second or so."""
+
+DROP_ATTEMPTS = 5
+DROP_PAUSE = 0.2
+"""Seconds between attempts to lock the tables, for the writers that were kept waiting to get on."""
+
+
+async def ensure_segments(
+    connection: asyncpg.Connection, ids_per_segment: int, ahead: int, *, schema: str = DEFAULT_SCHEMA
+) -> list[str]:
+    """Make segments until `ahead` whole ones lie above the newest id, and for rows in the DEFAULT partitions.
+
+    Returns the names of those it made, which may be fewer than needed if the tables were busy.
+    """
+    created: list[str] = []
+
+    async def add(lower: int, upper: int) -> None:
+        created.append(await connection.fetchval(query("add_segment", schema), lower, upper))
+
+    try:
+        with translated():
+            reached, top = await connection.fetchrow(query("segment_state", schema))
+            while top is None or top <= reached + ahead * ids_per_segment:
+                # Writers who have run past the last segment are using the DEFAULT partition: the next segment begins
+                # a little further on, so that they need not wait while it is attached.
+                lower = top if top is not None and top > reached else reached + 1 + _margin(ids_per_segment)
+                top = lower + ids_per_segment
+                await add(lower, top)
+            while stranded := await connection.fetchrow(query("stranded_segment", schema), STRANDED_EVENTS):
+                await add(*stranded)
+    except LockNotAvailableError:
+        pass
+    return created
+
+
+async def prune(connection: asyncpg.Connection, retention_seconds: float, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
+    """Drop segments whose events are all settled and older than the retention; returns their names."""
+    dropped: list[str] = []
+    with translated():
+        for name, lower in await connection.fetch(query("droppable_segments", schema), float(retention_seconds)):
+            if not await _drop(connection, lower, schema):
+                break
+            dropped.append(name)
+    return dropped
+
+
+async def _drop(connection: asyncpg.Connection, lower: int, schema: str) -> bool:
+    for attempt in range(DROP_ATTEMPTS):
+        if attempt:
+            await asyncio.sleep(DROP_PAUSE)
+        try:
+            return bool(await connection.fetchval(query("drop_segment", schema), lower))
+        except LockNotAvailableError:
+            continue
+    return False
+
+
+def _margin(ids_per_segment: int) -> int:
+    """How many ids writers may take while a segment is being attached."""
+    return min(10_000, ids_per_segment)

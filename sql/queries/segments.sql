@@ -1,0 +1,65 @@
+-- name: segment_state
+-- How far the ids are, and below which id there are segments (null when there are none).
+SELECT CASE WHEN v.is_called THEN v.last_value ELSE 0 END AS reached,
+       (SELECT max(s.upper_id) FROM outbox.segment AS s) AS top
+FROM outbox.event_id AS v;
+
+-- name: stranded_segment
+-- A segment to make for rows in the DEFAULT partitions that writers have moved on from: at most about $1 events, so
+-- that whoever reads the DEFAULT partition waits for a fraction of a second only. No row when there are none.
+WITH lowest AS (
+    SELECT min(stranded.id) AS id
+    FROM outbox.lane AS l
+    CROSS JOIN LATERAL (
+        (SELECT e.id FROM outbox.event_default AS e WHERE e.lane = l.lane ORDER BY e.id LIMIT 1)
+        UNION ALL
+        (SELECT d.id FROM outbox.delivery_default AS d WHERE d.lane = l.lane ORDER BY d.id LIMIT 1)
+    ) AS stranded
+),
+gap AS (
+    SELECT coalesce((SELECT max(s.upper_id) FROM outbox.segment AS s WHERE s.upper_id <= lowest.id), lowest.id) AS lower_id,
+           (SELECT min(s.lower_id) FROM outbox.segment AS s WHERE s.lower_id > lowest.id) AS upper_id
+    FROM lowest
+)
+SELECT gap.lower_id,
+       coalesce((
+           SELECT e.id FROM outbox.event_default AS e
+           WHERE e.id > gap.lower_id AND e.id < gap.upper_id
+           ORDER BY e.id OFFSET $1::int LIMIT 1
+       ), gap.upper_id) AS upper_id
+FROM gap, outbox.event_id AS v
+WHERE gap.upper_id <= v.last_value;
+
+-- name: add_segment
+-- Make the segment $1 <= id < $2.
+SELECT outbox.add_segment($1::bigint, $2::bigint);
+
+-- name: droppable_segments
+-- Segments that nothing needs any more: wholly below every position, without failures (but discarded ones) and held
+-- rows, and their last events and receipts older than $1 seconds. Oldest first.
+SELECT s.name, s.lower_id
+FROM outbox.segment AS s
+WHERE s.upper_id <= (SELECT min(l.position) FROM outbox.lane AS l)
+  AND NOT EXISTS (
+      SELECT FROM outbox.failure AS f WHERE f.id >= s.lower_id AND f.id < s.upper_id AND f.state <> 'discarded'
+  )
+  AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.id >= s.lower_id AND h.id < s.upper_id)
+  AND NOT EXISTS (
+      SELECT
+      FROM outbox.lane AS l
+      CROSS JOIN LATERAL (
+          (SELECT e.created_at AS used_at FROM outbox.event AS e
+           WHERE e.lane = l.lane AND e.id >= s.lower_id AND e.id < s.upper_id
+           ORDER BY e.id DESC LIMIT 1)
+          UNION ALL
+          (SELECT d.delivered_at FROM outbox.delivery AS d
+           WHERE d.lane = l.lane AND d.id >= s.lower_id AND d.id < s.upper_id
+           ORDER BY d.id DESC LIMIT 1)
+      ) AS last
+      WHERE last.used_at > clock_timestamp() - make_interval(secs => $1::float8)
+  )
+ORDER BY s.lower_id;
+
+-- name: drop_segment
+-- Drop the segment that begins at $1 if nothing in it is needed; false if something is, or if somebody is using it.
+SELECT outbox.drop_segment($1::bigint);
