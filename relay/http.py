@@ -35,9 +35,7 @@ async def serving(
     if settings.port == 0:
         yield
         return
-    runner = web.AppRunner(
-        application(health, telemetry, clock), access_log=None, shutdown_timeout=_CLOSE_TIMEOUT
-    )
+    runner = web.AppRunner(application(health, telemetry, clock), access_log=None, shutdown_timeout=_CLOSE_TIMEOUT)
     await runner.setup()
     try:
         try:
@@ -62,9 +60,9 @@ def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+        # Taken here because it grows between the reports of a stage that hangs.
+        telemetry.gauge("lag_seconds", health.lag(clock()))
+        return web.Response(body=generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.router.add_get("/livez", livez)
@@ -83,9 +81,5 @@ def _translated(error: OSError, settings: HttpSettings) -> SettingsError:
     if error.errno == errno.EACCES:
         return SettingsError(f"RELAY_HTTP_PORT is {port}, which this user may not use; set one above 1023")
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return SettingsError(
-            f"RELAY_HTTP_HOST is {host!r}, which is no address of this machine; set one that is"
-        )
-    return SettingsError(
-        f"RELAY_HTTP_HOST {host!r} with RELAY_HTTP_PORT {port} cannot be listened on ({error})"
-    )
+        return SettingsError(f"RELAY_HTTP_HOST is {host!r}, which is no address of this machine; set one that is")
+    return SettingsError(f"RELAY_HTTP_HOST {host!r} with RELAY_HTTP_PORT {port} cannot be listened on ({error})")

@@ -24,9 +24,7 @@ def command(as_json: bool, as_reference: bool) -> None:
         return
     rows = effective(*load_with_sources())
     if as_json:
-        click.echo(
-            json.dumps({row.name: {"value": row.value, "source": row.source} for row in rows}, indent=2)
-        )
+        click.echo(json.dumps({row.name: {"value": row.value, "source": row.source} for row in rows}, indent=2))
     else:
         click.echo("\n".join(_table(rows)))
 

@@ -49,9 +49,7 @@ def reference() -> str:
         if variable.secret:
             meaning.append(f"Secret; `{name}_FILE` names a file to read it from.")
         lines.append(f"| `{name}` | {_default(variable)} | {' '.join(meaning)} |")
-    lines.append(
-        f"| `{CONFIG_FILE}` | | A TOML file with settings as `[group]` tables; variables win over it. |"
-    )
+    lines.append(f"| `{CONFIG_FILE}` | | A TOML file with settings as `[group]` tables; variables win over it. |")
     return "\n".join(lines)
 
 

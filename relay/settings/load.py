@@ -107,9 +107,7 @@ def find(known: Mapping[str, Variable], env: Mapping[str, str]) -> Found:
     return found
 
 
-def _take(
-    found: Found, known: Mapping[str, Variable], given: Mapping[str, str], source: str, place: str
-) -> None:
+def _take(found: Found, known: Mapping[str, Variable], given: Mapping[str, str], source: str, place: str) -> None:
     """Let the `given` values of one source win over what was found before."""
     possible = [*known, *(f"{name}_FILE" for name, variable in known.items() if variable.secret), CONFIG_FILE]
     for name in sorted(given):

@@ -93,9 +93,7 @@ class Telemetry:
 
         def apply(fields: Mapping[str, object]) -> None:
             amount = _number(fields[by]) if isinstance(by, str) else by
-            labelled = (
-                metric.labels(*(str(fields[label]) for label in update.labels)) if update.labels else metric
-            )
+            labelled = metric.labels(*(str(fields[label]) for label in update.labels)) if update.labels else metric
             match labelled:
                 case Counter():
                     labelled.inc(amount)
@@ -114,9 +112,7 @@ def _register(name: str, metric: Metric, registry: CollectorRegistry) -> Counter
         case "gauge":
             return Gauge(f"relay_{name}", metric.help, metric.labels, registry=registry)
         case "histogram":
-            return Histogram(
-                f"relay_{name}", metric.help, metric.labels, registry=registry, buckets=metric.buckets
-            )
+            return Histogram(f"relay_{name}", metric.help, metric.labels, registry=registry, buckets=metric.buckets)
 
 
 def _number(value: object) -> float:

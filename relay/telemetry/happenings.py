@@ -54,9 +54,7 @@ HAPPENINGS: dict[str, Happening] = {
         "info", "Relay started", ("version", "replica"), (Update("build_info", labels=("version",)),)
     ),
     "service.stopping": Happening("info", "Stopping: no new events are taken", ("reason",)),
-    "drain.done": Happening(
-        "info", "Everything taken is settled", ("seconds",), (Update("drain_seconds", "seconds"),)
-    ),
+    "drain.done": Happening("info", "Everything taken is settled", ("seconds",), (Update("drain_seconds", "seconds"),)),
     "service.stopped": Happening(
         "info",
         "Relay stopped",
@@ -68,9 +66,7 @@ HAPPENINGS: dict[str, Happening] = {
     "loop.delayed": Happening(
         None, "The event loop ran late", ("seconds",), (Update("loop_delay_seconds", "seconds"),)
     ),
-    "loop.blocked": Happening(
-        "debug", "The event loop was blocked", ("seconds",), (Update("loop_blocked_total"),)
-    ),
+    "loop.blocked": Happening("debug", "The event loop was blocked", ("seconds",), (Update("loop_blocked_total"),)),
     "loop.stalled": Happening("warning", "The event loop was blocked for long", ("seconds",)),
     # PostgreSQL
     "postgres.waiting": Happening(
@@ -113,12 +109,8 @@ HAPPENINGS: dict[str, Happening] = {
         (Update("producers_replaced_total"),),
     ),
     # claim
-    "lanes.claimed": Happening(
-        "info", "Lanes claimed", ("lanes",), (Update("lanes_claimed_total", "lanes"),)
-    ),
-    "lanes.released": Happening(
-        "info", "Lanes released", ("lanes",), (Update("lanes_released_total", "lanes"),)
-    ),
+    "lanes.claimed": Happening("info", "Lanes claimed", ("lanes",), (Update("lanes_claimed_total", "lanes"),)),
+    "lanes.released": Happening("info", "Lanes released", ("lanes",), (Update("lanes_released_total", "lanes"),)),
     "lease.lost": Happening("warning", "Lease lost", ("reason",), (Update("leases_lost_total"),)),
     "heartbeat.done": Happening(None, "Heartbeat", ("seconds",), (Update("heartbeat_seconds", "seconds"),)),
     # scan
@@ -169,6 +161,6 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "settle.duplicates": Happening("warning", "Events are in Kafka more than once", ("events",)),
     # housekeeping
-    "segment.created": Happening("info", "Segment created", ("name",), (Update("segments_created_total"),)),
-    "segment.dropped": Happening("info", "Segment dropped", ("name",), (Update("segments_dropped_total"),)),
+    "segment.created": Happening("info", "Segment created", ("segment",), (Update("segments_created_total"),)),
+    "segment.dropped": Happening("info", "Segment dropped", ("segment",), (Update("segments_dropped_total"),)),
 }

@@ -1,0 +1,139 @@
+"""Health: ready means progress, alive means the event loop turns."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from relay import watchdog
+from relay.health import MAX_STALL, Health
+from relay.settings import HealthSettings
+from relay.telemetry import Telemetry
+
+
+def healthy(now: float = 0.0) -> Health:
+    """A replica that has reached both servers."""
+    health = Health(HealthSettings(max_lag=60.0, max_outage=60.0), now)
+    health.postgres_ok(now)
+    health.kafka_ok(now)
+    return health
+
+
+def test_a_replica_is_not_ready_before_it_has_reached_both_servers() -> None:
+    health = Health(HealthSettings(), now=0.0)
+    assert [reason.split()[0] for reason in health.ready(0.0)] == ["PostgreSQL", "Kafka"]
+
+    health.postgres_ok(1.0)
+    health.kafka_lost(1.0, "connection\nrefused")
+    assert health.ready(1.0) == ["Kafka has not been reached yet: connection refused"]
+
+    health.kafka_ok(2.0)
+    assert health.ready(2.0) == []
+
+
+def test_a_short_outage_does_not_make_a_replica_unready() -> None:
+    health = healthy()
+    health.kafka_lost(100.0, "reset")
+    assert health.ready(159.9) == []
+
+
+@pytest.mark.parametrize("server", ["postgres", "kafka"])
+def test_a_long_outage_does_and_counts_from_its_first_report(server: str) -> None:
+    health = healthy()
+    lost, ok = getattr(health, f"{server}_lost"), getattr(health, f"{server}_ok")
+    lost(100.0, "reset")
+    lost(150.0, "refused")
+
+    (reason,) = health.ready(160.0)
+    assert reason.endswith("has been away for 60 s: refused")
+
+    ok(161.0)
+    assert health.ready(161.0) == []
+    lost(170.0, "reset")
+    assert health.ready(229.0) == []
+
+
+def test_an_old_event_makes_a_replica_unready_until_there_is_progress() -> None:
+    health = healthy()
+    health.progress(10.0, 59.0)
+    assert health.ready(10.0) == []
+
+    health.progress(12.0, 61.0)
+    assert health.ready(12.0) == ["the oldest event this replica could publish is 61 s old"]
+
+    health.progress(13.0, 0.5)
+    assert health.ready(13.0) == []
+
+
+def test_an_event_ages_while_a_stage_hangs_and_reports_nothing() -> None:
+    health = healthy()
+    health.progress(10.0, 1.0)
+    assert health.ready(68.0) == []
+    assert health.lag(68.0) == 59.0
+    assert len(health.ready(69.0)) == 1
+
+
+def test_a_replica_without_lanes_is_ready_for_ever() -> None:
+    health = healthy()
+    health.progress(10.0, 100.0)
+    health.progress(11.0, None)
+    assert health.ready(100_000.0) == []
+    assert health.lag(100_000.0) == 0.0
+
+
+def test_a_stopping_replica_is_not_ready_and_still_alive() -> None:
+    health = healthy()
+    health.stopping()
+    assert health.ready(1.0) == ["the relay is stopping"]
+    assert health.alive(1.0)
+
+
+def test_a_replica_is_alive_while_its_event_loop_turns() -> None:
+    health = healthy(now=0.0)
+    assert health.alive(MAX_STALL - 0.1)
+    assert not health.alive(MAX_STALL)
+    health.loop_turned(50.0)
+    assert health.alive(50.0 + MAX_STALL - 0.1)
+
+
+def test_an_outage_does_not_make_a_replica_dead() -> None:
+    health = Health(HealthSettings(), now=0.0)
+    health.kafka_lost(0.0, "refused")
+    health.loop_turned(10_000.0)
+    assert health.alive(10_000.0)
+    assert health.ready(10_000.0)
+
+
+class Looks(Telemetry):
+    """Telemetry that says when the watchdog has looked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked = asyncio.Event()
+
+    def emit(self, name: str, **fields: object) -> None:
+        super().emit(name, **fields)
+        if name == "loop.delayed":
+            self.looked.set()
+
+
+async def test_the_watchdog_reports_turns_and_sees_a_blocked_event_loop() -> None:
+    loop = asyncio.get_running_loop()
+    telemetry = Looks()
+    health = Health(HealthSettings(), now=loop.time() - 2 * MAX_STALL)
+    assert not health.alive(loop.time())
+
+    async with asyncio.timeout(5):
+        watching = asyncio.create_task(watchdog.watch_loop(health, telemetry, interval=0.001))
+        await telemetry.looked.wait()
+        assert health.alive(loop.time())
+
+        before = telemetry.value("loop_blocked_total") or 0.0
+        time.sleep(0.05)  # noqa: ASYNC251 the fault under test
+        telemetry.looked.clear()
+        await telemetry.looked.wait()
+        watching.cancel()
+    assert telemetry.value("loop_blocked_total") == before + 1
+    assert (telemetry.value("loop_delay_seconds_sum") or 0.0) >= watchdog.BLOCKED

@@ -1,0 +1,457 @@
+"""Settings: read, checked and shown; every problem named by its variable, no secret ever told."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import ValidationError
+
+from relay.errors import SettingsError
+from relay.settings import (
+    KafkaSettings,
+    PostgresSettings,
+    Settings,
+    load_postgres,
+    load_with_sources,
+    mask_dsn,
+)
+from relay.settings.describe import effective, reference
+from relay.settings.load import variables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = "geheim-7f3a"
+DSN = f"postgresql://relay:{SECRET}@db:5432/shop"
+ENOUGH = {"RELAY_POSTGRES_DSN": DSN, "RELAY_KAFKA_BOOTSTRAP_SERVERS": "broker-1:9092"}
+
+
+def problem(env: dict[str, str]) -> str:
+    """The message of the refusal; fails if the settings are accepted or the secret is told."""
+    with pytest.raises(SettingsError) as refusal:
+        Settings.load(env)
+    assert SECRET not in str(refusal.value)
+    assert refusal.value.exit_code == 2
+    return str(refusal.value)
+
+
+def test_two_variables_are_enough_and_the_rest_has_the_documented_defaults() -> None:
+    settings = Settings.load(ENOUGH)
+
+    assert settings.postgres.dsn.get_secret_value() == DSN
+    assert settings.postgres.schema_name == "outbox"
+    assert settings.kafka.bootstrap_servers == "broker-1:9092"
+    assert (settings.kafka.request_timeout, settings.replica.lease) == (8.0, 15.0)
+    assert (settings.scan.batch_events, settings.buffer.max_events) == (1_000, 20_000)
+    assert (settings.http.port, settings.stop.grace) == (8080, 25.0)
+
+
+def test_a_variable_sets_its_field_also_where_the_field_has_underscores() -> None:
+    settings = Settings.load(
+        ENOUGH
+        | {
+            "RELAY_POSTGRES_SCHEMA": "shop_outbox",
+            "RELAY_KAFKA_REQUEST_TIMEOUT": "4.5",
+            "RELAY_SCAN_WAKE_UP": "false",
+            "RELAY_HTTP_PORT": "0",
+            "RELAY_LOG_LEVEL": "DEBUG",
+        }
+    )
+
+    assert settings.postgres.schema_name == "shop_outbox"
+    assert settings.kafka.request_timeout == 4.5
+    assert settings.scan.wake_up is False
+    assert settings.http.port == 0
+    assert settings.log.level == "debug"
+
+
+def test_the_environment_of_the_process_is_not_read_when_another_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RELAY_HTTP_PORT", "1")
+    monkeypatch.setenv("RELAY_HTTP", '{"port": 2}')
+
+    assert Settings.load(ENOUGH).http.port == 8080
+    assert Settings.model_validate({"postgres": {"dsn": DSN}, "kafka": {"bootstrap_servers": "b:1"}}).http.port == 8080
+
+
+def test_the_environment_of_the_process_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENOUGH.items():
+        monkeypatch.setenv(name, value)
+
+    assert Settings.load().postgres.dsn.get_secret_value() == DSN
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings.load(ENOUGH)
+    with pytest.raises(ValidationError):
+        settings.http.port = 1
+    with pytest.raises(ValidationError):
+        settings.http = settings.http
+
+
+def test_nothing_set_names_both_required_variables_and_what_to_set() -> None:
+    message = problem({})
+
+    assert "RELAY_POSTGRES_DSN is not set; set it to postgresql://" in message
+    assert "RELAY_POSTGRES_DSN_FILE" in message
+    assert "RELAY_KAFKA_BOOTSTRAP_SERVERS is not set; set it to broker-1:9092" in message
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert "RELAY_POSTGRES_DSN is not set" in problem(ENOUGH | {"RELAY_POSTGRES_DSN": ""})
+    assert Settings.load(ENOUGH | {"RELAY_KAFKA_SASL_USERNAME": ""}).kafka.sasl_username is None
+
+
+def test_all_problems_are_told_at_once() -> None:
+    message = problem(ENOUGH | {"RELAY_HTTP_PORT": "-1", "RELAY_SCAN_BATCH_EVENTS": "many", "RELAY_FOO": "1"})
+
+    assert message.startswith("3 problems")
+    assert "RELAY_HTTP_PORT is '-1' but should be greater than or equal to 0" in message
+    assert "RELAY_SCAN_BATCH_EVENTS is 'many' but should be a valid integer" in message
+    assert "RELAY_FOO is no setting" in message
+
+
+def test_an_unknown_variable_is_refused_with_the_one_that_was_meant() -> None:
+    assert "did you mean RELAY_KAFKA_COMPRESSION?" in problem(ENOUGH | {"RELAY_KAFKA_COMPRESION": "zstd"})
+    assert "did you mean RELAY_POSTGRES_DSN_FILE?" in problem(ENOUGH | {"RELAY_POSTGRES_DSNFILE": "/run/dsn"})
+    assert "did you mean RELAY_HTTP_PORT?" in problem(ENOUGH | {"relay_http_port": "0"})
+
+
+def test_a_file_variant_exists_for_secrets_only() -> None:
+    assert "RELAY_HTTP_PORT_FILE is no setting" in problem(ENOUGH | {"RELAY_HTTP_PORT_FILE": "/run/port"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RELAY_SERVICE_HOST", "10.0.0.1"),
+        ("RELAY_SERVICE_PORT", "8080"),
+        ("RELAY_SERVICE_PORT_HTTP", "8080"),
+        ("RELAY_PORT", "tcp://10.0.0.1:8080"),
+        ("RELAY_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("RELAY_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("RELAY_METRICS_SERVICE_HOST", "10.0.0.1"),
+        ("RELAY_METRICS_PORT_8080_TCP_PROTO", "tcp"),
+        ("RELAY_METRICS_PORT", "tcp://10.0.0.1:8080"),
+        ("RELAY_TEST_POSTGRES_DSN", "postgresql:///x"),
+        ("RELAYED", "1"),
+        ("OTHER_RELAY_X", "1"),
+    ],
+)
+def test_what_kubernetes_and_the_tests_set_is_ignored(name: str, value: str) -> None:
+    assert Settings.load(ENOUGH | {name: value}) == Settings.load(ENOUGH).model_copy()
+
+
+def test_a_service_named_relay_http_does_not_set_the_port() -> None:
+    assert Settings.load(ENOUGH | {"RELAY_HTTP_PORT": "tcp://10.0.0.1:80"}).http.port == 8080
+
+
+@pytest.mark.parametrize(
+    ("dsn", "complaint"),
+    [
+        (f"host=db password={SECRET}", "key=value form"),
+        (f"mysql://relay:{SECRET}@db/shop", "must begin with postgresql://"),
+        (f"db:5432/{SECRET}", "must begin with postgresql://"),
+        (f"postgresql://relay:{SECRET}@db:port/shop", "host or port that cannot be read"),
+        (f"postgresql://relay:{SECRET}@db:99999/shop", "host or port that cannot be read"),
+        (f"postgresql://relay:{SECRET}/@db:5432/shop", "percent-encoded"),
+        (f"postgresql://relay:12/{SECRET}@db:5432/shop", "percent-encoded"),
+        (f"postgresql://relay:12?{SECRET}@db:5432/shop", "percent-encoded"),
+        (f"postgresql://db/shop#{SECRET}", "write it as %23"),
+        (f"postgresql://relay:{SECRET} @db/shop", "percent-encoded"),
+        (f"postgresql://[relay:{SECRET}@db/shop", "percent-encoded"),
+    ],
+)
+def test_a_dsn_that_is_no_uri_is_refused_without_being_told(dsn: str, complaint: str) -> None:
+    message = problem(ENOUGH | {"RELAY_POSTGRES_DSN": dsn})
+
+    assert "RELAY_POSTGRES_DSN" in message
+    assert complaint in message
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://db/shop",
+        "postgres://relay@db:5432/shop?sslmode=require",
+        "postgresql:///shop?host=/run/postgresql",
+        "postgresql://relay@[::1]:5432/shop",
+        "postgresql://relay@a:5432,b:5433/shop?target_session_attrs=primary",
+        "postgresql://relay:p%40ss%2F@db/shop",
+    ],
+)
+def test_a_dsn_that_asyncpg_takes_is_taken(dsn: str) -> None:
+    assert Settings.load(ENOUGH | {"RELAY_POSTGRES_DSN": dsn}).postgres.dsn.get_secret_value() == dsn
+
+
+@pytest.mark.parametrize(
+    ("dsn", "masked"),
+    [
+        (DSN, "postgresql://relay:********@db:5432/shop"),
+        (f"postgres://db/shop?user=x&password={SECRET}", "postgres://db/shop?user=x&password=********"),
+        (
+            f"postgres://a:{SECRET}@h1:1,h2:2/d?sslmode=require",
+            "postgres://a:********@h1:1,h2:2/d?sslmode=require",
+        ),
+        ("postgres://relay@db/shop", "postgres://relay@db/shop"),
+        (
+            f"postgres://u:{SECRET}@h/d?sslp%61ssword={SECRET}",
+            "postgres://u:********@h/d?sslpassword=********",
+        ),
+    ],
+)
+def test_a_masked_dsn_shows_where_it_points_and_no_password(dsn: str, masked: str) -> None:
+    assert mask_dsn(dsn) == masked
+
+
+@pytest.mark.parametrize("schema", ["Outbox", "out box", "1outbox", "pg_outbox", 'o"x', "a" * 64])
+def test_a_schema_name_that_needs_quoting_is_refused(schema: str) -> None:
+    assert "RELAY_POSTGRES_SCHEMA must be a plain schema name" in problem(ENOUGH | {"RELAY_POSTGRES_SCHEMA": schema})
+
+
+@pytest.mark.parametrize("servers", ["broker", "broker:0", "broker:99999", "kafka://broker:9092", "a:1,,b", ", ,"])
+def test_bootstrap_servers_that_are_not_host_and_port_are_refused(servers: str) -> None:
+    message = problem(ENOUGH | {"RELAY_KAFKA_BOOTSTRAP_SERVERS": servers})
+    assert "RELAY_KAFKA_BOOTSTRAP_SERVERS" in message
+    assert "host:port" in message
+
+
+def test_bootstrap_servers_lose_their_spaces() -> None:
+    settings = Settings.load(ENOUGH | {"RELAY_KAFKA_BOOTSTRAP_SERVERS": " a:1 , [::1]:2,"})
+    assert settings.kafka.bootstrap_servers == "a:1,[::1]:2"
+
+
+@pytest.mark.parametrize(
+    ("env", "names"),
+    [
+        ({"RELAY_REPLICA_LEASE": "10"}, ["RELAY_REPLICA_LEASE", "RELAY_KAFKA_REQUEST_TIMEOUT"]),
+        ({"RELAY_KAFKA_REQUEST_TIMEOUT": "13"}, ["RELAY_REPLICA_LEASE", "RELAY_KAFKA_REQUEST_TIMEOUT"]),
+        ({"RELAY_BUFFER_MAX_EVENTS": "999"}, ["RELAY_BUFFER_MAX_EVENTS", "RELAY_SCAN_BATCH_EVENTS"]),
+        ({"RELAY_SCAN_BUSY_INTERVAL": "0.2"}, ["RELAY_SCAN_BUSY_INTERVAL", "RELAY_SCAN_IDLE_INTERVAL"]),
+        ({"RELAY_KAFKA_SASL_USERNAME": "u"}, ["RELAY_KAFKA_SASL_USERNAME", "RELAY_KAFKA_SECURITY_PROTOCOL"]),
+        (
+            {"RELAY_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "RELAY_KAFKA_SASL_MECHANISM": "PLAIN"},
+            ["RELAY_KAFKA_SASL_USERNAME", "RELAY_KAFKA_SASL_PASSWORD"],
+        ),
+        (
+            {"RELAY_KAFKA_SECURITY_PROTOCOL": "SSL", "RELAY_KAFKA_SSL_KEYFILE": __file__},
+            ["RELAY_KAFKA_SSL_KEYFILE", "RELAY_KAFKA_SSL_CERTFILE"],
+        ),
+        ({"RELAY_KAFKA_SSL_CAFILE": __file__}, ["RELAY_KAFKA_SSL_CAFILE", "RELAY_KAFKA_SECURITY_PROTOCOL"]),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(env: dict[str, str], names: list[str]) -> None:
+    message = problem(ENOUGH | env)
+    for name in names:
+        assert name in message
+
+
+def test_relations_hold_also_for_settings_made_without_variables() -> None:
+    with pytest.raises(ValidationError, match="RELAY_REPLICA_LEASE"):
+        Settings.model_validate(
+            {"postgres": {"dsn": DSN}, "kafka": {"bootstrap_servers": "b:1"}, "replica": {"lease": 5}}
+        )
+
+
+def test_complete_security_settings_are_taken() -> None:
+    settings = Settings.load(
+        ENOUGH
+        | {
+            "RELAY_KAFKA_SECURITY_PROTOCOL": "sasl_ssl",
+            "RELAY_KAFKA_SASL_MECHANISM": "scram-sha-512",
+            "RELAY_KAFKA_SASL_USERNAME": "relay",
+            "RELAY_KAFKA_SASL_PASSWORD": SECRET,
+            "RELAY_KAFKA_SSL_CAFILE": __file__,
+            "RELAY_KAFKA_SSL_CERTFILE": __file__,
+        }
+    )
+    assert (settings.kafka.security_protocol, settings.kafka.sasl_mechanism) == ("SASL_SSL", "SCRAM-SHA-512")
+
+
+def test_a_certificate_file_that_does_not_exist_is_refused() -> None:
+    message = problem(ENOUGH | {"RELAY_KAFKA_SECURITY_PROTOCOL": "SSL", "RELAY_KAFKA_SSL_CAFILE": "/no/such/ca.pem"})
+    assert "RELAY_KAFKA_SSL_CAFILE is '/no/such/ca.pem'" in message
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "nan", "inf", "soon"])
+def test_times_are_positive_finite_numbers(value: str) -> None:
+    assert "RELAY_REPLICA_LEASE" in problem(ENOUGH | {"RELAY_REPLICA_LEASE": value})
+
+
+def test_a_secret_is_read_from_a_file_and_loses_the_line_end(tmp_path: Path) -> None:
+    file = tmp_path / "dsn"
+    file.write_text(DSN + "\n")
+
+    settings, sources = load_with_sources(
+        {"RELAY_POSTGRES_DSN_FILE": str(file), "RELAY_KAFKA_BOOTSTRAP_SERVERS": "b:1"}
+    )
+
+    assert settings.postgres.dsn.get_secret_value() == DSN
+    assert sources["RELAY_POSTGRES_DSN"] == f"file {file}"
+
+
+def test_a_secret_file_that_cannot_be_read_is_one_problem_and_not_two(tmp_path: Path) -> None:
+    message = problem({"RELAY_POSTGRES_DSN_FILE": str(tmp_path / "no"), "RELAY_KAFKA_BOOTSTRAP_SERVERS": "b:1"})
+
+    assert message.startswith("RELAY_POSTGRES_DSN_FILE names ")
+    assert "No such file" in message
+    assert "not set" not in message
+
+
+def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "dsn"
+    file.write_text(DSN)
+    assert "are both set; keep one" in problem(ENOUGH | {"RELAY_POSTGRES_DSN_FILE": str(file)})
+
+
+def test_a_settings_file_is_read_and_variables_win_over_it(tmp_path: Path) -> None:
+    secret_file = tmp_path / "password"
+    secret_file.write_text(SECRET)
+    file = tmp_path / "relay.toml"
+    file.write_text(
+        f"""
+        [postgres]
+        dsn = "{DSN}"
+        [kafka]
+        bootstrap_servers = ["a:1", "b:2"]
+        security_protocol = "SASL_PLAINTEXT"
+        sasl_mechanism = "PLAIN"
+        sasl_username = "relay"
+        sasl_password_file = "{secret_file}"
+        [http]
+        port = 9000
+        [scan]
+        wake_up = false
+        idle_interval = 0.5
+        """
+    )
+
+    settings, sources = load_with_sources({"RELAY_CONFIG_FILE": str(file), "RELAY_HTTP_PORT": "9001"})
+
+    assert settings.kafka.bootstrap_servers == "a:1,b:2"
+    assert settings.kafka.sasl_password is not None
+    assert settings.kafka.sasl_password.get_secret_value() == SECRET
+    assert (settings.scan.wake_up, settings.scan.idle_interval) == (False, 0.5)
+    assert settings.http.port == 9001
+    assert sources["RELAY_HTTP_PORT"] == "environment"
+    assert sources["RELAY_SCAN_WAKE_UP"] == f"file {file}"
+    assert sources["RELAY_HTTP_HOST"] == "default"
+
+
+def test_problems_of_a_settings_file_name_it(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text("top = 1\n[http]\nprot = 1\nport = 70000\n")
+
+    message = problem(ENOUGH | {"RELAY_CONFIG_FILE": str(file)})
+
+    assert f"RELAY_HTTP_PROT in {file} is no setting; did you mean RELAY_HTTP_PORT?" in message
+    assert f"RELAY_TOP in {file} is no setting" in message
+    assert f"RELAY_HTTP_PORT is '70000' (from file {file}) but should be less than" in message
+
+
+def test_a_settings_file_that_is_no_toml_or_does_not_exist_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "relay.toml"
+    broken.write_text(f"[postgres]\ndsn = {SECRET}\n")
+
+    assert "which is not TOML" in problem(ENOUGH | {"RELAY_CONFIG_FILE": str(broken)})
+    assert "cannot be read" in problem(ENOUGH | {"RELAY_CONFIG_FILE": str(tmp_path / "none")})
+
+
+def test_secrets_are_in_no_representation() -> None:
+    settings = Settings.load(
+        ENOUGH
+        | {
+            "RELAY_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+            "RELAY_KAFKA_SASL_MECHANISM": "PLAIN",
+            "RELAY_KAFKA_SASL_USERNAME": "relay",
+            "RELAY_KAFKA_SASL_PASSWORD": SECRET,
+        }
+    )
+
+    for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
+        assert SECRET not in text
+
+
+def test_refused_values_are_in_no_message_of_pydantic() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        PostgresSettings.model_validate({"dsn": f"host=db password={SECRET}"})
+    assert SECRET not in str(refusal.value)
+    with pytest.raises(ValidationError) as refusal:
+        KafkaSettings.model_validate({"bootstrap_servers": "b:1", "sasl_pasword": SECRET})
+    assert SECRET not in str(refusal.value)
+
+
+def test_what_was_found_is_in_no_representation_either() -> None:
+    from relay.settings import load
+
+    assert SECRET not in repr(load.find(variables(Settings), ENOUGH))
+
+
+def test_admin_commands_need_only_the_postgres_group() -> None:
+    assert load_postgres({"RELAY_POSTGRES_DSN": DSN}).schema_name == "outbox"
+
+
+def test_admin_commands_are_unaffected_by_the_other_groups() -> None:
+    broken = {
+        "RELAY_KAFKA_REQUEST_TIMEOUT": "-1",
+        "RELAY_KAFKA_FOO": "x",
+        "RELAY_HTTP_PORT": "x",
+        "RELAY_X": "1",
+    }
+    assert load_postgres({"RELAY_POSTGRES_DSN": DSN} | broken).dsn.get_secret_value() == DSN
+
+
+@pytest.mark.parametrize(
+    ("env", "complaint"),
+    [
+        ({}, "RELAY_POSTGRES_DSN is not set"),
+        ({"RELAY_POSTGRE_DSN": DSN}, "did you mean RELAY_POSTGRES_DSN?"),
+        ({"RELAY_POSTGRES_DSN": DSN, "RELAY_POSTGRES_FOO": "1"}, "RELAY_POSTGRES_FOO is no setting"),
+        ({"RELAY_POSTGRES_DSN": DSN, "RELAY_POSTGRES_SCHEMA": "X"}, "RELAY_POSTGRES_SCHEMA must be"),
+    ],
+)
+def test_admin_commands_refuse_problems_of_the_postgres_group(env: dict[str, str], complaint: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load_postgres(env)
+    assert complaint in str(refusal.value)
+    assert SECRET not in str(refusal.value)
+
+
+def test_every_setting_is_documented_and_in_the_reference() -> None:
+    text = reference()
+    for name, variable in variables(Settings).items():
+        assert variable.field.description, name
+        assert f"| `{name}` |" in text
+        if variable.secret:
+            assert f"`{name}_FILE`" in text
+
+
+def test_every_variable_of_the_reference_sets_the_field_it_names() -> None:
+    known = variables(Settings)
+    assert len(known) == sum(
+        len(
+            getattr(Settings.load(ENOUGH), group).model_fields_set
+            | type(getattr(Settings.load(ENOUGH), group)).model_fields.keys()
+        )
+        for group in Settings.model_fields
+    )
+    for name in (
+        "RELAY_KAFKA_RECORD_BATCH_BYTES",
+        "RELAY_SCAN_SWEEP_STEP_IDS",
+        "RELAY_SEGMENT_CHECK_INTERVAL",
+    ):
+        variable = known[name]
+        settings = Settings.load(ENOUGH | {name: "2048"})
+        assert getattr(getattr(settings, variable.group), variable.attribute) == 2048
+
+
+def test_what_applies_is_shown_with_masked_secrets_as_json_takes_it() -> None:
+    rows = {row.name: row for row in effective(*load_with_sources(ENOUGH))}
+
+    assert rows["RELAY_POSTGRES_DSN"].value == "postgresql://relay:********@db:5432/shop"
+    assert rows["RELAY_POSTGRES_DSN"].source == "environment"
+    assert rows["RELAY_HTTP_PORT"].value == 8080
+    assert SECRET not in json.dumps([row.value for row in rows.values()])
