@@ -65,8 +65,7 @@ def _unreachable(error: BaseException) -> RelayError:
 
 def _tls(error: BaseException) -> RelayError:
     return PostgresLostError(
-        f"no secure connection to PostgreSQL: {_text(error)}; "
-        "check sslmode and sslrootcert in RELAY_POSTGRES_DSN"
+        f"no secure connection to PostgreSQL: {_text(error)}; check sslmode and sslrootcert in RELAY_POSTGRES_DSN"
     )
 
 
@@ -75,22 +74,17 @@ def _not_ready(error: BaseException) -> RelayError:
 
 
 def _no_primary(error: BaseException) -> RelayError:
-    return PostgresLostError(
-        f"PostgreSQL takes no writes: {_text(error)}; RELAY_POSTGRES_DSN must lead to the primary"
-    )
+    return PostgresLostError(f"PostgreSQL takes no writes: {_text(error)}; RELAY_POSTGRES_DSN must lead to the primary")
 
 
 def _refused(error: BaseException) -> RelayError:
     return PostgresRefusedError(
-        f"PostgreSQL refused the connection: {_text(error)}; "
-        "check user, password and database in RELAY_POSTGRES_DSN"
+        f"PostgreSQL refused the connection: {_text(error)}; check user, password and database in RELAY_POSTGRES_DSN"
     )
 
 
 def _bad_dsn(_: BaseException) -> RelayError:
-    return SettingsError(
-        "RELAY_POSTGRES_DSN cannot be read; write it as postgresql://user:password@host:5432/database"
-    )
+    return SettingsError("RELAY_POSTGRES_DSN cannot be read; write it as postgresql://user:password@host:5432/database")
 
 
 def _privilege(error: BaseException) -> RelayError:

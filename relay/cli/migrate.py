@@ -1,0 +1,127 @@
+"""`relay migrate`: creates the outbox in a database, or brings it up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from relay.postgres.admin import admin_connection
+from relay.postgres.checks import check_primary, pending_migrations
+from relay.postgres.migrate import make_roles, max_event_bytes, migrate, script, set_max_event_bytes
+from relay.postgres.sql import migrations
+from relay.settings import load_postgres
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from relay.postgres.sql import Migration
+
+
+@dataclass
+class _Report:
+    """What the command did, or found."""
+
+    schema: str
+    version: int
+    applied: list[str]
+    pending: list[str]
+    max_event_bytes: int | None
+    limit_changed: bool = False
+    roles: bool = False
+
+    def lines(self) -> list[str]:
+        """For people."""
+        told = [f"applied {name}" for name in self.applied] + [f"pending {name}" for name in self.pending]
+        if self.limit_changed:
+            told.append(f"events may now have {self.max_event_bytes:,} bytes of key, payload, headers and type")
+        if self.roles:
+            told.append(f"roles {self.schema}_writer, {self.schema}_relay and {self.schema}_admin are ready")
+        if self.pending:
+            told.append(f"the outbox in the schema {self.schema} is not up to date; run `relay migrate`")
+        else:
+            told.append(f"the outbox in the schema {self.schema} is up to date (version {self.version})")
+        return told
+
+    def json(self) -> str:
+        """For machines."""
+        return json.dumps(
+            {
+                "schema": self.schema,
+                "version": self.version,
+                "applied": self.applied,
+                "pending": self.pending,
+                "max_event_bytes": self.max_event_bytes,
+            },
+            indent=2,
+        )
+
+
+@click.command(name="migrate")
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if something is pending.")
+@click.option("--sql", "as_sql", is_flag=True, help="Change nothing; print what is pending as SQL.")
+@click.option(
+    "--max-event-bytes",
+    "limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Refuse events of more than N bytes (key, payload, headers and type together).",
+)
+@click.option("--roles", "with_roles", is_flag=True, help="Also create the roles for writers, relay and admins.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(
+    context: click.Context, check: bool, as_sql: bool, limit: int | None, with_roles: bool, as_json: bool
+) -> None:
+    """Create the outbox in the database of RELAY_POSTGRES_DSN, or bring it up to date.
+
+    Safe to run at every deployment, and by several at once: what is there already is left alone. The role that
+    connects owns the tables; the relay itself can run with fewer rights (see --roles).
+    """
+    if (check or as_sql) and (limit is not None or with_roles):
+        raise click.UsageError("--check and --sql change nothing: leave out --max-event-bytes and --roles")
+    if as_sql and (check or as_json):
+        raise click.UsageError("--sql prints SQL: leave out --check and --json")
+    settings = load_postgres()
+    schema = settings.schema_name
+
+    async def work() -> _Report | str:
+        async with admin_connection(settings.dsn.get_secret_value(), settings.connect_timeout) as connection:
+            if as_sql:
+                return script(await pending_migrations(connection, schema), schema)
+            if check:
+                return await _checked(connection, schema)
+            return await _migrated(connection, schema, limit, with_roles)
+
+    report = asyncio.run(work())
+    if isinstance(report, str):
+        click.echo(report, nl=False)
+        return
+    click.echo(report.json() if as_json else "\n".join(report.lines()))
+    if report.pending:
+        context.exit(1)
+
+
+async def _checked(connection: asyncpg.Connection, schema: str) -> _Report:
+    pending = await pending_migrations(connection, schema)
+    version = migrations(schema)[-1].version - len(pending)
+    limit = None if pending else await max_event_bytes(connection, schema)
+    return _Report(schema, version, [], _names(pending), limit)
+
+
+async def _migrated(connection: asyncpg.Connection, schema: str, limit: int | None, with_roles: bool) -> _Report:
+    await check_primary(connection)
+    applied = await migrate(connection, schema)
+    changed = limit is not None and await set_max_event_bytes(connection, limit, schema)
+    if with_roles:
+        await make_roles(connection, schema)
+    version = migrations(schema)[-1].version
+    current = await max_event_bytes(connection, schema)
+    return _Report(schema, version, _names(applied), [], current, changed, with_roles)
+
+
+def _names(of: list[Migration] | tuple[Migration, ...]) -> list[str]:
+    return [f"{migration.version:04} {migration.name}" for migration in of]

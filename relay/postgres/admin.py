@@ -1,0 +1,33 @@
+"""One connection for one command of a person."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from relay.postgres.errors import translated
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@asynccontextmanager
+async def admin_connection(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.Connection]:
+    """Connect, and close at the end. Works through poolers too: it keeps no statement prepared.
+
+    Raises an UnreachableError that says what to check.
+    """
+    with translated():
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=connect_timeout,
+            statement_cache_size=0,
+            server_settings={"application_name": "relay admin"},
+        )
+    try:
+        yield connection
+    finally:
+        # Bounded: a server that hangs must not keep the command from ending.
+        await connection.close(timeout=connect_timeout)

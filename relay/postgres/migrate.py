@@ -1,0 +1,101 @@
+"""Applies the migrations in `sql/migrations`, one transaction each, one program at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from asyncpg.exceptions import LockNotAvailableError
+
+from relay.errors import SchemaError
+from relay.postgres.checks import pending_migrations
+from relay.postgres.errors import translated
+from relay.postgres.sql import DEFAULT_SCHEMA, query, roles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import asyncpg
+
+    from relay.postgres.sql import Migration
+
+LIMIT_ATTEMPTS = 60
+LIMIT_PAUSE = 0.5
+"""Seconds between attempts to lock the events' table, for the writers that were kept waiting to get on."""
+
+
+async def migrate(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> list[Migration]:
+    """Apply what is pending and return it. Safe to run again, and by several programs at once.
+
+    Raises SchemaError if the schema is newer than this program or was changed (see `pending_migrations`).
+    """
+    applied: list[Migration] = []
+    while (migration := await _apply_next(connection, schema)) is not None:
+        applied.append(migration)
+    return applied
+
+
+async def _apply_next(connection: asyncpg.Connection, schema: str) -> Migration | None:
+    """Apply the first pending migration, with everything that decides it read under the lock.
+
+    The lock belongs to the transaction and not to the session, so that a pooler in between does no harm.
+    """
+    with translated():
+        async with connection.transaction(isolation="read_committed"):
+            await connection.execute(query("migration_lock", schema))
+            for migration in await pending_migrations(connection, schema):
+                await connection.execute(migration.sql)
+                await connection.execute(
+                    query("record_migration", schema), migration.version, migration.name, migration.checksum
+                )
+                return migration
+    return None
+
+
+async def make_roles(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> None:
+    """Create the roles for writers, relay and people if they are missing, and grant them what they need."""
+    with translated():
+        async with connection.transaction():
+            await connection.execute(roles(schema))
+
+
+async def max_event_bytes(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> int:
+    """The limit on an event's size: bytes of key, payload, headers and type together."""
+    with translated():
+        return int(await connection.fetchval(query("max_event_bytes", schema)))
+
+
+async def set_max_event_bytes(connection: asyncpg.Connection, limit: int, schema: str = DEFAULT_SCHEMA) -> bool:
+    """Change the limit for new events; returns whether it was another one before.
+
+    The tables are locked for an instant. While others use them that fails after 50 ms, so that writers do not queue
+    up behind us, and is tried again; SchemaError when it did not work out for half a minute.
+    """
+    if limit == await max_event_bytes(connection, schema):
+        return False
+    with translated():
+        for attempt in range(LIMIT_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(LIMIT_PAUSE)
+            with suppress(LockNotAvailableError):
+                await connection.execute(query("set_max_event_bytes", schema), limit)
+                return True
+    raise SchemaError(
+        f"the event size limit was not changed: others kept {schema}.event locked for "
+        f"{LIMIT_ATTEMPTS * LIMIT_PAUSE:.0f} s; try again when no long transaction uses it"
+    )
+
+
+def script(migrations: Iterable[Migration], schema: str = DEFAULT_SCHEMA) -> str:
+    """The migrations as SQL text for another tool to run, each with the statement that records it."""
+    return "\n".join(f"BEGIN;\n{migration.sql}\n{_record(migration, schema)}\nCOMMIT;\n" for migration in migrations)
+
+
+def _record(migration: Migration, schema: str) -> str:
+    _, _, text = query("record_migration", schema).partition("\n")
+    # Names and checksums are our own and have no quotes in them.
+    values = (str(migration.version), f"'{migration.name}'", f"'{migration.checksum}'")
+    for number, value in enumerate(values, start=1):
+        text = text.replace(f"${number}", value)
+    return text
