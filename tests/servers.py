@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -76,9 +76,7 @@ def own_postgres_server(folder: Path, settings: Mapping[str, object] | None = No
     """A PostgreSQL of the version that is being tested, not started yet."""
     version = os.environ.get("RELAY_TEST_POSTGRES_VERSION")
     programs = postgres_programs_of(version, folder / "programs") if version else None
-    return PostgresServer(
-        folder / "postgres", settings={**POSTGRES_SETTINGS, **(settings or {})}, programs=programs
-    )
+    return PostgresServer(folder / "postgres", settings={**POSTGRES_SETTINGS, **(settings or {})}, programs=programs)
 
 
 def own_kafka_server(folder: Path, properties: Mapping[str, object] | None = None) -> KafkaServer:
@@ -88,7 +86,7 @@ def own_kafka_server(folder: Path, properties: Mapping[str, object] | None = Non
 
 
 def postgres_programs_of(version: str, folder: Path) -> Path:
-    """Unpack the programs of another PostgreSQL version, 13.22.0 say, from Maven Central; returns their `bin`."""
+    """Unpack another PostgreSQL version, 13.22.0 say, from Maven Central; returns its folder of programs."""
     machine = {"x86_64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}[platform.machine()]
     system = f"{platform.system().lower()}-{machine}"
     (jar,) = maven_jars(
@@ -125,8 +123,10 @@ def create_topic_now(server: Kafka, topic: str, partitions: int, configs: Mappin
 
 
 def _execute(server: Postgres, statement: str) -> None:
+    connect: Any = asyncpg.connect
+
     async def execute() -> None:
-        connection = await asyncpg.connect(server.dsn)
+        connection: Any = await connect(server.dsn)
         try:
             await connection.execute(statement)
         finally:
@@ -136,6 +136,6 @@ def _execute(server: Postgres, statement: str) -> None:
 
 
 def _run_apart(work: Coroutine[object, object, None]) -> None:
-    """Run a coroutine to its end in a thread of its own: fixtures and their helpers are called with and without a loop."""
+    """Run a coroutine in its own thread: fixtures and helpers are called with and without a running loop."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, work).result()

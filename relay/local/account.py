@@ -9,9 +9,12 @@ import shutil
 import stat
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from relay.local.errors import LocalServerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NOBODY = 65534
 
@@ -36,27 +39,25 @@ class Account:
 def account_for(data: Path, programs: Path) -> Account:
     """The account that can use both folders: `data` (made or not yet) to write and `programs` to execute.
 
-    An ordinary user is itself. Root becomes whoever owns existing data, else `nobody`; if that user cannot get to the
-    folders (below a home folder with mode 0700, say), root stays root outside and is `nobody` in a user namespace.
-    Raises LocalServerError if neither is possible.
+    An ordinary user is itself. Root becomes whoever owns existing data, else `nobody`; if that user cannot
+    get to the folders (below a home folder with mode 0700, say), root stays root, and is `nobody` only to
+    itself in a user namespace. Raises LocalServerError if neither is possible.
     """
     owner = data.stat().st_uid if data.exists() else None
     if os.geteuid() != 0:
         if owner not in (None, os.geteuid()):
             raise LocalServerError(f"{data} belongs to another user (uid {owner}); choose another folder")
         return Account()
-    if owner not in (None, 0):
-        return Account(uid=owner, owner=owner)
-    nobody = _nobody()
     hidden = [folder for folder in (data.parent, programs) if not _all_may_enter(folder)]
-    if owner is None and not hidden:
-        return Account(uid=nobody, owner=nobody)
-    prefix = _namespace(nobody)
-    if prefix is None:
+    if not hidden and owner != 0:
+        user = _nobody() if owner is None else owner
+        return Account(uid=user, owner=user)
+    prefix = _namespace(_nobody())
+    if prefix is None or owner not in (None, 0):
         raise LocalServerError(
-            f"PostgreSQL does not run as root, and no other user can get to {hidden[0] if hidden else data}; use a folder "
-            "and a virtual environment that everyone may enter (not below a home folder with mode 0700), or run this "
-            "as an ordinary user"
+            f"PostgreSQL does not run as root, and no other user can use {(hidden or [data])[0]}; "
+            "use a folder and a virtual environment that everyone may enter (not below a home folder with "
+            "mode 0700), or run this as an ordinary user"
         )
     return Account(prefix=prefix)
 
@@ -81,5 +82,5 @@ def _namespace(uid: int) -> list[str] | None:
     if unshare is None:
         return None
     prefix = [unshare, "--user", f"--map-user={uid}", f"--map-group={uid}", "--"]
-    tried = subprocess.run([*prefix, "true"], capture_output=True, check=False)
+    tried = subprocess.run([*prefix, "true"], capture_output=True, check=False)  # noqa: S603 our own arguments
     return prefix if tried.returncode == 0 else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.local import ports
@@ -20,6 +20,7 @@ from relay.local.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 API_METADATA = 3
 METADATA_VERSION = 2
@@ -28,8 +29,8 @@ METADATA_VERSION = 2
 class KafkaServer(Server):
     """One Kafka broker and controller on 127.0.0.1, without automatic creation of topics.
 
-    `properties` are broker properties that are added to or replace the defaults, such as {"message.max.bytes": 2_000_000};
-    change them before a (re)start. `heap` is Java's -Xmx.
+    `properties` are broker properties that are added to or replace the defaults, such as
+    {"message.max.bytes": 2_000_000}; change them before a (re)start. `heap` is Java's -Xmx.
     """
 
     name = "Kafka"
@@ -53,26 +54,25 @@ class KafkaServer(Server):
         """host:port, as clients want it."""
         return f"{ports.HOST}:{self.port()}"
 
-    def _launch(self, timeout: float) -> ServerProcess:
+    def _launch(self, lock: int, timeout: float) -> ServerProcess:
         home = java_home()
         java = [str(home / "bin" / "java"), "-cp", os.pathsep.join(map(str, kafka_jars(self.version)))]
         java += [
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
         ]
         if java_version(home) >= 24:
             # Otherwise every start warns about Kafka's use of sun.misc.Unsafe.
             java += ["--sun-misc-unsafe-memory-access=allow"]
-        configuration = self.folder / "server.properties"
-        configuration.write_text(
-            "".join(f"{name}={value}\n" for name, value in self._all_properties().items())
-        )
-        if not (self.folder / "data" / "meta.properties").exists():
-            self._format(java, configuration)
+        data = self.folder / "data"
+        if not data.exists():
+            self._format(java, data)
         process = ServerProcess(
             self.name,
-            [*java, f"-Xmx{self._heap}", "kafka.Kafka", str(configuration)],
+            [*java, f"-Xmx{self._heap}", "kafka.Kafka", str(self._configuration(data))],
             log=self.log,
+            lock=lock,
             stop_signal=signal.SIGTERM,
             env=dict(os.environ),
         )
@@ -83,39 +83,47 @@ class KafkaServer(Server):
             raise
         return process
 
-    def _all_properties(self) -> dict[str, object]:
+    def _configuration(self, data: Path) -> Path:
         clients, controller = self.port(), self.port("controller")
-        return {
+        properties: dict[str, object] = {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@{ports.HOST}:{controller}",
             "listeners": f"PLAINTEXT://{ports.HOST}:{clients},CONTROLLER://{ports.HOST}:{controller}",
             "advertised.listeners": f"PLAINTEXT://{ports.HOST}:{clients}",
             "controller.listener.names": "CONTROLLER",
-            "log.dirs": self.folder / "data",
+            "log.dirs": data,
             "offsets.topic.replication.factor": 1,
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
             "auto.create.topics.enable": "false",
-            # After a kill the controller refuses the new broker until the old one's session is over: 9 s by default.
+            # After a kill the controller refuses the new broker until the old one's session ends, by default
+            # 9 s.
             "broker.session.timeout.ms": 3000,
             "broker.heartbeat.interval.ms": 500,
             **self.properties,
         }
+        file = self.folder / "server.properties"
+        file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+        return file
 
-    def _format(self, java: list[str], configuration: Path) -> None:
-        made = subprocess.run(
+    def _format(self, java: list[str], data: Path) -> None:
+        new = self.folder / "data.new"
+        shutil.rmtree(new, ignore_errors=True)
+        # Kafka's own form of a UUID; a leading dash would be taken for an option.
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+        format_storage = [
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            cluster_id,
+            "-c",
+            str(self._configuration(new)),
+        ]
+        made = subprocess.run(  # noqa: S603 our own arguments
             # The simplest compiler: this runs for a second.
-            [
-                *java,
-                "-XX:TieredStopAtLevel=1",
-                "kafka.tools.StorageTool",
-                "format",
-                "-t",
-                self._new_cluster_id(),
-            ]
-            + ["-c", str(configuration)],
+            [*java, "-XX:TieredStopAtLevel=1", *format_storage],
             capture_output=True,
             text=True,
             check=False,
@@ -124,11 +132,8 @@ class KafkaServer(Server):
             raise LocalServerError(
                 f"Kafka's storage could not be made in {self.folder}: {(made.stderr or made.stdout).strip()}"
             )
-
-    @staticmethod
-    def _new_cluster_id() -> str:
-        # Kafka's own form of a UUID; a leading dash would be taken for an option.
-        return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+        # Only whole data get the final name; an interrupted format is started over.
+        new.rename(data)
 
     def _cluster_id(self) -> str:
         lines = (self.folder / "data" / "meta.properties").read_text().splitlines()
@@ -137,15 +142,11 @@ class KafkaServer(Server):
     def _serves(self) -> bool:
         """Whether a broker of our cluster answers a request for metadata and names itself.
 
-        An open port is not enough: it opens before the broker takes requests. Nor is any answer: another Kafka may
-        have taken the port, while ours is still trying.
+        An open port is not enough: it opens before the broker takes requests. Nor is any answer: another
+        Kafka may have taken the port, while ours is still trying.
         """
         client = b"relay-local"
-        body = (
-            struct.pack("!hhih", API_METADATA, METADATA_VERSION, 1, len(client))
-            + client
-            + struct.pack("!i", 0)
-        )
+        body = struct.pack("!hhih", API_METADATA, METADATA_VERSION, 1, len(client)) + client + struct.pack("!i", 0)
         try:
             with socket.create_connection((ports.HOST, self.port()), timeout=5) as connection:
                 connection.sendall(struct.pack("!i", len(body)) + body)

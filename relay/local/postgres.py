@@ -9,7 +9,6 @@ import signal
 import socket
 import struct
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.local import ports
@@ -21,6 +20,7 @@ from relay.local.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 SUPERUSER = "postgres"
 PROTOCOL_3_0 = 196608
@@ -29,8 +29,8 @@ PROTOCOL_3_0 = 196608
 class PostgresServer(Server):
     """PostgreSQL on 127.0.0.1 with one superuser, its password kept in `folder`.
 
-    `settings` are server settings such as {"max_connections": 200}; change them before a (re)start. `programs` is the
-    folder with another version's `postgres` and `initdb`.
+    `settings` are server settings such as {"max_connections": 200}; change them before a (re)start.
+    `programs` is the folder with another version's `postgres` and `initdb`.
     """
 
     name = "PostgreSQL"
@@ -57,14 +57,12 @@ class PostgresServer(Server):
         password = (self.folder / "password").read_text()
         return f"postgresql://{SUPERUSER}:{password}@{ports.HOST}:{self.port()}/{database}"
 
-    def _launch(self, timeout: float) -> ServerProcess:
+    def _launch(self, lock: int, timeout: float) -> ServerProcess:
         programs = self._programs or postgres_programs()
         data = self.folder / "data"
         account = account_for(data, programs)
         if not data.exists():
             self._initialise(data, programs, account)
-        # A crash of the machine may leave it behind; ours is certainly not running on this data, and PostgreSQL
-        # would refuse to start if that pid now belongs to another program of the same user.
         settings = {
             "port": self.port(),
             "listen_addresses": ports.HOST,
@@ -76,6 +74,7 @@ class PostgresServer(Server):
             self.name,
             [*account.prefix, str(programs / "postgres"), "-D", str(data), *options],
             log=self.log,
+            lock=lock,
             # "Fast": sessions are ended, a checkpoint is written.
             stop_signal=signal.SIGINT,
             env=_environment(),
@@ -97,7 +96,9 @@ class PostgresServer(Server):
         password.write_text(secrets.token_urlsafe(18))
         account.give(new)
         account.give(password)
-        made = subprocess.run(
+        # Only root can change users; others not even to themselves.
+        other = account.uid >= 0
+        made = subprocess.run(  # noqa: S603 our own arguments
             [
                 *account.prefix,
                 str(programs / "initdb"),
@@ -114,8 +115,9 @@ class PostgresServer(Server):
             check=False,
             env=_environment(),
             cwd="/",
-            # For root only: others cannot change users, not even to themselves.
-            **({"user": account.uid, "group": account.uid, "extra_groups": []} if account.uid >= 0 else {}),
+            user=account.uid if other else None,
+            group=account.uid if other else None,
+            extra_groups=[] if other else None,
         )
         if made.returncode != 0:
             raise LocalServerError(f"initdb failed in {self.folder}: {made.stderr.strip()}")
@@ -123,7 +125,7 @@ class PostgresServer(Server):
         new.rename(data)
 
     def _accepts_logins(self) -> bool:
-        """Whether a login is answered by the demand for a password, which comes only when recovery is over."""
+        """Whether a login is answered by the demand for a password: not before recovery is over."""
         body = struct.pack("!I", PROTOCOL_3_0) + b"user\0" + SUPERUSER.encode() + b"\0database\0postgres\0\0"
         try:
             with socket.create_connection((ports.HOST, self.port()), timeout=2) as connection:
@@ -134,7 +136,7 @@ class PostgresServer(Server):
 
 
 def _environment() -> dict[str, str]:
-    # PGDATA, PGPORT and the like of the user's own PostgreSQL must not leak in; on macOS the server refuses to start
-    # without a valid locale.
+    # PGDATA, PGPORT and the like of the user's own PostgreSQL must not leak in; on macOS the server refuses
+    # to start without a valid locale.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return {**kept, "LC_ALL": "C"}

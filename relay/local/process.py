@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.local import keeper
@@ -16,6 +15,7 @@ from relay.local.errors import LocalServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
 POLL_SECONDS = 0.02
 LOG_TAIL_LINES = 15
@@ -24,8 +24,8 @@ LOG_TAIL_LINES = 15
 class ServerProcess:
     """One running server; ends with this Python process, also when that is killed with SIGKILL.
 
-    `uid` is the user to run it as, or -1 for this process's own. Output is appended to `log`.
-    May be created and used from any thread.
+    `uid` is the user to run it as, or -1 for this process's own. Output is appended to `log`. `lock` is a
+    file descriptor that stays open as long as the server lives. May be created and used from any thread.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class ServerProcess:
         command: list[str],
         *,
         log: Path,
+        lock: int,
         stop_signal: signal.Signals,
         env: Mapping[str, str],
         uid: int = -1,
@@ -44,57 +45,48 @@ class ServerProcess:
         self._paused = False
         with log.open("ab") as output:
             self._log_start = output.tell()
-            self._keeper = subprocess.Popen(
-                # Isolated and without site-packages: nothing on the path can change what the keeper imports.
+            self._keeper = subprocess.Popen(  # noqa: S603 our own arguments
                 [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    keeper.__file__,
-                    str(os.getpid()),
-                    str(int(stop_signal)),
-                    str(uid),
-                    "--",
-                ]
-                + command,
+                    # Isolated and without site-packages: nothing on the path can change what the keeper
+                    # imports.
+                    *(sys.executable, "-I", "-S", keeper.__file__),
+                    *(str(os.getpid()), str(int(stop_signal)), str(uid), "--"),
+                    *command,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
+                pass_fds=[lock],
                 env=env,
-                # The server's user may have no right to this folder; and Ctrl-C in the terminal is for us, who stop
-                # the servers after their users.
+                # The server's user may have no right to this folder.
                 cwd="/",
+                # Ctrl-C in the terminal is for us, who stop the servers after those who use them.
                 start_new_session=True,
             )
-        assert self._keeper.stdout is not None
-        with self._keeper.stdout as answer:
-            line = answer.readline()
-        if not line:
-            self._keeper.wait()
-            raise LocalServerError(f"{name} could not be executed; {self.explain()}")
-        self.pid = int(line)
+        self.pid = self._read_pid()
 
     @property
     def running(self) -> bool:
+        """Whether the server lives; a paused one does."""
         return self._keeper.poll() is None
 
     def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
-        """Return when `ready()` is true; raise LocalServerError with the log's tail if the server ends first."""
+        """Return when `ready()` is true; raise LocalServerError with the log's end if that cannot come."""
         deadline = time.monotonic() + timeout
-        while not ready():
+        # It must live even when something answers: that may be another program on its port.
+        while not (ready() and self.running):
             if not self.running:
-                raise LocalServerError(f"{self.name} ended while starting; {self.explain()}")
+                raise LocalServerError(f"{self.name} ended while starting; {self._explain()}")
             if time.monotonic() > deadline:
-                raise LocalServerError(f"{self.name} was not ready within {timeout:.0f} s; {self.explain()}")
+                raise LocalServerError(f"{self.name} was not ready within {timeout:.0f} s; {self._explain()}")
             time.sleep(POLL_SECONDS)
-        # Something else may have answered on that port.
-        if not self.running:
-            raise LocalServerError(f"{self.name} ended while starting; {self.explain()}")
 
     def stop(self, timeout: float) -> None:
         """Ask it to stop and wait; after `timeout` seconds, kill it. Does nothing if it has ended."""
         self.resume()
-        self._signal(self._stop_signal)
+        with contextlib.suppress(ProcessLookupError):
+            if self.running:
+                os.kill(self.pid, self._stop_signal)
         try:
             self._keeper.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -102,14 +94,14 @@ class ServerProcess:
         self._close()
 
     def kill(self) -> None:
-        """SIGKILL to the server and all its children at once, as a crash of the machine would; returns when all are gone."""
+        """SIGKILL to the server and all its children at once; returns when all are gone."""
         if self.running:
             wait_gone(keeper.signal_tree(self.pid, signal.SIGKILL))
         self._keeper.wait()
         self._close()
 
     def pause(self) -> None:
-        """SIGSTOP to the server and all its children: it keeps its connections and answers nothing."""
+        """SIGSTOP to the server and all its children."""
         if self.running:
             keeper.signal_tree(self.pid, signal.SIGSTOP)
             self._paused = True
@@ -120,25 +112,23 @@ class ServerProcess:
             keeper.signal_tree(self.pid, signal.SIGCONT)
             self._paused = False
 
-    def explain(self) -> str:
-        """The end of what it wrote in this run, for an error message."""
-        return f"the end of {self.log}:\n{self.output_tail()}"
+    def _read_pid(self) -> int:
+        if self._keeper.stdout is None:
+            raise AssertionError("the keeper was started without a pipe")
+        with self._keeper.stdout as answer:
+            line = answer.readline()
+        if not line:
+            self._keeper.wait()
+            self._close()
+            raise LocalServerError(f"{self.name} could not be executed; {self._explain()}")
+        return int(line)
 
-    def output(self) -> str:
-        """All it wrote to its log in this run."""
+    def _explain(self) -> str:
         with self.log.open("rb") as file:
             file.seek(self._log_start)
-            return file.read().decode(errors="replace")
-
-    def output_tail(self) -> str:
-        return (
-            "\n".join(f"  {line}" for line in self.output().splitlines()[-LOG_TAIL_LINES:]) or "  (nothing)"
-        )
-
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if self.running:
-                os.kill(self.pid, number)
+            lines = file.read().decode(errors="replace").splitlines()
+        tail = "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:])
+        return f"its log {self.log} ends with:\n{tail}" if lines else f"its log {self.log} says nothing"
 
     def _close(self) -> None:
         if self._keeper.stdin is not None:
@@ -146,17 +136,17 @@ class ServerProcess:
 
 
 def is_gone(pid: int) -> bool:
-    """True if the process has ended; one that nobody has waited for yet (a zombie) has."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self/stat").exists():
+    """Whether a process has ended; one that nobody has waited for yet (a zombie) has."""
+    if (keeper.PROC / "self").exists():
+        try:
+            state = (keeper.PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
             return True
-        state = subprocess.run(
-            ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    else:
+        state = subprocess.run(  # noqa: S603 our own arguments
+            ["/bin/ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
         ).stdout.strip()
-        return not state or state.startswith("Z")
-    return state in "ZX"
+    return not state or state[0] in "ZX"
 
 
 def wait_gone(pids: Iterable[int], timeout: float = 10.0) -> None:

@@ -1,16 +1,14 @@
-"""What PostgreSQL and Kafka have in common as embedded servers: a folder, a port that stays, a process."""
+"""What PostgreSQL and Kafka have in common as embedded servers: a folder, ports that stay, a process."""
 
 from __future__ import annotations
 
 import abc
-import json
-import os
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from relay.local import ports
 from relay.local.errors import LocalServerError
+from relay.local.folder import ServerFolder
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,25 +22,36 @@ PORT_TRIES = 3
 class Server(abc.ABC):
     """An embedded server that keeps its data and ports in `folder`, and dies with this process.
 
-    The methods block; from asyncio, call them through `asyncio.to_thread`. Starting twice or stopping a stopped server
-    does nothing. As a context manager it is started and stopped.
+    The methods block and may be called from any thread; from asyncio, through `asyncio.to_thread`. Starting a
+    running server or stopping a stopped one does nothing. As a context manager it is started and stopped.
     """
 
-    name: str
-    stop_timeout = 20.0
+    name: ClassVar[str]
+    stop_timeout: ClassVar[float] = 20.0
 
     def __init__(self, folder: Path | str, wanted_ports: dict[str, int | None]) -> None:
-        self.folder = Path(folder).resolve()
+        self._folder = ServerFolder(Path(folder))
         self._wanted = wanted_ports
         self._ports: dict[str, int] = {}
         self._process: ServerProcess | None = None
 
     @abc.abstractmethod
-    def _launch(self, timeout: float) -> ServerProcess:
+    def _launch(self, lock: int, timeout: float) -> ServerProcess:
         """Prepare the data if need be, start the process and wait until it serves."""
 
     @property
+    def folder(self) -> Path:
+        """Where it keeps everything."""
+        return self._folder.path
+
+    @property
+    def log(self) -> Path:
+        """The file its output goes to."""
+        return self.folder / "server.log"
+
+    @property
     def running(self) -> bool:
+        """Whether its process lives; a paused one does."""
         return self._process is not None and self._process.running
 
     @property
@@ -52,13 +61,8 @@ class Server(abc.ABC):
             raise LocalServerError(f"{self.name} in {self.folder} does not run")
         return self._process.pid
 
-    @property
-    def log(self) -> Path:
-        """The file its output goes to."""
-        return self.folder / "server.log"
-
     def port(self, purpose: str = "clients") -> int:
-        """A TCP port of it on 127.0.0.1; the same for every later start of this folder, if nobody takes it."""
+        """A TCP port of it on 127.0.0.1; it stays the same, unless another program takes it between runs."""
         if not self._ports:
             raise LocalServerError(f"{self.name} in {self.folder} was not started yet")
         return self._ports[purpose]
@@ -66,29 +70,31 @@ class Server(abc.ABC):
     def start(self, timeout: float = 60.0) -> Self:
         """Start it and return when it serves.
 
-        Raises LocalServerError with the end of its log if it does not within `timeout` seconds, and MissingPartError
-        if a piece of it is not installed.
+        Raises LocalServerError with the end of its log if it does not within `timeout` seconds, and
+        MissingPartError if a piece of it is not installed.
         """
         if self.running:
             return self
-        self._make_folder()
         # Clients of a server that was up know its ports; only before that may they move.
         movable = not self._ports
-        for left in reversed(range(PORT_TRIES)):
-            self._choose_ports(movable=movable)
-            try:
-                self._process = self._launch(timeout)
-            except LocalServerError:
-                taken = [port for port in self._ports.values() if not ports.is_free(port)]
-                if not (taken and movable and left):
-                    raise
-            else:
-                self._write_ports()
-                return self
-        raise AssertionError("unreachable")
+        with self._folder.locked() as lock:
+            for left in reversed(range(PORT_TRIES)):
+                self._ports = self._choose_ports(movable=movable)
+                try:
+                    self._process = self._launch(lock, timeout)
+                except LocalServerError:
+                    taken = not all(map(ports.is_free, self._ports.values()))
+                    if movable:
+                        self._ports = {}
+                    if not (taken and movable and left):
+                        raise
+                else:
+                    self._folder.write_ports(self._ports)
+                    break
+        return self
 
     def stop(self) -> None:
-        """Stop it in good order; what it acknowledged is on disk."""
+        """Stop it in good order; its data stay."""
         if self._process is not None:
             self._process.stop(self.stop_timeout)
             self._process = None
@@ -105,7 +111,7 @@ class Server(abc.ABC):
         return self.start(timeout)
 
     def pause(self) -> None:
-        """SIGSTOP to all its processes: connections stay open, nothing is answered, as when a machine hangs."""
+        """SIGSTOP to all its processes: connections stay open, nothing is answered, as if it hung."""
         if self._process is not None:
             self._process.pause()
 
@@ -123,45 +129,19 @@ class Server(abc.ABC):
         self.stop()
 
     def __repr__(self) -> str:
-        state = (
-            f"pid {self._process.pid}" if self._process is not None and self._process.running else "stopped"
-        )
+        state = f"pid {self.pid}" if self.running else "stopped"
         return f"<{type(self).__name__} {self.folder} {self._ports} {state}>"
 
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LocalServerError(
-                f"cannot make the folder {self.folder}: {error}; choose another one"
-            ) from error
-
-    def _choose_ports(self, *, movable: bool) -> None:
+    def _choose_ports(self, *, movable: bool) -> dict[str, int]:
         chosen: dict[str, int] = {}
-        earlier = self._ports or self._read_ports()
+        earlier = self._ports or self._folder.read_ports()
         for purpose, wanted in self._wanted.items():
             port = wanted or earlier.get(purpose)
             if port is not None and not ports.is_free(port):
                 if wanted or not movable:
                     raise LocalServerError(
-                        f"port {port} on {ports.HOST} is taken; stop what listens there or choose another port"
+                        f"port {port} on {ports.HOST} is taken; end what listens there or choose another port"
                     )
                 port = None
             chosen[purpose] = port or ports.free_port(frozenset(chosen.values()))
-        self._ports = chosen
-
-    def _read_ports(self) -> dict[str, int]:
-        try:
-            return {str(key): int(value) for key, value in json.loads(self._ports_file.read_text()).items()}
-        except (OSError, ValueError, AttributeError):
-            return {}
-
-    def _write_ports(self) -> None:
-        # Whole or not at all: a half-written file would give the next start other ports.
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False) as file:
-            json.dump(self._ports, file)
-        os.replace(file.name, self._ports_file)
-
-    @property
-    def _ports_file(self) -> Path:
-        return self.folder / "ports.json"
+        return chosen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
@@ -27,14 +27,15 @@ async def create_topic(
 ) -> None:
     """Create a topic with one replica and wait until all its partitions have a leader.
 
-    `configs` are topic configs such as {"max.message.bytes": 1000}. With `exist_ok` an existing topic is left as it is.
-    Raises aiokafka's error if the broker refuses.
+    `configs` are topic configs such as {"max.message.bytes": 1000}. With `exist_ok` an existing topic stays
+    as it is. Raises aiokafka's error if the broker refuses.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, client_id="relay-local")
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, client_id="relay-local")
     await admin.start()
     try:
         wanted = {name: str(value) for name, value in (configs or {}).items()}
-        answer = await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=wanted)])
+        new: Any = NewTopic
+        answer = await admin.create_topics([new(topic, partitions, 1, topic_configs=wanted)])
         for name, code, *message in answer.topic_errors:
             error = for_code(code)
             if code and not (exist_ok and error is TopicAlreadyExistsError):
@@ -44,7 +45,7 @@ async def create_topic(
         await admin.close()
 
 
-async def _wait_for_leaders(admin: AIOKafkaAdminClient, topic: str) -> None:
+async def _wait_for_leaders(admin: Any, topic: str) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while True:
         (found,) = await admin.describe_topics([topic])
