@@ -131,14 +131,9 @@ def load_postgres(env: Mapping[str, str] | None = None) -> PostgresSettings:
 
     Raise SettingsError for problems of that group, among them unknown names that were probably meant for it.
     """
-    known = {name: each for name, each in loading.variables(Settings).items() if each.group == "postgres"}
-    found = loading.find(known, os.environ if env is None else env)
-    ours = {
-        name: meant
-        for name, meant in found.unknown.items()
-        if meant in known or name.upper().startswith("RELAY_POSTGRES_")
-    }
-    problems = loading.unknown_problems(ours) + found.problems
+    known = loading.variables(Settings)
+    found = loading.find(known, os.environ if env is None else env, prefix="RELAY_POSTGRES_")
+    problems = loading.unknown_problems(found.unknown) + found.problems
     try:
         settings = PostgresSettings.model_validate(_nested(found)["postgres"])
     except ValidationError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,8 @@ def dsn(value: SecretStr) -> SecretStr:
     """Return the DSN unchanged; raise ValueError without any part of it if it is no PostgreSQL URI."""
     text = value.get_secret_value()
     scheme, separator, _ = text.partition("://")
+    if separator and re.search(r"\s", text):
+        raise ValueError("contains white space or a line end; remove it, or write a space of the password as %20")
     if not separator and re.search(r"(^|\s)\w+\s*=", text):
         raise ValueError(f"is in the key=value form, which is not supported; write it as {_DSN_EXAMPLE}")
     if not separator or scheme not in ("postgresql", "postgres"):
@@ -35,7 +37,7 @@ def dsn(value: SecretStr) -> SecretStr:
         sane = all(_host_and_port(host, port_needed=False) for host in hosts if host or len(hosts) > 1)
     except ValueError:
         sane = False
-    if not sane or "@" in parts.path + parts.query or re.search(r"\s", text):
+    if not sane or "@" in parts.path + parts.query:
         raise ValueError(
             f"has a host or port that cannot be read; write it as {_DSN_EXAMPLE}, with special characters of "
             "the password percent-encoded (@ is %40, / is %2F, # is %23, ? is %3F, : is %3A)"
@@ -52,7 +54,7 @@ def mask_dsn(text: str) -> str:
     user, colon, _ = userinfo.partition(":")
     netloc = f"{user}{colon}{MASK if colon else ''}{at}{hosts}"
     query = "&".join(
-        f"{name}={MASK if unquote(name).lower() in _SECRET_PARAMETERS else value}"
+        f"{name}={MASK if name.lower() in _SECRET_PARAMETERS else value}"
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
     )
     return f"{parts.scheme}://{netloc}{parts.path}{'?' + query if query else ''}"

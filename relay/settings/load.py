@@ -90,9 +90,14 @@ def variables(settings: type[BaseModel]) -> dict[str, Variable]:
     return found
 
 
-def find(known: Mapping[str, Variable], env: Mapping[str, str]) -> Found:
-    """Collect what `env` and the files it names say about the `known` settings."""
+def find(known: Mapping[str, Variable], env: Mapping[str, str], prefix: str = PREFIX) -> Found:
+    """Collect what `env` and the files it names say about those `known` settings that begin with `prefix`.
+
+    A name that is no setting is noted if it, or what was probably meant, begins so. The others are not looked at.
+    """
     found = Found()
+    wanted = {name: variable for name, variable in known.items() if name.startswith(prefix)}
+    possible = [*known, *(f"{name}_FILE" for name, variable in known.items() if variable.secret), CONFIG_FILE]
     given = {
         name: value
         for name, value in env.items()
@@ -101,20 +106,21 @@ def find(known: Mapping[str, Variable], env: Mapping[str, str]) -> Found:
         and not (name.endswith("_PORT") and _FOREIGN_VALUE.match(value))
     }
     config_file = given.pop(CONFIG_FILE, "")
+    layers = [(given, "environment", "")]
     if config_file:
-        _take(found, known, _read_toml(Path(config_file), found), f"file {config_file}", f" in {config_file}")
-    _take(found, known, given, "environment", "")
+        layers.insert(0, (_read_toml(Path(config_file), found), f"file {config_file}", f" in {config_file}"))
+    for layer, source, place in layers:
+        for name in sorted(layer.keys() - set(possible)):
+            meant = next(iter(difflib.get_close_matches(name.upper(), possible, n=1, cutoff=0.7)), None)
+            if name.upper().startswith(prefix) or (meant or "").startswith((prefix, CONFIG_FILE)):
+                found.unknown[name + place] = meant
+        _take(found, wanted, layer, source, place)
     return found
 
 
-def _take(found: Found, known: Mapping[str, Variable], given: Mapping[str, str], source: str, place: str) -> None:
+def _take(found: Found, wanted: Mapping[str, Variable], given: Mapping[str, str], source: str, place: str) -> None:
     """Let the `given` values of one source win over what was found before."""
-    possible = [*known, *(f"{name}_FILE" for name, variable in known.items() if variable.secret), CONFIG_FILE]
-    for name in sorted(given):
-        if name not in possible:
-            close = difflib.get_close_matches(name.upper(), possible, n=1, cutoff=0.7)
-            found.unknown[name + place] = close[0] if close else None
-    for name, variable in known.items():
+    for name, variable in wanted.items():
         text = given.get(name, "")
         file = given.get(f"{name}_FILE", "") if variable.secret else ""
         if text and file:
@@ -138,7 +144,7 @@ def _read_toml(path: Path, found: Found) -> dict[str, str]:
         found.problems.append(f"{CONFIG_FILE} names {path}, which cannot be read ({_reason(error)})")
         return {}
     except tomllib.TOMLDecodeError as error:
-        # The parser's message has a position and no text of the file, so no secret.
+        # The parser's message has a position and at most a key of the file, so no secret.
         found.problems.append(f"{CONFIG_FILE} names {path}, which is not TOML: {error}")
         return {}
     return dict(_flatten(tables))

@@ -161,7 +161,8 @@ def test_a_service_named_relay_http_does_not_set_the_port() -> None:
         (f"postgresql://relay:12/{SECRET}@db:5432/shop", "percent-encoded"),
         (f"postgresql://relay:12?{SECRET}@db:5432/shop", "percent-encoded"),
         (f"postgresql://db/shop#{SECRET}", "write it as %23"),
-        (f"postgresql://relay:{SECRET} @db/shop", "percent-encoded"),
+        (f"postgresql://relay:{SECRET} @db/shop", "contains white space"),
+        (f"{DSN}\n", "line end"),
         (f"postgresql://[relay:{SECRET}@db/shop", "percent-encoded"),
     ],
 )
@@ -395,13 +396,15 @@ def test_admin_commands_need_only_the_postgres_group() -> None:
 
 
 def test_admin_commands_are_unaffected_by_the_other_groups() -> None:
-    broken = {
-        "RELAY_KAFKA_REQUEST_TIMEOUT": "-1",
-        "RELAY_KAFKA_FOO": "x",
-        "RELAY_HTTP_PORT": "x",
+    broken = {name: "-x" for name in variables(Settings) if "POSTGRES" not in name}
+    broken |= {
+        "RELAY_KAFKA_CONNECT_TIMEOUT": "1",
+        "RELAY_KAFKA_COMPRESION": "zstd",
         "RELAY_X": "1",
     }
     assert load_postgres({"RELAY_POSTGRES_DSN": DSN} | broken).dsn.get_secret_value() == DSN
+    unreadable = {"RELAY_KAFKA_SASL_PASSWORD_FILE": "/no/such/file"}
+    assert load_postgres({"RELAY_POSTGRES_DSN": DSN} | unreadable).dsn.get_secret_value() == DSN
 
 
 @pytest.mark.parametrize(
@@ -409,6 +412,9 @@ def test_admin_commands_are_unaffected_by_the_other_groups() -> None:
     [
         ({}, "RELAY_POSTGRES_DSN is not set"),
         ({"RELAY_POSTGRE_DSN": DSN}, "did you mean RELAY_POSTGRES_DSN?"),
+        ({"RELAY_POSTGRE_DSN_FILE": "/run/dsn"}, "did you mean RELAY_POSTGRES_DSN_FILE?"),
+        ({"RELAY_POSTGRES_DSN_FILE": "/no/such/file"}, "RELAY_POSTGRES_DSN_FILE names /no/such/file"),
+        ({"RELAY_CONFIG_FLE": "relay.toml", "RELAY_POSTGRES_DSN": DSN}, "did you mean RELAY_CONFIG_FILE?"),
         ({"RELAY_POSTGRES_DSN": DSN, "RELAY_POSTGRES_FOO": "1"}, "RELAY_POSTGRES_FOO is no setting"),
         ({"RELAY_POSTGRES_DSN": DSN, "RELAY_POSTGRES_SCHEMA": "X"}, "RELAY_POSTGRES_SCHEMA must be"),
     ],

@@ -169,9 +169,10 @@ def test_an_outage_is_told_once_however_many_attempts_it_takes(log: Log) -> None
 def test_a_second_outage_is_told_again(log: Log) -> None:
     for _ in range(2):
         log.telemetry.emit("kafka.lost", error="connection reset")
+        log.telemetry.emit("kafka.waiting", error="connection refused")
         log.telemetry.emit("kafka.connected")
 
-    assert log.told == ["kafka.lost", "kafka.connected"] * 2
+    assert log.told == ["kafka.lost", "kafka.waiting", "kafka.connected"] * 2
     assert log.telemetry.value("kafka_lost_total") == 2
 
 
