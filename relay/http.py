@@ -60,8 +60,6 @@ def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def metrics(_: web.Request) -> web.Response:
-        # Taken here because it grows between the reports of a stage that hangs.
-        telemetry.gauge("lag_seconds", health.lag(clock()))
         return web.Response(body=generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

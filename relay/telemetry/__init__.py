@@ -37,7 +37,7 @@ class Telemetry:
         self._states: dict[str, str] = {}
         self._errors: dict[str, set[str]] = {}
 
-    def emit(self, name: str, **fields: object) -> None:
+    def emit(self, name: str, /, **fields: object) -> None:
         """Tell that `name` happened; raise if it or its fields are not those of the table HAPPENINGS.
 
         Called per batch or per change, never per event.

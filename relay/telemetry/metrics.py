@@ -47,7 +47,6 @@ METRICS: dict[str, Metric] = {
     "duplicate_events_total": Metric("counter", "Events found to be in Kafka more than once."),
     "settle_seconds": Metric("histogram", "Time of writing one batch of receipts."),
     "abandoned_events_total": Metric("counter", "Events taken and given up at a stop; redelivered later."),
-    "backlog_events": Metric("gauge", "Pending events of the whole outbox, as last estimated."),
     "lag_seconds": Metric("gauge", "Age of the oldest event this replica could publish."),
     "segments_created_total": Metric("counter", "Segments created."),
     "segments_dropped_total": Metric("counter", "Segments dropped."),

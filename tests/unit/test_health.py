@@ -113,7 +113,7 @@ class Looks(Telemetry):
         super().__init__()
         self.looked = asyncio.Event()
 
-    def emit(self, name: str, **fields: object) -> None:
+    def emit(self, name: str, /, **fields: object) -> None:
         super().emit(name, **fields)
         if name == "loop.delayed":
             self.looked.set()

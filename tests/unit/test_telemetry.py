@@ -105,20 +105,32 @@ def test_the_references_have_every_metric_and_every_logged_happening() -> None:
         assert (f"| `{name}` |" in happenings_reference()) == (happening.level is not None)
 
 
-def test_every_emit_in_the_code_is_one_of_the_table() -> None:
+def calls_in_the_code(method: str) -> Iterator[tuple[str, str, set[str | None]]]:
+    """Yield place, first argument and names of the other arguments of each call of `method` with a literal name."""
     for path in Path(relay.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
-                continue
-            called, name = node.func.attr, node.args[0]
-            if not (isinstance(name, ast.Constant) and isinstance(name.value, str)):
-                continue
-            place = f"{path}:{node.lineno}"
-            if called == "emit":
-                assert name.value in HAPPENINGS, place
-                assert {keyword.arg for keyword in node.keywords} == set(HAPPENINGS[name.value].fields), place
-            if called == "gauge":
-                assert METRICS[name.value].kind == "gauge", place
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method:
+                match node.args:
+                    case [ast.Constant(value=str(name)), *_]:
+                        yield f"{path}:{node.lineno}", name, {keyword.arg for keyword in node.keywords}
+
+
+def test_the_code_emits_what_is_in_the_table_and_the_table_has_nothing_that_is_not_emitted() -> None:
+    emitted = set()
+    for place, name, fields in calls_in_the_code("emit"):
+        assert name in HAPPENINGS, place
+        assert fields == set(HAPPENINGS[name].fields), place
+        emitted.add(name)
+    assert emitted == HAPPENINGS.keys()
+
+
+def test_every_metric_is_moved_by_something() -> None:
+    """A metric that stays 0 because nobody measures it tells people that all is well."""
+    moved = {update.metric for happening in HAPPENINGS.values() for update in happening.updates}
+    for place, name, _ in calls_in_the_code("gauge"):
+        assert METRICS[name].kind == "gauge", place
+        moved.add(name)
+    assert moved == METRICS.keys()
 
 
 def test_two_telemetries_share_nothing() -> None:
