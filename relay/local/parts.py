@@ -59,7 +59,7 @@ def java_version(home: Path) -> int:
 
 def kafka_jars(version: str = KAFKA_VERSION) -> list[Path]:
     """Kafka's broker and tools; the first time 60 MB from Maven Central. Raises MissingPartError."""
-    return maven_jars(
+    jars = maven_jars(
         f"kafka-{version}",
         [
             f"org.apache.kafka:kafka_2.13:{version}",
@@ -68,6 +68,8 @@ def kafka_jars(version: str = KAFKA_VERSION) -> list[Path]:
             "org.slf4j:slf4j-simple:1.7.36",
         ],
     )
+    # Kafka 3's own binding, which keeps silent without a configuration and would be taken before the other.
+    return [jar for jar in jars if not jar.name.startswith("slf4j-reload4j-")]
 
 
 def kafka_is_here(version: str = KAFKA_VERSION) -> bool:
