@@ -1,0 +1,167 @@
+"""Reads the state of an outbox, in statements that a huge one cannot make expensive.
+
+Counting starts at the lanes' positions (everything below is settled) and ends at a limit or after a few seconds;
+each count says whether it is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from asyncpg.exceptions import QueryCanceledError
+
+from relay.postgres.checks import check_schema
+from relay.postgres.errors import translated
+from relay.postgres.sql import DEFAULT_SCHEMA, query
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    import asyncpg
+
+LANES = 16
+COUNT_LIMIT = 1_000_000
+"""No count goes further: about a second of index probes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number of events; `events` is None when counting took too long."""
+
+    events: int | None
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A running instance of the relay, or one that ended without taking itself off the list."""
+
+    id: UUID
+    name: str
+    version: str
+    running_seconds: float
+    lease_seconds: float
+    alive: bool
+    lanes: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A lane. `replica` is the name of its owner while that one's lease runs."""
+
+    lane: int
+    owner: UUID | None
+    replica: str | None
+    epoch: int
+    position: int
+    owned_seconds: float | None
+    pending: int | None
+    oldest_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A partition of events and receipts: lower_id <= id < upper_id."""
+
+    name: str
+    lower_id: int
+    upper_id: int
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything `relay status` shows."""
+
+    schema: str
+    version: int
+    database: str
+    server: str
+    in_recovery: bool
+    newest_id: int
+    backlog: Count
+    oldest_seconds: float | None
+    delivered: Count
+    last_delivered_seconds: float | None
+    failures: dict[str, int]
+    held: Count
+    lanes: list[Lane]
+    replicas: list[Replica]
+    segments: list[Segment]
+    stranded: bool
+    """Whether rows are in the DEFAULT partitions."""
+
+
+async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> Status:
+    """Read the state of the outbox. Raises SchemaError if there is none, or of another version."""
+    await check_schema(connection, schema)
+
+    async def rows(name: str, *arguments: object) -> list[asyncpg.Record]:
+        return await _rows(connection, schema, name, *arguments)
+
+    async def rows_in_time(name: str, *arguments: object) -> list[asyncpg.Record] | None:
+        try:
+            return await rows(name, *arguments)
+        except QueryCanceledError:
+            return None
+
+    per_lane_limit = COUNT_LIMIT // LANES
+    with translated():
+        (server,) = await rows("status_server")
+        lane_rows = await rows("status_lanes")
+        oldest = _dict(await rows_in_time("status_oldest"))
+        pending = _dict(await rows_in_time("status_pending", per_lane_limit))
+        delivered = await rows_in_time("status_delivered", COUNT_LIMIT)
+        held = await rows_in_time("status_held", COUNT_LIMIT)
+        replicas = [_replica(row, lane_rows) for row in await rows("status_replicas")]
+        alive = {replica.id: replica.name for replica in replicas if replica.alive}
+        return Status(
+            schema=schema,
+            **server,
+            backlog=_sum(list(pending.values()), per_lane_limit),
+            oldest_seconds=max(oldest.values(), default=None),
+            delivered=_delivered(delivered),
+            last_delivered_seconds=delivered[0]["last_seconds"] if delivered else None,
+            failures=_dict(await rows("status_failures")),
+            held=_sum([row[0] for row in held or []], COUNT_LIMIT),
+            lanes=[
+                Lane(
+                    **row,
+                    replica=alive.get(row["owner"]),
+                    pending=pending.get(row["lane"]),
+                    oldest_seconds=oldest.get(row["lane"]),
+                )
+                for row in lane_rows
+            ],
+            replicas=replicas,
+            segments=[Segment(**row) for row in await rows("status_segments")],
+        )
+
+
+async def _rows(connection: asyncpg.Connection, schema: str, name: str, *arguments: object) -> list[asyncpg.Record]:
+    async with connection.transaction(readonly=True):
+        await connection.execute(query("status_session", schema))
+        return cast("list[asyncpg.Record]", await connection.fetch(query(name, schema), *arguments))
+
+
+def _dict(rows: list[asyncpg.Record] | None) -> dict[Any, Any]:
+    """Two columns as keys and values; nothing when reading them took too long."""
+    return {row[0]: row[1] for row in rows or []}
+
+
+def _replica(row: asyncpg.Record, lanes: list[asyncpg.Record]) -> Replica:
+    owned = [lane["lane"] for lane in lanes if lane["owner"] == row["id"]]
+    return Replica(**row, alive=row["lease_seconds"] > 0, lanes=owned)
+
+
+def _sum(counts: list[int], limit: int) -> Count:
+    """Add counts that each went up to `limit`; no counts: counting took too long."""
+    return Count(sum(counts) if counts else None, exact=bool(counts) and max(counts) < limit)
+
+
+def _delivered(rows: list[asyncpg.Record] | None) -> Count:
+    if rows is None:
+        return Count(None, exact=False)
+    counted, estimate = rows[0]["events"], rows[0]["estimate"]
+    return Count(counted, exact=True) if counted < COUNT_LIMIT else Count(max(counted, estimate), exact=False)

@@ -1,0 +1,79 @@
+-- name: status_session
+-- For one transaction: the plans of a queue, whatever its statistics say (as on the relay's own connections), and an
+-- end to statements that take too long.
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+SET LOCAL enable_bitmapscan = off;
+SET LOCAL jit = off;
+SET LOCAL statement_timeout = '5s';
+
+-- name: status_server
+-- What this is and how far its ids are.
+SELECT current_database() AS database,
+       current_setting('server_version') AS server,
+       pg_is_in_recovery() AS in_recovery,
+       (SELECT max(version) FROM outbox.migration) AS version,
+       CASE WHEN v.is_called THEN v.last_value ELSE 0 END AS newest_id,
+       EXISTS (SELECT FROM outbox.event_default) OR EXISTS (SELECT FROM outbox.delivery_default) AS stranded
+FROM outbox.event_id AS v;
+
+-- name: status_replicas
+-- Replicas with what is left of their leases (below zero: run out), the longest running first.
+SELECT id, name, version,
+       extract(epoch FROM clock_timestamp() - started_at)::float8 AS running_seconds,
+       extract(epoch FROM lease_expires_at - clock_timestamp())::float8 AS lease_seconds
+FROM outbox.replica
+ORDER BY started_at, id;
+
+-- name: status_lanes
+-- Every lane and its owner.
+SELECT lane, owner, epoch, position, extract(epoch FROM clock_timestamp() - claimed_at)::float8 AS owned_seconds
+FROM outbox.lane
+ORDER BY lane;
+
+-- name: status_oldest
+-- The age of the first pending event of each lane that has one.
+SELECT l.lane, extract(epoch FROM clock_timestamp() - oldest.created_at)::float8 AS seconds
+FROM outbox.lane AS l
+CROSS JOIN LATERAL (
+    SELECT p.created_at FROM outbox.pending AS p WHERE p.lane = l.lane ORDER BY p.id LIMIT 1
+) AS oldest;
+
+-- name: status_pending
+-- Pending events per lane, counted up to $1 in each.
+SELECT l.lane, (
+           SELECT count(*) FROM (SELECT FROM outbox.pending AS p WHERE p.lane = l.lane LIMIT $1::int) AS counted
+       ) AS events
+FROM outbox.lane AS l
+ORDER BY l.lane;
+
+-- name: status_delivered
+-- Receipts that are kept, counted up to $1; how many statistics make of them; the age of the newest.
+SELECT (SELECT count(*) FROM (SELECT FROM outbox.delivery LIMIT $1::int) AS counted) AS events,
+       (SELECT coalesce(sum(greatest(c.reltuples, s.n_live_tup, 0)), 0)::bigint
+        FROM pg_catalog.pg_inherits AS i
+        JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+        LEFT JOIN pg_catalog.pg_stat_user_tables AS s ON s.relid = c.oid
+        WHERE i.inhparent = 'outbox.delivery'::regclass) AS estimate,
+       (SELECT extract(epoch FROM clock_timestamp() - max(newest.delivered_at))::float8
+        FROM outbox.lane AS l
+        CROSS JOIN LATERAL (
+            SELECT d.delivered_at FROM outbox.delivery AS d WHERE d.lane = l.lane ORDER BY d.id DESC LIMIT 1
+        ) AS newest) AS last_seconds;
+
+-- name: status_failures
+-- Events that did not simply go through, by state.
+SELECT state, count(*) AS events FROM outbox.failure GROUP BY state;
+
+-- name: status_held
+-- Events held behind a failure or for a paused topic, counted up to $1.
+SELECT count(*) FROM (SELECT FROM outbox.held LIMIT $1::int) AS counted;
+
+-- name: status_segments
+-- Segments and what they take on disk (null for one that was dropped just now), events and receipts together.
+SELECT s.name, s.lower_id, s.upper_id,
+       pg_total_relation_size(to_regclass(format('outbox.%I', s.name)))
+       + pg_total_relation_size(to_regclass(format('outbox.%I', 'delivery_' || s.lower_id))) AS bytes
+FROM outbox.segment AS s
+ORDER BY s.lower_id;
