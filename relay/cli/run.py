@@ -1,0 +1,34 @@
+"""`relay run`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+
+@click.command(name="run")
+def command() -> None:
+    """Relay events from PostgreSQL to Kafka until told to stop.
+
+    SIGTERM and SIGINT drain: nothing new is taken, what was taken is published and settled, lanes are released. A
+    second signal, or the end of RELAY_STOP_GRACE, stops at once; what was abandoned is redelivered later.
+    """
+    # Imported here: other commands need no Kafka client.
+    from relay.service import Service
+    from relay.settings import Settings
+    from relay.telemetry import Telemetry
+    from relay.telemetry.logs import configure
+
+    settings = Settings.load()
+    telemetry = Telemetry(configure(settings.log))
+
+    async def main() -> None:
+        await Service(settings, telemetry).run()
+
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main())
+    else:
+        uvloop.run(main())

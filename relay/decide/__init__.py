@@ -1,0 +1,1 @@
+"""Pure decisions: synchronous, no I/O; time and randomness are arguments."""

@@ -1,0 +1,66 @@
+"""The ladder: which event ids a transaction cannot have, judged by its xid.
+
+A rung (xid, value) records that the outbox's sequence stood at `value` *before* the relay's own transaction
+`xid` took its xid. The default of `outbox.event.id` takes the transaction's xid before it takes an id, so every
+transaction with a larger xid than a rung's has only ids above that rung's value.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Ladder:
+    """Rungs in ascending order of xid and of value, and floors raised for quiet transactions."""
+
+    def __init__(self) -> None:
+        self._xids: list[int] = []
+        self._values: list[int] = []
+        self._raised: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._xids)
+
+    def __repr__(self) -> str:
+        top = f"{self._xids[-1]}:{self._values[-1]}" if self._xids else "none"
+        return f"<Ladder rungs={len(self)} top={top} raised={len(self._raised)}>"
+
+    def add(self, xid: int, value: int) -> None:
+        """Add a rung. `value` must have been read in a statement that ended before `xid` was assigned.
+
+        A rung that is not above the highest in both respects is left out: fewer rungs are only more cautious,
+        and several connections may report theirs out of order.
+        """
+        if not self._xids or (xid > self._xids[-1] and value > self._values[-1]):
+            self._xids.append(xid)
+            self._values.append(value)
+
+    def raise_floor(self, xid: int, value: int) -> None:
+        """Record that a transaction which is still running can only have ids above `value`."""
+        self._raised[xid] = max(value, self._raised.get(xid, value))
+
+    def floor(self, xid: int, default: int) -> int:
+        """The largest value that every event id of transaction `xid` exceeds; `default` when no rung says."""
+        index = bisect_left(self._xids, xid) - 1
+        # -1 would be the *last* rung to Python: the highest floor of all for the oldest transaction.
+        floor = self._values[index] if index >= 0 else default
+        raised = self._raised.get(xid)
+        return floor if raised is None or raised < floor else raised
+
+    def prune(self, needed: Iterable[int]) -> None:
+        """Drop rungs that the floor of none of `needed`, nor of any later transaction, rests on.
+
+        `needed` is every running xid and xmax of the snapshots still in use; at least one.
+        """
+        wanted = set(needed)
+        newest = max(wanted)
+        keep = {bisect_left(self._xids, xid) - 1 for xid in wanted}
+        first_later = bisect_left(self._xids, newest)
+        indexes = [i for i in range(len(self._xids)) if i >= first_later or i in keep]
+        self._xids = [self._xids[i] for i in indexes]
+        self._values = [self._values[i] for i in indexes]
+        self._raised = {xid: value for xid, value in self._raised.items() if xid in wanted}

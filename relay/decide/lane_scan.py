@@ -1,0 +1,187 @@
+"""Where to read next from a lane: exact, without locking writers.
+
+The state of one lane and the decisions on it, apart from any I/O. DESIGN: a scan reads a *sweep* part
+(ids up to `taken_to`, the highest ever taken, that may have become visible since the last scan) and a *fresh*
+part (ids above it). The sweep starts at the exact lower bound of what can be new: transactions that were
+running in the last scan's snapshot and have ended since, or that came later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from relay.decide.ladder import Ladder
+    from relay.decide.snapshot import Snapshot
+    from relay.event import PendingEvent
+
+
+class Bound(NamedTuple):
+    """Where the next sweep of a lane starts, before it is known which transactions have ended.
+
+    The scan's own snapshot decides: the start is the least of `floor` and of the floors of those transactions
+    in `running` that it says have ended.
+    """
+
+    floor: int
+    running: tuple[tuple[int, int], ...]
+    """Pairs (xid, floor), only those with a floor below `floor`."""
+
+
+class Reach(NamedTuple):
+    """How far one scan of one lane was allowed to read."""
+
+    events: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class LongSweep:
+    """A sweep too long for one statement: it goes on in steps of ids, apart from the other lanes' scans."""
+
+    snapshot: Snapshot
+    """Taken before the first step. The scan after the last step starts relative to it: whatever commits
+    between two steps is in its running transactions, or later."""
+    done_to: int
+    """Everything in the lane up to this id was seen by a step."""
+    end: int
+
+
+@dataclass(slots=True)
+class LaneScan:
+    """What this replica remembers of a lane it owns, from claim to release."""
+
+    lane: int
+    epoch: int
+    position: int
+    """Everything up to this id is settled, and nothing new can appear there."""
+    taken_to: int
+    """The highest id ever taken from the lane."""
+    sweep: LongSweep | None
+    snapshot: Snapshot | None = None
+    """Of the last complete scan; None until the sweep of the take-over is done."""
+    exhausted: bool = False
+    """Whether the last complete scan returned every visible event above `taken_to`."""
+    taken: set[int] = field(default_factory=set)
+    """Ids taken from the lane whose receipt may be missing in the next snapshot."""
+    releasing: bool = False
+
+    _settled: list[int] = field(default_factory=list)
+
+    @classmethod
+    def take_over(cls, lane: int, epoch: int, position: int, highest_settled: int, snapshot: Snapshot) -> LaneScan:
+        """The state after a claim: all between `position` and the highest settled id has to be swept.
+
+        `snapshot` was taken after the claim and not after `highest_settled` was read.
+        """
+        taken_to = max(position, highest_settled)
+        return cls(lane, epoch, position, taken_to, LongSweep(snapshot, position, taken_to))
+
+    def bound(self, ladder: Ladder) -> Bound:
+        """Where the next sweep starts. Only for a lane without a long sweep under way."""
+        if self.snapshot is None:
+            raise ValueError(f"lane {self.lane} has had no complete scan yet")
+        floor = max(ladder.floor(self.snapshot.xmax, self.position), self.position)
+        running = ((xid, max(ladder.floor(xid, self.position), self.position)) for xid in self.snapshot.running)
+        return Bound(floor, tuple((xid, low) for xid, low in running if low < floor))
+
+    def begin(self) -> None:
+        """Call right before a scan or a step is sent.
+
+        Only receipts that committed before this moment are in its snapshot, so only their ids may leave
+        `taken`: one that commits while the scan is under way would be read again, and published twice.
+        """
+        self.taken.difference_update(self._settled)
+        self._settled.clear()
+
+    def settle(self, ids: Iterable[int]) -> None:
+        """The outcome of these events is committed."""
+        self._settled.extend(ids)
+
+    @property
+    def unsettled(self) -> int:
+        """Number of events taken and not yet settled."""
+        return len(self.taken) - len(self._settled)
+
+    def absorb(
+        self,
+        snapshot: Snapshot,
+        swept: Sequence[PendingEvent],
+        fresh: Sequence[PendingEvent],
+        sweep_reach: Reach,
+        reach: Reach,
+    ) -> list[PendingEvent]:
+        """Take in a scan's result; returns the events to publish, in order.
+
+        `swept` and `fresh` are in id order, read in one snapshot. The sweep's reach is the larger one, because it
+        meets the taken events again. What is returned exceeds `reach` by no more than what was swept.
+        """
+        new = [event for event in swept if event[1] not in self.taken]
+        self._take(new)
+        if cut_off(swept, sweep_reach):
+            # Older events may be left: fresh ones would overtake them, and the state must not advance past them.
+            return new
+        kept = fresh[: max(0, reach.events - len(new))]
+        if kept:
+            self._take(kept)
+            self.taken_to = kept[-1][1]
+        self.exhausted = len(kept) == len(fresh) and not cut_off(fresh, reach)
+        self.snapshot = snapshot
+        return [*new, *kept]
+
+    def start_long_sweep(self, snapshot: Snapshot, start: int) -> None:
+        """The scan with `snapshot` found that its sweep, from `start`, is too long for one statement."""
+        self.sweep = LongSweep(snapshot, start, self.taken_to)
+
+    def next_step(self, step_ids: int) -> tuple[int, int] | None:
+        """The ids (above, up to) of the next step of the long sweep; None, and the sweep is over, at its end."""
+        sweep = self.sweep
+        if sweep is None:
+            return None
+        if sweep.done_to >= sweep.end:
+            self.snapshot = sweep.snapshot
+            self.sweep = None
+            return None
+        return sweep.done_to, min(sweep.done_to + step_ids, sweep.end)
+
+    def absorb_step(self, end: int, swept: Sequence[PendingEvent], reach: Reach) -> list[PendingEvent]:
+        """Take in the step that read up to id `end`; returns the events to publish, in order."""
+        if self.sweep is None:
+            raise ValueError(f"lane {self.lane} is not in a long sweep")
+        self.sweep.done_to = swept[-1][1] if cut_off(swept, reach) else end
+        new = [event for event in swept if event[1] not in self.taken]
+        self._take(new)
+        return new
+
+    def advance_position(self, ladder: Ladder) -> int:
+        """Raise `position` as far as is certain, and return it.
+
+        Transactions that still run count too: their events may yet appear above their floors.
+        """
+        unsettled = self.taken.difference(self._settled)
+        limits = [min(unsettled) - 1] if unsettled else []
+        if self.sweep is not None:
+            limits.append(self.sweep.done_to)
+        if not self.exhausted:
+            limits.append(self.taken_to)
+        for snapshot in (self.snapshot, self.sweep.snapshot if self.sweep else None):
+            if snapshot is not None:
+                limits += [ladder.floor(xid, self.position) for xid in snapshot.running]
+                limits.append(ladder.floor(snapshot.xmax, self.position))
+        if limits:
+            self.position = max(self.position, min(limits))
+        return self.position
+
+    def _take(self, events: Iterable[PendingEvent]) -> None:
+        self.taken.update([event[1] for event in events])
+
+
+def cut_off(events: Sequence[PendingEvent], reach: Reach) -> bool:
+    """Whether a read stopped at its reach, so that more may be there.
+
+    The statement returns events while those before them leave a byte of the reach: the last one may exceed it.
+    """
+    return len(events) >= reach.events or sum(event[9] for event in events) >= reach.bytes

@@ -1,0 +1,1 @@
+"""The Kafka adapter: aiokafka's producer behind the publish stage's ports."""

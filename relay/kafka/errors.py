@@ -1,0 +1,58 @@
+"""Every error that publishing with aiokafka can meet, and whose fault it is."""
+
+from __future__ import annotations
+
+import aiokafka.errors as kafka
+
+from relay.outcome import FailureKind, PublishError
+
+_CLUSTER, _TOPIC, _EVENT, _UNKNOWN = (
+    FailureKind.CLUSTER,
+    FailureKind.TOPIC,
+    FailureKind.EVENT,
+    FailureKind.UNKNOWN,
+)
+
+# aiokafka's own `.retriable` is no safe guide: KafkaTimeoutError and BrokerNotAvailableError do not have it.
+KINDS: dict[type[BaseException], FailureKind] = {
+    kafka.TopicAuthorizationFailedError: _TOPIC,
+    kafka.UnknownTopicOrPartitionError: _TOPIC,
+    kafka.NotEnoughReplicasError: _TOPIC,
+    kafka.NotEnoughReplicasAfterAppendError: _TOPIC,
+    kafka.MessageSizeTooLargeError: _EVENT,
+    kafka.RecordListTooLargeError: _EVENT,
+    kafka.RecordTooLargeError: _EVENT,
+    kafka.InvalidMessageError: _EVENT,
+    kafka.CorruptRecordException: _EVENT,
+    kafka.InvalidTimestampError: _EVENT,
+    kafka.InvalidTopicError: _EVENT,
+    kafka.PolicyViolationError: _EVENT,
+    kafka.UnsupportedForMessageFormatError: _EVENT,
+    kafka.UnknownError: _UNKNOWN,
+}
+"""What is not here is the cluster's: to wait too often is safe, to fail an event for an outage is not."""
+
+_ADVICE: dict[type[BaseException], str] = {
+    kafka.TopicAuthorizationFailedError: "grant the relay WRITE and DESCRIBE on the topic",
+    kafka.UnknownTopicOrPartitionError: "create the topic",
+    kafka.MessageSizeTooLargeError: "raise max.message.bytes of the topic, or make the event smaller",
+    kafka.RecordListTooLargeError: "raise max.message.bytes of the topic, or make the event smaller",
+    kafka.ClusterAuthorizationFailedError: "grant the relay IDEMPOTENT_WRITE on the cluster, or WRITE on a topic",
+}
+
+
+def translate(error: BaseException) -> PublishError:
+    """The relay's error for one of aiokafka's, or of the network's. To be raised `from` it."""
+    kind = _CLUSTER
+    for base in type(error).__mro__:
+        if base in KINDS:
+            kind = KINDS[base]
+            break
+    else:
+        if not isinstance(error, (kafka.KafkaError, OSError, TimeoutError, kafka.IllegalOperation)):
+            kind = _UNKNOWN
+    text = str(error).strip()
+    name = type(error).__name__
+    message = text if name in text else f"{name}: {text}" if text else name
+    advice = _ADVICE.get(type(error))
+    return PublishError(kind, f"{message}; {advice}" if advice else message)

@@ -1,0 +1,204 @@
+"""One aiokafka producer, idempotent and with acks=all, behind the port of the publish stage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaTimeoutError
+from aiokafka.helpers import create_ssl_context
+
+from relay.kafka.errors import translate
+from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+
+    from aiokafka.structs import RecordMetadata
+
+    from relay.event import PendingEvent
+    from relay.settings import KafkaSettings
+
+
+class RecordBatch:
+    """Events packed for one partition, in order."""
+
+    __slots__ = ("builder", "events")
+
+    def __init__(self, builder: Any, events: list[PendingEvent]) -> None:
+        self.builder = builder
+        self.events = events
+
+
+class KafkaProducer:
+    """A started producer. After `close`, or once it `died`, a new one has to be made."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._request_timeout = settings.request_timeout
+        self._created = settings.timestamp == "created"
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=settings.bootstrap_servers,
+            client_id=settings.client_id,
+            acks="all",
+            enable_idempotence=True,
+            request_timeout_ms=int(settings.request_timeout * 1000),
+            max_batch_size=settings.record_batch_bytes,
+            compression_type=None if settings.compression == "none" else settings.compression,
+            **_security(settings),
+        )
+
+    @classmethod
+    async def connect(cls, settings: KafkaSettings) -> KafkaProducer:
+        """Connect and get a producer id. Raises PublishError when Kafka cannot be reached or refuses."""
+        producer = cls(settings)
+        try:
+            async with asyncio.timeout(settings.request_timeout + 2):
+                await producer._producer.start()
+        except BaseException as error:
+            await producer.close(1.0)
+            if isinstance(error, TimeoutError):
+                raise PublishError(
+                    FailureKind.CLUSTER,
+                    f"no answer from {settings.bootstrap_servers} within {settings.request_timeout:g} s; "
+                    "check RELAY_KAFKA_BOOTSTRAP_SERVERS and the brokers' advertised listeners",
+                ) from error
+            if isinstance(error, Exception):
+                raise translate(error) from error
+            raise
+        return producer
+
+    @property
+    def died(self) -> asyncio.Task[Any]:
+        """aiokafka's sender task: when it is done, this producer will never send again."""
+        task: asyncio.Task[Any] = self._producer._sender.sender_task  # noqa: SLF001 not shown otherwise (#907)
+        return task
+
+    async def partition_count(self, topic: str) -> int:
+        """Number of partitions of `topic`, asking the cluster when it is not known yet.
+
+        Raises PublishError of kind TOPIC when the topic does not exist, within the request timeout.
+        """
+        known = self.known_partition_count(topic)
+        if known:
+            return known
+        try:
+            async with asyncio.timeout(self._request_timeout):
+                # `partitions_for` of a missing topic does not return: ask for the metadata and look ourselves.
+                await self._producer.client.add_topic(topic)
+                known = self.known_partition_count(topic)
+                if not known:
+                    await self._producer.client.force_metadata_update()
+                    known = self.known_partition_count(topic)
+        except Exception as error:
+            raise translate(error) from error
+        if known:
+            return known
+        cluster = self._producer.client.cluster
+        if topic in cluster.unauthorized_topics:
+            raise PublishError(
+                FailureKind.TOPIC,
+                f"not authorized for topic {topic}; grant the relay WRITE and DESCRIBE on it",
+            )
+        raise PublishError(FailureKind.TOPIC, f"topic {topic} does not exist; create it")
+
+    def known_partition_count(self, topic: str) -> int:
+        """Number of partitions by the metadata at hand; 0 when it does not have the topic."""
+        return len(self._producer.client.cluster.partitions_for_topic(topic) or ())
+
+    def forget_topic(self, topic: str) -> None:
+        """Stop asking for the metadata of a topic that does not exist."""
+        self._producer.client._topics.discard(topic)  # noqa: SLF001 there is no public way
+
+    def pack(self, waiting: deque[PendingEvent], most: int) -> RecordBatch:
+        """Move events from the left of `waiting` into a record batch until it is full; at least one.
+
+        The hot path: one loop, and of each event only what Kafka gets.
+        """
+        builder = self._producer.create_batch()
+        append = builder.append
+        created = self._created
+        now = 0 if created else time.time_ns() // 1_000_000
+        events: list[PendingEvent] = []
+        while waiting and len(events) < most:
+            event = waiting[0]
+            _, id_, event_id, _, key, payload, headers, type_, created_ms, _ = event
+            record_headers = [("outbox-event-id", str(event_id).encode()), ("outbox-id", b"%d" % id_)]
+            if type_ is not None:
+                record_headers.append(("outbox-type", type_.encode()))
+            if headers is not None and headers != "{}":
+                record_headers += [(name, value.encode()) for name, value in json.loads(headers).items()]
+            added = append(timestamp=created_ms if created else now, key=key, value=payload, headers=record_headers)
+            if added is None:
+                break
+            events.append(waiting.popleft())
+        builder.close()
+        return RecordBatch(builder, events)
+
+    async def send(self, batch: RecordBatch, topic: str, partition: int, done: Callable[[Outcome], None]) -> None:
+        """Hand a batch to the producer; `done` is called once with what became of it.
+
+        Returns when the producer has it queued, which takes as long as another one is queued there.
+        Raises PublishError when it does not take it; then it is not in Kafka and `done` is never called.
+        """
+        while True:
+            try:
+                future = await self._producer.send_batch(batch.builder, topic, partition=partition)
+            except KafkaTimeoutError:
+                # The partition's place is still taken: nothing was lost, it is the same batch that goes in again.
+                continue
+            except Exception as error:
+                raise translate(error) from error
+            break
+
+        def finish(future: asyncio.Future[RecordMetadata]) -> None:
+            if future.cancelled():
+                done(Refused(PublishError(FailureKind.CLUSTER, "the producer was closed")))
+            elif (error := future.exception()) is not None:
+                done(Refused(translate(error)))
+            else:
+                done(Acknowledged(future.result().offset))
+
+        future.add_done_callback(finish)
+
+    async def close(self, timeout: float) -> None:
+        """Close within `timeout` seconds, whatever the broker does; what is not acknowledged is abandoned."""
+        # stop() waits for every batch, for ever when the broker is away (#1101): only after a bounded try.
+        producer = self._producer
+        with suppress(Exception):
+            async with asyncio.timeout(timeout):
+                await producer.stop()
+                return
+        producer._closed = True  # noqa: SLF001 or its destructor complains
+        task = producer._sender.sender_task  # noqa: SLF001
+        if task is not None and not task.done():
+            task.cancel()
+            with suppress(BaseException):
+                async with asyncio.timeout(1.0):
+                    await asyncio.wait([task])
+        with suppress(Exception):
+            async with asyncio.timeout(1.0):
+                await producer.client.close()
+
+
+def _security(settings: KafkaSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {"security_protocol": settings.security_protocol}
+    if settings.security_protocol.endswith("SSL"):
+        password = settings.ssl_key_password
+        options["ssl_context"] = create_ssl_context(
+            cafile=str(settings.ssl_cafile) if settings.ssl_cafile else None,
+            certfile=str(settings.ssl_certfile) if settings.ssl_certfile else None,
+            keyfile=str(settings.ssl_keyfile) if settings.ssl_keyfile else None,
+            password=password.get_secret_value() if password else None,
+        )
+    if settings.security_protocol.startswith("SASL"):
+        options |= {
+            "sasl_mechanism": settings.sasl_mechanism,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": settings.sasl_password.get_secret_value() if settings.sasl_password else None,
+        }
+    return options

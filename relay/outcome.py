@@ -1,0 +1,47 @@
+"""What became of a record batch that was handed to Kafka: a closed union, matched with `assert_never`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from relay.errors import RelayError
+
+
+class FailureKind(Enum):
+    """Whose fault a failure is; it decides what waits for it."""
+
+    CLUSTER = "cluster"
+    """Kafka or the way to it: everything waits, nothing is spent."""
+    TOPIC = "topic"
+    """One topic: its events wait, others go on."""
+    EVENT = "event"
+    """One event of the batch."""
+    UNKNOWN = "unknown"
+    """Anything else."""
+
+
+class PublishError(RelayError):
+    """Kafka did not take something. `kind` says whose fault it is; the library's error is the cause."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The broker has the batch; its first event is at `base_offset`, -1 when the broker did not say."""
+
+    base_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The batch is not in Kafka, or nobody knows."""
+
+    error: PublishError
+
+
+Outcome: TypeAlias = Acknowledged | Refused

@@ -1,0 +1,88 @@
+"""The relay's long-lived connections to PostgreSQL."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from relay.errors import PostgresLostError
+from relay.postgres.errors import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeVar
+
+    Result = TypeVar("Result")
+
+SESSION_SETTINGS = {
+    "default_transaction_isolation": "read committed",
+    # A receipt that a crash takes back would be a duplicate.
+    "synchronous_commit": "on",
+    # A queue's statistics lie, and one bad ANALYZE must not flip a plan: index scans and nested loops only.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "max_parallel_workers_per_gather": "0",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+    # A statement of ours that hangs must not hold the lease's renewal for ever.
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+
+class EventRow(asyncpg.Record):
+    """A row of a scan: a tuple in the order of `relay.event.PendingEvent`, with its attribute names."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+async def open_connection(dsn: str, timeout: float, name: str) -> asyncpg.Connection:
+    """One connection with the relay's session settings, shown in pg_stat_activity as `name`.
+
+    Raises PostgresLostError when waiting may help, another UnreachableError when it takes a person.
+    """
+    with translated():
+        connection: asyncpg.Connection = await asyncpg.connect(
+            dsn,
+            timeout=timeout,
+            command_timeout=90,
+            server_settings={**SESSION_SETTINGS, "application_name": name},
+            record_class=EventRow,
+        )
+        return connection
+
+
+async def wait_for(attempt: Callable[[], Awaitable[Result]], on_failure: Callable[[PostgresLostError], None]) -> Result:
+    """Call the coroutine function `attempt` until PostgreSQL is there, with exponential backoff and jitter up to 5 s between tries.
+
+    `on_failure` hears of every failed try. Any other error is raised.
+    """
+
+    def report(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, PostgresLostError):
+            on_failure(error)
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(PostgresLostError),
+        wait=wait_random_exponential(multiplier=0.2, max=5),
+        before_sleep=report,
+    )
+    return await retrying(attempt)
+
+
+def drop(connection: asyncpg.Connection) -> None:
+    """Close at once, without a word to the server: it may be gone."""
+    with suppress(Exception):
+        connection.terminate()

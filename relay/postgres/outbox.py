@@ -1,0 +1,204 @@
+"""The outbox in PostgreSQL, as the stages see it: one class per connection, one method per statement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from relay.decide.snapshot import Snapshot
+from relay.postgres import segments
+from relay.postgres.errors import translated
+from relay.postgres.sql import query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from uuid import UUID
+
+    import asyncpg
+
+    from relay.event import PendingEvent
+    from relay.stages.scan import LaneRequest
+
+
+class ScanResult(NamedTuple):
+    """What one scan read, all in one snapshot."""
+
+    snapshot: Snapshot
+    sequence_value: int
+    """The id sequence's last value, 0 when unused; read before any transaction that is not in `snapshot` began."""
+    events: list[PendingEvent]
+    """Per lane the swept, then the fresh ones, each in id order."""
+
+
+class LaneRow(NamedTuple):
+    """A lane as `outbox.lane` has it."""
+
+    lane: int
+    epoch: int
+    owner: UUID | None
+    free: bool
+
+
+class ClaimedLane(NamedTuple):
+    """A lane that was just claimed, with what its scan starts from."""
+
+    lane: int
+    epoch: int
+    position: int
+    highest_settled: int
+    snapshot: Snapshot
+
+
+class _Statements:
+    def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._fetch = connection.fetch
+
+    async def _rows(self, name: str, *arguments: object) -> list[asyncpg.Record]:
+        # asyncpg keeps the statement prepared for as long as the connection lives: the text is constant.
+        with translated():
+            return cast("list[asyncpg.Record]", await self._fetch(query(name, self._schema), *arguments))
+
+
+class ScanConnection(_Statements):
+    """Reads events; used by one stage at a time."""
+
+    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+        """Read the next pending events of several lanes in one statement and one snapshot.
+
+        A lane whose sweep would be longer than `longest_sweep` ids returns nothing.
+        """
+        bounds = list(dict.fromkeys(lane.bound for lane in lanes))
+        number = {bound: index for index, bound in enumerate(bounds, start=1)}
+        running = [(number[bound], xid, floor) for bound in bounds for xid, floor in bound.running]
+        rows = await self._rows(
+            "scan",
+            [each.lane for each in lanes],
+            [each.taken_to for each in lanes],
+            [each.sweep.events for each in lanes],
+            [each.sweep.bytes for each in lanes],
+            [each.fresh.events for each in lanes],
+            [each.fresh.bytes for each in lanes],
+            [number[each.bound] for each in lanes],
+            [bound.floor for bound in bounds],
+            [each[0] for each in running],
+            [str(each[1]) for each in running],
+            [each[2] for each in running],
+            longest_sweep,
+        )
+        head = rows[0]
+        del rows[0]
+        return ScanResult(Snapshot.parse(head["topic"]), head["id"], cast("list[PendingEvent]", rows))
+
+    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> list[PendingEvent]:
+        """Read unsettled events of one lane with above < id <= up_to, at most `events` and about `size` bytes."""
+        rows = await self._rows("sweep_step", lane, above, up_to, events, size)
+        return cast("list[PendingEvent]", rows)
+
+    async def sequence_value(self) -> int:
+        """The last event id that was taken from the sequence; 0 when none was."""
+        return cast("int", (await self._rows("sequence_value"))[0][0])
+
+    async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
+        """Those of `xids` that are running and had taken no event id when the statement looked."""
+        # pg_locks shows xids without their epoch, as 32 bits.
+        full = {str(xid & 0xFFFFFFFF): xid for xid in xids}
+        return [full[row[0]] for row in await self._rows("quiet_transactions", list(full))]
+
+
+class SettleConnection(_Statements):
+    """Writes receipts."""
+
+    async def settle(
+        self, lanes: list[int], ids: list[int], partitions: list[int], offsets: list[int]
+    ) -> tuple[int, int]:
+        """Write receipts; returns how many were new, and the xid of the transaction."""
+        row = (await self._rows("settle", lanes, ids, partitions, offsets))[0]
+        return row["inserted"], int(row["xid"])
+
+    async def settle_checked(
+        self,
+        lanes: list[int],
+        ids: list[int],
+        partitions: list[int],
+        offsets: list[int],
+        event_ids: list[UUID],
+    ) -> tuple[int, int]:
+        """Write receipts for events that are still the ones that were read."""
+        row = (await self._rows("settle_checked", lanes, ids, partitions, offsets, event_ids))[0]
+        return row["inserted"], int(row["xid"])
+
+    async def count_duplicates(
+        self, lanes: list[int], ids: list[int], partitions: list[int], offsets: list[int]
+    ) -> int:
+        """How many of these are also recorded at another place in Kafka."""
+        row = (await self._rows("count_duplicates", lanes, ids, partitions, offsets))[0]
+        return cast("int", row[0])
+
+
+class ControlConnection(_Statements):
+    """Registers the replica, renews its lease, claims and releases lanes, and hears wake-ups."""
+
+    async def sequence_value(self) -> int:
+        """The last event id that was taken from the sequence; 0 when none was."""
+        return cast("int", (await self._rows("sequence_value"))[0][0])
+
+    async def register(self, replica: UUID, name: str, version: str, lease: float, former: UUID | None) -> int:
+        """Enter a replica with a lease of `lease` seconds, in place of `former`; returns the transaction's xid."""
+        return int((await self._rows("register", replica, name, version, lease, former))[0][0])
+
+    async def renew(self, replica: UUID, lease: float) -> int | None:
+        """Extend the lease; returns the transaction's xid, or None when the lease had run out."""
+        rows = await self._rows("renew", replica, lease)
+        return int(rows[0][0]) if rows else None
+
+    async def live_replicas(self) -> list[UUID]:
+        """Replicas with a running lease, in the order of their claim to one lane more."""
+        return [row[0] for row in await self._rows("live_replicas")]
+
+    async def lanes(self) -> list[LaneRow]:
+        """All lanes."""
+        return [LaneRow(*row) for row in await self._rows("lanes")]
+
+    async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
+        """Claim those of `seen` that nobody claimed since."""
+        rows = await self._rows("claim", replica, [row.lane for row in seen], [row.epoch for row in seen])
+        claimed = {row["lane"]: (row["epoch"], row["position"]) for row in rows}
+        highest = await self._rows("highest_settled", sorted(claimed))
+        return [
+            ClaimedLane(row["lane"], *claimed[row["lane"]], row["id"], Snapshot.parse(row["snapshot"]))
+            for row in highest
+        ]
+
+    async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+        """Raise positions: (lane, epoch, position) each."""
+        await self._rows("advance_positions", replica, *map(list, zip(*positions, strict=True)))
+
+    async def release(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+        """Give lanes back: (lane, epoch, position) each."""
+        await self._rows("release", replica, *map(list, zip(*positions, strict=True)))
+
+    async def unregister(self, replica: UUID) -> None:
+        """Take the replica off the list."""
+        await self._rows("unregister", replica)
+
+    async def forget_replicas(self) -> None:
+        """Remove replicas that have been gone for long."""
+        await self._rows("forget_replicas")
+
+    async def listen(self, on_wake_up: Callable[[], None]) -> None:
+        """Call `on_wake_up` for every wake-up that a writer sends with `outbox.wake_up()`."""
+        with translated():
+            await self._connection.add_listener(self._schema, lambda *_: on_wake_up())
+
+
+class HousekeepingConnection(_Statements):
+    """Makes and drops segments."""
+
+    async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
+        """Make segments ahead; returns the names of the new ones."""
+        return await segments.ensure_segments(self._connection, ids_per_segment, ahead, schema=self._schema)
+
+    async def prune(self, retention: float) -> list[str]:
+        """Drop segments that are settled and older than `retention` seconds; returns their names."""
+        return await segments.prune(self._connection, retention, schema=self._schema)

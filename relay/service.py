@@ -1,0 +1,136 @@
+"""`relay run`: owns all tasks, from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aiokafka.partitioner import murmur2
+
+import relay
+from relay.health import Health
+from relay.http import serving
+from relay.kafka.connect import wait_for_producer
+from relay.retry import Backoff
+from relay.session import Session
+from relay.stages.producing import ProducerKeeper
+from relay.stages.publish import Publish
+from relay.stages.settle import Deliveries
+from relay.stages.tenure import LeaseLostError
+from relay.watchdog import watch_loop
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from relay.errors import PostgresLostError
+    from relay.settings import Settings
+    from relay.telemetry import Telemetry
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Service:
+    """One replica. `run` returns when it was told to stop and has drained, or has given up draining."""
+
+    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
+        self._settings = settings
+        self._telemetry = telemetry
+        self._health = Health(settings.health, time.monotonic())
+        self._deliveries = Deliveries()
+        keeper = ProducerKeeper(
+            partial(wait_for_producer, settings.kafka),
+            Backoff(random.random, first=0.1, most=10.0),
+            self._health,
+            telemetry,
+        )
+        self._publish = Publish(
+            keeper, self._deliveries.add, murmur2, random.random, settings.kafka, self._health, telemetry
+        )
+        self._session: Session | None = None
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    async def run(self) -> None:
+        """Relay until a signal or `stop`.
+
+        Raises SchemaError or UnreachableError at start for what waiting cannot mend.
+        """
+        self._listen_to_signals()
+        self._telemetry.emit("service.started", version=relay.__version__, replica=self._settings.replica.name)
+        async with serving(self._settings.http, self._health, self._telemetry), asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(self._publish.run(), name="publish"),
+                tasks.create_task(watch_loop(self._health, self._telemetry), name="watchdog"),
+            ]
+            sessions = tasks.create_task(self._sessions(), name="sessions")
+            await self._until_stopped(sessions)
+            for task in background:
+                task.cancel()
+        self._telemetry.emit("service.stopped", abandoned_events=self._unsettled())
+
+    def stop(self, reason: str) -> None:
+        """Drain and end; called a second time, end at once."""
+        if self._stop.is_set():
+            self._stop_now.set()
+            return
+        self._telemetry.emit("service.stopping", reason=reason)
+        self._health.stopping()
+        self._stop.set()
+        if self._session is not None:
+            self._session.tenure.drain_begun.set()
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.stop, number.name)
+
+    async def _sessions(self) -> None:
+        """One tenure after the other, until one of them has drained."""
+        former: UUID | None = None
+        while True:
+            session = self._session = await Session.open(
+                self._settings, self._publish, self._deliveries, self._health, self._telemetry, self._waiting
+            )
+            if self._stop.is_set():
+                session.tenure.drain_begun.set()
+            reason = await session.run(former)
+            if reason is None:
+                return
+            former = session.tenure.replica
+            if isinstance(reason, LeaseLostError) or not session.tenure.holds_lease():
+                self._publish.discard_in_flight(session.tenure, "the lease was lost")
+                self._telemetry.emit("lease.lost", reason=str(reason))
+            self._health.postgres_lost(time.monotonic(), reason)
+            self._telemetry.emit("postgres.lost", error=reason)
+
+    def _waiting(self, error: PostgresLostError) -> None:
+        self._health.postgres_lost(time.monotonic(), error)
+        self._telemetry.emit("postgres.waiting", error=error)
+
+    async def _until_stopped(self, sessions: asyncio.Task[None]) -> None:
+        """Wait until the sessions have drained; cut the drain short at the end of the grace period."""
+        stop = asyncio.ensure_future(self._stop.wait())
+        stop_now = asyncio.ensure_future(self._stop_now.wait())
+        try:
+            await asyncio.wait([sessions, stop], return_when=asyncio.FIRST_COMPLETED)
+            started = time.monotonic()
+            await asyncio.wait(
+                [sessions, stop_now], timeout=self._settings.stop.grace, return_when=asyncio.FIRST_COMPLETED
+            )
+            if sessions.done():
+                if not sessions.cancelled() and sessions.exception() is None:
+                    self._telemetry.emit("drain.done", seconds=round(time.monotonic() - started, 3))
+            else:
+                sessions.cancel()
+                await asyncio.wait([sessions])
+        finally:
+            stop.cancel()
+            stop_now.cancel()
+
+    def _unsettled(self) -> int:
+        """Events that were taken and have no receipt: redelivered by whoever claims their lanes next."""
+        return self._session.tenure.buffer.events if self._session is not None else 0

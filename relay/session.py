@@ -1,0 +1,194 @@
+"""One tenure with its connections: opens them, runs the stages on them, drops them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from relay.errors import PostgresLostError
+from relay.postgres import checks, connect
+from relay.postgres.outbox import ControlConnection, HousekeepingConnection, ScanConnection, SettleConnection
+from relay.stages.buffer import Buffer
+from relay.stages.claim import Claim
+from relay.stages.housekeeping import Housekeeping
+from relay.stages.scan import Scan
+from relay.stages.settle import Settle
+from relay.stages.sweep import Sweep
+from relay.stages.tenure import Tenure, TenureLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    import asyncpg
+
+    from relay.health import Health
+    from relay.settings import Settings
+    from relay.stages.publish import Publish
+    from relay.stages.settle import Deliveries
+    from relay.telemetry import Telemetry
+
+CONNECTIONS = ("scan", "sweep", "settle", "control", "housekeeping")
+"""The connections of one replica, by what they are for; each is used by one stage."""
+
+REPORT_INTERVAL = 0.5
+"""Seconds between reports to health and to the gauges."""
+
+FLIGHT_WAIT = 2.0
+"""Seconds to wait, after a reconnect, for batches that were in Kafka's hands: each that lands and is settled before
+scanning begins is one not published twice."""
+
+
+class Drained(Exception):  # noqa: N818 no error: how a drained session leaves its task group
+    """Everything is settled and released."""
+
+
+class Session:
+    """The stages of one tenure."""
+
+    def __init__(
+        self,
+        connections: dict[str, asyncpg.Connection],
+        settings: Settings,
+        publish: Publish,
+        deliveries: Deliveries,
+        health: Health,
+        telemetry: Telemetry,
+    ) -> None:
+        schema = settings.postgres.schema_name
+        self._connections = connections
+        self._publish = publish
+        self._deliveries = deliveries
+        self._health = health
+        self._telemetry = telemetry
+        self._progressed_at = time.monotonic()
+        self.tenure = tenure = Tenure(Buffer(settings.buffer.max_events, settings.buffer.max_bytes))
+        scan_port = ScanConnection(connections["scan"], schema)
+        sweep_port = ScanConnection(connections["sweep"], schema)
+        self._control = ControlConnection(connections["control"], schema)
+        self._wake_up = settings.scan.wake_up
+        self._scan = Scan(scan_port, tenure, publish.hand_in, settings.scan, telemetry)
+        self._sweep = Sweep(sweep_port, self._scan, tenure, publish.hand_in, settings.scan, telemetry)
+        self._settle = Settle(
+            SettleConnection(connections["settle"], schema), deliveries, tenure, settings.settle, telemetry
+        )
+        self._claim = Claim(self._control, tenure, self._scan.long_sweeps.set, settings.replica, telemetry)
+        self._housekeeping = Housekeeping(
+            HousekeepingConnection(connections["housekeeping"], schema), settings.segment, telemetry
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        publish: Publish,
+        deliveries: Deliveries,
+        health: Health,
+        telemetry: Telemetry,
+        on_failure: Callable[[PostgresLostError], None],
+    ) -> Session:
+        """Wait for PostgreSQL, check server and schema, and connect.
+
+        Raises SchemaError for a schema that does not fit, and UnreachableError when it takes a person.
+        """
+        connections = await connect.wait_for(partial(_connect_all, settings), on_failure)
+        version = connections["control"].get_server_version()
+        health.postgres_ok(time.monotonic())
+        telemetry.emit(
+            "postgres.connected",
+            version=f"{version.major}.{version.minor}",
+            connections=len(connections),
+        )
+        return cls(connections, settings, publish, deliveries, health, telemetry)
+
+    async def run(self, former: UUID | None) -> Exception | None:
+        """Run until drained (returns None) or until the tenure is lost (returns why).
+
+        `former` is the replica that this process was in its last tenure; its lanes are free from now on.
+        """
+        reason: Exception | None = None
+        try:
+            async with asyncio.TaskGroup() as stages:
+                stages.create_task(self._settle.run(), name="settle")
+                stages.create_task(self._settle_flights_first(former, stages), name="start")
+        except* Drained:
+            pass
+        except* (PostgresLostError, TenureLostError) as lost:
+            reason = _first(lost)
+        finally:
+            self._publish.forget(self.tenure)
+            for connection in self._connections.values():
+                connect.drop(connection)
+        return reason
+
+    async def _settle_flights_first(self, former: UUID | None, stages: asyncio.TaskGroup) -> None:
+        try:
+            async with asyncio.timeout(FLIGHT_WAIT):
+                await self._publish.wait_landed()
+                await self._deliveries.wait_idle()
+        except TimeoutError:
+            pass
+        await self._claim.register(former)
+        self._publish.begin(self.tenure)
+        if self._wake_up:
+            await self._control.listen(self._scan.wake_up)
+        stages.create_task(self._claim_and_leave(), name="claim")
+        stages.create_task(self._scan.run(), name="scan")
+        stages.create_task(self._sweep.run(), name="sweep")
+        stages.create_task(self._housekeeping.run(), name="housekeeping")
+        stages.create_task(self._watch_lease(), name="lease")
+        stages.create_task(self._report(), name="report")
+
+    async def _claim_and_leave(self) -> None:
+        await self._claim.run()
+        raise Drained
+
+    async def _watch_lease(self) -> None:
+        """By our own clock, in case the heartbeat hangs: another replica may own the lanes from then on."""
+        while (left := self.tenure.lease_ends - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+        raise TenureLostError("the lease ran out before the heartbeat got through")
+
+    async def _report(self) -> None:
+        """Tell health whether there is progress, and the gauges what is under way."""
+        tenure = self.tenure
+        settled_before = -1
+        while True:
+            now = time.monotonic()
+            if tenure.buffer.settled != settled_before or not tenure.buffer.events:
+                settled_before = tenure.buffer.settled
+                self._progressed_at = now
+            stalled = now - self._progressed_at
+            if tenure.lanes and not tenure.draining:
+                stalled = max(stalled, now - self._scan.scanned_at if not tenure.buffer.events else 0.0)
+            self._health.progress(now, stalled if stalled > REPORT_INTERVAL * 2 else None)
+            self._telemetry.gauge("buffer_events", tenure.buffer.events)
+            self._telemetry.gauge("buffer_bytes", tenure.buffer.bytes)
+            self._telemetry.gauge("lag_seconds", self._publish.oldest_age(time.time()))
+            await asyncio.sleep(REPORT_INTERVAL)
+
+
+async def _connect_all(settings: Settings) -> dict[str, asyncpg.Connection]:
+    dsn = settings.postgres.dsn.get_secret_value()
+    connections: dict[str, asyncpg.Connection] = {}
+    try:
+        for purpose in CONNECTIONS:
+            connections[purpose] = await connect.open_connection(
+                dsn, settings.postgres.connect_timeout, f"outbox-relay {purpose}"
+            )
+            if purpose == CONNECTIONS[0]:
+                await checks.check_primary(connections[purpose])
+                await checks.check_schema(connections[purpose], settings.postgres.schema_name)
+                await checks.check_sequence(connections[purpose], settings.postgres.schema_name)
+    except BaseException:
+        for connection in connections.values():
+            connect.drop(connection)
+        raise
+    return connections
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

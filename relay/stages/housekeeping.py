@@ -1,0 +1,38 @@
+"""Segments made ahead and dropped when their time is over, beside the flow."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from relay.settings import SegmentSettings
+    from relay.telemetry import Telemetry
+
+
+class HousekeepingPort(Protocol):
+    """What housekeeping needs of PostgreSQL."""
+
+    async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
+        """Make segments ahead; returns the names of the new ones."""
+
+    async def prune(self, retention: float) -> list[str]:
+        """Drop segments that are settled and older than `retention` seconds; returns their names."""
+
+
+class Housekeeping:
+    """The loop; any number of replicas may run it at once."""
+
+    def __init__(self, port: HousekeepingPort, settings: SegmentSettings, telemetry: Telemetry) -> None:
+        self._port = port
+        self._settings = settings
+        self._telemetry = telemetry
+
+    async def run(self) -> None:
+        """Keep house until cancelled."""
+        while True:
+            for name in await self._port.ensure_segments(self._settings.ids, self._settings.ahead):
+                self._telemetry.emit("segment.created", segment=name)
+            for name in await self._port.prune(self._settings.retention):
+                self._telemetry.emit("segment.dropped", segment=name)
+            await asyncio.sleep(self._settings.check_interval)

@@ -1,0 +1,142 @@
+"""Keeps a working producer: connects, watches it, replaces it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Awaitable, Callable
+    from typing import Any
+
+    from relay.event import PendingEvent
+    from relay.health import Health
+    from relay.outcome import Outcome, PublishError
+    from relay.retry import Backoff
+    from relay.telemetry import Telemetry
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds that closing a producer may take before it is dropped."""
+
+
+class RecordBatch(Protocol):
+    """Events packed for one partition."""
+
+    events: list[PendingEvent]
+
+
+class Producer(Protocol):
+    """What publishing needs of Kafka. Errors are PublishErrors."""
+
+    @property
+    def died(self) -> asyncio.Future[Any]:
+        """Done once this producer will never send again."""
+
+    async def partition_count(self, topic: str) -> int:
+        """Number of the topic's partitions; PublishError of kind TOPIC when there is no such topic."""
+
+    def known_partition_count(self, topic: str) -> int:
+        """The same from memory; 0 when not known."""
+
+    def forget_topic(self, topic: str) -> None:
+        """The topic is of no interest for now."""
+
+    def pack(self, waiting: deque[PendingEvent], most: int) -> RecordBatch:
+        """Move events from the left of `waiting` into a batch."""
+
+    async def send(self, batch: Any, topic: str, partition: int, done: Callable[[Outcome], None]) -> None:
+        """Queue the batch; `done` hears of its outcome."""
+
+    async def close(self, timeout: float) -> None:
+        """Close in bounded time."""
+
+
+class ProducerKeeper:
+    """Owns the current producer; one at a time."""
+
+    def __init__(
+        self,
+        connect: Callable[[Callable[[PublishError], None]], Awaitable[Producer]],
+        backoff: Backoff,
+        health: Health,
+        telemetry: Telemetry,
+    ) -> None:
+        self._connect = connect
+        self._backoff = backoff
+        self._health = health
+        self._telemetry = telemetry
+        self._discard = asyncio.Event()
+        self._reason = ""
+        self._changed = asyncio.Event()
+        self.current: Producer | None = None
+
+    async def run(self, quiesce: Callable[[Producer], Awaitable[None]], abandon: Callable[[Producer], None]) -> None:
+        """Keep a producer until cancelled.
+
+        A producer to be discarded gets no new batches; `quiesce` waits, bounded, for what it has in flight, and
+        `abandon` gives up the rest.
+        """
+        try:
+            while True:
+                producer = await self._connected()
+                self._discard.clear()
+                self._set(producer)
+                died = producer.died
+                discard = asyncio.ensure_future(self._discard.wait())
+                try:
+                    await asyncio.wait([died, discard], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    discard.cancel()
+                self._set(None)
+                if died.done():
+                    self._reason = "its sender task ended"
+                else:
+                    await quiesce(producer)
+                abandon(producer)
+                await producer.close(CLOSE_TIMEOUT)
+                self._telemetry.emit("producer.replaced", reason=self._reason)
+        finally:
+            if (last := self.current) is not None:
+                self._set(None)
+                await asyncio.shield(last.close(CLOSE_TIMEOUT))
+
+    async def ready(self) -> Producer:
+        """The current producer, waiting until there is one."""
+        while self.current is None:
+            await self._changed.wait()
+        return self.current
+
+    def discard(self, producer: object, reason: str) -> None:
+        """`producer` must not be used any more, if it is still the current one."""
+        if producer is self.current:
+            self._reason = reason
+            self._discard.set()
+            self._set(None)
+
+    def works(self) -> None:
+        """A batch was acknowledged."""
+        self._backoff.reset()
+
+    def _set(self, producer: Producer | None) -> None:
+        self.current = producer
+        if producer is None:
+            self._changed.clear()
+        else:
+            self._changed.set()
+
+    async def _connected(self) -> Producer:
+        # A producer that never got anything through is replaced at a slackening pace.
+        if self._backoff.failures:
+            await asyncio.sleep(self._backoff.next_delay())
+        else:
+            self._backoff.failures = 1
+        producer = await self._connect(self._waiting)
+        self._health.kafka_ok(time.monotonic())
+        self._telemetry.emit("kafka.connected")
+        return producer
+
+    def _waiting(self, error: PublishError) -> None:
+        self._health.kafka_lost(time.monotonic(), error)
+        self._telemetry.emit("kafka.waiting", error=error)

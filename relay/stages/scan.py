@@ -1,0 +1,189 @@
+"""Reads the next pending events of the owned lanes and hands them to publish."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from relay.decide.lane_scan import Bound, LaneScan, Reach
+from relay.stages.tenure import TenureLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relay.decide.snapshot import Snapshot
+    from relay.event import PendingEvent
+    from relay.postgres.outbox import ScanResult
+    from relay.settings import ScanSettings
+    from relay.stages.tenure import Tenure
+    from relay.telemetry import Telemetry
+
+_MANY_RUNGS = 256
+"""Rungs are pruned when there are so many: a settle adds one, a scan rarely needs more than a handful."""
+
+
+class LaneRequest(NamedTuple):
+    """What a scan is to read of one lane."""
+
+    lane: int
+    taken_to: int
+    bound: Bound
+    sweep: Reach
+    fresh: Reach
+
+
+class ScanPort(Protocol):
+    """What the scan stage needs of PostgreSQL."""
+
+    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+        """Read several lanes in one snapshot."""
+
+
+class Scan:
+    """The loop: poll every few milliseconds while events flow, back off when none do."""
+
+    def __init__(
+        self,
+        port: ScanPort,
+        tenure: Tenure,
+        hand_on: Callable[[list[PendingEvent]], None],
+        settings: ScanSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._port = port
+        self._tenure = tenure
+        self._hand_on = hand_on
+        self._settings = settings
+        self._telemetry = telemetry
+        self._snapshot: Snapshot | None = None
+        self._wake_up = asyncio.Event()
+        self.long_sweeps = asyncio.Event()
+        """Set when a lane needs a long sweep."""
+        self.quiet: dict[int, int] = {}
+        """Transactions found without an event id, and the sequence's value before that look (rule 8)."""
+        self.scanned_at = time.monotonic()
+
+    def wake_up(self) -> None:
+        """Look at once instead of at the next poll."""
+        self._wake_up.set()
+
+    async def run(self) -> None:
+        """Scan until cancelled, or until the tenure drains."""
+        pause = self._settings.busy_interval
+        while not self._tenure.draining:
+            requests = self._requests()
+            if requests:
+                found, more = await self.scan_once(requests)
+                if more:
+                    continue
+                pause = self._settings.busy_interval if found else min(pause * 2, self._settings.idle_interval)
+                await self._wait(self._wake_up, pause)
+            else:
+                # No lane has room, or all are being swept: room is what to wait for.
+                self._tenure.buffer.changed.clear()
+                await self._wait(self._tenure.buffer.changed, self._settings.idle_interval)
+
+    async def scan_once(self, requests: Sequence[LaneRequest]) -> tuple[int, bool]:
+        """One scan; returns how many events it found and whether there is more that would fit."""
+        tenure = self._tenure
+        started = time.monotonic()
+        self._wake_up.clear()
+        quiet, self.quiet = self.quiet, {}
+        states = [tenure.lanes[request.lane] for request in requests]
+        for state in states:
+            state.begin()
+        result = await self._port.scan(requests, self._settings.sweep_step_ids)
+        self._check_time_goes_forward(result)
+        for xid, value in quiet.items():
+            # Only now is it certain that the transaction was not just ending while we looked at its locks.
+            if xid in result.snapshot.running:
+                tenure.ladder.raise_floor(xid, value)
+        found = size = 0
+        more = False
+        for state, request, events in zip(states, requests, _by_lane(requests, result.events), strict=True):
+            if tenure.draining or state.releasing or tenure.lanes.get(request.lane) is not state:
+                continue
+            taken, cut = self._absorb(state, request, events, result.snapshot)
+            more = more or cut
+            if taken:
+                tenure.buffer.add(request.lane, taken)
+                self._hand_on(taken)
+                found += len(taken)
+                size += sum(event[9] for event in taken)
+        if len(tenure.ladder) > _MANY_RUNGS and (wanted := tenure.wanted_xids()):
+            tenure.ladder.prune(wanted)
+        self.scanned_at = time.monotonic()
+        self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self.scanned_at - started)
+        return found, more
+
+    def _requests(self) -> list[LaneRequest]:
+        """Every lane that may be scanned, with what it may return."""
+        tenure = self._tenure
+        ready: list[tuple[LaneScan, Reach]] = []
+        for state in tenure.lanes.values():
+            if state.releasing or state.sweep is not None:
+                continue
+            room = tenure.buffer.lane_room(state.lane)
+            if room is not None:
+                ready.append((state, room))
+        if not ready:
+            return []
+        most = max(1, self._settings.batch_events // len(ready))
+        requests = []
+        for state, room in ready:
+            fresh = Reach(min(most, room.events), room.bytes)
+            # The sweep meets the taken events again: they must not use up its limit, or it would never advance.
+            sweep = Reach(fresh.events + len(state.taken), room.bytes + tenure.buffer.lane_bytes(state.lane))
+            requests.append(LaneRequest(state.lane, state.taken_to, state.bound(tenure.ladder), sweep, fresh))
+        return requests
+
+    def _absorb(
+        self, state: LaneScan, request: LaneRequest, events: list[PendingEvent], snapshot: Snapshot
+    ) -> tuple[list[PendingEvent], bool]:
+        start = request.bound.floor
+        for xid, floor in request.bound.running:
+            if floor < start and snapshot.ended(xid):
+                start = floor
+        if request.taken_to - start > self._settings.sweep_step_ids:
+            state.start_long_sweep(snapshot, start)
+            self._telemetry.emit("sweep.started", lane=state.lane, ids=request.taken_to - start)
+            self.long_sweeps.set()
+            return [], False
+        split = 0
+        while split < len(events) and events[split][1] <= request.taken_to:
+            split += 1
+        taken = state.absorb(snapshot, events[:split], events[split:], request.sweep, request.fresh)
+        return taken, not state.exhausted
+
+    def _check_time_goes_forward(self, result: ScanResult) -> None:
+        if self._snapshot is not None and result.snapshot.xmax < self._snapshot.xmax:
+            raise TenureLostError(
+                f"transaction ids went back from {self._snapshot.xmax} to {result.snapshot.xmax}: "
+                "a crash or fail-over took commits back"
+            )
+        self._snapshot = result.snapshot
+        self._tenure.saw_sequence(result.sequence_value)
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            return
+
+
+def _by_lane(requests: Sequence[LaneRequest], events: list[PendingEvent]) -> list[list[PendingEvent]]:
+    """The events of each request; they come lane by lane in the order of the requests, ids ascending."""
+    found: dict[int, list[PendingEvent]] = {request.lane: [] for request in requests}
+    lane = -1
+    last = 0
+    current: list[PendingEvent] = []
+    for event in events:
+        if event[0] != lane:
+            lane, last, current = event[0], 0, found[event[0]]
+        if event[1] <= last:
+            raise TenureLostError(f"lane {lane}: PostgreSQL returned id {event[1]} after {last}")
+        last = event[1]
+        current.append(event)
+    return list(found.values())

@@ -1,0 +1,125 @@
+"""Long sweeps, step by step on a connection of their own, while the other lanes' scans go on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from relay.decide.lane_scan import LaneScan, Reach
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relay.event import PendingEvent
+    from relay.settings import ScanSettings
+    from relay.stages.scan import Scan
+    from relay.stages.tenure import Tenure
+    from relay.telemetry import Telemetry
+
+QUIET_CHECK_INTERVAL = 1.0
+"""Seconds between looks for long transactions that have written no event."""
+
+
+class SweepPort(Protocol):
+    """What sweeps need of PostgreSQL."""
+
+    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> list[PendingEvent]:
+        """Read unsettled events of one lane."""
+
+    async def sequence_value(self) -> int:
+        """The last id taken."""
+
+    async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
+        """Running transactions without an event id."""
+
+
+class Sweep:
+    """Does the long sweeps, and about once a second spares those that foreign transactions would cause."""
+
+    def __init__(
+        self,
+        port: SweepPort,
+        scan: Scan,
+        tenure: Tenure,
+        hand_on: Callable[[list[PendingEvent]], None],
+        settings: ScanSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._port = port
+        self._scan = scan
+        self._tenure = tenure
+        self._hand_on = hand_on
+        self._settings = settings
+        self._telemetry = telemetry
+        self._first_seen: dict[int, float] = {}
+        self._started: dict[int, float] = {}
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        checked = 0.0
+        while True:
+            progress = await self.step_all() if not self._tenure.draining else False
+            if time.monotonic() - checked >= QUIET_CHECK_INTERVAL:
+                await self.look_for_quiet_transactions(time.monotonic())
+                checked = time.monotonic()
+            if not progress:
+                await self._wait_for_work()
+
+    async def step_all(self) -> bool:
+        """One step of every lane in a long sweep that has room; returns whether there was any."""
+        progress = False
+        self._scan.long_sweeps.clear()
+        for state in list(self._tenure.lanes.values()):
+            if state.sweep is not None and not state.releasing:
+                progress = await self._step(state) or progress
+        return progress
+
+    async def _step(self, state: LaneScan) -> bool:
+        step = state.next_step(self._settings.sweep_step_ids)
+        if step is None:
+            started = self._started.pop(state.lane, None)
+            if started is not None:
+                self._telemetry.emit("sweep.done", lane=state.lane, seconds=round(time.monotonic() - started, 3))
+            self._scan.wake_up()
+            self._tenure.buffer.changed.set()
+            return True
+        room = self._tenure.buffer.lane_room(state.lane)
+        if room is None:
+            return False
+        self._started.setdefault(state.lane, time.monotonic())
+        events = min(room.events, self._settings.batch_events)
+        reach = Reach(events + len(state.taken), room.bytes + self._tenure.buffer.lane_bytes(state.lane))
+        state.begin()
+        swept = await self._port.sweep_step(state.lane, *step, reach.events, reach.bytes)
+        if self._tenure.lanes.get(state.lane) is not state:
+            return True
+        taken = state.absorb_step(step[1], swept, reach)
+        if taken:
+            self._tenure.buffer.add(state.lane, taken)
+            self._hand_on(taken)
+        return True
+
+    async def look_for_quiet_transactions(self, now: float) -> None:
+        """Hand the scan those transactions, open for a second or more, that have taken no event id so far.
+
+        Their floor may rise to the sequence's value from *before* the look, once a later snapshot shows that they
+        are still running (rule 8). Without it a foreign transaction that stays open for an hour costs a sweep of
+        an hour's events when it ends, and holds every lane's position back.
+        """
+        tracked = self._tenure.wanted_xids()
+        self._first_seen = {xid: self._first_seen.get(xid, now) for xid in tracked}
+        old = [xid for xid, since in self._first_seen.items() if now - since >= QUIET_CHECK_INTERVAL]
+        if old:
+            value = await self._port.sequence_value()
+            for xid in await self._port.quiet_transactions(old):
+                self._scan.quiet[xid] = value
+
+    async def _wait_for_work(self) -> None:
+        sweeping = any(state.sweep is not None for state in self._tenure.lanes.values())
+        try:
+            # A sweep under way lacks only room, which comes with the next receipts.
+            async with asyncio.timeout(self._settings.busy_interval if sweeping else QUIET_CHECK_INTERVAL / 4):
+                await self._scan.long_sweeps.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,69 @@
+"""One topic: its partitions once they are known, and the events that wait until then."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from relay.decide.routing import Router
+from relay.stages.partition import Partition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from relay.event import PendingEvent
+    from relay.outcome import PublishError
+    from relay.retry import Backoff
+
+
+@dataclass(slots=True, eq=False)
+class Topic:
+    """Routes events to partitions; while the number of partitions is not known they wait here, in order."""
+
+    name: str
+    new_backoff: Callable[[], Backoff]
+    hash_key: Callable[[bytes], int]
+    router: Router | None = None
+    partitions: list[Partition] = field(default_factory=list)
+    unrouted: deque[PendingEvent] = field(default_factory=deque)
+    trouble: PublishError | None = None
+
+    @property
+    def idle(self) -> bool:
+        """None of its events waits or is in flight in a partition."""
+        return all(partition.idle for partition in self.partitions)
+
+    def resolved(self, count: int) -> list[Partition]:
+        """The topic has `count` partitions; routes what waited, and returns the partitions that are new.
+
+        Only for an idle topic: a key may move to another partition.
+        """
+        self.router = Router(count, self.hash_key)
+        self.trouble = None
+        new = [Partition(self.name, number, self.new_backoff()) for number in range(len(self.partitions), count)]
+        self.partitions += new
+        events, self.unrouted = self.unrouted, deque()
+        self.route(events)
+        return new
+
+    def unresolve(self) -> None:
+        """The number of partitions is in question: what comes from now on waits."""
+        self.router = None
+
+    def route(self, events: Iterable[PendingEvent]) -> None:
+        """Put events, in order, behind those that wait for their partitions."""
+        router = self.router
+        if router is None:
+            self.unrouted.extend(events)
+            return
+        partition_of = router.partition
+        partitions = self.partitions
+        touched = set()
+        for event in events:
+            number = partition_of(event[4])
+            partitions[number].waiting.append(event)
+            touched.add(number)
+        router.next_turn()
+        for number in touched:
+            partitions[number].wake_up.set()

@@ -1,0 +1,61 @@
+-- name: register
+-- Enter replica $1 (name $2, version $3) with a lease of $4 seconds, in place of the one it was before, $5.
+WITH former AS (DELETE FROM outbox.replica WHERE id = $5::uuid)
+INSERT INTO outbox.replica (id, name, version, started_at, lease_expires_at)
+VALUES ($1::uuid, $2::text, $3::text, clock_timestamp(), clock_timestamp() + make_interval(secs => $4::float8))
+RETURNING pg_current_xact_id()::text;
+
+-- name: renew
+-- Extend the lease of replica $1 to $2 seconds from now; no row when it has run out.
+UPDATE outbox.replica
+SET lease_expires_at = clock_timestamp() + make_interval(secs => $2::float8)
+WHERE id = $1::uuid AND lease_expires_at > clock_timestamp()
+RETURNING pg_current_xact_id()::text;
+
+-- name: live_replicas
+-- Replicas whose lease is running, in the order in which they get one lane more.
+SELECT id FROM outbox.replica WHERE lease_expires_at > clock_timestamp() ORDER BY started_at, id;
+
+-- name: lanes
+-- Every lane with its owner and epoch, and whether it is free: no owner, or one whose lease has run out.
+SELECT l.lane, l.epoch, l.owner,
+       NOT EXISTS (SELECT FROM outbox.replica AS r WHERE r.id = l.owner AND r.lease_expires_at > clock_timestamp()) AS free
+FROM outbox.lane AS l
+ORDER BY l.lane;
+
+-- name: claim
+-- Claim for replica $1 those of the lanes $2 that are still at the epochs $3 at which they were seen to be free.
+WITH free AS (
+    SELECT l.lane
+    FROM outbox.lane AS l
+    JOIN unnest($2::smallint[], $3::bigint[]) AS seen (lane, epoch) ON seen.lane = l.lane AND seen.epoch = l.epoch
+    ORDER BY l.lane
+    FOR UPDATE OF l SKIP LOCKED
+)
+UPDATE outbox.lane AS l
+SET owner = $1::uuid, epoch = l.epoch + 1, claimed_at = clock_timestamp()
+FROM free
+WHERE l.lane = free.lane
+RETURNING l.lane, l.epoch, l.position;
+
+-- name: advance_positions
+-- Raise the positions of lanes $2 at epochs $3 to $4, as far as replica $1 still owns them.
+UPDATE outbox.lane AS l
+SET position = n.position
+FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS n (lane, epoch, position)
+WHERE l.lane = n.lane AND l.epoch = n.epoch AND l.owner = $1::uuid AND l.position < n.position;
+
+-- name: release
+-- Give back lanes $2 at epochs $3 with their positions $4, as far as replica $1 still owns them.
+UPDATE outbox.lane AS l
+SET owner = NULL, claimed_at = NULL, position = greatest(l.position, n.position)
+FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS n (lane, epoch, position)
+WHERE l.lane = n.lane AND l.epoch = n.epoch AND l.owner = $1::uuid;
+
+-- name: unregister
+-- Take replica $1 off the list; its lanes are free from now on.
+DELETE FROM outbox.replica WHERE id = $1::uuid;
+
+-- name: forget_replicas
+-- Drop replicas whose lease ran out more than an hour ago.
+DELETE FROM outbox.replica WHERE lease_expires_at < clock_timestamp() - interval '1 hour';

@@ -1,0 +1,101 @@
+-- name: scan
+-- The next pending events of several lanes in one snapshot: one head row (snapshot, sequence), then sweep and fresh events of each lane in id order.
+-- $1 lanes, $2 taken_to, $3 sweep rows, $4 sweep bytes, $5 fresh rows, $6 fresh bytes, $7 number of the bound: one element per lane;
+-- $8 floors of the bounds; $9 number of the bound, $10 xid, $11 floor: one element per running transaction of a bound; $12 longest sweep in ids.
+WITH bound AS MATERIALIZED (
+    SELECT b.number::int AS number,
+           least(b.floor,
+                 (SELECT min(r.floor)
+                  FROM unnest($9::int[], $10::text[], $11::bigint[]) AS r (number, xid, floor)
+                  WHERE r.number = b.number AND pg_visible_in_snapshot(r.xid::xid8, pg_current_snapshot()))) AS start
+    FROM unnest($8::bigint[]) WITH ORDINALITY AS b (floor, number)
+),
+wanted AS MATERIALIZED (
+    SELECT l.*, bound.start
+    FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[], $5::int[], $6::bigint[], $7::int[])
+             AS l (lane, taken_to, sweep_events, sweep_bytes, fresh_events, fresh_bytes, bound)
+    JOIN bound ON bound.number = l.bound
+    WHERE l.taken_to - bound.start <= $12::bigint
+)
+SELECT 0::smallint AS lane,
+       CASE WHEN s.is_called THEN s.last_value ELSE 0 END AS id,
+       NULL::uuid AS event_id,
+       pg_current_snapshot()::text AS topic,
+       NULL::bytea AS key,
+       NULL::bytea AS payload,
+       NULL::text AS headers,
+       NULL::text AS type,
+       0::bigint AS created_ms,
+       0 AS size
+FROM outbox.event_id AS s
+UNION ALL
+SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload, found.headers::text, found.type,
+       (date_part('epoch', found.created_at) * 1000)::bigint, found.size
+FROM wanted CROSS JOIN LATERAL (
+    (SELECT swept.*
+     FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
+           FROM (SELECT event.*,
+                        octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
+                        + pg_column_size(event.headers) AS size
+                 FROM outbox.event AS event
+                 WHERE event.lane = wanted.lane AND event.id > wanted.start AND event.id <= wanted.taken_to
+                   AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = event.lane AND d.id = event.id)
+                   AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = event.lane AND f.id = event.id)
+                   AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = event.lane AND h.id = event.id)
+                 ORDER BY event.id
+                 LIMIT wanted.sweep_events) AS e) AS swept
+     WHERE swept.bytes_before < wanted.sweep_bytes)
+    UNION ALL
+    (SELECT fresh.*
+     FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
+           FROM (SELECT event.*,
+                        octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
+                        + pg_column_size(event.headers) AS size
+                 FROM outbox.event AS event
+                 WHERE event.lane = wanted.lane AND event.id > wanted.taken_to
+                 ORDER BY event.id
+                 LIMIT wanted.fresh_events) AS e) AS fresh
+     WHERE fresh.bytes_before < wanted.fresh_bytes)
+) AS found;
+
+-- name: sweep_step
+-- One step of a long sweep: the unsettled events of lane $1 with $2 < id <= $3, at most $4 rows and about $5 bytes.
+SELECT swept.lane, swept.id, swept.event_id, swept.topic, swept.key, swept.payload, swept.headers::text AS headers,
+       swept.type, (date_part('epoch', swept.created_at) * 1000)::bigint AS created_ms, swept.size
+FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
+      FROM (SELECT event.*,
+                   octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
+                   + pg_column_size(event.headers) AS size
+            FROM outbox.event AS event
+            WHERE event.lane = $1::smallint AND event.id > $2::bigint AND event.id <= $3::bigint
+              AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = event.lane AND d.id = event.id)
+              AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = event.lane AND f.id = event.id)
+              AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = event.lane AND h.id = event.id)
+            ORDER BY event.id
+            LIMIT $4::int) AS e) AS swept
+WHERE swept.bytes_before < $5::bigint;
+
+-- name: highest_settled
+-- For the take-over of lanes $1: the highest id with a receipt, failure or held row of each, and the snapshot this was read in.
+SELECT l.lane,
+       greatest((SELECT max(d.id) FROM outbox.delivery AS d WHERE d.lane = l.lane),
+                (SELECT max(f.id) FROM outbox.failure AS f WHERE f.lane = l.lane),
+                (SELECT max(h.id) FROM outbox.held AS h WHERE h.lane = l.lane), 0) AS id,
+       pg_current_snapshot()::text AS snapshot
+FROM unnest($1::smallint[]) AS l (lane);
+
+-- name: sequence_value
+-- The last id that was taken; 0 when none was.
+SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox.event_id;
+
+-- name: quiet_transactions
+-- Those of the xids $1 that are running and hold no lock on the id sequence: they have not taken an event id so far.
+SELECT t.transactionid::text
+FROM pg_locks AS t
+WHERE t.locktype = 'transactionid' AND t.mode = 'ExclusiveLock' AND t.granted
+  AND t.transactionid::text = ANY ($1::text[])
+  AND NOT EXISTS (SELECT
+                  FROM pg_locks AS s
+                  WHERE s.virtualtransaction = t.virtualtransaction AND s.locktype = 'relation'
+                    AND s.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                    AND s.relation = 'outbox.event_id'::regclass);
