@@ -89,7 +89,7 @@ def _bad_dsn(_: BaseException) -> RelayError:
 
 def _privilege(error: BaseException) -> RelayError:
     return PrivilegeError(
-        f"PostgreSQL: {_text(error)}; connect with a role that may (`relay migrate --roles` makes them)"
+        f"PostgreSQL: {_text(error)}; connect as the outbox's owner, or with the rights `relay migrate --roles` grants"
     )
 
 
