@@ -9,12 +9,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiokafka.partitioner import murmur2
-
 import relay
 from relay.health import Health
 from relay.http import serving
 from relay.kafka.connect import wait_for_producer
+from relay.kafka.partitioner import murmur2
 from relay.retry import Backoff
 from relay.session import Session
 from relay.stages.producing import ProducerKeeper
