@@ -25,9 +25,11 @@ class FailureKind(Enum):
 class PublishError(RelayError):
     """Kafka did not take something. `kind` says whose fault it is; the library's error is the cause."""
 
-    def __init__(self, kind: FailureKind, message: str) -> None:
+    def __init__(self, kind: FailureKind, message: str, name: str = "") -> None:
         super().__init__(message)
         self.kind = kind
+        self.name = name or type(self).__name__
+        """A short name to group failures by, Kafka's own where it has one: MessageSizeTooLargeError."""
 
 
 @dataclass(frozen=True, slots=True)

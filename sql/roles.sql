@@ -29,5 +29,6 @@ GRANT UPDATE ON outbox.lane, outbox.action TO outbox_relay;
 GRANT EXECUTE ON FUNCTION outbox.add_segment(bigint, bigint) TO outbox_relay, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.drop_segment(bigint) TO outbox_relay, outbox_admin;
 
--- People look at everything and ask for replays; the relay does them.
+-- People look at everything and mark failures for replay or discard; the owner of the lane acts on the mark.
 GRANT INSERT, UPDATE ON outbox.action TO outbox_admin;
+GRANT UPDATE (state, action, next_attempt_at) ON outbox.failure TO outbox_admin;

@@ -67,6 +67,8 @@ class LaneScan:
     """Whether the last complete scan returned every visible event above `taken_to`."""
     taken: set[int] = field(default_factory=set)
     """Ids taken from the lane whose receipt may be missing in the next snapshot."""
+    resuming: set[int] = field(default_factory=set)
+    """Ids with a failure or held row that are on their way to Kafka again. They do not hold the position back."""
     releasing: bool = False
 
     _settled: list[int] = field(default_factory=list)
@@ -99,12 +101,17 @@ class LaneScan:
 
     def settle(self, ids: Iterable[int]) -> None:
         """The outcome of these events is committed."""
-        self._settled.extend(ids)
+        if self.resuming:
+            ids = list(ids)
+            self._settled.extend([id_ for id_ in ids if id_ not in self.resuming])
+            self.resuming.difference_update(ids)
+        else:
+            self._settled.extend(ids)
 
     @property
     def unsettled(self) -> int:
         """Number of events taken and not yet settled."""
-        return len(self.taken) - len(self._settled)
+        return len(self.taken) - len(self._settled) + len(self.resuming)
 
     def absorb(
         self,

@@ -55,4 +55,4 @@ def translate(error: BaseException) -> PublishError:
     name = type(error).__name__
     message = text if name in text else f"{name}: {text}" if text else name
     advice = _ADVICE.get(type(error))
-    return PublishError(kind, f"{message}; {advice}" if advice else message)
+    return PublishError(kind, f"{message}; {advice}" if advice else message, name)

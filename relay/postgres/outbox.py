@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, assert_never, cast
 
+from relay.decide.failing import Fail, Retry
 from relay.decide.snapshot import Snapshot
 from relay.postgres import segments
 from relay.postgres.errors import translated
 from relay.postgres.sql import query
+from relay.stages.settle import Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     import asyncpg
 
     from relay.event import PendingEvent
+    from relay.stages.records import Failure, HeldBack
     from relay.stages.scan import LaneRequest
+    from relay.stages.settle import Receipts
 
 
 class ScanResult(NamedTuple):
@@ -46,6 +50,10 @@ class ClaimedLane(NamedTuple):
     position: int
     highest_settled: int
     snapshot: Snapshot
+
+
+def _written(rows: Sequence[asyncpg.Record]) -> Written:
+    return Written(rows[0]["new"], int(rows[0]["xid"]))
 
 
 class _Statements:
@@ -107,33 +115,93 @@ class ScanConnection(_Statements):
 
 
 class SettleConnection(_Statements):
-    """Writes receipts."""
+    """Records what became of events."""
 
-    async def settle(
-        self, lanes: list[int], ids: list[int], partitions: list[int], offsets: list[int]
-    ) -> tuple[int, int]:
-        """Write receipts; returns how many were new, and the xid of the transaction."""
-        row = (await self._rows("settle", lanes, ids, partitions, offsets))[0]
-        return row["inserted"], int(row["xid"])
+    async def settle(self, receipts: Receipts) -> Written:
+        """Write receipts."""
+        return _written(await self._rows("settle", *receipts))
 
-    async def settle_checked(
-        self,
-        lanes: list[int],
-        ids: list[int],
-        partitions: list[int],
-        offsets: list[int],
-        event_ids: list[UUID],
-    ) -> tuple[int, int]:
+    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
+        """Write receipts and delete the failure and held rows of the events `recorded`, (lane, id) each."""
+        lanes, ids = map(list, zip(*recorded, strict=True))
+        return _written(await self._rows("settle_recorded", *receipts, lanes, ids))
+
+    async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> Written:
         """Write receipts for events that are still the ones that were read."""
-        row = (await self._rows("settle_checked", lanes, ids, partitions, offsets, event_ids))[0]
-        return row["inserted"], int(row["xid"])
+        return _written(await self._rows("settle_checked", *receipts, event_ids))
 
-    async def count_duplicates(
-        self, lanes: list[int], ids: list[int], partitions: list[int], offsets: list[int]
-    ) -> int:
+    async def count_duplicates(self, receipts: Receipts) -> int:
         """How many of these are also recorded at another place in Kafka."""
-        row = (await self._rows("count_duplicates", lanes, ids, partitions, offsets))[0]
-        return cast("int", row[0])
+        return cast("int", (await self._rows("count_duplicates", *receipts))[0][0])
+
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written | None:
+        """Write held rows; None when one of the lanes is not this replica's any more."""
+        events = [event for record in records for event in record.events]
+        rows = await self._rows(
+            "hold",
+            replica,
+            [event[0] for event in events],
+            [event[1] for event in events],
+            [event[3] for event in events],
+            [event[4] for event in events],
+            list(epochs),
+            list(epochs.values()),
+        )
+        return _written(rows) if rows[0]["owned"] == len(epochs) else None
+
+    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> Written | None:
+        """Write a failure row in place of a held one; None when the lane is not this replica's any more."""
+        (event,) = failure.events
+        match failure.verdict:
+            case Retry(attempts=attempts, delay=delay):
+                state, wait, policy = "retrying", delay, "block"
+            case Fail(attempts=attempts, policy=policy):
+                state, wait = "failed", None
+            case _ as never:
+                assert_never(never)
+        rows = await self._rows(
+            "fail",
+            replica,
+            event[0],
+            event[1],
+            event[3],
+            event[4],
+            state,
+            attempts,
+            wait,
+            failure.error.name,
+            str(failure.error),
+            policy,
+            epoch,
+        )
+        return _written(rows) if rows[0]["owned"] else None
+
+
+class ResumeConnection(_Statements):
+    """Reads failed and held events whose time has come."""
+
+    async def due_failures(
+        self, lanes: Sequence[int], most: int, paused: Sequence[str], under_way: Sequence[tuple[int, int]]
+    ) -> list[tuple[PendingEvent, int]]:
+        """Failures to publish now, in id order, with the attempts they have had."""
+        rows = await self._rows(
+            "due_failures", lanes, most, paused, [each[0] for each in under_way], [each[1] for each in under_way]
+        )
+        return [(cast("PendingEvent", row), row["attempts"]) for row in rows]
+
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
+        """Closed keys (lane, topic, key), and topics with held rows (lane, topic, None)."""
+        return [(row["lane"], row["topic"], row["key"]) for row in await self._rows("blocking", lanes)]
+
+    async def has_failures(self, lanes: Sequence[int]) -> bool:
+        """Whether there is a failure that may have to be acted on."""
+        return cast("bool", (await self._rows("has_failures", lanes))[0][0])
+
+    async def held_events(
+        self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
+    ) -> list[PendingEvent]:
+        """Held events above an id, in id order, at most `events` and about `size` bytes."""
+        return cast("list[PendingEvent]", await self._rows("held_events", lane, above, events, size, paused))
 
 
 class ControlConnection(_Statements):

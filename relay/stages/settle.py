@@ -1,106 +1,71 @@
-"""Writes receipts for what Kafka acknowledged, many per statement."""
+"""Records what became of events, many per statement: receipts, failures, held rows."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
+
+from relay.stages.records import Delivery, Failure, HeldBack
+from relay.stages.tenure import LeaseLostError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from relay.settings import SettleSettings
-    from relay.stages.publish import Delivery
+    from relay.stages.records import Record, Records
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
 
-class SettlePort(Protocol):
-    """What settling needs of PostgreSQL. Each returns (new receipts, xid of the transaction)."""
+class Receipts(NamedTuple):
+    """Receipts to write, one element per event in each column."""
 
-    async def settle(
-        self, lanes: list[int], ids: list[int], partitions: list[int], offsets: list[int]
-    ) -> tuple[int, int]:
+    lanes: list[int]
+    ids: list[int]
+    partitions: list[int]
+    offsets: list[int]
+
+
+class Written(NamedTuple):
+    """What a statement did."""
+
+    new: int
+    """Rows that were not there before."""
+    xid: int
+    """Of its transaction."""
+
+
+class SettlePort(Protocol):
+    """What settling needs of PostgreSQL."""
+
+    async def settle(self, receipts: Receipts) -> Written:
         """Write receipts."""
 
-    async def settle_checked(
-        self,
-        lanes: list[int],
-        ids: list[int],
-        partitions: list[int],
-        offsets: list[int],
-        event_ids: list[UUID],
-    ) -> tuple[int, int]:
-        """Write receipts for events that are still the ones that were read."""
+    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
+        """Write receipts, and in the same transaction delete the failure and held rows of (lane, id)."""
 
-    async def count_duplicates(
-        self, lanes: list[int], ids: list[int], partitions: list[int], offsets: list[int]
-    ) -> int:
+    async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> Written:
+        """Write receipts for events that are still the ones that were read; their failure and held rows go."""
+
+    async def count_duplicates(self, receipts: Receipts) -> int:
         """How many of these have a receipt for another place in Kafka."""
 
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written | None:
+        """Write held rows; None when one of the lanes is not this replica's any more."""
 
-class Deliveries:
-    """Acknowledged events that have no receipt yet. Outlives tenures, so that an acknowledgement is never lost."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Delivery] = deque()
-        self._arrived = asyncio.Event()
-        self._settling = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    def __len__(self) -> int:
-        """Number of events without a receipt."""
-        return sum(len(delivery.events) for delivery in self._waiting) + self._settling
-
-    def add(self, delivery: Delivery) -> None:
-        """Events were acknowledged."""
-        self._waiting.append(delivery)
-        self._arrived.set()
-        self._idle.clear()
-
-    async def take(self, most: int) -> list[Delivery]:
-        """Wait for deliveries and take those of one tenure, with about `most` events at the most."""
-        while not self._waiting:
-            self._arrived.clear()
-            await self._arrived.wait()
-        tenure = self._waiting[0].tenure
-        taken = []
-        while self._waiting and self._settling < most and self._waiting[0].tenure is tenure:
-            taken.append(self._waiting.popleft())
-            self._settling += len(taken[-1].events)
-        return taken
-
-    def put_back(self, deliveries: list[Delivery]) -> None:
-        """Whether their receipts were committed is unknown: they are written again, which changes nothing then."""
-        self._waiting.extendleft(reversed(deliveries))
-        self._settling = 0
-
-    def settled(self) -> None:
-        """What was taken has its receipts."""
-        self._settling = 0
-        if not self._waiting:
-            self._idle.set()
-
-    async def wait_idle(self) -> None:
-        """Wait until everything that was acknowledged is settled."""
-        await self._idle.wait()
+    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> Written | None:
+        """Write a failure row in place of a held one; None when the lane is not this replica's any more."""
 
 
 class Settle:
-    """The loop: one statement at a time, with all that was acknowledged meanwhile."""
+    """The loop: one statement at a time, with all of a kind that became known meanwhile."""
 
     def __init__(
-        self,
-        port: SettlePort,
-        deliveries: Deliveries,
-        tenure: Tenure,
-        settings: SettleSettings,
-        telemetry: Telemetry,
+        self, port: SettlePort, records: Records, tenure: Tenure, settings: SettleSettings, telemetry: Telemetry
     ) -> None:
         self._port = port
-        self._deliveries = deliveries
+        self._records = records
         self._tenure = tenure
         self._settings = settings
         self._telemetry = telemetry
@@ -108,48 +73,106 @@ class Settle:
     async def run(self) -> None:
         """Settle until cancelled."""
         while True:
-            taken = await self._deliveries.take(self._settings.batch_events)
+            taken = await self._records.take(self._settings.batch_events)
             try:
-                await self._settle(taken)
+                await self._record(taken)
             except BaseException:
-                self._deliveries.put_back(taken)
+                self._records.put_back(taken)
                 raise
-            self._deliveries.settled()
+            self._records.settled(taken)
 
-    async def _settle(self, deliveries: list[Delivery]) -> None:
-        started = time.monotonic()
-        lanes: list[int] = []
-        ids: list[int] = []
-        partitions: list[int] = []
-        offsets: list[int] = []
-        for _, events, partition, base in deliveries:
-            lanes += [event[0] for event in events]
-            ids += [event[1] for event in events]
-            partitions += [partition] * len(events)
-            offsets += range(base, base + len(events)) if base >= 0 else [-1] * len(events)
-        tenure = self._tenure
+    async def _record(self, records: list[Record]) -> None:
         # Read before the transaction takes its xid: what a rung needs.
-        value = tenure.sequence_value
-        if deliveries[0].tenure is tenure:
-            new, xid = await self._port.settle(lanes, ids, partitions, offsets)
-            self._release(deliveries)
-        else:
+        value = self._tenure.sequence_value
+        match records[0]:
+            case Delivery():
+                xid = await self._deliver([each for each in records if isinstance(each, Delivery)])
+            case HeldBack():
+                xid = await self._hold([each for each in records if isinstance(each, HeldBack)])
+            case Failure():
+                xid = 0
+                for each in records:
+                    if isinstance(each, Failure):
+                        xid = await self._fail(each)
+            case _ as never:
+                assert_never(never)
+        if xid:
+            self._tenure.ladder.add(xid, value)
+
+    async def _deliver(self, deliveries: list[Delivery]) -> int:
+        started = time.monotonic()
+        receipts = Receipts([], [], [], [])
+        for _, events, partition, base in deliveries:
+            receipts.lanes.extend([event[0] for event in events])
+            receipts.ids.extend([event[1] for event in events])
+            receipts.partitions.extend([partition] * len(events))
+            receipts.offsets.extend(range(base, base + len(events)) if base >= 0 else [-1] * len(events))
+        if deliveries[0].tenure is not self._tenure:
             event_ids = [event[2] for delivery in deliveries for event in delivery.events]
-            new, xid = await self._port.settle_checked(lanes, ids, partitions, offsets, event_ids)
-        tenure.ladder.add(xid, value)
+            written = await self._port.settle_checked(receipts, event_ids)
+        else:
+            recorded = self._recorded(receipts)
+            if recorded:
+                written = await self._port.settle_recorded(receipts, recorded)
+            else:
+                written = await self._port.settle(receipts)
+            self._release(deliveries)
         duplicates = 0
-        if new < len(ids):
-            duplicates = await self._port.count_duplicates(lanes, ids, partitions, offsets)
+        if written.new < len(receipts.ids):
+            duplicates = await self._port.count_duplicates(receipts)
             if duplicates:
                 self._telemetry.emit("settle.duplicates", events=duplicates)
-        self._telemetry.emit("settle.done", events=new, duplicates=duplicates, seconds=time.monotonic() - started)
+        self._telemetry.emit(
+            "settle.done", events=written.new, duplicates=duplicates, seconds=time.monotonic() - started
+        )
+        return written.xid
 
-    def _release(self, deliveries: list[Delivery]) -> None:
-        """The receipts are committed: the events may leave the lanes' taken sets and the buffer."""
+    async def _hold(self, records: list[HeldBack]) -> int:
+        tenure = self._tenure
+        if records[0].tenure is not tenure:
+            return 0
+        epochs = self._epochs(records)
+        written = await self._port.hold(tenure.replica, records, epochs)
+        if written is None:
+            raise LeaseLostError(f"one of the lanes {sorted(epochs)} has another owner")
+        self._release(records)
+        if written.new:
+            self._telemetry.emit("events.held", events=written.new)
+        return written.xid
+
+    async def _fail(self, failure: Failure) -> int:
+        tenure = self._tenure
+        if failure.tenure is not tenure:
+            return 0
+        (event,) = failure.events
+        written = await self._port.fail(tenure.replica, failure, self._epochs([failure])[event[0]])
+        if written is None:
+            raise LeaseLostError(f"lane {event[0]} has another owner")
+        self._release([failure])
+        tenure.has_failures = True
+        return written.xid
+
+    def _epochs(self, records: Sequence[Record]) -> dict[int, int]:
+        lanes = {event[0] for record in records for event in record.events}
+        return {lane: state.epoch for lane in lanes if (state := self._tenure.lanes.get(lane)) is not None}
+
+    def _recorded(self, receipts: Receipts) -> list[tuple[int, int]]:
+        """Those that have a failure or held row, which goes in the transaction that writes the receipt."""
+        resuming = {lane: state.resuming for lane, state in self._tenure.lanes.items() if state.resuming}
+        if not resuming:
+            return []
+        return [
+            (lane, id_)
+            for lane, id_ in zip(receipts.lanes, receipts.ids, strict=True)
+            if lane in resuming and id_ in resuming[lane]
+        ]
+
+    def _release(self, records: Sequence[Record]) -> None:
+        """These are committed: the events may leave the lanes' taken sets and the buffer."""
         settled: dict[int, list[int]] = {}
         sizes: dict[int, int] = {}
-        for delivery in deliveries:
-            for event in delivery.events:
+        for record in records:
+            for event in record.events:
                 lane = event[0]
                 if lane in settled:
                     settled[lane].append(event[1])

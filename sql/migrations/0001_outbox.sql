@@ -94,9 +94,16 @@ CREATE TABLE outbox.failure (
     detail          text        NOT NULL DEFAULT '',
     failed_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     policy          text        NOT NULL CHECK (policy IN ('block', 'skip', 'dead-letter')),
+    -- The latest attempts, oldest first: [{"at": ..., "attempt": ..., "error": ...}, ...]
+    history         jsonb       NOT NULL DEFAULT '[]' CHECK (jsonb_typeof(history) = 'array'),
+    -- The replay or discard that a person last asked for.
+    action          bigint,
     PRIMARY KEY (lane, id),
     CONSTRAINT failure_next_attempt CHECK ((state = 'retrying') = (next_attempt_at IS NOT NULL))
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+-- What stands before the held events of a key.
+CREATE INDEX failure_key ON outbox.failure (lane, topic, key);
 
 CREATE TABLE outbox.held (
     lane  smallint NOT NULL CHECK (lane BETWEEN 0 AND 15),

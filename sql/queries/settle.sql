@@ -8,21 +8,51 @@ WITH receipt AS (
     ON CONFLICT (lane, id) DO NOTHING
     RETURNING 1
 )
-SELECT count(*) AS inserted, pg_current_xact_id()::text AS xid FROM receipt;
+SELECT count(*) AS new, pg_current_xact_id()::text AS xid FROM receipt;
 
--- name: settle_checked
--- The same for events that were read before a connection was lost: only if the id still belongs to the event_id of $5.
-WITH receipt AS (
+-- name: settle_recorded
+-- The same, when some of the events had a failure or a held row: those of lanes $5, ids $6 go with their receipt.
+WITH failure AS (
+    DELETE FROM outbox.failure AS f USING unnest($5::smallint[], $6::bigint[]) AS r (lane, id)
+    WHERE f.lane = r.lane AND f.id = r.id
+),
+held AS (
+    DELETE FROM outbox.held AS h USING unnest($5::smallint[], $6::bigint[]) AS r (lane, id)
+    WHERE h.lane = r.lane AND h.id = r.id
+),
+receipt AS (
     INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)
     SELECT r.lane, r.id, r.kafka_partition, r.kafka_offset
-    FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[], $5::uuid[])
-             AS r (lane, id, kafka_partition, kafka_offset, event_id)
-    JOIN outbox.event AS e ON e.lane = r.lane AND e.id = r.id AND e.event_id = r.event_id
+    FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[]) AS r (lane, id, kafka_partition, kafka_offset)
     ORDER BY r.lane, r.id
     ON CONFLICT (lane, id) DO NOTHING
     RETURNING 1
 )
-SELECT count(*) AS inserted, pg_current_xact_id()::text AS xid FROM receipt;
+SELECT count(*) AS new, pg_current_xact_id()::text AS xid FROM receipt;
+
+-- name: settle_checked
+-- The same for events that were read before a connection was lost: only if the id still belongs to the event_id of $5.
+WITH known AS MATERIALIZED (
+    SELECT r.*
+    FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[], $5::uuid[])
+             AS r (lane, id, kafka_partition, kafka_offset, event_id)
+    JOIN outbox.event AS e ON e.lane = r.lane AND e.id = r.id AND e.event_id = r.event_id
+),
+failure AS (
+    DELETE FROM outbox.failure AS f USING known AS r WHERE f.lane = r.lane AND f.id = r.id
+),
+held AS (
+    DELETE FROM outbox.held AS h USING known AS r WHERE h.lane = r.lane AND h.id = r.id
+),
+receipt AS (
+    INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)
+    SELECT r.lane, r.id, r.kafka_partition, r.kafka_offset
+    FROM known AS r
+    ORDER BY r.lane, r.id
+    ON CONFLICT (lane, id) DO NOTHING
+    RETURNING 1
+)
+SELECT count(*) AS new, pg_current_xact_id()::text AS xid FROM receipt;
 
 -- name: count_duplicates
 -- How many of these acknowledged events already have a receipt for another place in Kafka, that is, were delivered twice.
@@ -30,3 +60,50 @@ SELECT count(*)
 FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[]) AS r (lane, id, kafka_partition, kafka_offset)
 JOIN outbox.delivery AS d ON d.lane = r.lane AND d.id = r.id
 WHERE (d.kafka_partition, d.kafka_offset) IS DISTINCT FROM (r.kafka_partition, r.kafka_offset);
+
+-- name: hold
+-- Held rows for lanes $2, ids $3, topics $4, keys $5, if replica $1 owns all of lanes $6 at epochs $7; `owned` says how many it does.
+WITH mine AS MATERIALIZED (
+    SELECT l.lane
+    FROM outbox.lane AS l
+    JOIN unnest($6::smallint[], $7::bigint[]) AS claimed (lane, epoch) ON claimed.lane = l.lane AND claimed.epoch = l.epoch
+    WHERE l.owner = $1::uuid
+    ORDER BY l.lane
+    FOR SHARE OF l
+),
+written AS (
+    INSERT INTO outbox.held (lane, id, topic, key)
+    SELECT r.lane, r.id, r.topic, r.key
+    FROM unnest($2::smallint[], $3::bigint[], $4::text[], $5::bytea[]) AS r (lane, id, topic, key)
+    WHERE (SELECT count(*) FROM mine) = cardinality($6::smallint[])
+    ORDER BY r.lane, r.id
+    ON CONFLICT (lane, id) DO NOTHING
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM mine) AS owned, count(*) AS new, pg_current_xact_id()::text AS xid FROM written;
+
+-- name: fail
+-- The failure of event ($2 lane, $3 id, $4 topic, $5 key): state $6, attempts $7, next attempt in $8 seconds, error $9, detail $10, policy $11; in place of its held row, if replica $1 owns the lane at epoch $12.
+WITH mine AS MATERIALIZED (
+    SELECT l.lane FROM outbox.lane AS l
+    WHERE l.lane = $2::smallint AND l.owner = $1::uuid AND l.epoch = $12::bigint
+    FOR SHARE OF l
+),
+held AS (
+    DELETE FROM outbox.held AS h USING mine WHERE h.lane = mine.lane AND h.id = $3::bigint
+),
+written AS (
+    INSERT INTO outbox.failure AS f (lane, id, topic, key, state, attempts, next_attempt_at, error, detail, policy, history)
+    SELECT mine.lane, $3::bigint, $4::text, $5::bytea, $6::text, $7::int,
+           clock_timestamp() + make_interval(secs => $8::float8), $9::text, $10::text, $11::text,
+           jsonb_build_array(jsonb_build_object('at', clock_timestamp(), 'attempt', $7::int, 'error', $10::text))
+    FROM mine
+    ON CONFLICT (lane, id) DO UPDATE
+    SET state = excluded.state, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at,
+        error = excluded.error, detail = excluded.detail, policy = excluded.policy, failed_at = clock_timestamp(),
+        -- The latest fifty tell the story; a row must not grow without end.
+        history = CASE WHEN jsonb_array_length(f.history) < 50 THEN f.history ELSE f.history - 0 END || excluded.history
+    WHERE f.state <> 'discarded'
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM mine) AS owned, count(*) AS new, pg_current_xact_id()::text AS xid FROM written;

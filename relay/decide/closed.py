@@ -1,0 +1,68 @@
+"""Which events of a lane may not go on yet: those behind a failure of their key, and those of a paused topic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from relay.event import PendingEvent
+
+TopicKey: TypeAlias = tuple[str, bytes]
+
+
+class Closed:
+    """The closed keys and topics of one lane.
+
+    Something is closed the moment it is known that it must be, and opened only at the end of a *pass* over the held
+    rows: by what was blocked when the pass began, plus what was closed since. All held events of a key that is
+    opened were handed in by then, so fresh ones follow them in the partition's queue.
+    """
+
+    def __init__(self, topics: Iterable[str] = (), keys: Iterable[TopicKey] = ()) -> None:
+        self._topics = set(topics)
+        self._keys = set(keys)
+        self._topics_since: set[str] = set()
+        self._keys_since: set[TopicKey] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._topics or self._keys)
+
+    def close_key(self, topic: str, key: bytes) -> None:
+        """From now on events of `key` are held back."""
+        self._keys.add((topic, key))
+        self._keys_since.add((topic, key))
+
+    def close_topic(self, topic: str) -> None:
+        """From now on events of `topic` are held back."""
+        self._topics.add(topic)
+        self._topics_since.add(topic)
+
+    def holds_back(self, topic: str, key: bytes | None) -> bool:
+        """Whether an event must wait. One without a key waits for its topic only."""
+        return topic in self._topics or (key is not None and (topic, key) in self._keys)
+
+    def divide(self, events: list[PendingEvent]) -> tuple[list[PendingEvent], list[PendingEvent]]:
+        """Those that may go on, and those to hold back."""
+        if not self:
+            return events, []
+        go: list[PendingEvent] = []
+        wait: list[PendingEvent] = []
+        for event in events:
+            (wait if self.holds_back(event[3], event[4]) else go).append(event)
+        return go, wait
+
+    def begin_pass(self) -> None:
+        """A pass over the held rows begins; what is closed from now on stays closed at its end."""
+        self._topics_since.clear()
+        self._keys_since.clear()
+
+    def closed_since(self, topic: str, key: bytes | None) -> bool:
+        """Whether this was closed during the pass."""
+        return topic in self._topics_since or (key is not None and (topic, key) in self._keys_since)
+
+    def end_pass(self, topics: Iterable[str], keys: Iterable[TopicKey]) -> None:
+        """Every held event that was not behind `topics` and `keys`, as of the pass's beginning, is handed in."""
+        self._topics = {*topics, *self._topics_since}
+        self._keys = {*keys, *self._keys_since}

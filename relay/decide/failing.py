@@ -1,0 +1,63 @@
+"""What happens to an event that Kafka did not take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from relay.outcome import FailureKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Policy: TypeAlias = Literal["block", "skip", "dead-letter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again after `delay` seconds; the key is held back meanwhile."""
+
+    attempts: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """It failed; what becomes of its key says the policy."""
+
+    attempts: int
+    policy: Policy
+
+
+Verdict: TypeAlias = Retry | Fail
+
+
+def policy_for(topic: str, policies: Mapping[str, Policy], default: Policy) -> Policy:
+    """The policy of the first pattern (shell-style: `orders.*`) that matches the topic."""
+    for pattern, policy in policies.items():
+        if fnmatchcase(topic, pattern):
+            return policy
+    return default
+
+
+def judge(
+    kind: FailureKind,
+    attempts: int,
+    policy: Policy,
+    max_attempts: int,
+    first_delay: float,
+    most_delay: float,
+    random: float,
+) -> Verdict:
+    """The verdict on an event that was refused alone, after `attempts` earlier tries; `random` is in [0, 1).
+
+    Raises ValueError for the cluster's or a topic's troubles: they are no fault of an event and spend no attempt.
+    """
+    if kind in (FailureKind.CLUSTER, FailureKind.TOPIC):
+        raise ValueError(f"a {kind.value} error is no fault of an event")
+    attempts += 1
+    if kind is FailureKind.EVENT or attempts >= max_attempts:
+        return Fail(attempts, policy)
+    delay = min(most_delay, first_delay * 2.0 ** min(attempts - 1, 30))
+    return Retry(attempts, delay * (0.5 + random / 2))
