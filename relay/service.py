@@ -16,10 +16,13 @@ from relay.kafka.connect import wait_for_producer
 from relay.kafka.partitioner import murmur2
 from relay.retry import Backoff
 from relay.session import Session
+from relay.stages.failing import Failing
+from relay.stages.pacing import Pacing
 from relay.stages.producing import ProducerKeeper
 from relay.stages.publish import Publish
-from relay.stages.settle import Deliveries
+from relay.stages.records import Records
 from relay.stages.tenure import LeaseLostError
+from relay.stages.troubles import Troubles
 from relay.watchdog import watch_loop
 
 if TYPE_CHECKING:
@@ -39,15 +42,34 @@ class Service:
         self._settings = settings
         self._telemetry = telemetry
         self._health = Health(settings.health, time.monotonic())
-        self._deliveries = Deliveries()
-        keeper = ProducerKeeper(
-            partial(wait_for_producer, settings.kafka),
-            Backoff(random.random, first=0.1, most=10.0),
-            self._health,
-            telemetry,
+        self._records = Records()
+        self._failing = Failing(self._records, settings.failure, random.random, telemetry)
+        main, side = (
+            ProducerKeeper(
+                partial(wait_for_producer, settings.kafka, settings.topic),
+                Backoff(random.random, first=0.1, most=10.0),
+                self._health,
+                telemetry,
+            )
+            for _ in range(2)
         )
         self._publish = Publish(
-            keeper, self._deliveries.add, murmur2, random.random, settings.kafka, self._health, telemetry
+            main,
+            side,
+            self._records,
+            self._failing,
+            Pacing(settings.publish),
+            murmur2,
+            random.random,
+            settings.kafka.request_timeout,
+            telemetry,
+        )
+        self._troubles = Troubles(
+            self._failing,
+            partial(Backoff, random.random, first=2.0, most=30.0),
+            settings.kafka.request_timeout,
+            self._health,
+            telemetry,
         )
         self._session: Session | None = None
         self._stop = asyncio.Event()
@@ -62,7 +84,7 @@ class Service:
         self._telemetry.emit("service.started", version=relay.__version__, replica=self._settings.replica.name)
         async with serving(self._settings.http, self._health, self._telemetry), asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._publish.run(), name="publish"),
+                tasks.create_task(self._publish.run(self._troubles), name="publish"),
                 tasks.create_task(watch_loop(self._health, self._telemetry), name="watchdog"),
             ]
             sessions = tasks.create_task(self._sessions(), name="sessions")
@@ -92,7 +114,13 @@ class Service:
         former: UUID | None = None
         while True:
             session = self._session = await Session.open(
-                self._settings, self._publish, self._deliveries, self._health, self._telemetry, self._waiting
+                self._settings,
+                self._publish,
+                self._failing,
+                self._records,
+                self._health,
+                self._telemetry,
+                self._waiting,
             )
             if self._stop.is_set():
                 session.tenure.drain_begun.set()

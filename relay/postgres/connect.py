@@ -64,7 +64,7 @@ async def open_connection(dsn: str, timeout: float, name: str) -> asyncpg.Connec
 
 
 async def wait_for(attempt: Callable[[], Awaitable[Result]], on_failure: Callable[[PostgresLostError], None]) -> Result:
-    """Call the coroutine function `attempt` until PostgreSQL is there, with exponential backoff and jitter up to 5 s between tries.
+    """Call a coroutine function until PostgreSQL is there, with exponential backoff and jitter up to 5 s between tries.
 
     `on_failure` hears of every failed try. Any other error is raised.
     """

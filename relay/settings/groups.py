@@ -37,6 +37,16 @@ SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 Compression = Literal["none", "zstd", "lz4", "snappy", "gzip"]
 
 
+def _pairs(value: object) -> object:
+    """Turn `a=b,c=d` into a mapping; leave anything else to the check that follows."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.strip() for pair in value.split(",") if pair.strip()]
+    if any(pair.count("=") != 1 for pair in pairs):
+        raise ValueError("must be pairs like audit.*=skip,orders=dead-letter")
+    return {pattern.strip(): policy.strip().lower() for pattern, policy in (pair.split("=") for pair in pairs)}
+
+
 class Group(BaseModel):
     """Base of the groups: frozen, complete, and silent about the values it refuses."""
 
@@ -158,6 +168,50 @@ class SettleSettings(Group):
     """How receipts are written."""
 
     batch_events: Count = Field(default=5_000, description="Most receipts that one statement writes.")
+
+
+class PublishSettings(Group):
+    """How fast the relay may publish; no limit by default."""
+
+    events_per_second: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Most events per second of this replica; 0 = no limit."
+    )
+    bytes_per_second: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Most bytes per second of this replica; 0 = no limit."
+    )
+
+
+class FailureSettings(Group):
+    """What becomes of an event that Kafka does not take, and of the later events of its key."""
+
+    policy: Annotated[Literal["block", "skip", "dead-letter"], BeforeValidator(_lower)] = Field(
+        default="block",
+        description="`block` holds later events of the key back until replay or discard, `skip` lets them go on, "
+        "`dead-letter` also sends the event to a dead-letter topic.",
+    )
+    policies: Annotated[dict[str, Literal["block", "skip", "dead-letter"]], BeforeValidator(_pairs)] = Field(
+        default_factory=dict,
+        description="Other policies by topic pattern, the first match counts: `audit.*=skip,orders=dead-letter`.",
+        json_schema_extra={"shown_default": "none"},
+    )
+    max_attempts: Count = Field(
+        default=10, description="Attempts at an event whose error is unknown, before it fails. Outages spend none."
+    )
+    first_delay: Seconds = Field(default=1.0, description="Pause before the second attempt; it doubles each time.")
+    most_delay: Seconds = Field(default=300.0, description="Longest pause between attempts.")
+    dead_letter_suffix: str = Field(
+        default=".dead-letter",
+        pattern=r"^[a-zA-Z0-9._-]+$",
+        description="Appended to a topic's name to get its dead-letter topic.",
+    )
+
+
+class TopicSettings(Group):
+    """Whether missing topics are created."""
+
+    create: bool = Field(default=False, description="Create topics that do not exist.")
+    partitions: Count = Field(default=12, description="Partitions of topics that are created.")
+    replication: Count = Field(default=3, description="Replication factor of topics that are created.")
 
 
 class StopSettings(Group):

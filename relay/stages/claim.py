@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 import relay
+from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.shares import fair_share
 from relay.stages.tenure import LeaseLostError
@@ -46,6 +47,12 @@ class ClaimPort(Protocol):
 
     async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
         """Claim lanes that nobody claimed since they were seen."""
+
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
+        """Closed keys (lane, topic, key), and topics with held rows (lane, topic, None)."""
+
+    async def has_failures(self, lanes: Sequence[int]) -> bool:
+        """Whether there is a failure that may have to be acted on."""
 
     async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
         """Raise (lane, epoch, position)."""
@@ -148,10 +155,16 @@ class Claim:
             return
         tenure = self._tenure
         claimed = await self._port.claim(tenure.replica, free)
+        # Before the first scan: what stands behind a failure must not be published by it.
+        blocking = await self._port.blocking([lane.lane for lane in claimed])
+        tenure.has_failures = tenure.has_failures or await self._port.has_failures([lane.lane for lane in claimed])
         for lane in claimed:
-            tenure.lanes[lane.lane] = LaneScan.take_over(
-                lane.lane, lane.epoch, lane.position, lane.highest_settled, lane.snapshot
+            closed = Closed(
+                topics={topic for number, topic, key in blocking if number == lane.lane and key is None},
+                keys={(topic, key) for number, topic, key in blocking if number == lane.lane and key is not None},
             )
+            state = LaneScan.take_over(lane.lane, lane.epoch, lane.position, lane.highest_settled, lane.snapshot)
+            tenure.add_lane(state, closed)
         if claimed:
             tenure.share_room()
             self._telemetry.emit("lanes.claimed", lanes=sorted(lane.lane for lane in claimed))
@@ -171,7 +184,7 @@ class Claim:
         tenure = self._tenure
         await self._port.release(tenure.replica, self._positions(states))
         for state in states:
-            tenure.lanes.pop(state.lane, None)
+            tenure.remove_lane(state.lane)
         tenure.share_room()
         self._telemetry.emit("lanes.released", lanes=sorted(state.lane for state in states))
 

@@ -43,8 +43,11 @@ class Producer(Protocol):
     def forget_topic(self, topic: str) -> None:
         """The topic is of no interest for now."""
 
-    def pack(self, waiting: deque[PendingEvent], most: int) -> RecordBatch:
-        """Move events from the left of `waiting` into a batch."""
+    async def max_batch_bytes(self, topic: str) -> int | None:
+        """Largest record batch the topic takes; None when that cannot be found out."""
+
+    def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None) -> RecordBatch:
+        """Move events from the left of `waiting` into a batch that fits."""
 
     async def send(self, batch: Any, topic: str, partition: int, done: Callable[[Outcome], None]) -> None:
         """Queue the batch; `done` hears of its outcome."""
