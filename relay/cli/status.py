@@ -48,13 +48,13 @@ def concerns(status: Status) -> list[str]:
         found.append("no replica is alive: nothing is being published; start `relay run`, or read its log")
     elif orphans:
         found.append(
-            f"lanes {', '.join(orphans)} have no live owner: their events wait; replicas claim them within seconds, "
-            "unless their log says why not"
+            f"lanes without a live owner: {' '.join(orphans)}; their events wait until a replica claims them, which "
+            "takes seconds unless its log says why not"
         )
     if status.backlog.events is None:
         found.append("counting what is pending took too long: positions are far behind; is a long transaction open?")
     if failed := status.failures.get("failed", 0):
-        found.append(f"{failed:,} events failed and wait for a person")
+        found.append(f"{failed:,} {'event failed and waits' if failed == 1 else 'events failed and wait'} for a person")
     if status.stranded:
         found.append("there are rows in the DEFAULT partitions: no segment was ready for them; the relay moves them")
     return found

@@ -108,7 +108,7 @@ def _text(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not isinstance(error, pg.PostgresError):
         return "it did not answer in time"
     if isinstance(error, ssl.SSLError):
-        return error.reason or "TLS failed"
+        return str(getattr(error, "verify_message", None) or getattr(error, "reason", None) or error)
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         # asyncio writes its own text over the system's ("Connect call failed"); names' errors are negative.
         return (os.strerror(error.errno) if error.errno > 0 else error.strerror).lower()
