@@ -84,7 +84,7 @@ class Session:
         settle_port = SettleConnection(connections["settle"], schema)
         self._settle = Settle(settle_port, records, tenure, settings.settle, telemetry)
         resume_port = ResumeConnection(connections["resume"], schema)
-        self._resume = Resume(resume_port, tenure, records, publish.hand_in, settings.scan)
+        self._resume = Resume(resume_port, tenure, records, publish.hand_in, publish.forget_limits, settings.scan)
         self._claim = Claim(self._control, tenure, self._scan.long_sweeps.set, settings.replica, telemetry)
         self._housekeeping = Housekeeping(
             HousekeepingConnection(connections["housekeeping"], schema), settings.segment, telemetry

@@ -63,7 +63,7 @@ class Failing:
         verdict = judge(
             error.kind,
             tenure.attempts.pop((lane, id_), 0),
-            policy_for(topic, settings.policies, settings.policy),
+            policy_for(topic, settings.by_pattern(), settings.policy),
             settings.max_attempts,
             settings.first_delay,
             settings.most_delay,

@@ -95,6 +95,11 @@ class Publish:
         for name, its_events in by_topic.items():
             self._topic(name).route(its_events)
 
+    def forget_limits(self, topics: set[str]) -> None:
+        """Read these topics' limits anew before failing an event for them: somebody has most likely raised one."""
+        for name in topics:
+            self._topic(name).max_bytes_read_at = 0.0
+
     @property
     def tenure(self) -> Tenure | None:
         """The tenure that hands in."""
