@@ -41,14 +41,14 @@ def concerns(status: Status) -> list[str]:
     """What somebody who was woken up should look at first; empty when all is well."""
     found = []
     alive = [replica for replica in status.replicas if replica.alive]
-    orphans = [str(lane.lane) for lane in status.lanes if lane.replica is None]
+    orphans = [lane.lane for lane in status.lanes if lane.replica is None]
     if status.in_recovery:
         found.append("this server is a standby: what it shows may be old, and no relay can work on it")
     if not alive:
         found.append("no replica is alive: nothing is being published; start `relay run`, or read its log")
     elif orphans:
         found.append(
-            f"lanes without a live owner: {' '.join(orphans)}; their events wait until a replica claims them, which "
+            f"lanes without a live owner: {ranges(orphans)}; their events wait until a replica claims them, which "
             "takes seconds unless its log says why not"
         )
     if status.backlog.events is None:
@@ -74,6 +74,17 @@ def duration(seconds: float | None) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def ranges(lanes: list[int]) -> str:
+    """Ascending lanes with neighbours put together, `0-3 7`: all 16 one by one would leave no room for names."""
+    runs: list[list[int]] = []
+    for lane in lanes:
+        if runs and lane == runs[-1][-1] + 1:
+            runs[-1].append(lane)
+        else:
+            runs.append([lane])
+    return " ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def _page(status: Status) -> Group:
@@ -112,7 +123,7 @@ def _summary(status: Status) -> Table:
 
 
 def _replicas(status: Status) -> Table:
-    table = _table("replica", "version", ">running", ">lease", "lanes")
+    table = _table("*replica", "version", ">running", ">lease", "lanes")
     for replica in status.replicas:
         lease = duration(replica.lease_seconds) if replica.alive else f"out for {duration(-replica.lease_seconds)}"
         table.add_row(
@@ -120,14 +131,14 @@ def _replicas(status: Status) -> Table:
             replica.version,
             duration(replica.running_seconds),
             lease,
-            " ".join(map(str, replica.lanes)) or "none",
+            ranges(replica.lanes) or "none",
             style=None if replica.alive else "red",
         )
     return table
 
 
 def _lanes(status: Status) -> Table:
-    table = _table(">lane", "owner", ">owned for", ">position", ">pending", ">oldest")
+    table = _table(">lane", "*owner", ">owned for", ">position", ">pending", ">oldest")
     for lane in status.lanes:
         table.add_row(
             str(lane.lane),
@@ -156,10 +167,15 @@ def _segments(status: Status) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    """A plain table; a name that begins with > is of numbers."""
+    """A plain table; > marks a column of numbers, * one that goes on in the next line where there is no room for it."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
+        table.add_column(
+            column.lstrip(">*"),
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=not column.startswith("*"),
+            overflow="fold",
+        )
     return table
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from relay.cli import main
-from relay.cli.status import concerns, duration
+from relay.cli.status import concerns, duration, ranges
 from relay.errors import SchemaError
 from relay.postgres import status as reading
 from relay.postgres.migrate import make_roles
@@ -115,7 +115,7 @@ async def test_replicas_have_their_lanes_and_what_is_left_of_their_leases(connec
     assert [lane.replica for lane in status.lanes[:5]] == ["relay-1"] * 3 + [None] * 2
     assert status.lanes[0].epoch == 3
     assert status.lanes[0].owned_seconds == pytest.approx(240, abs=30)
-    assert concerns(status)[0].startswith("lanes without a live owner: 3 4 5 6 7 8 9 10 11 12 13 14 15; ")
+    assert concerns(status)[0].startswith("lanes without a live owner: 3-15; ")
 
 
 async def test_all_is_well_when_every_lane_has_a_live_owner(connection: asyncpg.Connection) -> None:
@@ -211,6 +211,20 @@ def test_the_page_for_people_begins_with_what_is_wrong(database: str) -> None:
     assert any(line.startswith("event_1 1 5,000,000") and "in use, newest id 2" in line for line in lines)
 
 
+def test_a_pod_s_name_is_shown_whole_on_80_columns(database: str) -> None:
+    name = "outbox-relay-7d9c8b6f5b-x2x9z"
+
+    async def give_all_lanes() -> None:
+        async with migrated(database) as connection:
+            await add_replica(connection, name, list(range(16)), lease="-243 s")
+
+    asyncio.run(give_all_lanes())
+    shown = run(database)
+    assert f"{name} 0.1.0 1 h 0 min out for 4 min 3 s 0-15" in [
+        " ".join(each.split()) for each in shown.output.splitlines()
+    ]
+
+
 def test_the_json_has_everything_and_no_secret(database: str) -> None:
     asyncio.run(fill(database))
     shown = run(database, "--json")
@@ -248,3 +262,11 @@ def test_without_an_outbox_or_a_server_the_command_fails_in_one_line(database: s
 )
 def test_durations_have_two_units(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("lanes", "text"),
+    [([], ""), ([4], "4"), ([0, 1], "0-1"), ([0, 2, 4, 5, 6, 15], "0 2 4-6 15"), (list(range(16)), "0-15")],
+)
+def test_neighbouring_lanes_are_put_together(lanes: list[int], text: str) -> None:
+    assert ranges(lanes) == text
