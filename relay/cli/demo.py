@@ -73,7 +73,7 @@ def command(
     try:
         summary = _demo(console, seconds, rate, folder, keep=keep, as_json=as_json)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        click.echo("relay: stopped before there was a result", err=True)
+        click.echo("relay: interrupted", err=True)
         context.exit(INTERRUPTED)
     context.exit(0 if summary.ok else 1)
 
@@ -81,12 +81,15 @@ def command(
 def _demo(console: Console, seconds: float, rate: float, chosen: Path | None, *, keep: bool, as_json: bool) -> Summary:
     from relay.demo.display import display_on
     from relay.demo.folder import demo_folder
-    from relay.demo.run import Plan, demonstrate
-    from relay.demo.summary import page
-    from relay.local.pair import local_servers
+    from relay.demo.folder import keep as keep_folder
 
     with demo_folder(chosen) as folder, ExitStack() as running:
         with display_on(console) as display:
+            # Only now, because they take a moment, and there is something to read meanwhile.
+            from relay.demo.run import Plan, demonstrate
+            from relay.demo.summary import page
+            from relay.local.pair import local_servers
+
             postgres, kafka = running.enter_context(local_servers(folder, say=display.step))
             plan = Plan(seconds, rate, folder, postgres.dsn, kafka.bootstrap_servers)
             summary = asyncio.run(demonstrate(plan, display))
@@ -97,6 +100,9 @@ def _demo(console: Console, seconds: float, rate: float, chosen: Path | None, *,
             click.echo(json.dumps(summary.as_dict() | (places if keep else {})))
         else:
             console.print(page(summary))
+        if not summary.ok:
+            keep_folder(folder)
+            click.echo(f"relay: everything is kept in {folder}; see it with: relay local --folder {folder}", err=True)
         if keep:
             if not as_json:
                 click.echo("\n" + _how_to_go_on(postgres, kafka))

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 PREFIX = "relay-demo-"
 STALE_SECONDS = 60.0
 """A demo locks its folder within moments, and what a killed one leaves running ends within seconds."""
+_KEPT = "kept"
 
 
 @contextmanager
 def demo_folder(chosen: Path | None) -> Iterator[Path]:
     """Yield the chosen folder, which stays, or a temporary one, which is removed unless an error needs its logs.
 
-    Also removes what demos that were killed, or failed, left behind.
+    Also removes what demos that were killed, or failed, left behind; not what `keep` was called for.
     """
     if chosen is not None:
         chosen.mkdir(parents=True, exist_ok=True)
@@ -45,9 +46,15 @@ def demo_folder(chosen: Path | None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not (folder / _KEPT).exists():
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def keep(folder: Path) -> None:
+    """Let a temporary folder stay: it is evidence."""
+    (folder / _KEPT).touch()
 
 
 def _remove_stale() -> None:
@@ -55,7 +62,8 @@ def _remove_stale() -> None:
         # Others may be at it too, or may own it.
         with suppress(OSError):
             seen = folder.lstat()
-            if seen.st_uid != os.geteuid() or time.time() - seen.st_mtime < STALE_SECONDS:
+            in_use = time.time() - seen.st_mtime < STALE_SECONDS
+            if in_use or seen.st_uid != os.geteuid() or (folder / _KEPT).exists():
                 continue
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from relay.demo.folder import PREFIX, STALE_SECONDS, demo_folder
+from relay.demo.folder import PREFIX, STALE_SECONDS, demo_folder, keep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +61,15 @@ def test_after_an_error_without_logs_nothing_stays() -> None:
     with pytest.raises(RuntimeError), demo_folder(None) as folder:
         raise RuntimeError
     assert not folder.exists()
+
+
+def test_evidence_stays_also_when_later_demos_tidy_up() -> None:
+    with demo_folder(None) as folder:
+        keep(folder)
+    aged(folder)
+    with demo_folder(None):
+        pass
+    assert folder.exists()
 
 
 def test_what_a_killed_demo_left_is_removed_but_not_what_is_new_or_in_use_or_not_ours(tmp_path: Path) -> None:
