@@ -22,7 +22,7 @@ def command(as_json: bool) -> None:
     """Show what is pending and how old it is, replicas and lanes, and what was delivered.
 
     Reads only PostgreSQL, so it works while no relay runs and while Kafka is away. Counts stop at a million or
-    after a few seconds; "at least" and "about" say so.
+    after a few seconds; "at least", "at most" and "about" say so.
     """
     settings = load_postgres()
 
@@ -51,7 +51,7 @@ def concerns(status: Status) -> list[str]:
             f"lanes without a live owner: {ranges(orphans)}; their events wait until a replica claims them, which "
             "takes seconds unless its log says why not"
         )
-    if status.backlog.events is None:
+    if status.backlog.precision == "at most":
         found.append("counting what is pending took too long: positions are far behind; is a long transaction open?")
     if failed := status.failures.get("failed", 0):
         found.append(f"{failed:,} {'event failed and waits' if failed == 1 else 'events failed and wait'} for a person")
@@ -105,10 +105,10 @@ def _page(status: Status) -> Group:
 
 def _summary(status: Status) -> Table:
     table = Table.grid(padding=(0, 3))
-    pending = _count(status.backlog, "at least")
+    pending = _count(status.backlog)
     if status.oldest_seconds is not None:
         pending += f", the oldest {duration(status.oldest_seconds)} old"
-    delivered = _count(status.delivered, "about")
+    delivered = _count(status.delivered)
     if status.last_delivered_seconds is not None:
         delivered += f", the last one {duration(status.last_delivered_seconds)} ago"
     owned = sum(lane.replica is not None for lane in status.lanes)
@@ -117,7 +117,7 @@ def _summary(status: Status) -> Table:
     table.add_row("pending", pending)
     table.add_row("delivered", f"{delivered} (receipts that are kept)")
     table.add_row("failures", failures or "none")
-    table.add_row("held", _count(status.held, "at least"))
+    table.add_row("held", _count(status.held))
     table.add_row("lanes", f"{owned} of {len(status.lanes)} owned, by {alive} live {_plural('replica', alive)}")
     return table
 
@@ -179,10 +179,11 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _count(count: Count, hedge: str) -> str:
+def _count(count: Count) -> str:
     if count.events is None:
         return "unknown (counting took too long)"
-    return f"{'' if count.exact else hedge + ' '}{count.events:,} {_plural('event', count.events)}"
+    hedge = "" if count.precision == "exact" else f"{count.precision} "
+    return f"{hedge}{count.events:,} {_plural('event', count.events)}"
 
 
 def _plural(word: str, number: int) -> str:
