@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -102,7 +103,9 @@ def _demo(console: Console, seconds: float, rate: float, chosen: Path | None, *,
             console.print(page(summary))
         if not summary.ok:
             keep_folder(folder)
-            click.echo(f"relay: everything is kept in {folder}; see it with: relay local --folder {folder}", err=True)
+            click.echo(
+                f"relay: everything is kept in {folder}; see it with: {_program()} local --folder {folder}", err=True
+            )
         if keep:
             if not as_json:
                 click.echo("\n" + _how_to_go_on(postgres, kafka))
@@ -129,9 +132,17 @@ def _how_to_go_on(postgres: PostgresServer, kafka: KafkaServer) -> str:
         "To go on with these servers, in another terminal:\n"
         f"export RELAY_POSTGRES_DSN={shlex.quote(postgres.dsn)}\n"
         f"export RELAY_KAFKA_BOOTSTRAP_SERVERS={shlex.quote(kafka.bootstrap_servers)}\n"
-        "relay status    # what is pending and what was delivered\n"
-        "relay run       # relays what you enqueue for the topic orders, until Ctrl-C\n"
+        f"{_program()} status    # what is pending and what was delivered\n"
+        f"{_program()} run       # relays what you enqueue for the topic orders, until Ctrl-C\n"
     )
+
+
+def _program() -> str:
+    """How to call this command in another terminal."""
+    found = shutil.which("relay")
+    if found is not None and Path(found).resolve() == Path(sys.argv[0]).resolve():
+        return "relay"
+    return f"{shlex.quote(str(Path(sys.executable).absolute()))} -m relay"
 
 
 def _signals_interrupt() -> None:

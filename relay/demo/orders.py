@@ -58,10 +58,10 @@ class OrderService:
         self._counts = dict.fromkeys(("committed", "rolled_back", "savepoints", "slow", "foreign"), 0)
         self._kinds: list[tuple[Callable[[asyncpg.Connection], Awaitable[list[Changed]]], int, int]] = [
             # what, how many events it commits, how often of 100 times
-            (self._one_order, 1, 80),
-            (self._several_orders, 5, 6),
-            (self._with_savepoint, 2, 6),
-            (self._rolled_back, 0, 8),
+            (self._one_order, 1, 66),
+            (self._several_orders, 5, 16),
+            (self._with_savepoint, 2, 9),
+            (self._rolled_back, 0, 9),
         ]
 
     async def write(self, connection: asyncpg.Connection) -> None:

@@ -38,7 +38,7 @@ PHASES = {
     Phase.CHECKING: "relay drains and ends",
 }
 # Lines of the running page that are not events.
-_OTHER_LINES = 16
+_OTHER_LINES = 17
 _MOST_WIDTH = 100
 
 
@@ -46,7 +46,7 @@ class Starting:
     """What has been started, what is being started, and something to read meanwhile."""
 
     def __init__(self) -> None:
-        self._done: list[Text] = []
+        self._done: list[tuple[str, float]] = []
         self._current = ""
         self._began = 0.0
         self._spinner = Spinner("dots", style="cyan")
@@ -54,19 +54,18 @@ class Starting:
     def step(self, text: str, now: float) -> None:
         """The next step begins, and with it ends the one before."""
         if self._current:
-            self._done.append(Text.assemble(("  ✓ ", "green"), self._label(now)))
+            self._done.append((self._current, now - self._began))
         self._current, self._began = text, now
 
     def page(self, now: float) -> RenderableType:
         """How far it is."""
-        self._spinner.update(text=self._label(now))
-        current = Table.grid()
-        current.add_row("  ", self._spinner)
+        steps = Table.grid(padding=(0, 1))
+        mark = Text("✓", style="green")
+        for text, seconds in self._done:
+            steps.add_row(" ", mark, text, Text(f"{seconds:.1f} s", style="dim"))
+        steps.add_row(" ", self._spinner, self._current, Text(f"{now - self._began:.0f} s", style="dim"))
         code = [Text(f"      {line}", style="cyan") for line in CODE]
-        return Group(*self._done, current, "", Text("  What the order service is going to do:", style="dim"), *code)
-
-    def _label(self, now: float) -> Text:
-        return Text.assemble(self._current, (f"  {now - self._began:.1f} s", "dim"))
+        return Group(steps, "", Text("  What the order service is going to do:", style="dim"), *code)
 
 
 def running(progress: Progress, height: int, width: int) -> RenderableType:
@@ -100,7 +99,8 @@ def backlog(status: Status | None) -> str:
     """Pending events in the outbox."""
     if status is None or status.backlog.events is None:
         return "?"
-    return f"{'' if status.backlog.exact else 'at least '}{status.backlog.events:,}"
+    precision = "" if status.backlog.precision == "exact" else f"{status.backlog.precision} "
+    return f"{precision}{status.backlog.events:,}"
 
 
 def lag(status: Status | None) -> str:
@@ -168,11 +168,8 @@ def _counts(progress: Progress) -> Table:
         ),
         ("slow", f"{progress.counts.slow:,}", "transactions that stayed open for up to 2 s"),
         ("delivered", f"{checker.delivered:,}", "events arrived at the consumer"),
-        (
-            "backlog",
-            backlog(progress.status),
-            f"events that are not in Kafka yet; the oldest: {lag(progress.status)}",
-        ),
+        ("backlog", backlog(progress.status), "committed events that are not in Kafka yet"),
+        ("lag", lag(progress.status), "how long ago the oldest of them was enqueued"),
         (
             "latency",
             _ms(latencies.recent(50)),

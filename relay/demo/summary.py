@@ -79,7 +79,7 @@ class Summary:
         if self.relay_exit_code:
             return f"Every event arrived in order, but the relay ended with code {self.relay_exit_code}."
         again = f" {found.duplicates:,} arrived twice, which at least once allows." if found.duplicates else ""
-        return f"Every committed event arrived in Kafka, and those of each order in the order of their commits.{again}"
+        return f"Every committed event arrived in Kafka, those of each order in commit order.{again}"
 
 
 def page(summary: Summary) -> Group:
@@ -97,7 +97,7 @@ def page(summary: Summary) -> Group:
             f"{found.committed:,}",
             f"events: {summary.events_per_second:,.0f}/s for {summary.seconds:.0f} s",
         ),
-        ("", "", f"by {counts.writers} writers in {counts.committed:,} transactions, {counts.slow:,} of them slow"),
+        ("", "", f"in {counts.committed:,} transactions, {counts.slow:,} of them slow, of {counts.writers} writers"),
         ("delivered", f"{found.delivered:,}", "of them arrived at the consumer"),
         ("lost", _bad(found.lost), "committed, but never arrived"),
         ("out of order", _bad(found.out_of_order), "arrived after a later event of the same order"),
