@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -123,7 +124,7 @@ def fragile_kafka(_fragile_kafka: KafkaServer) -> Iterator[KafkaServer]:
 @pytest.fixture
 async def fragile_here(database: str, fragile_kafka: KafkaServer) -> AsyncIterator[Place]:
     """An outbox on the session's PostgreSQL, and a topic with 4 partitions on a Kafka that may be broken."""
-    topic = f"test-{database}"
+    topic = f"test-{secrets.token_hex(6)}"
     await create_topic(fragile_kafka.bootstrap_servers, topic, partitions=4)
     async with place(database, fragile_kafka.bootstrap_servers, topic) as made:
         yield made
