@@ -232,6 +232,8 @@ class Publish:
                     "EventTooLarge",
                 )
                 self._failing.fail(tenure, partition, event, error)
+                # A thousand such in a row must not keep the loop from its heartbeat.
+                await asyncio.sleep(0)
 
     def _ended(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
         """A flight's outcome is known. Outcomes are acted on in the order of the flights."""

@@ -101,6 +101,9 @@ class Resume:
         What blocks is read *before* the rows: a key that is released half-way through would otherwise go on without
         those of its events that the pass had already gone by.
         """
+        if self._records.failing(state.lane):
+            # What that failure blocks is in no table yet.
+            return False
         tenure = self._tenure
         closed = tenure.closed_in(state.lane)
         paused = sorted(tenure.paused)
