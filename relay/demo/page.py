@@ -25,6 +25,7 @@ IDEA = (
     "3. A consumer checks: no event lost, and those of an order in commit order.",
 )
 
+# Indented they must leave room for the ^C that terminals echo: one that wraps would shift the page.
 CODE = (
     "async with connection.transaction():",
     '    await connection.execute("UPDATE orders SET ... WHERE id = $1", order)',
@@ -62,9 +63,9 @@ class Starting:
         steps = Table.grid(padding=(0, 1))
         mark = Text("✓", style="green")
         for text, seconds in self._done:
-            steps.add_row(" ", mark, text, Text(f"{seconds:.1f} s", style="dim"))
-        steps.add_row(" ", self._spinner, self._current, Text(f"{now - self._began:.0f} s", style="dim"))
-        code = [Text(f"      {line}", style="cyan") for line in CODE]
+            steps.add_row(" ", mark, text, Text(f" {seconds:.1f} s", style="dim"))
+        steps.add_row(" ", self._spinner, self._current, Text(f" {now - self._began:.0f} s", style="dim"))
+        code = [Text(f"    {line}", style="cyan") for line in CODE]
         return Group(steps, "", Text("  What the order service is going to do:", style="dim"), *code)
 
 
@@ -206,6 +207,8 @@ def _lanes(status: Status | None) -> Text:
     for owner, lanes in found:
         text.append(f" {lanes} ", style="cyan" if owner != "nobody" else "red")
         text.append(f"owned by {owner}  ", style="not bold")
+    if len(found) == 1:
+        text.append("(all events of an order are in one lane)", style="not bold dim")
     if not found:
         text.append(" ?", style="not bold")
     return text
