@@ -35,7 +35,7 @@ CODE = (
 PHASES = {
     Phase.WRITING: "Ctrl-C ends it early",
     Phase.FINISHING: "last transactions end",
-    Phase.DRAINING: "last events arrive",
+    Phase.DRAINING: "waiting for the last events",
     Phase.CHECKING: "relay drains and ends",
 }
 # Lines of the running page that are not events.
@@ -125,8 +125,15 @@ def _time(progress: Progress, width: int) -> Table:
     bar = ProgressBar(total=progress.seconds, completed=min(progress.elapsed, progress.seconds), width=width // 3 - 2)
     table = Table.grid(padding=(0, 2))
     clock = f"{progress.elapsed:.0f} of {progress.seconds:.0f} s"
-    table.add_row(Text(" relay demo", style="bold"), bar, clock, Text(PHASES[progress.phase], style="dim"))
+    table.add_row(Text(" relay demo", style="bold"), bar, clock, Text(_doing(progress), style="dim"))
     return table
+
+
+def _doing(progress: Progress) -> str:
+    missing = progress.committed - progress.checker.delivered
+    if progress.phase is Phase.DRAINING and missing > 0:
+        return f"waiting for {missing:,} events"
+    return PHASES[progress.phase]
 
 
 def _flow(progress: Progress) -> Table:
