@@ -25,6 +25,7 @@ IDEA = (
     "3. A consumer checks: no event lost, and those of an order in commit order.",
 )
 
+# Indented they must leave room for the ^C that terminals echo: one that wraps would shift the page.
 CODE = (
     "async with connection.transaction():",
     '    await connection.execute("UPDATE orders SET ... WHERE id = $1", order)',
@@ -34,7 +35,7 @@ CODE = (
 PHASES = {
     Phase.WRITING: "Ctrl-C ends it early",
     Phase.FINISHING: "last transactions end",
-    Phase.DRAINING: "last events arrive",
+    Phase.DRAINING: "waiting for the last events",
     Phase.CHECKING: "relay drains and ends",
 }
 # Lines of the running page that are not events.
@@ -62,9 +63,9 @@ class Starting:
         steps = Table.grid(padding=(0, 1))
         mark = Text("✓", style="green")
         for text, seconds in self._done:
-            steps.add_row(" ", mark, text, Text(f"{seconds:.1f} s", style="dim"))
-        steps.add_row(" ", self._spinner, self._current, Text(f"{now - self._began:.0f} s", style="dim"))
-        code = [Text(f"      {line}", style="cyan") for line in CODE]
+            steps.add_row(" ", mark, text, Text(f" {seconds:.1f} s", style="dim"))
+        steps.add_row(" ", self._spinner, self._current, Text(f" {now - self._began:.0f} s", style="dim"))
+        code = [Text(f"    {line}", style="cyan") for line in CODE]
         return Group(steps, "", Text("  What the order service is going to do:", style="dim"), *code)
 
 
@@ -124,8 +125,15 @@ def _time(progress: Progress, width: int) -> Table:
     bar = ProgressBar(total=progress.seconds, completed=min(progress.elapsed, progress.seconds), width=width // 3 - 2)
     table = Table.grid(padding=(0, 2))
     clock = f"{progress.elapsed:.0f} of {progress.seconds:.0f} s"
-    table.add_row(Text(" relay demo", style="bold"), bar, clock, Text(PHASES[progress.phase], style="dim"))
+    table.add_row(Text(" relay demo", style="bold"), bar, clock, Text(_doing(progress), style="dim"))
     return table
+
+
+def _doing(progress: Progress) -> str:
+    missing = progress.committed - progress.checker.delivered
+    if progress.phase is Phase.DRAINING and missing > 0:
+        return f"waiting for {missing:,} events"
+    return PHASES[progress.phase]
 
 
 def _flow(progress: Progress) -> Table:
@@ -206,6 +214,8 @@ def _lanes(status: Status | None) -> Text:
     for owner, lanes in found:
         text.append(f" {lanes} ", style="cyan" if owner != "nobody" else "red")
         text.append(f"owned by {owner}  ", style="not bold")
+    if len(found) == 1:
+        text.append("(all events of an order are in one lane)", style="not bold dim")
     if not found:
         text.append(" ?", style="not bold")
     return text

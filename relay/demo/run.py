@@ -94,7 +94,7 @@ class _Demo:
         assert task is not None  # noqa: S101 called by a coroutine
 
         def interrupt() -> None:
-            if self._writing and not self._interrupted.is_set():
+            if self._writing:
                 self._interrupted.set()
             else:
                 task.cancel()
@@ -164,6 +164,7 @@ class _Demo:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._plan.seconds):
                 await self._interrupted.wait()
+        self._writing = False
 
     async def _all_arrived(self, committed: int) -> None:
         """Return when all first occurrences are there, or when nothing has come for long: then the rest is lost."""

@@ -85,7 +85,7 @@ class Summary:
 def page(summary: Summary) -> Group:
     """For people: a table and the verdict."""
     found = summary.findings
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     # A narrow terminal cuts the explanations, never the numbers.
     table.add_column(style="bold", no_wrap=True, min_width=12)
     table.add_column(justify="right", no_wrap=True, min_width=10)
@@ -95,9 +95,9 @@ def page(summary: Summary) -> Group:
         (
             "committed",
             f"{found.committed:,}",
-            f"events: {summary.events_per_second:,.0f}/s for {summary.seconds:.0f} s",
+            f"events: {summary.events_per_second:,.0f}/s for {summary.seconds:.0f} s by {counts.writers} writers",
         ),
-        ("", "", f"in {counts.committed:,} transactions, {counts.slow:,} of them slow, of {counts.writers} writers"),
+        ("", "", f"in {counts.committed:,} transactions, {counts.slow:,} of them slow"),
         ("delivered", f"{found.delivered:,}", "of them arrived at the consumer"),
         ("lost", _bad(found.lost), "committed, but never arrived"),
         ("out of order", _bad(found.out_of_order), "arrived after a later event of the same order"),

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from relay.local import create_topic
@@ -21,15 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from contextlib import AbstractAsyncContextManager
 
-    import asyncpg
-
     from relay.local import KafkaServer
     from tests.conftest import MakeTopic
     from tests.consumer import Record
     from tests.relay_process import RelayProcess
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
     """An outbox, a topic, and a connection to look at the outbox with."""
 
@@ -41,6 +40,11 @@ class Place:
     def relay(self, **settings: object) -> AbstractAsyncContextManager[RelayProcess]:
         """The relay, running here."""
         return relay_run(self.dsn, self.bootstrap_servers, **settings)
+
+    async def reconnect(self) -> None:
+        """A new connection to look with: the server was restarted."""
+        self.connection.terminate()
+        self.connection = await asyncpg.connect(self.dsn, timeout=10)
 
     async def receipts(self) -> int:
         """How many events have a receipt."""
@@ -97,7 +101,11 @@ class Place:
 async def place(dsn: str, bootstrap_servers: str, topic: str) -> AsyncIterator[Place]:
     """An outbox in the database, and who looks at it."""
     async with migrated(dsn) as connection:
-        yield Place(dsn, bootstrap_servers, topic, connection)
+        made = Place(dsn, bootstrap_servers, topic, connection)
+        try:
+            yield made
+        finally:
+            made.connection.terminate()
 
 
 @pytest.fixture
