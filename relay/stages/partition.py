@@ -40,9 +40,9 @@ class Partition:
     waiting: deque[PendingEvent] = field(default_factory=deque)
     flights: deque[Flight] = field(default_factory=deque)
     wake_up: asyncio.Event = field(default_factory=asyncio.Event)
-    resume_at: float = 0.0
     refusal: PublishError | None = None
     """Why the batch at the head was refused; None once one is acknowledged again."""
+    _pausing: bool = False
     _producer: object = None
     _warm_until: float = 0.0
 
@@ -61,7 +61,7 @@ class Partition:
         on a *cold* partition it has no sequence to compare with, and takes the batch behind a refused one (tried on
         Kafka 4.3.1): the first batch of a producer goes alone until it is acknowledged.
         """
-        if not self.waiting or now < self.resume_at or any(flight.outcome for flight in self.flights):
+        if not self.waiting or self._pausing or any(flight.outcome for flight in self.flights):
             return False
         warm = producer is self._producer and now < self._warm_until
         return len(self.flights) < (2 if warm else 1)
@@ -81,13 +81,19 @@ class Partition:
         """Events that were not published go before all others again, in their order."""
         self.waiting.extendleft(reversed(events))
 
-    def refused(self, error: PublishError, now: float) -> bool:
-        """Wait before the next try; returns whether this is news worth a log line."""
+    def refused(self, error: PublishError) -> bool:
+        """Pause before the next try; returns whether this is news worth a log line."""
         news = self.refusal is None or str(self.refusal) != str(error)
         self.refusal = error
-        self.resume_at = now + self.backoff.next_delay()
-        asyncio.get_running_loop().call_later(self.resume_at - now, self.wake_up.set)
+        # The end of the pause is the timer's word and not the clock's: uvloop's timers fire up to 1.3 ms early, and a
+        # partition that is woken and then finds that it is not time yet sleeps for ever.
+        self._pausing = True
+        asyncio.get_running_loop().call_later(self.backoff.next_delay(), self._resume)
         return news
+
+    def _resume(self) -> None:
+        self._pausing = False
+        self.wake_up.set()
 
     def oldest_flight_age(self, now: float | None = None) -> float:
         """Seconds since the oldest batch in flight was sent; 0 when there is none."""

@@ -229,7 +229,7 @@ class Publish:
                     assert_never(never)
         partition.put_back(back)
         error = first.outcome.error  # type: ignore[union-attr]
-        if partition.refused(error, time.monotonic()):
+        if partition.refused(error):
             self._telemetry.emit(
                 "publish.refused",
                 topic=partition.topic,
