@@ -116,7 +116,7 @@ def page(summary: Summary) -> Group:
             f"arrived, of {counts.rolled_back + counts.savepoints:,} events that were rolled back",
         ),
         ("latency p50", _ms(summary.p50), "from COMMIT until the consumer has the event"),
-        ("latency p99", _ms(summary.p99), f"99 of 100 took no longer; of the latest events: {_ms(summary.p99_latest)}"),
+        ("latency p99", _ms(summary.p99), f"99 % took no longer; 99 % of the latest: {_ms(summary.p99_latest)}"),
     ]
     for row in rows:
         table.add_row(*row)
