@@ -1,17 +1,22 @@
-"""What a partition remembers between a refusal and the next try."""
+"""When a partition may send, and what it remembers between a refusal and the next try."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-import pytest
-
 from relay.event import PendingEvent
-from relay.outcome import FailureKind, PublishError
+from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.retry import Backoff
-from relay.stages.partition import Partition
+from relay.stages.buffer import Buffer
+from relay.stages.partition import COLD_AFTER, Flight, Partition
+from relay.stages.tenure import Tenure
+from tests.events import events, ids
+
+if TYPE_CHECKING:
+    import pytest
 
 EVENT = PendingEvent(0, 1, UUID(int=1), "orders", b"k", b"x", None, None, 0, 2)
 REFUSAL = PublishError(FailureKind.EVENT, "too large")
@@ -34,3 +39,99 @@ async def test_after_its_pause_a_refused_partition_may_send_however_early_the_lo
     partition.wake_up.clear()
     await partition.wake_up.wait()
     assert partition.may_send("producer", time.monotonic())
+
+
+def new_partition() -> Partition:
+    partition = Partition("orders", 0, Backoff(lambda: 0.0))
+    partition.waiting.extend(events(1, 2, 3, 4))
+    return partition
+
+
+def send(partition: Partition, producer: str, now: float = 0.0) -> Flight:
+    flight = Flight(Tenure(Buffer(1, 1)), producer, [partition.waiting.popleft()], now)
+    partition.flights.append(flight)
+    return flight
+
+
+def acknowledge(partition: Partition, now: float) -> None:
+    flight = partition.flights.popleft()
+    flight.outcome = Acknowledged(0)
+    partition.acknowledged(flight, now)
+
+
+def test_the_first_batch_of_a_producer_goes_alone_until_it_is_acknowledged() -> None:
+    """A broker that has no sequence to compare with would take the second although it refused the first."""
+    partition = new_partition()
+    assert partition.may_send("producer", 0.0)
+    send(partition, "producer")
+    assert not partition.may_send("producer", 0.0)
+    acknowledge(partition, 0.0)
+    assert partition.may_send("producer", 0.0)
+
+
+def test_then_one_is_in_flight_and_one_is_queued_behind_it() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    send(partition, "producer")
+    assert partition.may_send("producer", 1.0)
+    send(partition, "producer")
+    assert not partition.may_send("producer", 1.0)
+
+
+def test_another_producer_begins_alone_again() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    send(partition, "another")
+    assert not partition.may_send("another", 0.0)
+
+
+def test_a_new_producer_waits_for_what_the_former_one_has_in_flight() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    assert not partition.may_send("another", 0.0)
+
+
+def test_after_long_idleness_and_after_a_change_of_the_topic_it_begins_alone_again() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    send(partition, "producer")
+    assert partition.may_send("producer", COLD_AFTER - 0.1)
+    assert not partition.may_send("producer", COLD_AFTER)
+    partition.chill()
+    assert not partition.may_send("producer", 1.0)
+
+
+def test_nothing_is_sent_behind_a_batch_whose_refusal_has_not_been_acted_on() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    send(partition, "producer").outcome = Refused(REFUSAL)
+    assert not partition.may_send("producer", 0.0)
+
+
+def test_what_is_put_back_goes_before_all_others_in_its_order() -> None:
+    partition = new_partition()
+    first = [partition.waiting.popleft(), partition.waiting.popleft()]
+    partition.put_back(first)
+    assert ids(list(partition.waiting)) == [1, 2, 3, 4]
+
+
+async def test_the_same_refusal_is_news_once_and_again_after_an_acknowledgement() -> None:
+    partition = new_partition()
+    assert partition.refused(REFUSAL)
+    assert not partition.refused(REFUSAL)
+    assert partition.refused(PublishError(FailureKind.TOPIC, "not authorized"))
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    assert partition.refused(PublishError(FailureKind.TOPIC, "not authorized"))
+
+
+def test_the_age_of_what_is_in_flight_is_that_of_the_oldest() -> None:
+    partition = new_partition()
+    assert partition.oldest_flight_age(9.0) == 0.0
+    send(partition, "producer", 2.0)
+    send(partition, "producer", 5.0)
+    assert partition.oldest_flight_age(9.0) == 7.0
