@@ -55,7 +55,7 @@ class Latencies:
         """The same for the latest events only."""
         if not self._recent:
             return None
-        return sorted(self._recent)[ceil(len(self._recent) * percent / 100) - 1]
+        return round(sorted(self._recent)[ceil(len(self._recent) * percent / 100) - 1], 1)
 
     def _add(self, committed: float, arrived: float) -> float:
         # The relay may be faster than the answer to the writer's COMMIT.

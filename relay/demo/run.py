@@ -155,6 +155,7 @@ class _Demo:
             p50=progress.latencies.percentile(50),
             p99=progress.latencies.percentile(99),
             slowest=progress.latencies.percentile(100),
+            p99_latest=progress.latencies.recent(99),
             interrupted=self._interrupted.is_set(),
             relay_exit_code=self._relay.exit_code,
         )
