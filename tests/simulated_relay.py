@@ -104,11 +104,9 @@ class SimulatedConnection:
         raise AssertionError("nothing fails here")
 
     async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
-        await _Instant()
         return []
 
     async def has_failures(self, lanes: Sequence[int]) -> bool:
-        await _Instant()
         return False
 
     async def register(self, replica: UUID, name: str, version: str, lease: float, former: UUID | None) -> int:
