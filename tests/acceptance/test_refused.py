@@ -16,7 +16,6 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place
     from tests.conftest import MakeTopic
-    from tests.relay_process import RelayProcess
 
 LIMIT = 10_000
 BEHIND = 300
@@ -27,29 +26,37 @@ async def test_a_refused_event_is_overtaken_by_none_of_its_key_and_arrives_when_
     here: Place, make_topic: MakeTopic, delivered_before: int
 ) -> None:
     topic = make_topic(1, **{"max.message.bytes": LIMIT})
-    # Record batches of one event while they are small, so that those behind the refused one come in batches that
-    # the broker would take.
-    async with here.relay(kafka_record_batch_bytes=1_024) as relay:
+    # Small record batches, so that those behind the refused one come in batches that the broker would take; and
+    # compression, so that the relay cannot know the size beforehand and the broker really is asked.
+    async with here.relay(kafka_record_batch_bytes=1_024, kafka_compression="gzip") as relay:
         await enqueue_numbers(here, topic, 1, delivered_before)
         await here.receipts_reach(delivered_before)
 
         too_large = delivered_before + 1
         async with here.connection.transaction():
-            await enqueue_numbers(here, topic, too_large, too_large, payload_bytes=2 * LIMIT)
+            await here.connection.execute(
+                "INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'k', $2)",
+                topic,
+                b"%d " % too_large + secrets.token_bytes(3 * LIMIT),
+            )
             await enqueue_numbers(here, topic, too_large + 1, too_large + BEHIND)
-        refused = await relay.logged("publish.refused")
-        assert (refused["topic"], refused["level"]) == (topic, "error")
-        assert refused["error"].endswith("raise max.message.bytes of the topic, or make the event smaller")
-        await tried_again(relay, 3)
+        failed = await relay.logged("event.failed")
+        assert (failed["topic"], failed["level"], failed["policy"]) == (topic, "error", "block")
+        assert failed["error"].endswith("raise max.message.bytes of the topic, or make the event smaller")
 
         await enqueue_numbers(here, here.topic, 1, 10)
         await here.receipts_reach(delivered_before + 10)
+
+        async def held() -> bool:
+            return bool(await here.connection.fetchval("SELECT count(*) = $1 FROM outbox.held", BEHIND))
+
+        await until("those behind it are held back", held)
         assert await here.receipts() == delivered_before + 10
-        for once in ("publish.refused", "producer.replaced"):
-            assert len(relay.happened(once)) == 1, relay
+        assert len(relay.happened("event.failed")) == 1, relay
 
         await set_limit(here.bootstrap_servers, topic, 1_000_000)
-        await here.settled()
+        await here.connection.execute("UPDATE outbox.failure SET state = 'replaying'")
+        await here.receipts_reach(delivered_before + 11 + BEHIND)
         await relay.stop()
 
     for each in (topic, here.topic):
@@ -63,12 +70,12 @@ async def test_a_missing_topic_is_said_once_stops_no_other_and_gets_its_events_i
             await enqueue_numbers(here, missing, first, first + 9)
             await enqueue_numbers(here, here.topic, first, first + 9)
         await here.receipts_reach(100)
-        refused = await relay.logged("publish.refused")
+        refused = await relay.logged("topic.troubled")
         assert (refused["topic"], refused["error"]) == (missing, f"topic {missing} does not exist; create it")
 
         await create_topic(here.bootstrap_servers, missing, partitions=3)
         await here.settled()
-        assert len(relay.happened("publish.refused")) == 1
+        assert len(relay.happened("topic.troubled")) == 1
         await relay.stop()
 
     for each in (missing, here.topic):
@@ -86,15 +93,6 @@ async def enqueue_numbers(here: Place, topic: str, first: int, last: int, payloa
         last,
         payload_bytes,
     )
-
-
-async def tried_again(relay: RelayProcess, times: int) -> None:
-    """Wait until Kafka has refused the event so often; each time the producer is given up."""
-
-    async def refused() -> bool:
-        return await relay.metric("producers_replaced_total") >= times
-
-    await until(f"{times} tries", refused)
 
 
 async def set_limit(bootstrap_servers: str, topic: str, max_bytes: int) -> None:
