@@ -1,0 +1,99 @@
+"""What other sessions of the database do while events flow: long transactions, locks, ended connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.outbox import connected
+from tests.waiting import until
+from tests.writers import Writers, fill
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Place
+
+EVENTS = 20_000
+
+
+async def test_events_flow_past_a_snapshot_and_a_foreign_write_that_are_held_open(here: Place) -> None:
+    await here.connection.execute("CREATE TABLE report (line text)")
+    async with connected(here.dsn) as reader, connected(here.dsn) as writer, here.relay() as relay:
+        await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        assert await reader.fetchval("SELECT count(*) FROM outbox.event") == 0
+        await writer.execute("BEGIN; INSERT INTO report VALUES ('a')")
+        await fill(here.connection, here.topic, EVENTS)
+        async with Writers(here.dsn, here.topic) as writers:
+            await writers.commit(200)
+        await here.settled()
+        assert await reader.fetchval("SELECT count(*) FROM outbox.event") == 0
+        await writer.execute("COMMIT")
+        await reader.execute("COMMIT")
+        async with Writers(here.dsn, here.topic, writers=1) as writers:
+            await writers.commit(10)
+        await here.settled()
+        await relay.stop()
+
+    # The accounts counted on from where the first writers had left them.
+    assert await here.check_everything() == []
+
+
+async def test_a_transaction_that_enqueued_first_and_commits_last_is_delivered(here: Place) -> None:
+    async with connected(here.dsn) as late, here.relay() as relay:
+        await late.execute("BEGIN")
+        await fill(late, here.topic, 10, keys=1)
+        async with Writers(here.dsn, here.topic) as writers:
+            await writers.commit(500)
+        await here.receipts_reach(500)
+        await late.execute("COMMIT")
+        await here.receipts_reach(510)
+        await here.settled()
+        await relay.stop()
+
+    assert await here.check_everything() == []
+
+
+async def test_an_administrator_who_ends_its_sessions_costs_no_event(here: Place) -> None:
+    async with Writers(here.dsn, here.topic) as writers, here.relay() as relay:
+        for times, purpose in enumerate(("scan", "settle", "control"), start=1):
+            await relay.logged("lanes.claimed", times)
+            await writers.commit(50)
+            # Those that have nothing to do notice when they have, at the latest with the next session.
+            for ended in ("sweep", "housekeeping", purpose):
+                assert await here.connection.fetchval(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name = $1",
+                    f"outbox-relay {ended}",
+                )
+            await relay.logged("postgres.lost", times)
+        await relay.logged("lanes.claimed", 4)
+        await writers.commit(50)
+        await writers.end()
+        await here.settled()
+        await relay.stop()
+        assert not relay.texts()
+
+    assert await here.check_everything() == []
+
+
+async def test_a_statement_that_is_cancelled_while_it_waits_for_a_lock_is_tried_again(here: Place) -> None:
+    async with connected(here.dsn) as locker, here.relay() as relay:
+        await relay.ready()
+        await locker.execute("BEGIN; LOCK TABLE outbox.event, outbox.delivery")
+        assert await until("the scan waits for the lock", lambda: cancel_waiting(here))
+        await relay.logged("postgres.lost")
+        await locker.execute("COMMIT")
+        await fill(here.connection, here.topic, 100)
+        await here.settled()
+        await relay.stop()
+        assert not relay.texts()
+
+    assert await here.check_everything() == []
+
+
+async def cancel_waiting(here: Place) -> bool:
+    """Cancel the relay's statement that waits for a lock, as its statement_timeout would; whether there was one."""
+    return bool(
+        await here.connection.fetchval(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'outbox-relay scan' AND wait_event_type = 'Lock'"
+        )
+    )
