@@ -53,22 +53,23 @@ class Service:
             )
             for _ in range(2)
         )
+        troubles = Troubles(
+            self._failing,
+            partial(Backoff, random.random, first=2.0, most=30.0),
+            settings.kafka.request_timeout,
+            self._health,
+            telemetry,
+        )
         self._publish = Publish(
             main,
             side,
             self._records,
             self._failing,
+            troubles,
             Pacing(settings.publish),
             murmur2,
             random.random,
             settings.kafka.request_timeout,
-            telemetry,
-        )
-        self._troubles = Troubles(
-            self._failing,
-            partial(Backoff, random.random, first=2.0, most=30.0),
-            settings.kafka.request_timeout,
-            self._health,
             telemetry,
         )
         self._session: Session | None = None
@@ -84,7 +85,7 @@ class Service:
         self._telemetry.emit("service.started", version=relay.__version__, replica=self._settings.replica.name)
         async with serving(self._settings.http, self._health, self._telemetry), asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._publish.run(self._troubles), name="publish"),
+                tasks.create_task(self._publish.run(), name="publish"),
                 tasks.create_task(watch_loop(self._health, self._telemetry), name="watchdog"),
             ]
             sessions = tasks.create_task(self._sessions(), name="sessions")

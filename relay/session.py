@@ -143,8 +143,8 @@ class Session:
         except TimeoutError:
             pass
         await self._claim.register(former)
-        self._publish.begin(self.tenure)
         self._failing.begin(self.tenure, self._publish.hand_in)
+        self._publish.begin(self.tenure)
         if self._wake_up:
             await self._control.listen(self._scan.wake_up)
         stages.create_task(self._claim_and_leave(), name="claim")

@@ -103,7 +103,10 @@ class SimulatedConnection:
     async def fail(self, replica: UUID, failure: Failure, epoch: int) -> Written | None:
         raise AssertionError("nothing fails here")
 
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        return []
+
+    async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
         return []
 
     async def has_failures(self, lanes: Sequence[int]) -> bool:
@@ -253,8 +256,7 @@ class SimulatedRelay:
         """These were acknowledged."""
         for event in events:
             self.unsettled.remove(event)
-        deliveries = [Delivery(self.tenure, [event], 0, event.id) for event in events]
-        self.start("settle", self._settle._deliver(deliveries))
+        self.start("settle", self._settle._record([Delivery(self.tenure, [event], 0, event.id) for event in events]))
 
     def begin_beat(self) -> None:
         self.start("claim", self._beat())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from relay.event import PendingEvent
 
@@ -69,6 +69,10 @@ class Closed:
         """Where a pass that has come to id `above` must read on, once all that was held back is committed."""
         lowest, self._lowest_held = self._lowest_held, None
         return above if lowest is None else min(above, lowest - 1)
+
+    def can_open(self, topics: Collection[str], keys: Collection[TopicKey]) -> bool:
+        """Whether a pass would open something, when `topics` and `keys` are all that has to be closed."""
+        return not (self._topics.issubset(topics) and self._keys.issubset(keys))
 
     def begin_pass(self) -> None:
         """A pass over the held rows begins; what is closed from now on stays closed at its end."""

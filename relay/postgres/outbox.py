@@ -177,9 +177,13 @@ class SettleConnection(_Statements):
 
 
 class _Blocking(_Statements):
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
-        """Closed keys (lane, topic, key), and topics with held rows (lane, topic, None)."""
-        return [(row["lane"], row["topic"], row["key"]) for row in await self._rows("blocking", lanes)]
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        """The keys behind a failure that is not resolved: (lane, topic, key)."""
+        return [(row[0], row[1], row[2]) for row in await self._rows("blocking", lanes)]
+
+    async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
+        """The topics with held rows: (lane, topic)."""
+        return [(row[0], row[1]) for row in await self._rows("held_topics", lanes)]
 
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         """Whether there is a failure that may have to be acted on."""
@@ -190,11 +194,16 @@ class ResumeConnection(_Blocking):
     """Reads failed and held events whose time has come."""
 
     async def due_failures(
-        self, lanes: Sequence[int], most: int, paused: Sequence[str], under_way: Sequence[tuple[int, int]]
+        self,
+        lanes: Sequence[int],
+        most: int,
+        size: int,
+        paused: Sequence[str],
+        under_way: Sequence[tuple[int, int]],
     ) -> list[tuple[PendingEvent, int]]:
-        """Failures to publish now, in id order, with the attempts they have had."""
+        """Failures to publish now, in id order and of about `size` bytes, with the attempts they have had."""
         rows = await self._rows(
-            "due_failures", lanes, most, paused, [each[0] for each in under_way], [each[1] for each in under_way]
+            "due_failures", lanes, most, size, paused, [each[0] for each in under_way], [each[1] for each in under_way]
         )
         return [(PendingEvent(*row[:10]), row[10]) for row in rows]
 

@@ -48,8 +48,11 @@ class ClaimPort(Protocol):
     async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
         """Claim lanes that nobody claimed since they were seen."""
 
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
-        """Closed keys (lane, topic, key), and topics with held rows (lane, topic, None)."""
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        """The keys behind a failure that is not resolved: (lane, topic, key)."""
+
+    async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
+        """The topics with held rows: (lane, topic)."""
 
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         """Whether there is a failure that may have to be acted on."""
@@ -163,12 +166,14 @@ class Claim:
         tenure = self._tenure
         claimed = await self._port.claim(tenure.replica, free)
         # Before the first scan: what stands behind a failure must not be published by it.
-        blocking = await self._port.blocking([lane.lane for lane in claimed])
-        tenure.has_failures = tenure.has_failures or await self._port.has_failures([lane.lane for lane in claimed])
+        numbers = [lane.lane for lane in claimed]
+        blocking = await self._port.blocking(numbers)
+        held = await self._port.held_topics(numbers)
+        tenure.has_failures = tenure.has_failures or await self._port.has_failures(numbers)
         for lane in claimed:
             closed = Closed(
-                topics={topic for number, topic, key in blocking if number == lane.lane and key is None},
-                keys={(topic, key) for number, topic, key in blocking if number == lane.lane and key is not None},
+                topics={topic for number, topic in held if number == lane.lane},
+                keys={(topic, key) for number, topic, key in blocking if number == lane.lane},
             )
             state = LaneScan.take_over(lane.lane, lane.epoch, lane.position, lane.highest_settled, lane.snapshot)
             tenure.add_lane(state, closed)

@@ -40,7 +40,8 @@ class Failing:
         self._telemetry = telemetry
         self._tenure: Tenure | None = None
         self._hand_in: Callable[[list[PendingEvent]], None] = lambda _: None
-        self._dead: dict[tuple[int, int], Failure] = {}
+        # By identity: the same event may be on its way to its own topic again meanwhile.
+        self._dead: dict[int, tuple[PendingEvent, Failure]] = {}
         self._told_since = 0.0
         self._told = 0
 
@@ -48,7 +49,6 @@ class Failing:
         """Work for `tenure` from now on; dead letters are handed in to publish."""
         self._tenure = tenure
         self._hand_in = hand_in
-        self._dead.clear()
 
     def take(self, events: list[PendingEvent]) -> None:
         """Pass on the events of one lane that may go on; hold the others back."""
@@ -62,9 +62,9 @@ class Failing:
     def fail(self, tenure: Tenure, partition: Partition, event: PendingEvent, error: PublishError) -> None:
         """The event, no longer in `partition`, was refused alone, for its own or an unknown reason."""
         lane, id_, _, topic, *_ = event
-        if (lane, id_) in self._dead:
-            # Its dead letter was refused too: there is nothing left but to record both.
-            original = self._dead.pop((lane, id_))
+        if id(event) in self._dead:
+            # The dead letter was refused too: there is nothing left but to record both.
+            _, original = self._dead.pop(id(event))
             both = PublishError(error.kind, f"{original.error}; its dead letter: {error}", original.error.name)
             self._records.add(original._replace(error=both))
             return
@@ -94,20 +94,23 @@ class Failing:
             case Fail(policy="dead-letter"):
                 self._tell(failure, verdict)
                 # Recorded when Kafka has the dead letter: a crash before that fails the event again, and sends it.
-                self._dead[(lane, id_)] = failure
-                self._hand_in([self._dead_letter(event, partition, error)])
+                letter = self._dead_letter(event, partition, error)
+                self._dead[id(letter)] = (letter, failure)
+                self._hand_in([letter])
             case _ as never:
                 assert_never(never)  # type: ignore[arg-type]
 
     def without_dead_letters(self, delivery: Delivery) -> Iterator[Record]:
         """The delivery's records: receipts, but failures for what were dead letters."""
-        if not self._dead or not any((event[0], event[1]) in self._dead for event in delivery.events):
+        if not self._dead or not any(id(event) in self._dead for event in delivery.events):
             yield delivery
             return
         for index, event in enumerate(delivery.events):
-            failure = self._dead.pop((event[0], event[1]), None)
             base = delivery.base_offset
-            yield failure or delivery._replace(events=[event], base_offset=base + index if base >= 0 else base)
+            if id(event) in self._dead:
+                yield self._dead.pop(id(event))[1]
+            else:
+                yield delivery._replace(events=[event], base_offset=base + index if base >= 0 else base)
 
     def close_topic(self, topic: Topic) -> None:
         """Hold back what waits for the topic, and what comes."""
@@ -124,6 +127,7 @@ class Failing:
     def _hold(self, tenure: Tenure, events: list[PendingEvent]) -> None:
         lanes: dict[int, list[PendingEvent]] = {}
         for event in events:
+            self._dead.pop(id(event), None)
             lanes.setdefault(event[0], []).append(event)
         for lane, its_events in lanes.items():
             tenure.closed_in(lane).held_back(its_events)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from relay.settings import PublishSettings
 
 BURST = 0.1
-"""Seconds' worth of the rate that may go at once."""
+"""Seconds by which sending may be ahead of the rate: several partitions send at once."""
 
 
 class Pacing:
@@ -24,17 +24,20 @@ class Pacing:
         self._bytes_per_second = settings.bytes_per_second
         self._due = 0.0
 
-    async def pace(self, events: Sequence[PendingEvent]) -> None:
-        """Wait until these events may be sent; batches are let through in the order of the calls."""
-        if not (self._events_per_second or self._bytes_per_second):
-            return
+    async def had_to_wait(self) -> bool:
+        """Wait until something may be sent; whether that took time, in which much may have changed."""
+        wait = self._due - time.monotonic()
+        if wait <= BURST:
+            return False
+        await asyncio.sleep(wait)
+        return True
+
+    def charge(self, events: Sequence[PendingEvent]) -> None:
+        """These are being sent."""
         cost = 0.0
         if self._events_per_second:
             cost = len(events) / self._events_per_second
         if self._bytes_per_second:
             cost = max(cost, sum(event[9] for event in events) / self._bytes_per_second)
-        now = time.monotonic()
-        start = max(now, self._due)
-        self._due = start + cost
-        if start - now > BURST:
-            await asyncio.sleep(start - now)
+        if cost:
+            self._due = max(time.monotonic(), self._due) + cost

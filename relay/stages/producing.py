@@ -74,6 +74,7 @@ class ProducerKeeper:
         self._reason = ""
         self._told = ""
         self._changed = asyncio.Event()
+        self._wanted = asyncio.Event()
         self.current: Producer | None = None
 
     async def run(self, quiesce: Callable[[Producer], Awaitable[None]], abandon: Callable[[Producer], None]) -> None:
@@ -84,6 +85,7 @@ class ProducerKeeper:
         """
         try:
             while True:
+                await self._wanted.wait()
                 producer = await self._connected()
                 self._discard.clear()
                 self._set(producer)
@@ -109,8 +111,13 @@ class ProducerKeeper:
                 self._set(None)
                 await asyncio.shield(last.close(CLOSE_TIMEOUT))
 
+    def want(self) -> None:
+        """Connect, though nothing is to be sent yet."""
+        self._wanted.set()
+
     async def ready(self) -> Producer:
         """The current producer, waiting until there is one."""
+        self._wanted.set()
         while self.current is None:
             await self._changed.wait()
         return self.current

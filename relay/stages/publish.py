@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.retry import Backoff
+from relay.stages import sizes
 from relay.stages.partition import Flight, Partition
 from relay.stages.records import Delivery
 from relay.stages.topic import Topic
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
     from relay.stages.troubles import Troubles
     from relay.telemetry import Telemetry
 
-SIZE_CHECKED_ANEW = 5.0
-"""Seconds for which a topic's limit is believed before an event is failed for it: somebody may just have raised it."""
-
-BATCH_OVERHEAD = 256
-"""Bytes that a record batch of one event may need beyond the event and its headers (batch header 61, record framing,
-and the relay's own headers)."""
-
 
 class Publish:
     """Outlives tenures: what is in flight when PostgreSQL is lost is still awaited and settled."""
@@ -42,6 +36,7 @@ class Publish:
         side: ProducerKeeper,
         records: Records,
         failing: Failing,
+        troubles: Troubles,
         pacing: Pacing,
         hash_key: Callable[[bytes], int],
         random: Callable[[], float],
@@ -52,6 +47,7 @@ class Publish:
         self._side = side
         self._records = records
         self._failing = failing
+        self._troubles = troubles
         self._pacing = pacing
         self._hash_key = hash_key
         self._random = random
@@ -64,17 +60,19 @@ class Publish:
         self.last_acknowledged = 0.0
         """Monotonic seconds."""
 
-    async def run(self, troubles: Troubles) -> None:
+    async def run(self) -> None:
         """Keep the producers and publish until cancelled."""
-        self._troubles = troubles
         async with asyncio.TaskGroup() as self._tasks:
+            # The main one at once, so that health knows Kafka; the other when something is refused.
+            self._main.want()
             for keeper in (self._main, self._side):
                 self._tasks.create_task(keeper.run(self._quiesce, self._abandon))
-            self._tasks.create_task(troubles.run(self))
+            self._tasks.create_task(self._troubles.run(self))
 
     def begin(self, tenure: Tenure) -> None:
         """Publish what `tenure` hands in from now on."""
         self._tenure = tenure
+        self._troubles.begin_tenure(self)
 
     def forget(self, tenure: Tenure) -> None:
         """The tenure is over: drop what has not been sent. What is in flight stays there and is settled later."""
@@ -194,46 +192,34 @@ class Publish:
             elif not tenure.holds_lease():
                 # Another replica may own these lanes by now; the claim stage ends the tenure.
                 partition.pull_all()
-            else:
+            elif not await self._pacing.had_to_wait():
                 await self._send(topic, partition, producer, tenure)
 
     async def _send(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
-        limit = topic.max_bytes
-        if limit is not None and partition.waiting[0][9] + BATCH_OVERHEAD > limit:
-            await self._check_size(topic, partition, producer, tenure)
+        if sizes.seems_too_large(topic, partition.waiting[0]):
+            await self._fail_too_large(topic, partition, producer, tenure)
             return
-        batch = producer.pack(partition.waiting, partition.most, limit)
+        batch = producer.pack(partition.waiting, partition.most, topic.max_bytes)
+        self._pacing.charge(batch.events)
         flight = Flight(tenure, producer, batch.events, time.monotonic())
         partition.flights.append(flight)
-        await self._pacing.pace(batch.events)
         try:
             await producer.send(batch, partition.topic, partition.number, partial(self._ended, partition, flight))
         except PublishError as error:
             self._ended(partition, flight, Refused(error))
 
-    async def _check_size(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
+    async def _fail_too_large(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
         """The event at the head seems too large for its topic: fail it without sending, if the limit still holds."""
-        if time.monotonic() - topic.max_bytes_read_at > SIZE_CHECKED_ANEW:
-            try:
-                topic.max_bytes = await producer.max_batch_bytes(topic.name)
-            except PublishError:
-                partition.back_off()
-                return
-            topic.max_bytes_read_at = time.monotonic()
-        limit = topic.max_bytes
-        if tenure is self._tenure and partition.waiting and limit is not None:
-            event = partition.waiting[0]
-            if event[9] + BATCH_OVERHEAD > limit:
-                partition.waiting.popleft()
-                error = PublishError(
-                    FailureKind.EVENT,
-                    f"the event has {event[9]:,} bytes and topic {topic.name} takes {limit:,} in a record batch; "
-                    "raise its max.message.bytes and replay, or discard",
-                    "EventTooLarge",
-                )
-                self._failing.fail(tenure, partition, event, error)
-                # A thousand such in a row must not keep the loop from its heartbeat.
-                await asyncio.sleep(0)
+        try:
+            await sizes.read_limit(topic, producer)
+        except PublishError:
+            partition.back_off()
+            return
+        if tenure is self._tenure and partition.waiting and sizes.seems_too_large(topic, partition.waiting[0]):
+            event = partition.waiting.popleft()
+            self._failing.fail(tenure, partition, event, sizes.too_large(topic, event))
+            # A thousand such in a row must not keep the loop from its heartbeat.
+            await asyncio.sleep(0)
 
     def _ended(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
         """A flight's outcome is known. Outcomes are acted on in the order of the flights."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from relay.decide.closed import TopicKey
     from relay.decide.lane_scan import LaneScan
     from relay.event import PendingEvent
     from relay.settings import ScanSettings
@@ -26,12 +27,17 @@ class ResumePort(Protocol):
     """What resuming needs of PostgreSQL."""
 
     async def due_failures(
-        self, lanes: Sequence[int], most: int, paused: Sequence[str], under_way: Sequence[tuple[int, int]]
+        self,
+        lanes: Sequence[int],
+        most: int,
+        size: int,
+        paused: Sequence[str],
+        under_way: Sequence[tuple[int, int]],
     ) -> list[tuple[PendingEvent, int]]:
         """Failures to publish now, in id order, with the attempts they have had."""
 
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
-        """Closed keys (lane, topic, key), and topics with held rows (lane, topic, None)."""
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        """The keys behind a failure that is not resolved: (lane, topic, key)."""
 
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         """Whether there is a failure that may have to be acted on."""
@@ -68,24 +74,46 @@ class Resume:
             progress = False
             if tenure.has_failures:
                 progress = await self.resume_failures()
-            for state in list(tenure.lanes.values()):
-                if tenure.closed_in(state.lane) and not state.releasing:
-                    progress = await self.resume_held(state) or progress
+            for state in await self._openable():
+                progress = await self.resume_held(state) or progress
             if not progress:
                 await self._wait()
+
+    async def _openable(self) -> list[LaneScan]:
+        """Lanes in which something is closed that nothing blocks any more."""
+        tenure = self._tenure
+        closed = {
+            state.lane: tenure.closed_in(state.lane)
+            for state in tenure.lanes.values()
+            if not state.releasing and tenure.closed_in(state.lane)
+        }
+        if not closed:
+            return []
+        blocked: dict[int, set[TopicKey]] = {lane: set() for lane in closed}
+        for lane, topic, key in await self._port.blocking(list(closed)):
+            blocked[lane].add((topic, key))
+        return [
+            state
+            for lane, state in list(tenure.lanes.items())
+            if lane in closed and closed[lane].can_open(tenure.paused, blocked[lane])
+        ]
 
     async def resume_failures(self) -> bool:
         """Hand in failures that are due; returns whether there were any."""
         tenure = self._tenure
-        lanes = {
-            state.lane: state
-            for state in tenure.lanes.values()
-            if not state.releasing and tenure.buffer.lane_room(state.lane) is not None
-        }
+        lanes: dict[int, LaneScan] = {}
+        room = 0
+        for state in tenure.lanes.values():
+            reach = tenure.buffer.lane_room(state.lane)
+            if reach is not None and not state.releasing:
+                lanes[state.lane] = state
+                room = max(room, reach.bytes)
         if not lanes:
             return False
         under_way = [(state.lane, id_) for state in lanes.values() for id_ in state.resuming]
-        due = await self._port.due_failures(list(lanes), self._settings.batch_events, sorted(tenure.paused), under_way)
+        due = await self._port.due_failures(
+            list(lanes), self._settings.batch_events, room, sorted(tenure.paused), under_way
+        )
         self._try_anew({event[3] for event, _ in due})
         for event, attempts in due:
             if self._resume(lanes[event[0]], [event]):
@@ -108,8 +136,7 @@ class Resume:
         closed = tenure.closed_in(state.lane)
         paused = sorted(tenure.paused)
         closed.begin_pass()
-        rows = await self._port.blocking([state.lane])
-        blocked = {(topic, key) for _, topic, key in rows if key is not None}
+        blocked = {(topic, key) for _, topic, key in await self._port.blocking([state.lane])}
         above = 0
         handed_in = False
         for _ in range(MOST_READS):

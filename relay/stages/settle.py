@@ -145,7 +145,8 @@ class Settle:
         if failure.tenure is not tenure:
             return 0
         (event,) = failure.events
-        written = await self._port.fail(tenure.replica, failure, self._epochs([failure])[event[0]])
+        epoch = self._epochs([failure]).get(event[0], -1)
+        written = await self._port.fail(tenure.replica, failure, epoch)
         if written is None:
             raise LeaseLostError(f"lane {event[0]} has another owner")
         self._release([failure])

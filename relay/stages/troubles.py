@@ -54,6 +54,12 @@ class Troubles:
         self._backoffs: dict[str, Backoff] = {}
         self._alive_since: float | None = None
 
+    def begin_tenure(self, publish: Publish) -> None:
+        """What is paused is so for the new tenure too."""
+        for topic in publish.topics.values():
+            if topic.trouble is not None and topic.trouble.paused:
+                self._failing.close_topic(topic)
+
     def begin(self, topic: Topic, error: PublishError) -> None:
         """A topic does not move, for `error`."""
         now = time.monotonic()

@@ -1,28 +1,34 @@
 -- name: due_failures
--- Failures of lanes $1 whose time has come: replayed by a person, or to be retried now. At most $2 in id order, not those of topics $3.
-SELECT e.lane, e.id, e.event_id, e.topic, e.key, e.payload, e.headers::text AS headers, e.type,
-       (date_part('epoch', e.created_at) * 1000)::bigint AS created_ms,
-       octet_length(coalesce(e.payload, '')) + octet_length(coalesce(e.key, '')) + pg_column_size(e.headers) AS size,
-       f.attempts
-FROM (SELECT f.lane, f.id, f.attempts
-      FROM outbox.failure AS f
-      WHERE f.lane = ANY ($1::smallint[]) AND f.topic <> ALL ($3::text[])
-        AND (f.state = 'replaying' OR (f.state = 'retrying' AND f.next_attempt_at <= clock_timestamp()))
-        AND NOT EXISTS (SELECT FROM unnest($4::smallint[], $5::bigint[]) AS r (lane, id) WHERE r.lane = f.lane AND r.id = f.id)
-      ORDER BY f.id
-      LIMIT $2::int) AS f
-JOIN outbox.event AS e ON e.lane = f.lane AND e.id = f.id
-ORDER BY e.id;
+-- Failures of lanes $1 whose time has come: replayed by a person, or to be retried now. In id order, at most $2 and about $3 bytes, not those of topics $4 and not (lane, id) of $5 and $6.
+SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload, found.headers::text AS headers,
+       found.type, (date_part('epoch', found.created_at) * 1000)::bigint AS created_ms, found.size, found.attempts
+FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
+      FROM (SELECT event.*, f.attempts,
+                   octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
+                   + pg_column_size(event.headers) AS size
+            FROM (SELECT f.lane, f.id, f.attempts
+                  FROM outbox.failure AS f
+                  WHERE f.lane = ANY ($1::smallint[]) AND f.topic <> ALL ($4::text[])
+                    AND (f.state = 'replaying' OR (f.state = 'retrying' AND f.next_attempt_at <= clock_timestamp()))
+                    AND NOT EXISTS (SELECT
+                                    FROM unnest($5::smallint[], $6::bigint[]) AS r (lane, id)
+                                    WHERE r.lane = f.lane AND r.id = f.id)
+                  ORDER BY f.id
+                  LIMIT $2::int) AS f
+            JOIN outbox.event AS event ON event.lane = f.lane AND event.id = f.id
+            ORDER BY event.id) AS e) AS found
+WHERE found.bytes_before < $3::bigint;
 
 -- name: blocking
--- What is closed in lanes $1: keys behind a failure that is not resolved, and (key null) topics that have held rows.
+-- The keys of lanes $1 that are closed: those behind a failure that is not resolved.
 SELECT f.lane, f.topic, f.key
 FROM outbox.failure AS f
 WHERE f.lane = ANY ($1::smallint[]) AND f.key IS NOT NULL
-  AND (f.state IN ('retrying', 'replaying') OR (f.state = 'failed' AND f.policy = 'block'))
-UNION ALL
-SELECT h.lane, h.topic, NULL
-FROM (SELECT DISTINCT held.lane, held.topic FROM outbox.held AS held WHERE held.lane = ANY ($1::smallint[])) AS h;
+  AND (f.state IN ('retrying', 'replaying') OR (f.state = 'failed' AND f.policy = 'block'));
+
+-- name: held_topics
+-- The topics of lanes $1 that have held rows.
+SELECT DISTINCT h.lane, h.topic FROM outbox.held AS h WHERE h.lane = ANY ($1::smallint[]);
 
 -- name: has_failures
 -- Whether lanes $1 have failures that may have to be acted on.

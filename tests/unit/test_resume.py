@@ -36,14 +36,19 @@ class Tables:
         self.while_reading: list[Callable[[], None]] = []
 
     async def due_failures(
-        self, lanes: Sequence[int], most: int, paused: Sequence[str], under_way: Sequence[tuple[int, int]]
+        self,
+        lanes: Sequence[int],
+        most: int,
+        size: int,
+        paused: Sequence[str],
+        under_way: Sequence[tuple[int, int]],
     ) -> list[tuple[PendingEvent, int]]:
         return []
 
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         return bool(self.blocked)
 
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
         return [(LANE, topic, key) for topic, key in self.blocked]
 
     async def held_events(

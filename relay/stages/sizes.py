@@ -1,0 +1,42 @@
+"""Whether an event fits its topic, known before it is sent: a refusal would cost the producer."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from relay.outcome import FailureKind, PublishError
+
+if TYPE_CHECKING:
+    from relay.event import PendingEvent
+    from relay.stages.producing import Producer
+    from relay.stages.topic import Topic
+
+CHECKED_ANEW = 5.0
+"""Seconds for which a topic's limit is believed before an event is failed for it: somebody may just have raised it."""
+
+BATCH_OVERHEAD = 256
+"""Bytes that a record batch of one event may need beyond the event and its headers (batch header 61, record framing,
+and the relay's own headers)."""
+
+
+def seems_too_large(topic: Topic, event: PendingEvent) -> bool:
+    """Whether the event exceeds the limit as last read."""
+    return topic.max_bytes is not None and event[9] + BATCH_OVERHEAD > topic.max_bytes
+
+
+async def read_limit(topic: Topic, producer: Producer) -> None:
+    """Read the topic's limit unless that was done just now. Raises PublishError when Kafka cannot be asked."""
+    if time.monotonic() - topic.max_bytes_read_at > CHECKED_ANEW:
+        topic.max_bytes = await producer.max_batch_bytes(topic.name)
+        topic.max_bytes_read_at = time.monotonic()
+
+
+def too_large(topic: Topic, event: PendingEvent) -> PublishError:
+    """The error for an event that does not fit."""
+    return PublishError(
+        FailureKind.EVENT,
+        f"the event has {event[9]:,} bytes and topic {topic.name} takes {topic.max_bytes or 0:,} in a record batch; "
+        "raise its max.message.bytes and replay, or discard",
+        "EventTooLarge",
+    )
