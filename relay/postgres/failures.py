@@ -98,14 +98,14 @@ class Failures:
         rows = _all(Shown, await self._rows("event_shown", event_id, payload_bytes))
         return rows[0] if rows else None
 
-    async def behind(self, lane: int, topic: str, key: bytes | None, event_id: int) -> Blocker | None:
+    async def behind(self, lane: int, event_id: int, topic: str, key: bytes | None) -> Blocker | None:
         """The failure that a held event waits for; None if it waits for its topic."""
-        rows = _all(Blocker, await self._rows("held_behind", lane, topic, key, event_id))
+        rows = _all(Blocker, await self._rows("held_behind", lane, event_id, topic, key))
         return rows[0] if rows else None
 
-    async def first_held(self, lane: int, topic: str, key: bytes | None, event_id: int, limit: int) -> list[int]:
+    async def first_held(self, lane: int, event_id: int, topic: str, key: bytes | None, limit: int) -> list[int]:
         """The first events that wait behind this one."""
-        return [row["id"] for row in await self._rows("first_held", lane, topic, key, event_id, limit)]
+        return [row["id"] for row in await self._rows("first_held", lane, event_id, topic, key, limit)]
 
     async def ids(self) -> Ids:
         """Which ids can be there."""

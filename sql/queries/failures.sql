@@ -162,19 +162,19 @@ LEFT JOIN outbox.held AS h ON h.lane = e.lane AND h.id = e.id
 WHERE e.lane = ANY ('{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}') AND e.id = $1::bigint;
 
 -- name: held_behind
--- The failure that the event (lane $1, topic $2, key $3, id $4) is held behind: the first one that is not resolved.
+-- The failure that the event (lane $1, id $2, topic $3, key $4) is held behind: the first one that is not resolved.
 SELECT f.id, f.state, f.error
 FROM outbox.failure AS f
-WHERE f.lane = $1::smallint AND f.topic = $2::text AND f.key = $3::bytea AND f.id < $4::bigint
+WHERE f.lane = $1::smallint AND f.topic = $3::text AND f.key = $4::bytea AND f.id < $2::bigint
   AND (f.state IN ('retrying', 'replaying') OR (f.state = 'failed' AND f.policy = 'block'))
 ORDER BY f.id
 LIMIT 1;
 
 -- name: first_held
--- The first $5 events that are held behind the event (lane $1, topic $2, key $3, id $4).
+-- The first $5 events that are held behind the event (lane $1, id $2, topic $3, key $4).
 SELECT h.id
 FROM outbox.held AS h
-WHERE h.lane = $1::smallint AND h.topic = $2::text AND h.key = $3::bytea AND h.id > $4::bigint
+WHERE h.lane = $1::smallint AND h.topic = $3::text AND h.key = $4::bytea AND h.id > $2::bigint
 ORDER BY h.id
 LIMIT $5::int;
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from relay.cli.failed.pages import moment_of
 from relay.cli.failed.words import key_bytes, key_text
 from relay.postgres.failures import Filter
 
@@ -152,7 +153,7 @@ def words(filter_: dict[str, Any], most_ids: int = 10) -> str:
             shown = ", ".join(map(str, value[:most_ids]))
             parts.append(f"{name} {shown}" + (f" and {len(value) - most_ids:,} more" if len(value) > most_ids else ""))
         elif name in ("since", "until"):
-            parts.append(f"{name} {str(value)[:19]}{str(value)[26:]}")
+            parts.append(f"{name} {moment_of(value)}")
         else:
             parts.append(f"{name} {value}")
     return ", ".join(parts)

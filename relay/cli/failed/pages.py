@@ -82,6 +82,14 @@ def moment(time: datetime | None) -> str:
     return "-" if time is None else time.astimezone().isoformat(" ", "seconds")
 
 
+def moment_of(value: object) -> str:
+    """The same for a point in time that is a text, as JSON has it; another text as it is."""
+    try:
+        return moment(datetime.fromisoformat(str(value)))
+    except ValueError:
+        return str(value)
+
+
 def events(number: int) -> str:
     """A number of events."""
     return f"{number:,} event{'' if number == 1 else 's'}"

@@ -74,7 +74,7 @@ async def _reason(failures: Failures, asked: Asked) -> str:
         return f"{event} was discarded ({by}); what was given up does not come back"
     if not asked.held:
         return f"{event} has not failed: it is pending, and a relay publishes it when its turn comes"
-    behind = await failures.behind(asked.lane, asked.topic, asked.key, asked.id)
+    behind = await failures.behind(asked.lane, asked.id, asked.topic, asked.key)
     if behind is None:
         return f"{event} has not failed: it waits for its topic {asked.topic}, which was paused; see `relay status`"
     return (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -79,7 +78,7 @@ async def _find(event_id: int, payload_bytes: int) -> _Found:
 
 
 async def _around(failures: Failures, event: Shown) -> _Found:
-    place = event.lane, event.topic, event.key, event.id
+    place = event.lane, event.id, event.topic, event.key
     if event.state is None:
         return _Found(event, 0, [], await failures.behind(*place) if event.held else None, None)
     await failures.finish_replays()
@@ -209,14 +208,7 @@ def _attempts(attempts: list[dict[str, Any]]) -> Table:
     for each in attempts:
         made.add_row(
             pages.text(each.get("attempt", "-")),
-            pages.text(_moment(each.get("at"))),
+            pages.text(pages.moment_of(each.get("at"))),
             pages.text(each.get("error", "")),
         )
     return made
-
-
-def _moment(at: object) -> str:
-    try:
-        return pages.moment(datetime.fromisoformat(str(at)))
-    except ValueError:
-        return str(at)

@@ -58,7 +58,7 @@ def payload_view(head: bytes | None, size: int | None) -> View:
     complete = len(head) == size
     text = _text(head, complete)
     if text is None:
-        return View("binary", _hexdump(head[:_DUMPED_BYTES]), whole=size <= _DUMPED_BYTES)
+        return View("binary", _hexdump(head[:_DUMPED_BYTES]), whole=complete and size <= _DUMPED_BYTES)
     laid_out = _laid_out(text) if complete else None
     shown, cut = _cut(laid_out or text)
     return View("JSON" if laid_out else "text", safe(shown, also="\n\t"), whole=complete and not cut)
