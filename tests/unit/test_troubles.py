@@ -1,0 +1,351 @@
+"""Whose trouble it is when nothing is acknowledged, and what a topic in trouble goes through until it works again."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from relay.health import Health
+from relay.outcome import FailureKind, PublishError
+from relay.retry import Backoff
+from relay.settings import HealthSettings
+from relay.stages import troubles as module
+from relay.stages.buffer import Buffer
+from relay.stages.partition import Flight, Partition
+from relay.stages.tenure import Tenure
+from relay.stages.topic import Topic
+from relay.stages.troubles import ALIVE_FOR, PAUSE_AFTER, STUCK_AFTER, WATCH_INTERVAL, Troubles
+from tests.events import event, events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relay.stages.failing import Failing
+    from relay.stages.publish import Publish
+    from relay.telemetry import Telemetry
+
+REQUEST_TIMEOUT = 8.0
+PROBE_AFTER = 2.0
+MISSING = PublishError(FailureKind.TOPIC, "topic missing does not exist; create it")
+PARTITIONS = 2
+
+
+class Heard:
+    """What the rest of the relay is told."""
+
+    def __init__(self) -> None:
+        self.happenings: list[tuple[str, Any]] = []
+        self.closed: list[str] = []
+        self.opened: list[str] = []
+
+    def emit(self, name: str, **fields: Any) -> None:
+        self.happenings.append((name, fields.get("topic")))
+
+    def gauge(self, name: str, value: float) -> None:
+        pass
+
+    def close_topic(self, topic: Topic) -> None:
+        self.closed.append(topic.name)
+        topic.pull_all()
+
+    def open_topic(self, name: str) -> None:
+        self.opened.append(name)
+
+    def told(self, happening: str) -> int:
+        return sum(name == happening for name, _ in self.happenings)
+
+
+class FakeProducer:
+    """Knows how many partitions topics have."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def known_partition_count(self, topic: str) -> int:
+        return self.counts.get(topic, PARTITIONS)
+
+
+class FakePublish:
+    """Topics and what they have in flight."""
+
+    def __init__(self, *names: str) -> None:
+        self.topics = {name: Topic(name, lambda: Backoff(lambda: 0.0), lambda _: 0) for name in names}
+        for topic in self.topics.values():
+            topic.resolved(PARTITIONS)
+        self.last_acknowledged = 0.0
+        self.discarded: list[object] = []
+        self.resolved_anew: list[str] = []
+        self.producer: FakeProducer | None = FakeProducer()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(each.flights) for each in self.partitions())
+
+    def partitions(self) -> Iterator[Partition]:
+        for topic in self.topics.values():
+            yield from topic.partitions
+
+    def discard(self, producer: object, reason: str) -> None:
+        self.discarded.append(producer)
+
+    def current_producer(self) -> FakeProducer | None:
+        return self.producer
+
+    def resolve_anew(self, topic: Topic) -> None:
+        self.resolved_anew.append(topic.name)
+
+
+class Watched:
+    """Troubles over a fake publish, and time that passes when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+        self.now = 1000.0
+        # Not the module time itself: the event loop has that clock too.
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.publish = FakePublish(*names)
+        self.heard = Heard()
+        self.health = Health(HealthSettings(), self.now)
+        self.health.kafka_ok(self.now)
+        self.health.postgres_ok(self.now)
+        self.troubles = Troubles(
+            cast("Failing", self.heard),
+            lambda: Backoff(lambda: 1.0, first=PROBE_AFTER, most=30.0),
+            REQUEST_TIMEOUT,
+            self.health,
+            cast("Telemetry", self.heard),
+        )
+
+    def topic(self, name: str) -> Topic:
+        return self.publish.topics[name]
+
+    def send(self, name: str, producer: object = "main") -> Partition:
+        partition = self.topic(name).partitions[0]
+        partition.flights.append(Flight(Tenure(Buffer(1, 1)), producer, events(1), self.now))
+        return partition
+
+    def acknowledge(self, name: str) -> None:
+        """Kafka takes a batch of the topic; what it had in flight before it too."""
+        for partition in self.topic(name).partitions:
+            partition.flights.clear()
+        self.publish.last_acknowledged = self.now
+        self.troubles.acknowledged(self.topic(name), self.now)
+
+    def look(self) -> None:
+        self.troubles._watch_kafka(cast("Publish", self.publish), self.now)
+        for topic in self.publish.topics.values():
+            self.troubles._watch_topic(cast("Publish", self.publish), topic, self.now)
+
+    def pass_time(self, seconds: float, flowing: str | None = None) -> None:
+        """Let time pass while Kafka goes on acknowledging batches of the topic `flowing`, or nothing."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + WATCH_INTERVAL)
+            if flowing is not None:
+                self.acknowledge(flowing)
+            self.look()
+
+    def paused(self, name: str) -> bool:
+        trouble = self.topic(name).trouble
+        return trouble is not None and trouble.paused
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(monkeypatch, "stuck", "other")
+
+
+def test_a_batch_that_stays_unacknowledged_while_others_go_is_its_topics_trouble(watched: Watched) -> None:
+    partition = watched.send("stuck")
+    watched.pass_time(STUCK_AFTER, flowing="other")
+    assert watched.topic("stuck").trouble is None
+    watched.pass_time(2 * WATCH_INTERVAL, flowing="other")
+    trouble = watched.topic("stuck").trouble
+    assert trouble is not None
+    assert "min.insync.replicas" in str(trouble.error)
+    assert partition.suspect
+    assert watched.publish.discarded == ["main"]
+    assert list(watched.health.troubled_topics()) == ["stuck"]
+    assert watched.topic("other").trouble is None
+    assert watched.health.ready(watched.now) == []
+
+
+def test_it_is_paused_a_little_later_and_its_producer_is_discarded_only_once(watched: Watched) -> None:
+    watched.send("stuck")
+    watched.pass_time(STUCK_AFTER + 2 * WATCH_INTERVAL, flowing="other")
+    assert not watched.paused("stuck")
+    watched.pass_time(PAUSE_AFTER + WATCH_INTERVAL, flowing="other")
+    assert watched.paused("stuck")
+    assert watched.heard.closed == ["stuck"]
+    watched.pass_time(60, flowing="other")
+    assert watched.publish.discarded == ["main"]
+    assert watched.heard.told("topic.troubled") == watched.heard.told("topic.paused") == 1
+
+
+def test_when_nothing_is_acknowledged_at_all_it_is_kafkas_trouble_and_no_topic_is_paused(watched: Watched) -> None:
+    watched.acknowledge("other")
+    watched.send("stuck")
+    watched.send("other")
+    watched.pass_time(120)
+    assert watched.topic("stuck").trouble is watched.topic("other").trouble is None
+    assert watched.heard.closed == watched.publish.discarded == []
+    assert watched.heard.told("kafka.lost") > 0
+    assert watched.health.ready(watched.now)[0].startswith("Kafka has been away for ")
+
+
+def test_after_an_outage_everybody_gets_time_before_one_counts_as_stuck(watched: Watched) -> None:
+    watched.send("stuck")
+    watched.send("other")
+    watched.pass_time(60)
+    watched.pass_time(STUCK_AFTER - WATCH_INTERVAL, flowing="other")
+    assert watched.topic("stuck").trouble is None
+    watched.acknowledge("stuck")
+    watched.pass_time(60, flowing="other")
+    assert watched.topic("stuck").trouble is None
+
+
+def test_a_pause_in_the_acknowledgements_of_the_others_begins_that_time_anew(watched: Watched) -> None:
+    watched.send("stuck")
+    for _ in range(5):
+        watched.pass_time(STUCK_AFTER - ALIVE_FOR - WATCH_INTERVAL, flowing="other")
+        watched.pass_time(ALIVE_FOR + 2 * WATCH_INTERVAL)
+    assert watched.topic("stuck").trouble is None
+
+
+def test_kafka_that_answers_within_the_request_timeout_is_not_away(watched: Watched) -> None:
+    watched.send("other")
+    watched.pass_time(REQUEST_TIMEOUT)
+    assert watched.heard.told("kafka.lost") == 0
+    watched.pass_time(2 * WATCH_INTERVAL)
+    assert watched.heard.told("kafka.lost") > 0
+    watched.acknowledge("other")
+    assert watched.health.ready(watched.now) == []
+
+
+def test_a_stuck_topic_works_again_with_its_first_acknowledgement(watched: Watched) -> None:
+    watched.send("stuck")
+    watched.pass_time(30, flowing="other")
+    assert watched.paused("stuck")
+    watched.acknowledge("stuck")
+    assert watched.topic("stuck").trouble is None
+    assert watched.heard.opened == ["stuck"]
+    assert watched.health.troubled_topics() == {}
+    assert watched.heard.told("topic.resumed") == 1
+
+
+def test_what_hangs_in_the_producer_is_waited_for_and_nothing_is_added(watched: Watched) -> None:
+    watched.send("stuck")
+    watched.pass_time(300, flowing="other")
+    assert watched.paused("stuck")
+    assert watched.heard.opened == []
+
+
+def test_a_refused_topic_is_tried_again_after_a_while_and_paused_again_for_longer(watched: Watched) -> None:
+    topic = watched.topic("stuck")
+    watched.troubles.begin(topic, MISSING)
+    assert not watched.paused("stuck"), "it may be over in a moment"
+    watched.pass_time(PAUSE_AFTER + WATCH_INTERVAL, flowing="other")
+    assert watched.paused("stuck")
+    pauses = []
+    for _ in range(6):
+        began = watched.now
+        opened = len(watched.heard.opened)
+        while len(watched.heard.opened) == opened:
+            watched.pass_time(WATCH_INTERVAL, flowing="other")
+        assert not watched.paused("stuck")
+        pauses.append(watched.now - began)
+        watched.troubles.begin(topic, MISSING)
+        assert watched.paused("stuck")
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pytest.approx(PROBE_AFTER, abs=2 * WATCH_INTERVAL)
+    assert pauses[-1] == pytest.approx(30.0, abs=2 * WATCH_INTERVAL)
+    assert watched.heard.told("topic.troubled") == 1
+
+
+def test_a_try_that_hangs_pauses_the_topic_again(watched: Watched) -> None:
+    topic = watched.topic("stuck")
+    watched.troubles.begin(topic, MISSING)
+    watched.pass_time(PAUSE_AFTER + PROBE_AFTER + 1, flowing="other")
+    assert watched.heard.opened == ["stuck"]
+    topic.route([event(5)])
+    watched.pass_time(PAUSE_AFTER + STUCK_AFTER + 2 * WATCH_INTERVAL, flowing="other")
+    assert watched.paused("stuck")
+    assert watched.heard.closed == ["stuck", "stuck"]
+
+
+def test_a_try_with_nothing_to_send_ends_the_trouble(watched: Watched) -> None:
+    watched.troubles.begin(watched.topic("stuck"), MISSING)
+    watched.pass_time(PAUSE_AFTER + PROBE_AFTER + PAUSE_AFTER + STUCK_AFTER + 2, flowing="other")
+    assert watched.topic("stuck").trouble is None
+    assert watched.health.troubled_topics() == {}
+
+
+def test_a_topic_that_is_not_resolved_is_not_tried(watched: Watched) -> None:
+    topic = watched.topic("stuck")
+    topic.unresolve()
+    watched.troubles.begin(topic, MISSING)
+    watched.pass_time(300, flowing="other")
+    assert watched.paused("stuck")
+    assert watched.heard.opened == []
+    watched.troubles.end(topic)
+    assert watched.heard.opened == ["stuck"]
+
+
+def test_another_error_is_told_and_the_same_one_is_not(watched: Watched) -> None:
+    topic = watched.topic("stuck")
+    for error in (MISSING, MISSING, PublishError(FailureKind.TOPIC, "not authorized")):
+        watched.troubles.begin(topic, error)
+    assert watched.heard.told("topic.troubled") == 2
+    assert watched.health.troubled_topics() == {"stuck": "not authorized"}
+
+
+def test_an_end_without_a_trouble_is_no_happening(watched: Watched) -> None:
+    watched.troubles.end(watched.topic("other"))
+    assert watched.heard.happenings == []
+    assert watched.heard.opened == []
+
+
+def test_the_backoff_of_a_topic_that_worked_begins_anew(watched: Watched) -> None:
+    topic = watched.topic("stuck")
+    probes = []
+    for _ in range(2):
+        watched.troubles.begin(topic, MISSING)
+        watched.pass_time(PAUSE_AFTER + WATCH_INTERVAL, flowing="other")
+        assert topic.trouble is not None
+        probes.append(topic.trouble.probe_at - watched.now)
+        watched.acknowledge("stuck")
+    assert probes == pytest.approx([PROBE_AFTER, PROBE_AFTER], abs=WATCH_INTERVAL)
+
+
+def test_a_topic_whose_number_of_partitions_changed_is_resolved_anew(watched: Watched) -> None:
+    producer = watched.publish.producer
+    assert producer is not None
+    producer.counts["stuck"] = PARTITIONS + 1
+    watched.look()
+    assert watched.publish.resolved_anew == ["stuck"]
+
+
+def test_one_that_is_not_known_at_the_moment_keeps_its_partitions(watched: Watched) -> None:
+    producer = watched.publish.producer
+    assert producer is not None
+    producer.counts["stuck"] = 0
+    watched.look()
+    watched.publish.producer = None
+    watched.look()
+    assert watched.publish.resolved_anew == []
+
+
+async def test_it_watches_until_cancelled(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH_INTERVAL", 0.0)
+    watched.troubles.begin(watched.topic("stuck"), MISSING)
+    watching = asyncio.create_task(watched.troubles.run(cast("Publish", watched.publish)))
+    watched.now += PAUSE_AFTER + 1
+    async with asyncio.timeout(5):
+        while not watched.paused("stuck"):  # noqa: ASYNC110 the loop under test has no event to wait for
+            await asyncio.sleep(0)
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
