@@ -1,0 +1,130 @@
+"""What README, run book and manifests say is what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from relay.cli import COMMANDS, main
+from relay.session import CONNECTIONS
+from relay.settings import Settings, StopSettings
+from relay.settings.describe import reference
+from relay.settings.load import CONFIG_FILE, variables
+from relay.telemetry import HAPPENINGS
+from relay.telemetry.describe import metrics_reference
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+RUNBOOK = (ROOT / "deploy/RUNBOOK.md").read_text()
+PAGES = ["README.md", "CHANGELOG.md", "deploy/RUNBOOK.md"]
+MANIFESTS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "deploy").rglob("*")
+    if path.suffix in (".yaml", "") and path.is_file()
+)
+
+
+def code_of(page: str) -> str:
+    """All fenced blocks and code spans of a page, one per line."""
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```\w*\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", prose)])
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_table_of_settings_is_the_reference() -> None:
+    assert reference() in README, "replace the table in README.md by what `relay config --reference` prints"
+
+
+def test_the_table_of_metrics_is_the_reference() -> None:
+    assert metrics_reference() in README, (
+        "replace the table in README.md by what "
+        "`python -c 'from relay.telemetry.describe import *; print(metrics_reference())'` prints"
+    )
+
+
+def test_the_readme_says_how_many_connections_a_replica_holds() -> None:
+    assert f"**{len(CONNECTIONS)} connections**" in README
+    assert all(re.search(rf"`(outbox-relay )?{purpose}`", README) for purpose in CONNECTIONS)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[local]' && .venv/bin/relay demo",
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest",
+    ],
+)
+def test_each_set_up_command_is_a_line_of_its_own_in_a_block(command: str) -> None:
+    assert f"\n```\n{command}\n```\n" in README
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_subcommand_and_option_that_is_named_exists(page: str) -> None:
+    for words in re.findall(r"(?:^|/)relay ((?:[a-z]+ ?)+(?: ?--[a-z-]+)*)", code_of(page), re.MULTILINE):
+        command: click.Command = main
+        for word in words.split():
+            if word.startswith("--"):
+                assert word in {option for parameter in command.params for option in parameter.opts}, f"relay {words}"
+            elif isinstance(command, click.Group):
+                subcommand = command.get_command(click.Context(command), word)
+                assert subcommand is not None, f"relay {words}"
+                command = subcommand
+
+
+def test_the_readme_shows_the_newcomer_s_commands() -> None:
+    assert set(COMMANDS) <= set(re.findall(r"\brelay ([a-z]+)", code_of("README.md")))
+
+
+@pytest.mark.parametrize("page", PAGES + MANIFESTS)
+def test_every_setting_that_is_named_exists(page: str) -> None:
+    known = variables(Settings)
+    names = {*known, *(f"{name}_FILE" for name, variable in known.items() if variable.secret), CONFIG_FILE}
+    for name in set(re.findall(r"\bRELAY_[A-Z_]+", (ROOT / page).read_text())):
+        # RELAY_KAFKA_SASL_* stands for several, RELAY_TEST_* is the tests'.
+        known_start = name.endswith("_") and any(each.startswith(name) for each in names)
+        assert name in names or known_start or name.startswith("RELAY_TEST_"), name
+
+
+@pytest.mark.parametrize("happening", [name for name, happening in HAPPENINGS.items() if happening.level is not None])
+def test_the_run_book_explains_every_log_line(happening: str) -> None:
+    assert f"\n| {HAPPENINGS[happening].text} | `{happening}` |" in RUNBOOK
+
+
+def test_the_run_book_explains_no_log_line_that_is_gone() -> None:
+    explained = set(re.findall(r"^\| [^|]+ \| `([a-z]+\.[a-z_]+)` \|", RUNBOOK, re.MULTILINE))
+    assert explained == {name for name, happening in HAPPENINGS.items() if happening.level is not None}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_within_the_repository_leads_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        linked = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(str(linked.relative_to(ROOT))), target
+
+
+@pytest.mark.parametrize(
+    ("manifest", "pattern"),
+    [
+        ("deploy/kubernetes/deployment.yaml", r"terminationGracePeriodSeconds: (\d+)"),
+        ("deploy/compose.yaml", r"stop_grace_period: (\d+)s"),
+    ],
+)
+def test_the_manifests_give_a_drain_longer_than_it_may_take(manifest: str, pattern: str) -> None:
+    found = re.search(pattern, (ROOT / manifest).read_text())
+    assert found is not None
+    # Closing after a drain that was cut short is bounded by a few seconds more.
+    assert int(found[1]) >= StopSettings().grace + 10
