@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,9 @@ CONNECTIONS = ("scan", "sweep", "settle", "control", "resume", "housekeeping")
 
 REPORT_INTERVAL = 0.5
 """Seconds between reports to health and to the gauges."""
+
+LEAVE_TIMEOUT = 1.0
+"""Seconds that leaving may take when there is no time left to drain."""
 
 FLIGHT_WAIT = 2.0
 """Seconds to wait, after a reconnect, for batches that were in Kafka's hands: each that lands and is settled before
@@ -121,16 +125,20 @@ class Session:
         `former` is the replica that this process was in its last tenure; its lanes are free from now on.
         """
         reason: Exception | None = None
+        left = False
         try:
             async with asyncio.TaskGroup() as stages:
                 stages.create_task(self._settle.run(), name="settle")
                 stages.create_task(self._settle_flights_first(former, stages), name="start")
         except* Drained:
-            pass
+            left = True
         except* (PostgresLostError, TenureLostError) as lost:
+            left = True
             reason = _first(lost)
         finally:
             self._publish.forget(self.tenure)
+            if not left:
+                await self._leave()
             for connection in self._connections.values():
                 connect.drop(connection)
         return reason
@@ -154,6 +162,15 @@ class Session:
         stages.create_task(self._housekeeping.run(), name="housekeeping")
         stages.create_task(self._watch_lease(), name="lease")
         stages.create_task(self._report(), name="report")
+
+    async def _leave(self) -> None:
+        """Free the lanes of a drain that was cut short, so that nobody waits for the lease to end.
+
+        What is still in Kafka's hands may land after their next owner has published it: a repeat, in order.
+        """
+        with suppress(Exception):
+            async with asyncio.timeout(LEAVE_TIMEOUT):
+                await self._control.unregister(self.tenure.replica)
 
     async def _claim_and_leave(self) -> None:
         await self._claim.run()

@@ -83,6 +83,8 @@ async def test_a_stop_that_cannot_drain_is_ended_and_what_was_abandoned_is_deliv
     assert (stopped["abandoned_events"], stopped["level"]) == (abandoned, "warning")
     assert not relay.happened("drain.done")
     assert not relay.texts()
+    # Nobody has to wait for the end of its lease.
+    assert await here.connection.fetchval("SELECT count(*) FROM outbox.replica") == 0
 
     await asyncio.to_thread(fragile_kafka.resume)
     async with here.relay() as relay:
