@@ -66,7 +66,7 @@ def _default(variable: Variable) -> str:
     if variable.required:
         return "**required**"
     default = variable.field.default
-    if default is None:
+    if default is None or default == "":
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"

@@ -435,6 +435,10 @@ def test_every_setting_is_documented_and_in_the_reference() -> None:
             assert f"`{name}_FILE`" in text
 
 
+def test_a_default_of_nothing_is_an_empty_cell_in_the_reference() -> None:
+    assert "``" not in reference()
+
+
 def test_every_variable_of_the_reference_sets_the_field_it_names() -> None:
     known = variables(Settings)
     assert len(known) == sum(
