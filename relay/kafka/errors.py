@@ -32,9 +32,16 @@ KINDS: dict[type[BaseException], FailureKind] = {
 }
 """What is not here is the cluster's: to wait too often is safe, to fail an event for an outage is not."""
 
+# aiokafka would retry this one in silence for ever, and make the broker's other partitions wait for each try. While
+# nothing else is acknowledged, because what waits for this topic has taken all the room, nobody could tell it from an
+# outage of Kafka. Nothing was appended, so it may as well be said. (After NotEnoughReplicasAfterAppendError it was:
+# aiokafka tries that batch once more, and hears this.)
+kafka.NotEnoughReplicasError.retriable = False
+
 _ADVICE: dict[type[BaseException], str] = {
     kafka.TopicAuthorizationFailedError: "grant the relay WRITE and DESCRIBE on the topic",
     kafka.UnknownTopicOrPartitionError: "create the topic",
+    kafka.NotEnoughReplicasError: "bring its brokers back, or lower the topic's min.insync.replicas",
     kafka.MessageSizeTooLargeError: "raise max.message.bytes of the topic, or make the event smaller",
     kafka.RecordListTooLargeError: "raise max.message.bytes of the topic, or make the event smaller",
     kafka.ClusterAuthorizationFailedError: "grant the relay IDEMPOTENT_WRITE on the cluster, or WRITE on a topic",

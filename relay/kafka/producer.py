@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.helpers import create_ssl_context
+from aiokafka.structs import TopicPartition
 
 from relay.kafka.errors import translate
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
@@ -128,6 +129,10 @@ class KafkaProducer:
     def known_partition_count(self, topic: str) -> int:
         """Number of partitions by the metadata at hand; 0 when it does not have the topic."""
         return len(self._producer.client.cluster.partitions_for_topic(topic) or ())
+
+    def leaderless(self, topic: str, partition: int) -> bool:
+        """Whether the metadata at hand says that no broker leads this partition just now."""
+        return bool(self._producer.client.cluster.leader_for_partition(TopicPartition(topic, partition)) == -1)
 
     def forget_topic(self, topic: str) -> None:
         """Stop asking for the metadata of a topic that does not exist."""
@@ -250,14 +255,15 @@ class KafkaProducer:
                 return
         producer._closed = True  # noqa: SLF001 or its destructor complains
         task = producer._sender.sender_task  # noqa: SLF001
-        if task is not None and not task.done():
+        if task is not None:
             task.cancel()
-            with suppress(BaseException):
-                async with asyncio.timeout(1.0):
-                    await asyncio.wait([task])
         with suppress(Exception):
             async with asyncio.timeout(1.0):
                 await producer.client.close()
+        if task is not None:
+            # Once cancelled it waits for its requests; those wait for news of a cluster that nobody asks any more.
+            task.cancel()
+            await asyncio.wait([task], timeout=1.0)
 
 
 def _security(settings: KafkaSettings) -> dict[str, Any]:

@@ -40,6 +40,9 @@ class Producer(Protocol):
     def known_partition_count(self, topic: str) -> int:
         """The same from memory; 0 when not known."""
 
+    def leaderless(self, topic: str, partition: int) -> bool:
+        """Whether it is known that no broker leads the partition."""
+
     def forget_topic(self, topic: str) -> None:
         """The topic is of no interest for now."""
 

@@ -1,7 +1,7 @@
 """Topics that do not move: found, paused so that they take nobody's room, tried again, resumed.
 
-And the difference between a topic's trouble and Kafka's: an idempotent batch never fails for a broker that is away or
-for too few in-sync replicas. Its age tells; whether *others* are acknowledged meanwhile tells whose trouble it is.
+And the difference between a topic's trouble and Kafka's: an idempotent batch does not fail for a broker that is away.
+Its age tells; that *others* are acknowledged meanwhile, or that the partition has no leader, tells whose trouble it is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from relay.health import Health
     from relay.retry import Backoff
     from relay.stages.failing import Failing
+    from relay.stages.partition import Partition
     from relay.stages.publish import Publish
     from relay.telemetry import Telemetry
 
@@ -53,6 +54,7 @@ class Troubles:
         self._telemetry = telemetry
         self._backoffs: dict[str, Backoff] = {}
         self._alive_since: float | None = None
+        self._leaderless_since: dict[Partition, float] = {}
 
     def begin_tenure(self, publish: Publish) -> None:
         """What is paused is so for the new tenure too."""
@@ -104,7 +106,9 @@ class Troubles:
                 self._watch_topic(publish, topic, now)
 
     def _watch_kafka(self, publish: Publish, now: float) -> None:
-        sent = [flight.sent_at for each in publish.partitions() for flight in each.flights]
+        # A topic's own trouble explains its silence.
+        topics = [topic for topic in publish.topics.values() if topic.trouble is None]
+        sent = [flight.sent_at for topic in topics for each in topic.partitions for flight in each.flights]
         if now - publish.last_acknowledged > ALIVE_FOR:
             self._alive_since = None
         if sent and now - min(sent) > self._request_timeout and self._alive_since is None:
@@ -114,20 +118,7 @@ class Troubles:
 
     def _watch_topic(self, publish: Publish, topic: Topic, now: float) -> None:
         self._watch_metadata(publish, topic)
-        if self._alive_since is not None:
-            for partition in topic.partitions:
-                oldest = partition.flights[0] if partition.flights else None
-                if oldest and now - max(oldest.sent_at, self._alive_since) > STUCK_AFTER and not partition.suspect:
-                    error = PublishError(
-                        FailureKind.TOPIC,
-                        f"partition {partition.number} of topic {topic.name} acknowledges nothing while others do; "
-                        "see whether it has a leader and min.insync.replicas replicas in sync",
-                        "NotAcknowledged",
-                    )
-                    # aiokafka makes a broker's other partitions wait for the retries of this one: not in our midst.
-                    partition.suspect = True
-                    publish.discard(oldest.producer, str(error))
-                    self.begin(topic, error)
+        self._watch_partitions(publish, topic, now)
         trouble = topic.trouble
         if trouble is None:
             return
@@ -142,6 +133,31 @@ class Troubles:
                 self.end(topic)
             else:
                 self._pause(topic, trouble)
+
+    def _watch_partitions(self, publish: Publish, topic: Topic, now: float) -> None:
+        producer = publish.current_producer()
+        for partition in topic.partitions:
+            leaderless = producer is not None and producer.leaderless(topic.name, partition.number)
+            if not leaderless:
+                self._leaderless_since.pop(partition, None)
+            if partition.suspect or not partition.flights:
+                continue
+            oldest = partition.flights[0]
+            if leaderless:
+                # To know that takes no other's acknowledgement: what waits for this topic may have all the room.
+                since, what = self._leaderless_since.setdefault(partition, now), "has no leader; bring its brokers back"
+            elif self._alive_since is not None:
+                since = max(oldest.sent_at, self._alive_since)
+                what = "acknowledges nothing while others do; see whether its replicas are in sync"
+            else:
+                continue
+            if now - since > STUCK_AFTER:
+                text = f"partition {partition.number} of topic {topic.name} {what}"
+                error = PublishError(FailureKind.TOPIC, text, "NotAcknowledged")
+                # aiokafka makes a broker's other partitions wait for the retries of this one: not in our midst.
+                partition.suspect = True
+                publish.discard(oldest.producer, str(error))
+                self.begin(topic, error)
 
     def _pause(self, topic: Topic, trouble: Trouble) -> None:
         """Hold its events back; look again after a while."""

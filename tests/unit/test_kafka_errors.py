@@ -91,6 +91,12 @@ def test_an_error_that_kafka_never_made_is_nobodys(error: Exception) -> None:
     assert translate(error).kind is FailureKind.UNKNOWN
 
 
+def test_too_few_replicas_in_sync_are_not_retried_in_silence() -> None:
+    """Else nobody hears of it: aiokafka retries what it calls retriable for ever, in the way of the others."""
+    assert not kafka.NotEnoughReplicasError.retriable
+    assert kafka.NotEnoughReplicasAfterAppendError.retriable, "sent anew it would be there twice"
+
+
 @pytest.mark.parametrize("code", [87, 89, 12_345])
 def test_a_brokers_code_that_aiokafka_does_not_know_is_unknown(code: int) -> None:
     assert translate(kafka.for_code(code)()).kind is FailureKind.UNKNOWN

@@ -64,9 +64,13 @@ class FakeProducer:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.without_leader: set[str] = set()
 
     def known_partition_count(self, topic: str) -> int:
         return self.counts.get(topic, PARTITIONS)
+
+    def leaderless(self, topic: str, partition: int) -> bool:
+        return topic in self.without_leader
 
 
 class FakePublish:
@@ -165,7 +169,7 @@ def test_a_batch_that_stays_unacknowledged_while_others_go_is_its_topics_trouble
     watched.pass_time(2 * WATCH_INTERVAL, flowing="other")
     trouble = watched.topic("stuck").trouble
     assert trouble is not None
-    assert "min.insync.replicas" in str(trouble.error)
+    assert "see whether its replicas are in sync" in str(trouble.error)
     assert partition.suspect
     assert watched.publish.discarded == ["main"]
     assert list(watched.health.troubled_topics()) == ["stuck"]
@@ -194,6 +198,32 @@ def test_when_nothing_is_acknowledged_at_all_it_is_kafkas_trouble_and_no_topic_i
     assert watched.heard.closed == watched.publish.discarded == []
     assert watched.heard.told("kafka.lost") > 0
     assert watched.health.ready(watched.now)[0].startswith("Kafka has been away for ")
+
+
+def test_a_partition_without_a_leader_is_its_topics_trouble_though_nothing_else_is_under_way(watched: Watched) -> None:
+    """What waits for it may have taken all the room, so that no other topic could show that Kafka works."""
+    assert watched.publish.producer is not None
+    watched.publish.producer.without_leader.add("stuck")
+    watched.send("stuck")
+    watched.pass_time(STUCK_AFTER)
+    assert watched.topic("stuck").trouble is None
+    watched.pass_time(PAUSE_AFTER + 3 * WATCH_INTERVAL)
+    assert watched.paused("stuck")
+    watched.pass_time(300)
+    assert watched.heard.told("kafka.lost") == 0, "the topic's trouble explains the silence"
+    assert watched.health.ready(watched.now) == []
+
+
+def test_a_moment_without_a_leader_is_nothing_however_old_the_batch_is(watched: Watched) -> None:
+    """A broker that has just come back names no leaders at first."""
+    assert watched.publish.producer is not None
+    watched.send("stuck")
+    for _ in range(5):
+        watched.pass_time(60)
+        watched.publish.producer.without_leader.add("stuck")
+        watched.pass_time(STUCK_AFTER - WATCH_INTERVAL)
+        watched.publish.producer.without_leader.clear()
+    assert watched.topic("stuck").trouble is None
 
 
 def test_after_an_outage_everybody_gets_time_before_one_counts_as_stuck(watched: Watched) -> None:
