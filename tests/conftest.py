@@ -73,6 +73,20 @@ def own_kafka(own_folder: Path) -> Iterator[KafkaServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def _fragile_kafka() -> Iterator[KafkaServer]:
+    with servers.server_folder() as folder, servers.own_kafka_server(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def fragile_kafka(_fragile_kafka: KafkaServer) -> Iterator[KafkaServer]:
+    """A running Kafka to pause, kill and restart: not the session's, but the next such test finds it running."""
+    yield _fragile_kafka
+    _fragile_kafka.resume()
+    _fragile_kafka.start()
+
+
 @pytest.fixture
 def database(postgres: servers.Postgres) -> Iterator[str]:
     """The DSN of an empty database, dropped after the test."""

@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 
 from relay.local import create_topic
-from tests import servers
 from tests.checks import check_everything
 from tests.consumer import count_records
 from tests.outbox import migrated
@@ -19,10 +18,11 @@ from tests.relay_process import relay_run
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
     from relay.local import KafkaServer
+    from tests import servers
     from tests.conftest import MakeTopic
     from tests.consumer import Record
     from tests.relay_process import RelayProcess
@@ -113,20 +113,6 @@ async def here(database: str, kafka: servers.Kafka, make_topic: MakeTopic) -> As
     """An outbox and a topic with 4 partitions on the session's servers."""
     async with place(database, kafka.bootstrap_servers, make_topic(4)) as made:
         yield made
-
-
-@pytest.fixture(scope="session")
-def _fragile_kafka() -> Iterator[KafkaServer]:
-    with servers.server_folder() as folder, servers.own_kafka_server(folder) as server:
-        yield server
-
-
-@pytest.fixture
-def fragile_kafka(_fragile_kafka: KafkaServer) -> Iterator[KafkaServer]:
-    """A running Kafka that tests may pause, kill and restart; the next test finds it running again."""
-    yield _fragile_kafka
-    _fragile_kafka.resume()
-    _fragile_kafka.start()
 
 
 @pytest.fixture

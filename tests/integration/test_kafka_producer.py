@@ -1,0 +1,242 @@
+"""The Kafka adapter on a real broker: what arrives, what is answered, and that every wait has an end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from relay.event import PendingEvent
+from relay.kafka.producer import KafkaProducer
+from relay.local import create_topic
+from relay.local.ports import HOST, free_port
+from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
+from relay.settings.groups import KafkaSettings, TopicSettings
+from tests.consumer import read_topic
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from relay.local import KafkaServer
+    from tests import servers
+    from tests.conftest import MakeTopic
+
+CREATED = 1_700_000_000_123
+ALL = 10_000
+
+
+async def test_a_record_is_the_event_that_it_was(kafka: servers.Kafka, topic: str) -> None:
+    written = event(7, key=b"\x00key", payload=b"\xff\x00payload", headers={"traceparent": "00-é"}, kind="order.paid")
+    async with connected(kafka) as producer:
+        assert await published(producer, topic, [written]) == [Acknowledged(0)]
+
+    (record,) = await read_topic(kafka.bootstrap_servers, topic)
+    assert (record.key, record.value, record.timestamp) == (b"\x00key", b"\xff\x00payload", CREATED)
+    assert record.headers == {
+        "outbox-event-id": str(written.event_id),
+        "outbox-id": "7",
+        "outbox-type": "order.paid",
+        "traceparent": "00-é",
+    }
+
+
+async def test_no_key_no_payload_and_empty_ones_are_told_apart(kafka: servers.Kafka, topic: str) -> None:
+    pairs = [(None, None), (b"", b""), (b"k", None), (None, b"x")]
+    async with connected(kafka) as producer:
+        await published(producer, topic, [event(i, key=key, payload=value) for i, (key, value) in enumerate(pairs)])
+
+    records = await read_topic(kafka.bootstrap_servers, topic)
+    assert [(record.key, record.value) for record in records] == pairs
+    assert all(record.headers.keys() == {"outbox-event-id", "outbox-id"} for record in records)
+
+
+async def test_the_time_of_publishing_can_be_the_records_time(kafka: servers.Kafka, topic: str) -> None:
+    before = time.time_ns() // 1_000_000
+    async with connected(kafka, timestamp="published") as producer:
+        await published(producer, topic, [event(1), event(2)])
+
+    for record in await read_topic(kafka.bootstrap_servers, topic):
+        assert before <= record.timestamp <= time.time_ns() // 1_000_000
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+async def test_batches_are_acknowledged_with_the_offset_of_their_first_event(
+    kafka: servers.Kafka, topic: str, compression: str
+) -> None:
+    async with connected(kafka, compression=compression) as producer:
+        events = [event(i, key=b"k%d" % (i % 7), payload=b"x" * i) for i in range(500)]
+        assert await published(producer, topic, events[:300]) == [Acknowledged(0)]
+        assert await published(producer, topic, events[300:]) == [Acknowledged(300)]
+
+    records = await read_topic(kafka.bootstrap_servers, topic)
+    assert [(record.offset, record.id, record.key, record.value) for record in records] == [
+        (i, i, each.key, each.payload) for i, each in enumerate(events)
+    ]
+
+
+async def test_a_batch_takes_what_fits_and_leaves_the_rest_in_order(kafka: servers.Kafka) -> None:
+    async with connected(kafka, record_batch_bytes=16_384) as producer:
+        waiting = deque(event(i, payload=b"x" * 1_000) for i in range(40))
+        sizes = []
+        while waiting:
+            first = waiting[0].id
+            batch = producer.pack(waiting, ALL, None)
+            assert [each.id for each in batch.events] == list(range(first, first + len(batch.events)))
+            sizes.append(len(batch.events))
+        assert 14 <= sizes[0] == sizes[1] <= 16
+        assert sum(sizes) == 40
+
+        waiting = deque([event(1, payload=b"x" * 100_000), event(2)])
+        assert [each.id for each in producer.pack(waiting, ALL, None).events] == [1]
+        waiting = deque(event(i) for i in range(10))
+        assert [each.id for each in producer.pack(waiting, 3, None).events] == [0, 1, 2]
+        assert len(waiting) == 7
+
+
+async def test_the_largest_event_that_the_outbox_takes_goes_through(kafka: servers.Kafka, topic: str) -> None:
+    async with connected(kafka) as producer:
+        headers = {"name": "x" * 500_000}
+        written = event(1, payload=secrets.token_bytes(1_000_000 - 500_013 - 1), headers=headers)
+        assert await published(producer, topic, [written]) == [Acknowledged(0)]
+    assert len(await read_topic(kafka.bootstrap_servers, topic)) == 1
+
+
+async def test_a_record_batch_that_the_topic_does_not_take_is_the_events_fault_and_not_in_kafka(
+    kafka: servers.Kafka, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(1, **{"max.message.bytes": 1_000})
+    async with connected(kafka) as producer:
+        assert await producer.partition_count(topic) == 1
+        assert await producer.max_batch_bytes(topic) == 1_000
+        (refused,) = await published(producer, topic, [event(1, payload=b"x" * 2_000)])
+        assert isinstance(refused, Refused)
+        assert refused.error.kind is FailureKind.EVENT
+        assert "raise max.message.bytes" in str(refused.error)
+        assert not producer.died.done()
+    assert await read_topic(kafka.bootstrap_servers, topic) == []
+
+
+async def test_a_missing_topic_is_the_topics_fault_within_bounded_time_until_it_is_made(kafka: servers.Kafka) -> None:
+    topic = f"missing-{secrets.token_hex(6)}"
+    async with connected(kafka) as producer:
+        for _ in range(2):
+            async with asyncio.timeout(10):
+                with pytest.raises(PublishError, match=f"topic {topic} does not exist; create it") as raised:
+                    await producer.partition_count(topic)
+            assert raised.value.kind is FailureKind.TOPIC
+            assert producer.known_partition_count(topic) == 0
+            producer.forget_topic(topic)
+
+        await create_topic(kafka.bootstrap_servers, topic, partitions=3)
+        assert await producer.partition_count(topic) == 3
+        assert producer.known_partition_count(topic) == 3
+
+
+async def test_batches_behind_one_that_is_not_acknowledged_wait_and_arrive_in_order(
+    fragile_kafka: KafkaServer,
+) -> None:
+    topic = f"test-{secrets.token_hex(6)}"
+    await create_topic(fragile_kafka.bootstrap_servers, topic)
+    async with connected(fragile_kafka, request_timeout=1) as producer:
+        assert await published(producer, topic, [event(0)]) == [Acknowledged(0)]
+        await asyncio.to_thread(fragile_kafka.pause)
+        outcomes: dict[int, Outcome] = {}
+        sending = []
+        for number in range(1, 4):
+            batch = producer.pack(deque([event(number)]), ALL, None)
+            done = lambda outcome, number=number: outcomes.__setitem__(number, outcome)  # noqa: E731
+            sending.append(asyncio.create_task(producer.send(batch, topic, 0, done)))
+            # Longer than the time after which aiokafka gives up waiting for the partition's place.
+            await asyncio.wait([sending[-1]], timeout=1.5 if number == 3 else 0.2)
+        assert [task.done() for task in sending] == [True, True, False]
+        assert outcomes == {}
+
+        await asyncio.to_thread(fragile_kafka.resume)
+        async with asyncio.timeout(30):
+            await asyncio.gather(*sending)
+
+        async def all_answered() -> bool:
+            return len(outcomes) == 3
+
+        await until("all are answered", all_answered)
+    assert outcomes == {number: Acknowledged(number) for number in range(1, 4)}
+    records = await read_topic(fragile_kafka.bootstrap_servers, topic)
+    assert [(record.offset, record.id) for record in records] == [(number, number) for number in range(4)]
+
+
+async def test_closing_is_bounded_when_the_broker_does_not_answer(fragile_kafka: KafkaServer) -> None:
+    topic = f"test-{secrets.token_hex(6)}"
+    await create_topic(fragile_kafka.bootstrap_servers, topic)
+    outcomes: list[Outcome] = []
+    async with connected(fragile_kafka) as producer:
+        assert await producer.max_batch_bytes(topic)
+        await published(producer, topic, [event(0)])
+        await asyncio.to_thread(fragile_kafka.pause)
+        await producer.send(producer.pack(deque([event(1)]), ALL, None), topic, 0, outcomes.append)
+        await producer.send(producer.pack(deque([event(2)]), ALL, None), topic, 0, outcomes.append)
+        began = time.monotonic()
+        await producer.close(0.5)
+        assert time.monotonic() - began < 3
+        assert producer.died.done()
+    assert not any(isinstance(outcome, Acknowledged) for outcome in outcomes)
+
+
+async def test_connecting_ends_in_bounded_time_with_what_to_check(fragile_kafka: KafkaServer) -> None:
+    nobody = f"{HOST}:{free_port()}"
+    with pytest.raises(PublishError, match=nobody.rpartition(":")[2]) as raised:
+        await KafkaProducer.connect(KafkaSettings(bootstrap_servers=nobody), TopicSettings())
+    assert raised.value.kind is FailureKind.CLUSTER
+
+    await asyncio.to_thread(fragile_kafka.pause)
+    settings = KafkaSettings(bootstrap_servers=fragile_kafka.bootstrap_servers, request_timeout=0.5)
+    async with asyncio.timeout(8):
+        with pytest.raises(PublishError) as raised:
+            await KafkaProducer.connect(settings, TopicSettings())
+    assert raised.value.kind is FailureKind.CLUSTER
+    assert fragile_kafka.bootstrap_servers.rpartition(":")[2] in str(raised.value)
+
+
+def event(
+    number: int,
+    *,
+    key: bytes | None = b"k",
+    payload: bytes | None = b"",
+    headers: dict[str, str] | None = None,
+    kind: str | None = None,
+) -> PendingEvent:
+    """An event as a scan returns it."""
+    text = json.dumps(headers) if headers else "{}"
+    size = len(key or b"") + len(payload or b"") + len(text)
+    return PendingEvent(0, number, uuid4(), "any", key, payload, text, kind, CREATED, size)
+
+
+async def published(producer: KafkaProducer, topic: str, events: list[PendingEvent]) -> list[Outcome]:
+    """Send events to partition 0 of a topic one batch after the other; returns the outcomes of the batches."""
+    assert await producer.partition_count(topic)
+    waiting = deque(events)
+    outcomes: list[Outcome] = []
+    async with asyncio.timeout(20):
+        while waiting:
+            answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            await producer.send(producer.pack(waiting, ALL, None), topic, 0, answered.set_result)
+            outcomes.append(await answered)
+    return outcomes
+
+
+@asynccontextmanager
+async def connected(kafka: servers.Kafka, **settings: Any) -> AsyncIterator[KafkaProducer]:
+    """A producer, closed at the end."""
+    given = {"bootstrap_servers": kafka.bootstrap_servers, "record_batch_bytes": 1 << 20, **settings}
+    producer = await KafkaProducer.connect(KafkaSettings(**given), TopicSettings())
+    try:
+        yield producer
+    finally:
+        await producer.close(2)
