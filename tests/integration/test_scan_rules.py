@@ -1,0 +1,584 @@
+"""The rules of the scan (DESIGN.md, section 4), each on a real server and each with what breaks without it.
+
+Every test was seen to fail with its rule taken out of the code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.errors import PostgresLostError, SchemaError
+from relay.session import _connect_all
+from relay.settings import Settings
+from relay.stages.records import Delivery, Records
+from relay.stages.tenure import SequenceWentBackError
+from tests.events import ids
+from tests.outbox import add_receipts, connected, migrated
+from tests.scan_harness import Between, HandRelay, hand_relay, lane_of, relay_connections, same_lane, writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import asyncpg
+
+    from relay.local import PostgresServer
+
+LANE = lane_of("k")
+RECORD = {
+    "failure": "INSERT INTO outbox.failure (lane, id, topic, state, attempts, error, policy)"
+    " VALUES ($1, $2, 'orders', 'failed', 1, 'MessageSizeTooLarge', 'block')",
+    "held": "INSERT INTO outbox.held (lane, id, topic) VALUES ($1, $2, 'orders')",
+}
+CACHE_20 = "ALTER SEQUENCE outbox.event_id CACHE 20"
+
+
+@pytest.fixture
+async def outbox(database: str) -> str:
+    """The DSN of a database with an outbox."""
+    async with migrated(database):
+        return database
+
+
+async def position(connection: asyncpg.Connection, lane: int = LANE) -> int:
+    found: int = await connection.fetchval("SELECT position FROM outbox.lane WHERE lane = $1", lane)
+    return found
+
+
+async def record(connection: asyncpg.Connection, table: str, events: Iterable[int]) -> None:
+    """Write failures or held rows of events."""
+    await connection.executemany(RECORD[table], [(LANE, id_) for id_ in events])
+
+
+class TestTheLadder:
+    async def test_an_event_that_commits_late_is_taken_although_its_id_is_below_the_last_one(self, outbox: str) -> None:
+        """With `id > last` it is lost."""
+        late_key, key = "k", same_lane("k", 1)[0]
+        async with hand_relay(outbox) as relay, writer(outbox) as late, writer(outbox) as soon:
+            await late.begin()
+            first = await late.enqueue(late_key)
+            await soon.begin()
+            second = await soon.enqueue(key)
+            await soon.commit()
+            assert ids(await relay.take_all()) == [second.id]
+            await late.commit()
+            assert ids(await relay.take_all()) == [first.id]
+
+    async def test_xmax_is_not_the_moment_of_the_snapshot(self, outbox: str) -> None:
+        """xmax is the latest *completed* xid + 1: a running transaction above it may have ids already.
+
+        With "xids from xmax on have only ids above the sequence's value at the snapshot" the event is lost.
+        """
+        other = same_lane("k", 1)[0]
+        async with hand_relay(outbox) as relay, writer(outbox) as old, writer(outbox) as soon:
+            await old.begin()
+            first = await old.enqueue()
+            # Nothing has completed since: the old transaction's xid is not below xmax.
+            await relay.take_all()
+            snapshot = relay.lane(LANE).snapshot
+            assert snapshot is not None
+            assert snapshot.running == frozenset()
+            await soon.begin()
+            second = await soon.enqueue(other)
+            await soon.commit()
+            assert ids(await relay.take_all()) == [second.id]
+            await old.commit()
+            assert ids(await relay.take_all()) == [first.id]
+
+    async def test_a_settle_adds_a_rung_that_spares_the_next_scan_what_was_settled(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for _ in range(2):
+                await service.enqueue()
+                await relay.settle(await relay.take_all())
+            await relay.take_all()
+            assert relay.lane(LANE).bound(relay.tenure.ladder).floor == 2
+
+
+class TestRule1:
+    async def test_a_receipt_that_commits_while_a_scan_is_under_way_is_not_in_its_snapshot(self, outbox: str) -> None:
+        """If the id leaves `taken` with the receipt, the scan takes the event a second time."""
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            await service.enqueue()
+            taken = await relay.take_all()
+            port = Between(relay.scan_port, "scan")
+            relay.scan._port = port  # type: ignore[assignment]
+            port.after = lambda: relay.settle(taken)
+            assert await relay.take() == []
+            assert relay.lane(LANE).unsettled == 0
+            assert await relay.take_all() == []
+            assert relay.lane(LANE).taken == set()
+
+    async def test_nor_in_that_of_a_step_of_a_sweep(self, outbox: str) -> None:
+        async with connected(outbox) as service:
+            await service.execute(
+                "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(1, 30)"
+            )
+            await add_receipts(service)
+            await service.execute("DELETE FROM outbox.delivery WHERE id = 5")
+        async with hand_relay(outbox, sweep_step_ids=10) as relay:
+            (event,) = await relay.step()
+            port = Between(relay.sweep_port, "sweep_step")
+            relay.sweep._port = port  # type: ignore[assignment]
+            lane = relay.lane(LANE)
+            assert lane.sweep is not None
+            lane.sweep.done_to = 0
+            port.after = lambda: relay.settle([event])
+            assert await relay.step() == []
+            assert await relay.take_all() == []
+
+
+class TestRule2:
+    async def test_failed_and_held_events_do_not_fill_the_sweeps_limit(self, outbox: str) -> None:
+        """Otherwise the sweep is cut off for ever, and the lane takes nothing fresh."""
+        async with hand_relay(outbox, batch_events=16) as relay, writer(outbox) as service:
+            await service.connection.execute(
+                "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(1, 40)"
+            )
+            taken = await relay.take_all()
+            assert len(taken) == 40
+            await record(service.connection, "failure", ids(taken[:20]))
+            await record(service.connection, "held", ids(taken[20:]))
+            # As the stages that record failures and held events will.
+            relay.lane(LANE).settle(ids(taken))
+            fresh = await service.enqueue()
+            assert ids(await relay.take_all()) == [fresh.id]
+
+    async def test_nor_that_of_a_step(self, outbox: str) -> None:
+        async with writer(outbox) as service:
+            await service.connection.execute(
+                "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(1, 40)"
+            )
+            await record(service.connection, "failure", range(2, 21))
+            await record(service.connection, "held", range(21, 41))
+            async with hand_relay(outbox, batch_events=5) as relay:
+                assert ids(await relay.step()) == [1]
+
+
+class TestRule3:
+    async def test_a_sweep_that_hits_its_limit_lets_nothing_fresh_overtake_what_is_left(self, outbox: str) -> None:
+        """A transaction that wrote more than one scan reads: its last events must come before fresh ones.
+
+        With the fresh part taken all the same, the last event of the key overtakes those that were cut off; with
+        the snapshot advanced, they are lost.
+        """
+        other = same_lane("k", 1)[0]
+        async with (
+            hand_relay(outbox, batch_events=160) as relay,
+            writer(outbox) as straggler,
+            writer(outbox) as soon,
+        ):
+            await straggler.begin()
+            late = await straggler.enqueue_many(35)
+            await soon.begin()
+            first = await soon.enqueue(other)
+            await soon.commit()
+            await relay.settle(await relay.take_all())
+            await relay.take_all()
+            await straggler.commit()
+            last = await soon.enqueue()
+            assert len(await relay.take()) < 35
+            await relay.take_all()
+            assert ids(relay.taken) == [first.id, *late, last.id]
+
+
+class TestRule4:
+    async def test_a_straggler_that_commits_between_two_steps_is_neither_lost_nor_overtaken(self, outbox: str) -> None:
+        """It wrote two events for one key, on both sides of a step's end.
+
+        If steps advance the snapshot, the first is lost. If only the scan after the last step looks again, the
+        second overtakes it.
+        """
+        other = same_lane("k", 1)[0]
+        async with writer(outbox) as straggler, writer(outbox) as service:
+            await service.enqueue(other)
+            await straggler.begin()
+            first = await straggler.enqueue()
+            for _ in range(30):
+                await service.enqueue(other)
+            second = await straggler.enqueue()
+            for _ in range(5):
+                await service.enqueue(other)
+            await add_receipts(service.connection)
+            async with hand_relay(outbox, sweep_step_ids=10) as relay:
+                lane = relay.lane(LANE)
+                for _ in range(2):
+                    assert await relay.step() == []
+                assert lane.sweep is not None
+                assert first.id < lane.sweep.done_to < second.id
+                await straggler.commit()
+                assert ids(await relay.take_all()) == [first.id, second.id]
+
+    async def test_one_that_commits_after_the_last_step_is_found_by_the_scan_after_it(self, outbox: str) -> None:
+        other = same_lane("k", 1)[0]
+        async with writer(outbox) as straggler, writer(outbox) as service:
+            await straggler.begin()
+            late = await straggler.enqueue()
+            for _ in range(30):
+                await service.enqueue(other)
+            await add_receipts(service.connection)
+            async with hand_relay(outbox, sweep_step_ids=50) as relay:
+                assert await relay.step() == []
+                await straggler.commit()
+                fresh = await service.enqueue(other)
+                assert ids(await relay.take_all()) == [late.id, fresh.id]
+
+    async def test_a_lane_in_a_long_sweep_waits_and_the_others_go_on(self, outbox: str) -> None:
+        other = next(key for key in map(str, range(100)) if lane_of(key) != LANE)
+        async with (
+            hand_relay(outbox, sweep_step_ids=10) as relay,
+            writer(outbox) as straggler,
+            writer(outbox) as service,
+        ):
+            await relay.take_all()
+            await straggler.begin()
+            late = await straggler.enqueue()
+            for _ in range(30):
+                await service.enqueue()
+            taken = await relay.take_all()
+            await relay.settle(taken)
+            await straggler.commit()
+            elsewhere, here = await service.enqueue(other), await service.enqueue()
+            assert ids(await relay.take()) == [elsewhere.id]
+            assert relay.lane(LANE).sweep is not None
+            assert ids(await relay.take()) == []
+            assert ids(await relay.take_all()) == [late.id, here.id]
+
+    async def test_a_step_that_hits_its_limit_is_gone_on_with(self, outbox: str) -> None:
+        async with writer(outbox) as service:
+            await service.connection.execute(
+                "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(1, 100)"
+            )
+            await add_receipts(service.connection)
+            await service.connection.execute("DELETE FROM outbox.delivery WHERE id BETWEEN 20 AND 60")
+            async with hand_relay(outbox, batch_events=7) as relay:
+                assert ids(await relay.step()) == list(range(20, 27))
+                assert ids(await relay.take_all()) == list(range(27, 61))
+
+
+class TestRule5:
+    async def test_what_is_above_the_position_is_swept_and_not_taken_for_fresh(self, outbox: str) -> None:
+        """If a take-over begins with fresh events above the position, receipted ones are published again."""
+        async with writer(outbox) as service:
+            await service.connection.execute(
+                "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(1, 20)"
+            )
+            await add_receipts(service.connection)
+            await service.connection.execute("DELETE FROM outbox.delivery WHERE id IN (3, 7)")
+            await service.connection.execute(
+                "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(21, 23)"
+            )
+            async with hand_relay(outbox) as relay:
+                assert await position(service.connection) == 0
+                assert ids(await relay.take_all()) == [3, 7, 21, 22, 23]
+
+    @pytest.mark.parametrize("table", ["failure", "held"])
+    async def test_failures_and_held_events_count_like_receipts(self, outbox: str, table: str) -> None:
+        async with writer(outbox) as service:
+            for _ in range(5):
+                await service.enqueue()
+            await record(service.connection, table, [4])
+            async with hand_relay(outbox) as relay:
+                assert relay.lane(LANE).taken_to == 4
+                assert ids(await relay.take_all()) == [1, 2, 3, 5]
+
+
+class TestRule6:
+    async def test_the_position_stays_below_what_an_open_transaction_may_commit(self, outbox: str) -> None:
+        """If only transactions that have ended count, the next owner of the lane never looks for the event."""
+        other = same_lane("k", 1)[0]
+        async with writer(outbox) as straggler, writer(outbox) as service:
+            async with hand_relay(outbox) as relay:
+                await straggler.begin()
+                late = await straggler.enqueue()
+                for _ in range(3):
+                    await service.enqueue(other)
+                    await relay.settle(await relay.take_all())
+                await relay.claim.beat()
+                assert await position(service.connection) < late.id
+                await service.connection.execute("DELETE FROM outbox.replica")
+            async with hand_relay(outbox) as successor:
+                await straggler.commit()
+                assert ids(await successor.take_all()) == [late.id]
+
+    async def test_it_stays_below_the_lowest_unsettled_event_and_follows_the_receipts(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            await service.connection.execute(
+                "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(1, 10)"
+            )
+            taken = await relay.take_all()
+            await relay.settle([*taken[:4], *taken[6:]])
+            await relay.take_all()
+            await relay.claim.beat()
+            assert await position(service.connection) == taken[4].id - 1
+            await relay.settle(taken[4:6])
+            await relay.claim.beat()
+            await relay.take_all()
+            await relay.claim.beat()
+            assert await position(service.connection) == taken[-1].id
+
+    async def test_it_moves_on_in_a_lane_without_events(self, outbox: str) -> None:
+        other = next(key for key in map(str, range(100)) if lane_of(key) != LANE)
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for _ in range(5):
+                await service.enqueue(other)
+            await relay.take_all()
+            for _ in range(2):
+                await relay.claim.beat()
+                await relay.take_all()
+            await relay.claim.beat()
+            assert await position(service.connection) == 5
+
+    async def test_it_does_not_pass_fresh_events_when_a_long_sweep_ends(self, outbox: str) -> None:
+        """No step looks above `taken_to`. If the lane still counts as exhausted then, a crash loses them."""
+        async with hand_relay(outbox, sweep_step_ids=10) as relay:
+            async with writer(outbox) as straggler, writer(outbox) as service:
+                await relay.take_all()
+                await straggler.begin()
+                await straggler.enqueue()
+                for _ in range(30):
+                    await service.enqueue()
+                await relay.settle(await relay.take_all())
+                await straggler.commit()
+                fresh = await service.enqueue()
+                assert await relay.take() == []
+                await relay.claim.beat()
+                while (lane := relay.lane(LANE)).sweep is not None:
+                    await relay.settle(await relay.step())
+                assert not lane.unsettled
+                await relay.claim.beat()
+                assert await position(service.connection) < fresh.id
+                await service.connection.execute("DELETE FROM outbox.replica")
+            async with hand_relay(outbox) as successor:
+                assert ids(await successor.take_all()) == [fresh.id]
+
+
+class TestRule8:
+    async def test_a_foreign_transaction_that_stays_open_holds_no_position_back_and_costs_no_sweep(
+        self, outbox: str
+    ) -> None:
+        """Without the look at the locks the position stays where the transaction began, and its end costs a sweep
+        of everything since, on every lane."""
+        async with (
+            hand_relay(outbox, sweep_step_ids=10) as relay,
+            writer(outbox) as service,
+            writer(outbox) as foreign,
+            writer(outbox) as prepared,
+        ):
+            await foreign.begin()
+            await prepared.begin()
+            await prepared.connection.execute("PREPARE TRANSACTION 'foreign'")
+            for _ in range(3):
+                for _ in range(20):
+                    await service.enqueue()
+                await relay.settle(await relay.take_all())
+                await relay.claim.beat()
+                await relay.look_at_locks()
+                await relay.take_all()
+            await relay.claim.beat()
+            assert await position(service.connection) == 60
+            await foreign.commit()
+            await service.connection.execute("COMMIT PREPARED 'foreign'")
+            fresh = await service.enqueue()
+            assert ids(await relay.take()) == [fresh.id]
+            assert relay.lane(LANE).sweep is None
+
+    @pytest.mark.parametrize("how", ["insert", "savepoint", "copy", "prepared"])
+    async def test_one_that_wrote_an_event_is_told_from_it_however_it_did(self, outbox: str, how: str) -> None:
+        """The table's lock does not tell: inserts into partitions by COPY and in subtransactions differ there.
+
+        If such a transaction's floor is raised, its event is lost.
+        """
+        other = same_lane("k", 1)[0]
+        async with hand_relay(outbox) as relay, writer(outbox) as service, writer(outbox) as slow:
+            xid = await slow.begin()
+            if how == "savepoint":
+                await slow.connection.execute("SAVEPOINT a")
+                await slow.enqueue()
+                await slow.connection.execute("ROLLBACK TO a")
+                assert await relay.sweep_port.quiet_transactions([xid]) == []
+            if how == "copy":
+                await slow.connection.copy_records_to_table(
+                    "event", schema_name="outbox", columns=["topic", "key"], records=[("orders", b"k")]
+                )
+            else:
+                await slow.enqueue()
+            if how == "prepared":
+                await slow.connection.execute("PREPARE TRANSACTION 'slow'")
+            for _ in range(3):
+                await service.enqueue(other)
+                await relay.settle(await relay.take_all())
+                await relay.look_at_locks()
+                await relay.take_all()
+            assert await relay.sweep_port.quiet_transactions([xid]) == []
+            await slow.connection.execute("COMMIT PREPARED 'slow'" if how == "prepared" else "COMMIT")
+            assert [event.key for event in await relay.take_all()] == [b"k"]
+
+    async def test_one_that_writes_its_first_event_after_the_look_is_above_the_value_from_before_it(
+        self, outbox: str
+    ) -> None:
+        """If the sequence is read after the look, the event is lost."""
+        other = same_lane("k", 1)[0]
+        async with hand_relay(outbox) as relay, writer(outbox) as service, writer(outbox) as slow:
+            await slow.begin()
+            await service.enqueue(other)
+            await relay.settle(await relay.take_all())
+            port = Between(relay.sweep_port, "quiet_transactions")
+            relay.sweep._port = port  # type: ignore[assignment]
+
+            async def write() -> None:
+                await slow.enqueue()
+                await service.enqueue(other)
+
+            await relay.look_at_locks(twice=False)
+            port.after = write
+            await relay.look_at_locks()
+            await relay.settle(await relay.take_all())
+            await relay.claim.beat()
+            await relay.take_all()
+            await slow.commit()
+            assert [event.key for event in await relay.take_all()] == [b"k"]
+
+    async def test_one_that_has_ended_before_a_scan_confirms_it_is_not_raised(self, outbox: str) -> None:
+        """At its end a transaction gives up the sequence's lock before its xid's: for a moment it looks quiet.
+
+        That moment cannot be held on a real server (the model has it). Here the look is a lie, and the scan that
+        must confirm it shows that the transaction has ended. It is one of other lanes; this one is read only later,
+        relative to a snapshot in which the transaction was running.
+        """
+        other = same_lane("k", 1)[0]
+        async with hand_relay(outbox) as relay, writer(outbox) as service, writer(outbox) as slow:
+            xid = await slow.begin()
+            await slow.enqueue()
+            await service.enqueue(other)
+            await relay.settle(await relay.take_all())
+            await relay.take_all()
+            await slow.commit()
+            relay.scan.quiet[xid] = await relay.control.sequence_value()
+            relay.lane(LANE).releasing = True
+            assert await relay.take() == []
+            relay.lane(LANE).releasing = False
+            assert [event.key for event in await relay.take_all()] == [b"k"]
+
+    async def test_a_transaction_that_really_is_old_is_found_by_the_stage_itself(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service, writer(outbox) as foreign:
+            xid = await foreign.begin()
+            await service.enqueue()
+            await relay.settle(await relay.take_all())
+            sweeping = asyncio.create_task(relay.sweep.run())
+            try:
+                async with asyncio.timeout(10):
+                    while not relay.tenure.ladder._raised.get(xid):
+                        await relay.take()
+                        await asyncio.sleep(0.01)
+            finally:
+                sweeping.cancel()
+            assert relay.tenure.ladder.floor(xid, 0) == 1
+
+
+class TestRule9:
+    async def test_after_a_crash_that_took_commits_back_their_ids_mark_no_new_event(
+        self, own_postgres: PostgresServer
+    ) -> None:
+        """With asynchronous commits the relay can read and publish what a crash takes back. The ids are used again.
+
+        Settled without a look at `event_id`, the acknowledgements would mark events that nobody has published.
+        """
+        own_postgres.settings |= {"wal_writer_delay": "10s", "autovacuum": "off", "bgwriter_delay": "10s"}
+        own_postgres.restart()
+        records = Records()
+        async with migrated(own_postgres.dsn), relay_connections(own_postgres.dsn) as connections:
+            former = HandRelay(connections, records=records)
+            await former.start()
+            async with writer(own_postgres.dsn) as service:
+                await service.connection.execute("SET synchronous_commit = off")
+                for _ in range(5):
+                    await service.enqueue()
+                phantoms = await former.take_all()
+                assert ids(phantoms) == [1, 2, 3, 4, 5]
+                # Acknowledged by Kafka; the receipts are not written when the server crashes.
+                records.add(Delivery(former.tenure, phantoms, 0, 100))
+                await asyncio.to_thread(own_postgres.kill)
+            with pytest.raises(PostgresLostError):
+                await former.take()
+        await asyncio.to_thread(own_postgres.start)
+
+        async with relay_connections(own_postgres.dsn) as connections, writer(own_postgres.dsn) as service:
+            for _ in range(7):
+                await service.enqueue()
+            rows = await service.connection.fetch("SELECT id, event_id FROM outbox.event ORDER BY id")
+            assert [row["id"] for row in rows] == [1, 2, 3, 4, 5, 6, 7], "no id was used again: nothing is tested"
+            relay = HandRelay(connections, records=records)
+            await relay.settler._record(await records.take(100))
+            assert await service.connection.fetchval("SELECT count(*) FROM outbox.delivery") == 0
+            await relay.start(former.tenure.replica)
+            assert [event.event_id for event in await relay.take_all()] == [row["event_id"] for row in rows]
+
+    async def test_acknowledgements_from_before_a_lost_connection_are_settled_if_the_events_are_still_there(
+        self, outbox: str
+    ) -> None:
+        records = Records()
+        async with writer(outbox) as service:
+            async with relay_connections(outbox) as connections:
+                former = HandRelay(connections, records=records)
+                await former.start()
+                for _ in range(3):
+                    await service.enqueue()
+                records.add(Delivery(former.tenure, (await former.take_all())[:2], 0, 100))
+            async with relay_connections(outbox) as connections:
+                relay = HandRelay(connections, records=records)
+                await relay.settler._record(await records.take(100))
+                await relay.start(former.tenure.replica)
+                assert ids(await relay.take_all()) == [3]
+
+    async def test_a_sequence_that_goes_back_ends_the_tenure_before_anything_is_taken(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for _ in range(5):
+                await service.enqueue()
+            await relay.settle(await relay.take_all())
+            await service.connection.execute("DELETE FROM outbox.event; SELECT setval('outbox.event_id', 2)")
+            await service.enqueue()
+            with pytest.raises(SequenceWentBackError, match="from 5 to 3"):
+                await relay.take()
+            with pytest.raises(SequenceWentBackError):
+                await relay.claim.beat()
+            assert len(relay.taken) == 5
+
+
+class TestRule10:
+    """At every connect; the refusals themselves are tested with `relay migrate`."""
+
+    async def test_a_sequence_that_caches_is_refused_before_anything_is_claimed(self, outbox: str) -> None:
+        async with connected(outbox) as connection:
+            await connection.execute(CACHE_20)
+        with pytest.raises(SchemaError, match="CACHE 20"):
+            await _connect_all(_settings(outbox))
+
+    async def test_a_server_in_recovery_is_waited_for(self, own_postgres: PostgresServer) -> None:
+        async with migrated(own_postgres.dsn):
+            pass
+        own_postgres.stop()
+        (own_postgres.folder / "data" / "standby.signal").touch()
+        own_postgres.start()
+        with pytest.raises(PostgresLostError, match="in recovery"):
+            await _connect_all(_settings(own_postgres.dsn))
+
+    async def test_what_caching_would_do(self, outbox: str) -> None:
+        """A session hands out ids it took long ago: a rung's value no longer bounds them, and the event is lost."""
+        async with writer(outbox) as caching, writer(outbox) as service:
+            await service.connection.execute(CACHE_20)
+            await caching.enqueue()
+            async with hand_relay(outbox) as relay:
+                for _ in range(30):
+                    await service.enqueue()
+                await relay.settle(await relay.take_all())
+                await relay.settle(await relay.take_all())
+                await relay.take_all()
+                low = await caching.enqueue()
+                assert low.id == 2
+                assert await relay.take_all() == []
+
+
+def _settings(dsn: str) -> Settings:
+    return Settings.load({"RELAY_POSTGRES_DSN": dsn, "RELAY_KAFKA_BOOTSTRAP_SERVERS": "localhost:1"})
