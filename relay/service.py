@@ -113,10 +113,29 @@ class Service:
             loop.add_signal_handler(number, self.stop, number.name)
 
     async def _sessions(self) -> None:
-        """One tenure after the other, until one of them has drained."""
+        """One tenure after the other, until one of them has drained, or a stop finds nothing to drain."""
         former: UUID | None = None
         while True:
-            session = self._session = await Session.open(
+            session = self._session = await self._open_session()
+            if session is None:
+                return
+            if self._stop.is_set():
+                session.tenure.drain_begun.set()
+            reason = await session.run(former)
+            if reason is None:
+                return
+            self._session = None
+            former = session.tenure.replica
+            if isinstance(reason, LeaseLostError) or not session.tenure.holds_lease():
+                self._publish.discard_in_flight(session.tenure, "the lease was lost")
+                self._telemetry.emit("lease.lost", reason=str(reason))
+            self._health.postgres_lost(time.monotonic(), reason)
+            self._telemetry.emit("postgres.lost", error=reason)
+
+    async def _open_session(self) -> Session | None:
+        """Wait for PostgreSQL; None when told to stop and Kafka holds nothing that could still need a receipt."""
+        opening = asyncio.ensure_future(
+            Session.open(
                 self._settings,
                 self._publish,
                 self._failing,
@@ -126,17 +145,20 @@ class Service:
                 self._telemetry,
                 self._waiting,
             )
-            if self._stop.is_set():
-                session.tenure.drain_begun.set()
-            reason = await session.run(former)
-            if reason is None:
-                return
-            former = session.tenure.replica
-            if isinstance(reason, LeaseLostError) or not session.tenure.holds_lease():
-                self._publish.discard_in_flight(session.tenure, "the lease was lost")
-                self._telemetry.emit("lease.lost", reason=str(reason))
-            self._health.postgres_lost(time.monotonic(), reason)
-            self._telemetry.emit("postgres.lost", error=reason)
+        )
+        nothing_to_drain = asyncio.ensure_future(self._stopped_with_nothing_unsettled())
+        try:
+            await asyncio.wait([opening, nothing_to_drain], return_when=asyncio.FIRST_COMPLETED)
+            return await opening if opening.done() else None
+        finally:
+            opening.cancel()
+            nothing_to_drain.cancel()
+            await asyncio.wait([opening, nothing_to_drain])
+
+    async def _stopped_with_nothing_unsettled(self) -> None:
+        await self._stop.wait()
+        await self._publish.wait_landed()
+        await self._records.wait_idle()
 
     def _waiting(self, error: PostgresLostError) -> None:
         self._health.postgres_lost(time.monotonic(), error)
@@ -164,4 +186,7 @@ class Service:
 
     def _unsettled(self) -> int:
         """Events that were taken and have no receipt: redelivered by whoever claims their lanes next."""
-        return self._session.tenure.buffer.events if self._session is not None else 0
+        if self._session is not None:
+            return self._session.tenure.buffer.events
+        # The tenure is over: only what Kafka got of it can be in the way of a receipt any more.
+        return self._publish.in_flight + self._records.events

@@ -91,7 +91,7 @@ class Session:
         settle_port = SettleConnection(connections["settle"], schema)
         self._settle = Settle(settle_port, records, tenure, settings.settle, telemetry)
         resume_port = ResumeConnection(connections["resume"], schema)
-        self._resume = Resume(resume_port, tenure, records, publish.hand_in, settings.scan)
+        self._resume = Resume(resume_port, tenure, records, publish.hand_in, publish.forget_limits, settings.scan)
         self._replay = Replay(
             partial(ReplayConnection.open, settings.postgres),
             tenure,

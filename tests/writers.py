@@ -68,11 +68,17 @@ class Writers:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ending = True
-        if kind is not None:
+        if kind is None:
+            await self.end()
+        else:
             for task in self._tasks:
                 task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=kind is not None)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def end(self) -> None:
+        """Let every writer finish its transaction."""
+        self._ending = True
+        await asyncio.gather(*self._tasks)
 
     async def commit(self, more: int, timeout: float = 30.0) -> None:
         """Wait until so many more transactions are committed."""
@@ -104,7 +110,7 @@ class Writers:
                     self.committed += 1
                     self.slowest = max(self.slowest, time.monotonic() - began)
                     await asyncio.sleep(self._pause)
-            except (OSError, pg.PostgresError, pg.InterfaceError):
+            except (OSError, pg.PostgresError, pg.InterfaceError, pg.InternalClientError):
                 self.broken += 1
                 await asyncio.sleep(0.05)
             finally:

@@ -26,6 +26,8 @@ SESSION_SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_bitmapscan": "off",
+    # While failure and held look empty, the planner would read them once and filter; the plan stays when they fill.
+    "enable_material": "off",
     "max_parallel_workers_per_gather": "0",
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",

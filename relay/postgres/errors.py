@@ -57,6 +57,10 @@ def _lost(error: BaseException) -> RelayError:
     return PostgresLostError(f"the connection to PostgreSQL was lost: {_text(error)}")
 
 
+def _ended(_: BaseException) -> RelayError:
+    return PostgresLostError("the connection to PostgreSQL was lost: the server ended it")
+
+
 def _unreachable(error: BaseException) -> RelayError:
     return PostgresLostError(
         f"PostgreSQL cannot be reached: {_text(error)}; check that it runs, and RELAY_POSTGRES_DSN"
@@ -120,6 +124,8 @@ _TABLE: tuple[tuple[tuple[type[BaseException], ...], Callable[[BaseException], R
     ((pg.ClientConfigurationError,), _bad_dsn),
     ((pg.InterfaceError,), _closed),
     ((pg.TargetServerAttributeNotMatched, pg.ReadOnlySQLTransactionError), _no_primary),
+    # What a call gets in the moment between the server's last words on a connection and its end.
+    ((pg.InternalClientError,), _ended),
     (
         (
             pg.PostgresConnectionError,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FilePath, SecretStr
 
@@ -34,17 +34,17 @@ Count = Annotated[int, Field(gt=0)]
 Dsn = Annotated[SecretStr, AfterValidator(checks.dsn)]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+Policy = Literal["block", "skip", "dead-letter"]
 Compression = Literal["none", "zstd", "lz4", "snappy", "gzip"]
 
 
-def _pairs(value: object) -> object:
-    """Turn `a=b,c=d` into a mapping; leave anything else to the check that follows."""
-    if not isinstance(value, str):
-        return value
-    pairs = [pair.strip() for pair in value.split(",") if pair.strip()]
-    if any(pair.count("=") != 1 for pair in pairs):
-        raise ValueError("must be pairs like audit.*=skip,orders=dead-letter")
-    return {pattern.strip(): policy.strip().lower() for pattern, policy in (pair.split("=") for pair in pairs)}
+def _policies(value: str) -> str:
+    """Return the pairs unchanged; raise ValueError if they are not `pattern=policy,...`."""
+    for pair in filter(None, (each.strip() for each in value.split(","))):
+        pattern, separator, policy = (part.strip() for part in pair.partition("="))
+        if not pattern or not separator or policy not in get_args(Policy):
+            raise ValueError(f"contains {pair!r}; write pairs like audit.*=skip,orders=dead-letter (or =block)")
+    return value
 
 
 class Group(BaseModel):
@@ -184,15 +184,14 @@ class PublishSettings(Group):
 class FailureSettings(Group):
     """What becomes of an event that Kafka does not take, and of the later events of its key."""
 
-    policy: Annotated[Literal["block", "skip", "dead-letter"], BeforeValidator(_lower)] = Field(
+    policy: Annotated[Policy, BeforeValidator(_lower)] = Field(
         default="block",
         description="`block` holds later events of the key back until replay or discard, `skip` lets them go on, "
         "`dead-letter` also sends the event to a dead-letter topic.",
     )
-    policies: Annotated[dict[str, Literal["block", "skip", "dead-letter"]], BeforeValidator(_pairs)] = Field(
-        default_factory=dict,
+    policies: Annotated[str, AfterValidator(_policies)] = Field(
+        default="",
         description="Other policies by topic pattern, the first match counts: `audit.*=skip,orders=dead-letter`.",
-        json_schema_extra={"shown_default": "none"},
     )
     max_attempts: Count = Field(
         default=10, description="Attempts at an event whose error is unknown, before it fails. Outages spend none."
@@ -204,6 +203,11 @@ class FailureSettings(Group):
         pattern=r"^[a-zA-Z0-9._-]+$",
         description="Appended to a topic's name to get its dead-letter topic.",
     )
+
+    def by_pattern(self) -> dict[str, Policy]:
+        """The policies, by topic pattern in their order."""
+        pairs = (pair.partition("=") for pair in self.policies.split(",") if pair.strip())
+        return {pattern.strip(): cast("Policy", policy.strip()) for pattern, _, policy in pairs}
 
 
 class TopicSettings(Group):

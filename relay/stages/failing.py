@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, assert_never
 
 from relay.decide.failing import Fail, Retry, judge, policy_for
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from relay.stages.tenure import Tenure
     from relay.stages.topic import Topic
     from relay.telemetry import Telemetry
+
+
+MOST_TOLD = 20
+"""Failures that are logged each in so many seconds; the others of that time are only counted."""
+
+TOLD_INTERVAL = 10.0
 
 
 class Failing:
@@ -42,6 +49,8 @@ class Failing:
         self._tenure: Tenure | None = None
         self._hand_in: Callable[[list[PendingEvent]], None] = lambda _: None
         self._dead: dict[tuple[int, int], Failure] = {}
+        self._told_since = 0.0
+        self._told = 0
 
     def begin(self, tenure: Tenure, hand_in: Callable[[list[PendingEvent]], None]) -> None:
         """Work for `tenure` from now on; dead letters are handed in to publish."""
@@ -74,7 +83,7 @@ class Failing:
         verdict = judge(
             error.kind,
             tenure.attempts.pop((lane, id_), 0),
-            policy_for(topic, settings.policies, settings.policy),
+            policy_for(topic, settings.by_pattern(), settings.policy),
             settings.max_attempts,
             settings.first_delay,
             settings.most_delay,
@@ -87,14 +96,14 @@ class Failing:
                 self._hold_key(tenure, partition, event)
                 self._records.add(failure)
             case Fail(policy="block"):
-                self._telemetry.emit("event.failed", topic=topic, id=id_, policy=verdict.policy, error=error)
+                self._tell(failure, verdict)
                 self._hold_key(tenure, partition, event)
                 self._records.add(failure)
             case Fail(policy="skip"):
-                self._telemetry.emit("event.failed", topic=topic, id=id_, policy=verdict.policy, error=error)
+                self._tell(failure, verdict)
                 self._records.add(failure)
             case Fail(policy="dead-letter"):
-                self._telemetry.emit("event.failed", topic=topic, id=id_, policy=verdict.policy, error=error)
+                self._tell(failure, verdict)
                 # Recorded when Kafka has the dead letter: a crash before that fails the event again, and sends it.
                 self._dead[(lane, id_)] = failure
                 self._hand_in([self._dead_letter(event, partition, error)])
@@ -140,6 +149,20 @@ class Failing:
         if key is not None:
             tenure.closed_in(event[0]).close_key(event[3], key)
             self._hold(tenure, self._replayed.without(partition.pull_key(key)))
+
+    def _tell(self, failure: Failure, verdict: Fail) -> None:
+        """One line per failure, but not thousands: `relay failed list` has them all."""
+        (event,) = failure.events
+        now = time.monotonic()
+        if now - self._told_since > TOLD_INTERVAL:
+            self._told_since, self._told = now, 0
+        self._told += 1
+        topic, id_ = event[3], event[1]
+        policy, error = verdict.policy, failure.error
+        if self._told <= MOST_TOLD:
+            self._telemetry.emit("event.failed", topic=topic, id=id_, policy=policy, error=error)
+        else:
+            self._telemetry.emit("event.failed_too", topic=topic, id=id_, policy=policy, error=error)
 
     def _dead_letter(self, event: PendingEvent, partition: Partition, error: PublishError) -> PendingEvent:
         lane, id_, event_id, topic, key, payload, headers, type_, created_ms, size = event

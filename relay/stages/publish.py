@@ -102,6 +102,11 @@ class Publish:
         for name, its_events in by_topic.items():
             self._topic(name).route(its_events)
 
+    def forget_limits(self, topics: set[str]) -> None:
+        """Read these topics' limits anew before failing an event for them: somebody has most likely raised one."""
+        for name in topics:
+            self._topic(name).max_bytes_read_at = 0.0
+
     @property
     def tenure(self) -> Tenure | None:
         """The tenure that hands in."""
@@ -234,6 +239,8 @@ class Publish:
                     "EventTooLarge",
                 )
                 self._failing.fail(tenure, partition, event, error)
+                # A thousand such in a row must not keep the loop from its heartbeat.
+                await asyncio.sleep(0)
 
     def _ended(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
         """A flight's outcome is known. Outcomes are acted on in the order of the flights."""

@@ -51,12 +51,14 @@ class Resume:
         tenure: Tenure,
         records: Records,
         hand_in: Callable[[list[PendingEvent]], None],
+        try_anew: Callable[[set[str]], None],
         settings: ScanSettings,
     ) -> None:
         self._port = port
         self._tenure = tenure
         self._records = records
         self._hand_in = hand_in
+        self._try_anew = try_anew
         self._settings = settings
 
     async def run(self) -> None:
@@ -84,6 +86,7 @@ class Resume:
             return False
         under_way = [(state.lane, id_) for state in lanes.values() for id_ in state.resuming]
         due = await self._port.due_failures(list(lanes), self._settings.batch_events, sorted(tenure.paused), under_way)
+        self._try_anew({event[3] for event, _ in due})
         for event, attempts in due:
             if self._resume(lanes[event[0]], [event]):
                 tenure.attempts[(event[0], event[1])] = attempts
@@ -98,6 +101,9 @@ class Resume:
         What blocks is read *before* the rows: a key that is released half-way through would otherwise go on without
         those of its events that the pass had already gone by.
         """
+        if self._records.failing(state.lane):
+            # What that failure blocks is in no table yet.
+            return False
         tenure = self._tenure
         closed = tenure.closed_in(state.lane)
         paused = sorted(tenure.paused)

@@ -168,6 +168,12 @@ HAPPENINGS: dict[str, Happening] = {
         ("topic", "id", "policy", "error"),
         (Update("failed_events_total", labels=("topic",)),),
     ),
+    "event.failed_too": Happening(
+        "debug",
+        "Another event failed",
+        ("topic", "id", "policy", "error"),
+        (Update("failed_events_total", labels=("topic",)),),
+    ),
     "events.held": Happening(None, "Held back", ("events",), (Update("held_events_total", "events"),)),
     # settle
     "settle.done": Happening(

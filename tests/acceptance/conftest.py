@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from relay.local import create_topic
@@ -20,15 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from contextlib import AbstractAsyncContextManager
 
-    import asyncpg
-
     from relay.local import KafkaServer
     from tests.conftest import MakeTopic
     from tests.consumer import Record
     from tests.relay_process import RelayProcess
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
     """An outbox, a topic, and a connection to look at the outbox with."""
 
@@ -40,6 +40,11 @@ class Place:
     def relay(self, **settings: object) -> AbstractAsyncContextManager[RelayProcess]:
         """The relay, running here."""
         return relay_run(self.dsn, self.bootstrap_servers, **settings)
+
+    async def reconnect(self) -> None:
+        """A new connection to look with: the server was restarted."""
+        self.connection.terminate()
+        self.connection = await asyncpg.connect(self.dsn, timeout=10)
 
     async def receipts(self) -> int:
         """How many events have a receipt."""
@@ -96,7 +101,11 @@ class Place:
 async def place(dsn: str, bootstrap_servers: str, topic: str) -> AsyncIterator[Place]:
     """An outbox in the database, and who looks at it."""
     async with migrated(dsn) as connection:
-        yield Place(dsn, bootstrap_servers, topic, connection)
+        made = Place(dsn, bootstrap_servers, topic, connection)
+        try:
+            yield made
+        finally:
+            made.connection.terminate()
 
 
 @pytest.fixture
@@ -123,7 +132,7 @@ def fragile_kafka(_fragile_kafka: KafkaServer) -> Iterator[KafkaServer]:
 @pytest.fixture
 async def fragile_here(database: str, fragile_kafka: KafkaServer) -> AsyncIterator[Place]:
     """An outbox on the session's PostgreSQL, and a topic with 4 partitions on a Kafka that may be broken."""
-    topic = f"test-{database}"
+    topic = f"test-{secrets.token_hex(6)}"
     await create_topic(fragile_kafka.bootstrap_servers, topic, partitions=4)
     async with place(database, fragile_kafka.bootstrap_servers, topic) as made:
         yield made

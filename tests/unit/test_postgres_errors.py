@@ -25,6 +25,7 @@ from relay.postgres.errors import PostgresRefusedError, PrivilegeError, translat
         (pg.ConnectionDoesNotExistError("connection was closed in the middle of operation"), PostgresLostError, "lost"),
         (pg.InterfaceError("connection is closed"), PostgresLostError, "lost"),
         (pg.InterfaceError("cannot call fetch(): the underlying connection is closed"), PostgresLostError, "lost"),
+        (pg.InternalClientError("cannot switch to state 12"), PostgresLostError, "lost: the server ended it"),
         (pg.AdminShutdownError("terminating connection"), PostgresLostError, "lost"),
         (pg.CrashShutdownError("terminating connection"), PostgresLostError, "lost"),
         (pg.IdleInTransactionSessionTimeoutError("idle"), PostgresLostError, "lost"),
