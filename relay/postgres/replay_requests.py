@@ -16,7 +16,7 @@ from relay.postgres.errors import translated
 from relay.postgres.sql import query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     import asyncpg
@@ -112,6 +112,11 @@ class ReplayRow(NamedTuple):
             return "open"
         return "invalid" if "error" in self.counts else "cancelled" if self.counts.get("cancelled") else "finished"
 
+    @classmethod
+    def of(cls, row: asyncpg.Record) -> ReplayRow:
+        """A row of the query `replays`."""
+        return cls(**{**row, "filter": json.loads(row["filter"]), "counts": json.loads(row["counts"])})
+
     def _count(self, name: str) -> int:
         value = self.counts.get(name)
         return value if isinstance(value, int) else 0
@@ -161,7 +166,7 @@ class ReplayRequests:
         return [row["topic"] for row in await self._try("delivered_topics", TOPICS_FROM) or ()]
 
     async def request(
-        self, recorded: dict[str, object], counted: Counted, horizon: Horizon, reason: str, who: str
+        self, recorded: Mapping[str, object], counted: Counted, horizon: Horizon, reason: str, who: str
     ) -> int:
         """Record the request and wake the relay; returns its number. `recorded` is the filter as the audit has it."""
         counts = {
@@ -190,11 +195,7 @@ class ReplayRequests:
 
     async def replays(self, limit: int, only: int | None = None, under_way: bool = False) -> list[ReplayRow]:
         """What was asked for, the latest first."""
-        rows = await self._read("replays", limit, only, under_way)
-        return [
-            ReplayRow(**{**row, "filter": json.loads(row["filter"]), "counts": json.loads(row["counts"])})
-            for row in rows
-        ]
+        return [ReplayRow.of(row) for row in await self._read("replays", limit, only, under_way)]
 
     async def errors(self, id_: int, limit: int) -> list[tuple[str, int, int]]:
         """Why Kafka refused events of a replay: (error, how many, the id of one)."""
