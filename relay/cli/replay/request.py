@@ -167,8 +167,13 @@ def _told(preview: _Preview) -> list[str]:
     return [*lines, "every consumer of the topic gets them again"]
 
 
+def somebody_to_ask() -> bool:
+    """Whether a person sits there."""
+    return sys.stdin.isatty()
+
+
 def _confirm(preview: _Preview, as_json: bool) -> None:
-    if not sys.stdin.isatty():
+    if not somebody_to_ask():
         raise RefusedError(
             f"this would publish {preview.events} again, and there is nobody to ask; look with --dry-run, then add "
             "--yes; nothing was changed"

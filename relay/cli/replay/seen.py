@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from relay.cli.failed import pages
-from relay.cli.failed.filters import words
 from relay.cli.failed.reasons import RefusedError
 from relay.cli.replay.opened import one, opened
-from relay.cli.replay.watching import end, follow, outcome
+from relay.cli.replay.watching import asked, end, follow, outcome
 from relay.cli.who import who
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def list_replays(under_way: bool, limit: int, as_json: bool) -> None:
             str(replay.id),
             pages.ago(replay.requested_seconds),
             pages.text(replay.requested_by),
-            pages.text(words(replay.filter)),
+            pages.text(asked(replay)),
             pages.text(replay.reason or "-"),
             replay.state,
             pages.text(outcome(replay)),
@@ -76,7 +75,7 @@ def show(id_: int, as_json: bool) -> None:
     console = pages.console()
     for name, value in (
         ("replay", f"{replay.id}, {replay.state}"),
-        ("what", words(replay.filter)),
+        ("what", asked(replay)),
         ("who", replay.requested_by),
         ("when", f"{pages.moment(replay.requested_at)} ({pages.ago(replay.requested_seconds)})"),
         ("why", replay.reason or "-"),

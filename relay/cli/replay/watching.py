@@ -10,6 +10,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from relay.cli.failed import pages
+from relay.cli.failed.filters import words
 from relay.cli.replay.opened import one, opened
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ def end(replay: ReplayRow, console: Console) -> None:
     console.print(pages.text(outcome(replay)))
     if replay.state != "finished" or replay.failed:
         click.get_current_context().exit(1)
+
+
+def asked(replay: ReplayRow) -> str:
+    """What was asked for, in the order of the command's options: JSON in PostgreSQL has an order of its own."""
+    names = ("topic", "key", "since", "until", "rate")
+    return words({name: replay.filter[name] for name in names if replay.filter.get(name) is not None})
 
 
 def outcome(replay: ReplayRow) -> str:
