@@ -108,11 +108,11 @@ async def check_replay(
     assert (replay.state, replay.published, replay.failed) == ("finished", len(seen), 0)
 
 
-async def insert_action(connection: asyncpg.Connection, filter_: dict[str, Any], counts: dict[str, Any]) -> int:
+async def insert_action(connection: asyncpg.Connection, filter_: dict[str, Any], progress: dict[str, Any]) -> int:
     """Write a request by hand; returns its number."""
     id_: int = await connection.fetchval(
-        "INSERT INTO outbox.action (kind, filter, counts) VALUES ('replay-delivered', $1, $2) RETURNING id",
+        "INSERT INTO outbox.action (kind, filter, progress) VALUES ('replay-delivered', $1, $2) RETURNING id",
         json.dumps(filter_),
-        json.dumps(counts),
+        json.dumps(progress),
     )
     return id_

@@ -37,11 +37,11 @@ class ReplayRequest:
     """Per lane: everything that is meant up to this id is done."""
 
     @classmethod
-    def parse(cls, action: int, filter_: str, counts: str, requested_at: datetime) -> ReplayRequest:
+    def parse(cls, action: int, filter_: str, progress: str, requested_at: datetime) -> ReplayRequest:
         """Read the JSON of a row. Raises ValueError for one that was not written by this program, and is none."""
         try:
             wanted: dict[str, Any] = json.loads(filter_)
-            progress: dict[str, Any] = json.loads(counts)
+            reached: dict[str, Any] = json.loads(progress)
             key = wanted.get("key")
             return cls(
                 action,
@@ -50,8 +50,8 @@ class ReplayRequest:
                 _time(wanted["since"]),
                 min(_time(wanted["until"]), requested_at),
                 max(0.0, float(wanted.get("rate") or 0)),
-                _id(progress["last_id"]),
-                {lane: _id(progress["lanes"][str(lane)]) for lane in range(LANES)},
+                _id(reached["last_id"]),
+                {lane: _id(reached["lanes"][str(lane)]) for lane in range(LANES)},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no replay of delivered events: {type(error).__name__} {error}") from error

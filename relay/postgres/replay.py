@@ -32,7 +32,7 @@ class ReplayConnection(Statements):
         found = []
         for row in await self._rows("open_replays"):
             try:
-                found.append(ReplayRequest.parse(row["id"], row["filter"], row["counts"], row["requested_at"]))
+                found.append(ReplayRequest.parse(row["id"], row["filter"], row["progress"], row["requested_at"]))
             except ValueError as error:
                 await self._rows("refuse_replay", row["id"], str(error))
         return found

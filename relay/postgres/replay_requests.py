@@ -169,18 +169,19 @@ class ReplayRequests:
         self, recorded: Mapping[str, object], counted: Counted, horizon: Horizon, reason: str, who: str
     ) -> int:
         """Record the request and wake the relay; returns its number. `recorded` is the filter as the audit has it."""
-        counts = {
-            "events": counted.events,
-            "exact": counted.exact,
-            "published": 0,
-            "failed": 0,
-            "last_id": horizon.newest_id,
-            "lanes": counted.positions,
-        }
+        counts: dict[str, object] = {"events": counted.events, "published": 0, "failed": 0}
+        if not counted.exact:
+            counts["at_least"] = True
+        progress = {"last_id": horizon.newest_id, "lanes": counted.positions}
         with translated():
             async with self._connection.transaction():
                 id_ = await self._connection.fetchval(
-                    query("request_replay", self._schema), json.dumps(recorded), reason, who, json.dumps(counts)
+                    query("request_replay", self._schema),
+                    json.dumps(recorded),
+                    reason,
+                    who,
+                    json.dumps(counts),
+                    json.dumps(progress),
                 )
                 await self._connection.execute(query("replay_wake_up", self._schema))
         return cast("int", id_)

@@ -122,7 +122,10 @@ CREATE TABLE outbox.action (
     requested_by text        NOT NULL DEFAULT session_user,
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at  timestamptz,
-    counts       jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(counts) = 'object')
+    counts       jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(counts) = 'object'),
+    -- Of a replay of delivered events: {"last_id": no event above it is meant, "lanes": {"0": all that is meant in the
+    -- lane up to this id is done, ...}}
+    progress     jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(progress) = 'object')
 );
 
 -- What is asked for and not finished: looked up at every heartbeat.
@@ -314,7 +317,7 @@ END
 $$;
 
 -- Whether a replay of delivered events that is under way has yet to read some of the ids lower_id <= id < upper_id.
--- By path expressions, which take no offence at a counts that somebody wrote by hand.
+-- By path expressions, which take no offence at a progress that somebody wrote by hand.
 CREATE FUNCTION outbox.replay_needs(lower_id bigint, upper_id bigint) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -322,8 +325,8 @@ AS $$
     SELECT EXISTS (
         SELECT FROM outbox.action AS a
         WHERE a.finished_at IS NULL AND a.kind = 'replay-delivered'
-          AND jsonb_path_exists(a.counts, '$.last_id ? (@ >= $id)', jsonb_build_object('id', lower_id))
-          AND jsonb_path_exists(a.counts, '$.lanes.* ? (@ < $id)', jsonb_build_object('id', upper_id - 1))
+          AND jsonb_path_exists(a.progress, '$.last_id ? (@ >= $id)', jsonb_build_object('id', lower_id))
+          AND jsonb_path_exists(a.progress, '$.lanes.* ? (@ < $id)', jsonb_build_object('id', upper_id - 1))
     )
 $$;
 

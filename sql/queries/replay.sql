@@ -1,8 +1,7 @@
 -- Delivered events published again on purpose, by the owners of their lanes.
 --
 -- The request is a row of outbox.action: filter has what a person asked for (topic, key, since, until, rate), counts
--- how far it is: events (as counted when it was asked for), published, failed, last_id (no event above it is meant) and
--- lanes, an object of positions: all that is meant in the lane up to there is done.
+-- how many events matched then (events) and what became of them (published, failed), progress how far the lanes are.
 
 -- name: has_open_replays
 -- Whether a replay of delivered events is under way.
@@ -10,7 +9,7 @@ SELECT EXISTS (SELECT FROM outbox.action AS a WHERE a.finished_at IS NULL AND a.
 
 -- name: open_replays
 -- Replays of delivered events that are under way.
-SELECT a.id, a.filter::text AS filter, a.counts::text AS counts, a.requested_at
+SELECT a.id, a.filter::text AS filter, a.progress::text AS progress, a.requested_at
 FROM outbox.action AS a
 WHERE a.finished_at IS NULL AND a.kind = 'replay-delivered'
 ORDER BY a.id;
@@ -83,11 +82,11 @@ reached AS (
     JOIN mine ON mine.lane = n.lane
 )
 UPDATE outbox.action AS a
-SET counts = jsonb_set(a.counts, '{lanes}', (a.counts -> 'lanes') || reached.lanes),
+SET progress = jsonb_set(a.progress, '{lanes}', (a.progress -> 'lanes') || reached.lanes),
     finished_at = CASE
         WHEN NOT EXISTS (
-            SELECT FROM jsonb_each((a.counts -> 'lanes') || reached.lanes) AS lane (number, position)
-            WHERE lane.position < a.counts -> 'last_id'
+            SELECT FROM jsonb_each((a.progress -> 'lanes') || reached.lanes) AS lane (number, position)
+            WHERE lane.position < a.progress -> 'last_id'
         ) THEN clock_timestamp()
     END
 FROM reached

@@ -38,9 +38,9 @@ GROUP BY e.topic
 ORDER BY e.topic;
 
 -- name: request_replay
--- Record a replay of delivered events: filter $1, reason $2, who on which machine $3, counts $4.
-INSERT INTO outbox.action (kind, filter, reason, requested_by, counts)
-VALUES ('replay-delivered', $1::jsonb, $2::text, session_user || ' (' || $3::text || ')', $4::jsonb)
+-- Record a replay of delivered events: filter $1, reason $2, who on which machine $3, counts $4, progress $5.
+INSERT INTO outbox.action (kind, filter, reason, requested_by, counts, progress)
+VALUES ('replay-delivered', $1::jsonb, $2::text, session_user || ' (' || $3::text || ')', $4::jsonb, $5::jsonb)
 RETURNING id;
 
 -- name: cancel_replay

@@ -62,6 +62,11 @@ class Shell:
         count: int = self.look(lambda connection: connection.fetchval("SELECT count(*) FROM outbox.action"))
         return count
 
+    def progress(self, action: int) -> str:
+        """How far a replay is, lane by lane, as JSON."""
+        text: str = self.look(lambda c: c.fetchval("SELECT progress FROM outbox.action WHERE id = $1", action))
+        return text
+
     def start_replica(self) -> None:
         """Enter a replica that is alive."""
         self.execute(
@@ -112,7 +117,7 @@ def test_a_request_is_recorded_with_what_was_asked_for_by_whom_and_why(shell: Sh
     assert (replay.filter["topic"], replay.filter["rate"], replay.reason) == ("orders", 50.0, "a lost disk")
     assert re.fullmatch(r"postgres \(.+@.+\)", replay.requested_by)
     assert (replay.events, replay.published, replay.state) == (20, 0, "open")
-    request = ReplayRequest.parse(1, json.dumps(replay.filter), json.dumps(replay.counts), replay.requested_at)
+    request = ReplayRequest.parse(1, json.dumps(replay.filter), shell.progress(1), replay.requested_at)
     assert (request.last_id, request.rate) == (30, 50.0)
     assert request.until - request.since == timedelta(hours=2)
     lanes = {lane for (lane,) in shell.look(lambda c: c.fetch("SELECT lane FROM outbox.event WHERE topic = 'orders'"))}
@@ -136,7 +141,7 @@ def test_the_time_the_key_and_the_topic_narrow_it_down(shell: Shell) -> None:
 
 def test_the_key_is_looked_for_in_its_lane_only(shell: Shell) -> None:
     shell("--topic", "orders", "--since", "1d", "--key", "key-1", "--yes")
-    lanes = shell.look(lambda connection: look(connection, 1)).counts["lanes"]
+    lanes = json.loads(shell.progress(1))["lanes"]
     (lane,) = shell.look(lambda c: c.fetchrow("SELECT lane FROM outbox.event WHERE key = 'key-1' LIMIT 1"))
     assert [number for number, position in lanes.items() if position < 30] == [str(lane)]
 

@@ -201,13 +201,13 @@ async def test_replicas_that_advance_at_once_overwrite_nothing(outbox: Outbox, d
 
 
 @pytest.mark.parametrize(
-    ("filter_", "counts"),
+    ("filter_", "progress"),
     [({}, {}), ({"topic": "a", "since": "soon", "until": "late"}, {"last_id": 1, "lanes": {}})],
 )
 async def test_a_request_that_cannot_be_read_is_ended_with_an_error(
-    outbox: Outbox, filter_: dict[str, Any], counts: dict[str, Any]
+    outbox: Outbox, filter_: dict[str, Any], progress: dict[str, Any]
 ) -> None:
-    action = await insert_action(outbox.connection, filter_, counts)
+    action = await insert_action(outbox.connection, filter_, progress)
     assert await outbox.port.open_replays() == []
     replay = await look(outbox.connection, action)
     assert replay.state == "invalid"

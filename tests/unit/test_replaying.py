@@ -15,26 +15,26 @@ from relay.decide.replaying import BURST, Allowance, Progress, ReplayRequest, ke
 
 NOW = datetime(2026, 5, 17, 3, 10, tzinfo=UTC)
 FILTER: dict[str, Any] = {"topic": "orders", "since": "2026-05-17T01:00:00+00:00", "until": NOW.isoformat(), "key": "k"}
-COUNTS: dict[str, Any] = {"last_id": 90, "lanes": {str(lane): 90 if lane == 3 else 10 for lane in range(16)}}
+PROGRESS: dict[str, Any] = {"last_id": 90, "lanes": {str(lane): 90 if lane == 3 else 10 for lane in range(16)}}
 
 
-def parsed(filter_: dict[str, Any], counts: dict[str, Any], requested_at: datetime = NOW) -> ReplayRequest:
-    return ReplayRequest.parse(7, json.dumps(filter_), json.dumps(counts), requested_at)
+def parsed(filter_: dict[str, Any], progress: dict[str, Any], requested_at: datetime = NOW) -> ReplayRequest:
+    return ReplayRequest.parse(7, json.dumps(filter_), json.dumps(progress), requested_at)
 
 
 def test_a_request_is_read_as_it_was_written() -> None:
-    request = parsed(FILTER, COUNTS)
+    request = parsed(FILTER, PROGRESS)
     assert (request.action, request.topic, request.key, request.rate) == (7, "orders", b"k", 0)
     assert (request.since, request.until) == (NOW - timedelta(hours=2, minutes=10), NOW)
     assert request.open_lanes() == set(range(16)) - {3}
 
 
 def test_what_is_delivered_after_the_request_is_never_meant() -> None:
-    assert parsed({**FILTER, "until": "2999-01-01T00:00:00Z"}, COUNTS).until == NOW
+    assert parsed({**FILTER, "until": "2999-01-01T00:00:00Z"}, PROGRESS).until == NOW
 
 
 @pytest.mark.parametrize(
-    ("filter_", "counts"),
+    ("filter_", "progress"),
     [
         ({"topic": None}, {}),
         ({"since": "yesterday"}, {}),
@@ -50,11 +50,11 @@ def test_what_is_delivered_after_the_request_is_never_meant() -> None:
     ],
 )
 def test_a_request_that_was_written_by_hand_and_cannot_be_read_is_told_from_a_bug(
-    filter_: dict[str, Any], counts: dict[str, Any]
+    filter_: dict[str, Any], progress: dict[str, Any]
 ) -> None:
     broken = {name: value for name, value in {**FILTER, **filter_}.items() if value is not None}
     with pytest.raises(ValueError, match="this is no replay"):
-        parsed(broken, {**COUNTS, **counts})
+        parsed(broken, {**PROGRESS, **progress})
 
 
 @given(st.binary(max_size=40))

@@ -71,7 +71,7 @@ def asked(replay: ReplayRow) -> str:
 
 def outcome(replay: ReplayRow) -> str:
     """How far a replay is, or how it ended."""
-    least = "" if replay.counts.get("exact", True) else "at least "
+    least = "at least " if replay.counts.get("at_least") else ""
     told = f"{replay.published:,} of {least}{replay.events:,} published"
     if replay.failed:
         told += f", {replay.failed:,} refused by Kafka (relay replay show {replay.id})"
