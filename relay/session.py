@@ -129,7 +129,7 @@ class Session:
         health.postgres_ok(time.monotonic())
         telemetry.emit(
             "postgres.connected",
-            version=f"{version.major}.{version.minor}",
+            version=f"{version.major}.{version.micro}",  # asyncpg's words for 18.4
             connections=len(connections),
         )
         return cls(connections, settings, publish, failing, records, replayed, health, telemetry)

@@ -158,9 +158,12 @@ class RelayProcess:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process's environment with exactly these settings: `replica_lease=5` is RELAY_REPLICA_LEASE=5."""
+    """This process's environment with exactly these settings: `replica_lease=5` is RELAY_REPLICA_LEASE=5.
+
+    One that is None is not set.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
-    return inherited | {f"RELAY_{name.upper()}": str(value) for name, value in settings.items()}
+    return inherited | {f"RELAY_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
 
 
 @asynccontextmanager

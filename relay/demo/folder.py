@@ -38,6 +38,10 @@ def demo_folder(chosen: Path | None) -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
+    except OSError:
+        # The terminal went away, or the disk is full: no log says more.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     except Exception:
         if not any(folder.rglob("*.log")):
             shutil.rmtree(folder, ignore_errors=True)

@@ -26,16 +26,16 @@ class Latencies:
         self._counts: Counter[int] = Counter()
         self._recent: deque[float] = deque(maxlen=RECENT_EVENTS)
 
-    def committed(self, event: Hashable, at: float) -> None:
-        """Tell when COMMIT had returned to the writer, in seconds."""
+    def committed(self, event: Hashable, at: float) -> float | None:
+        """Tell when COMMIT had returned to the writer, in seconds; returns the latency in ms if it is known now."""
         arrived = self._arrived.pop(event, None)
         if arrived is None:
             self._committed[event] = at
-        else:
-            self._add(at, arrived)
+            return None
+        return self._add(at, arrived)
 
     def arrived(self, event: Hashable, at: float) -> float | None:
-        """Tell when the consumer had it, in seconds; returns the latency in ms if it is known already."""
+        """Tell when the consumer had it, in seconds; returns as `committed` does."""
         committed = self._committed.pop(event, None)
         if committed is None:
             self._arrived[event] = at
@@ -55,7 +55,7 @@ class Latencies:
         """The same for the latest events only."""
         if not self._recent:
             return None
-        return sorted(self._recent)[ceil(len(self._recent) * percent / 100) - 1]
+        return round(sorted(self._recent)[ceil(len(self._recent) * percent / 100) - 1], 1)
 
     def _add(self, committed: float, arrived: float) -> float:
         # The relay may be faster than the answer to the writer's COMMIT.

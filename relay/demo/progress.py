@@ -26,9 +26,9 @@ class Phase(Enum):
     CHECKING = "checking"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
-    """An event as the consumer saw it. `latency` is in ms, None when it came before its commit was told."""
+    """An event as the consumer saw it. `latency` is in ms, None as long as its commit was not told."""
 
     order: int
     version: int

@@ -86,6 +86,8 @@ class _Demo:
         self._consumer_ready = asyncio.Event()
         self._orders_ready = asyncio.Event()
         self._arrival = asyncio.Event()
+        self._not_told: dict[tuple[int, int], Arrival] = {}
+        """What arrived before the order service told that it was committed."""
 
     def listen_to_signals(self) -> None:
         """Take over SIGINT, SIGTERM and SIGHUP, for the task that calls this."""
@@ -155,6 +157,7 @@ class _Demo:
             p50=progress.latencies.percentile(50),
             p99=progress.latencies.percentile(99),
             slowest=progress.latencies.percentile(100),
+            p99_latest=progress.latencies.recent(99),
             interrupted=self._interrupted.is_set(),
             relay_exit_code=self._relay.exit_code,
         )
@@ -186,7 +189,9 @@ class _Demo:
                 self._orders_ready.set()
                 continue
             for order, version, at in told["committed"]:
-                latencies.committed((order, version), at)
+                latency = latencies.committed((order, version), at)
+                if (arrival := self._not_told.pop((order, version), None)) is not None:
+                    arrival.latency = latency
             progress.committed += len(told["committed"])
             progress.counts = Counts(**told["counts"])
 
@@ -199,7 +204,10 @@ class _Demo:
             for order, version, rolled_back, at, change, partition, offset in told["arrived"]:
                 if self._checker.arrived(order, version, rolled_back=rolled_back):
                     latency = latencies.arrived((order, version), at)
-                    progress.latest.append(Arrival(order, version, change, partition, offset, latency))
+                    arrival = Arrival(order, version, change, partition, offset, latency)
+                    progress.latest.append(arrival)
+                    if latency is None:
+                        self._not_told[order, version] = arrival
             self._arrival.set()
 
     async def _watch_relay(self) -> None:

@@ -32,6 +32,8 @@ class Summary:
     p50: float | None
     p99: float | None
     slowest: float | None
+    p99_latest: float | None
+    """Of the latest events only: the first ones meet a Kafka whose JVM is cold."""
     interrupted: bool
     relay_exit_code: int | None
 
@@ -53,7 +55,13 @@ class Summary:
             "target_rate": self.target_rate,
             "events_per_second": round(self.events_per_second, 1),
             **asdict(self.findings),
-            "latency_ms": {"p50": self.p50, "p99": self.p99, "max": self.slowest, "is": LATENCY_IS},
+            "latency_ms": {
+                "p50": self.p50,
+                "p99": self.p99,
+                "max": self.slowest,
+                "p99_latest": self.p99_latest,
+                "is": LATENCY_IS,
+            },
             "drain_seconds": round(self.drain_seconds, 3),
             "transactions": asdict(self.counts),
             "relay_exit_code": self.relay_exit_code,
@@ -108,7 +116,7 @@ def page(summary: Summary) -> Group:
             f"arrived, of {counts.rolled_back + counts.savepoints:,} events that were rolled back",
         ),
         ("latency p50", _ms(summary.p50), "from COMMIT until the consumer has the event"),
-        ("latency p99", _ms(summary.p99), "99 of 100 events took no longer"),
+        ("latency p99", _ms(summary.p99), f"99 % took no longer; 99 % of the latest: {_ms(summary.p99_latest)}"),
     ]
     for row in rows:
         table.add_row(*row)

@@ -33,6 +33,8 @@ SESSION_SETTINGS = {
     "jit": "off",
     # A statement of ours that hangs must not hold the lease's renewal for ever.
     "statement_timeout": "60s",
+    # A role's own would end statements that only have to wait.
+    "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "60s",
 }
 

@@ -73,6 +73,10 @@ def _tls(error: BaseException) -> RelayError:
     )
 
 
+def _given_up(error: BaseException) -> RelayError:
+    return PostgresLostError(f"PostgreSQL gave up a statement: {_text(error)}; see which session holds its locks")
+
+
 def _not_ready(error: BaseException) -> RelayError:
     return PostgresLostError(f"PostgreSQL takes no connections now: {_text(error)}")
 
@@ -136,6 +140,8 @@ _TABLE: tuple[tuple[tuple[type[BaseException], ...], Callable[[BaseException], R
         ),
         _lost,
     ),
+    # By statement_timeout, by a person, or to end a deadlock: nothing was written, and it may work the next time.
+    ((pg.QueryCanceledError, pg.TransactionRollbackError), _given_up),
     # Starting, stopping, in recovery, out of connections, memory or disk: it may pass.
     ((pg.CannotConnectNowError, pg.InsufficientResourcesError), _not_ready),
     (

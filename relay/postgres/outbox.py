@@ -35,7 +35,8 @@ class ScanResult(NamedTuple):
 
     snapshot: Snapshot
     sequence_value: int
-    """The id sequence's last value, 0 when unused; read before any transaction that is not in `snapshot` began."""
+    """The id sequence's last value, 0 when unused. Read after the snapshot: it says nothing about the
+    transactions that are not in it, only about those that take their xid once the result is there."""
     events: list[PendingEvent]
     """Per lane the swept, then the fresh ones, each in id order."""
 
@@ -103,14 +104,11 @@ class ScanConnection(Statements):
             [each[2] for each in running],
             longest_sweep,
         )
-        head = rows[0]
-        del rows[0]
-        return ScanResult(Snapshot.parse(head["topic"]), head["id"], cast("list[PendingEvent]", rows))
+        return _scan_result(rows)
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> list[PendingEvent]:
+    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
         """Read unsettled events of one lane with above < id <= up_to, at most `events` and about `size` bytes."""
-        rows = await self._rows("sweep_step", lane, above, up_to, events, size)
-        return cast("list[PendingEvent]", rows)
+        return _scan_result(await self._rows("sweep_step", lane, above, up_to, events, size))
 
     async def sequence_value(self) -> int:
         """The last event id that was taken from the sequence; 0 when none was."""
@@ -295,3 +293,9 @@ class HousekeepingConnection(Statements):
     async def forget_replayed(self, retention: float) -> bool:
         """Drop receipts of replays that were over `retention` seconds ago; returns whether more may be left."""
         return len(await self._rows("forget_replayed", retention, FORGET_AT_ONCE)) == FORGET_AT_ONCE
+
+
+def _scan_result(rows: list[asyncpg.Record]) -> ScanResult:
+    head = rows[0]
+    del rows[0]
+    return ScanResult(Snapshot.parse(head["topic"]), head["id"], cast("list[PendingEvent]", rows))

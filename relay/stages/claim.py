@@ -91,12 +91,12 @@ class Claim:
     async def register(self, former: UUID | None) -> None:
         """Begin the tenure: the ladder's first rung, then the registration's lease. No lane is owned yet."""
         tenure = self._tenure
+        value = await self._look_at_sequence()
         sent = time.monotonic()
-        tenure.saw_sequence(await self._port.sequence_value())
         xid = await self._port.register(
             tenure.replica, self._settings.name, relay.__version__, self._settings.lease, former
         )
-        tenure.ladder.add(xid, tenure.sequence_value)
+        tenure.ladder.add(xid, value)
         tenure.lease_ends = sent + self._settings.lease
         await self._port.forget_replicas()
 
@@ -129,8 +129,10 @@ class Claim:
     async def beat(self) -> None:
         """Renew the lease, persist positions, then claim or release towards the fair share."""
         tenure = self._tenure
+        # Looked at here and not left to the scans: without a recent rung, the sweep of a lane that is claimed next
+        # would go back again and again, and lanes without room would not advance their positions.
+        value = await self._look_at_sequence()
         sent = time.monotonic()
-        value = tenure.sequence_value
         xid = await self._port.renew(tenure.replica, self._settings.lease)
         if xid is None:
             raise LeaseLostError("the lease had run out before it was renewed")
@@ -148,6 +150,11 @@ class Claim:
         if await self._port.has_open_replays():
             tenure.replay_wake_up.set()
         self._telemetry.gauge("lanes_owned", len(tenure.lanes))
+
+    async def _look_at_sequence(self) -> int:
+        before = self._tenure.sequence_value
+        self._tenure.saw_sequence(await self._port.sequence_value(), before)
+        return self._tenure.sequence_value
 
     def _check_still_ours(self, rows: Sequence[LaneRow]) -> None:
         tenure = self._tenure

@@ -43,7 +43,6 @@ class Partition:
     waiting: deque[PendingEvent] = field(default_factory=deque)
     flights: deque[Flight] = field(default_factory=deque)
     wake_up: asyncio.Event = field(default_factory=asyncio.Event)
-    resume_at: float = 0.0
     suspect: bool = False
     """A batch was refused or got stuck: until one is acknowledged it goes through the producer that is kept for such,
     so that its refusals and retries do not disturb the others."""
@@ -51,6 +50,7 @@ class Partition:
     """So many events at the head were in a batch that was refused for one of them."""
     most: int = MOST_PER_BATCH
     """Events per batch; halved with each refusal until the culprit goes alone."""
+    _pausing: bool = False
     _producer: object = None
     _warm_until: float = 0.0
 
@@ -69,7 +69,7 @@ class Partition:
         on a *cold* partition it has no sequence to compare with, and takes the batch behind a refused one (tried on
         Kafka 4.3.1): the first batch of a producer goes alone until it is acknowledged.
         """
-        if not self.waiting or now < self.resume_at:
+        if not self.waiting or self._pausing:
             return False
         if any(flight.outcome or flight.producer is not producer for flight in self.flights):
             return False
@@ -104,10 +104,16 @@ class Partition:
         self.doubtful = 0
         self.most = MOST_PER_BATCH
 
-    def back_off(self, now: float) -> None:
-        """Wait before the next try."""
-        self.resume_at = now + self.backoff.next_delay()
-        asyncio.get_running_loop().call_later(self.resume_at - now, self.wake_up.set)
+    def back_off(self) -> None:
+        """Pause before the next try."""
+        # The end of the pause is the timer's word and not the clock's: uvloop's timers fire up to 1.3 ms early, and a
+        # partition that is woken and then finds that it is not time yet sleeps for ever.
+        self._pausing = True
+        asyncio.get_running_loop().call_later(self.backoff.next_delay(), self._resume)
+
+    def _resume(self) -> None:
+        self._pausing = False
+        self.wake_up.set()
 
     def pull_key(self, key: bytes) -> list[PendingEvent]:
         """Take the waiting events of a key out of the queue."""

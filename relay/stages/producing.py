@@ -72,6 +72,7 @@ class ProducerKeeper:
         self._telemetry = telemetry
         self._discard = asyncio.Event()
         self._reason = ""
+        self._told = ""
         self._changed = asyncio.Event()
         self.current: Producer | None = None
 
@@ -93,13 +94,16 @@ class ProducerKeeper:
                 finally:
                     discard.cancel()
                 self._set(None)
+                # A batch that is refused again and again costs a producer each time: that is told once.
+                first_time = died.done() or self._reason != self._told
                 if died.done():
                     self._reason = "its sender task ended"
                 else:
                     await quiesce(producer)
                 abandon(producer)
                 await producer.close(CLOSE_TIMEOUT)
-                self._telemetry.emit("producer.replaced", reason=self._reason)
+                self._telemetry.emit("producer.replaced", reason=self._reason, first_time=first_time)
+                self._told = self._reason
         finally:
             if (last := self.current) is not None:
                 self._set(None)

@@ -224,7 +224,7 @@ class Publish:
             try:
                 topic.max_bytes = await producer.max_batch_bytes(topic.name)
             except PublishError:
-                partition.back_off(time.monotonic())
+                partition.back_off()
                 return
             topic.max_bytes_read_at = time.monotonic()
         limit = topic.max_bytes
@@ -304,13 +304,12 @@ class Publish:
         self.discard(first.producer, f"{partition.topic}-{partition.number}: {error}")
 
     def _act_on(self, error: PublishError, partition: Partition, flight: Flight) -> None:
-        now = time.monotonic()
         match error.kind:
             case FailureKind.CLUSTER:
-                partition.back_off(now)
+                partition.back_off()
             case FailureKind.TOPIC:
                 partition.suspect = True
-                partition.back_off(now)
+                partition.back_off()
                 self._troubles.begin(self.topics[partition.topic], error)
             case FailureKind.EVENT | FailureKind.UNKNOWN:
                 partition.suspect = True

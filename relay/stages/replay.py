@@ -117,29 +117,28 @@ class Replay:
         self._turn = 0
 
     async def run(self) -> None:
-        """Replay until cancelled."""
+        """Replay until cancelled.
+
+        No connection, or one that was lost, is no reason to end the tenure: live events go on without. What is known
+        here does not depend on it, and if it was the server, the other stages' connections say so.
+        """
         while True:
             if self._replayed.idle:
                 await self._tenure.replay_wake_up.wait()
             self._tenure.replay_wake_up.clear()
-            port = await self._connected()
             try:
-                await self._work(port)
-            finally:
-                port.close()
-                self._telemetry.gauge("replays_open", 0)
-
-    async def _connected(self) -> ReplayPort:
-        """No connection for a replay is no reason to end the tenure: live events go on without."""
-        while True:
-            try:
-                port = await self._connect()
+                await self._work_on(await self._connect())
             except PostgresLostError as error:
                 self._telemetry.emit("replay.waiting", error=error)
                 await asyncio.sleep(self._backoff.next_delay())
-            else:
-                self._backoff.reset()
-                return port
+                self._tenure.replay_wake_up.set()
+
+    async def _work_on(self, port: ReplayPort) -> None:
+        try:
+            await self._work(port)
+        finally:
+            port.close()
+            self._telemetry.gauge("replays_open", 0)
 
     async def _work(self, port: ReplayPort) -> None:
         look_at = 0.0
@@ -152,6 +151,7 @@ class Replay:
                 look_at = now + LOOK_INTERVAL
                 await self._save(port)
                 open_replays = await port.open_replays()
+                self._backoff.reset()
                 self._adopt(open_replays)
                 if not open_replays and self._replayed.idle:
                     return

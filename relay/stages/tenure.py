@@ -59,11 +59,15 @@ class Tenure:
         """Whether the lease is certain to be running."""
         return time.monotonic() < self.lease_ends
 
-    def saw_sequence(self, value: int) -> None:
-        """A finished statement read the sequence. A value behind the last one means that ids are used again."""
-        if value < self.sequence_value:
-            raise SequenceWentBackError(self.sequence_value, value)
-        self.sequence_value = value
+    def saw_sequence(self, value: int, before: int) -> None:
+        """A finished statement read the sequence; when it was sent, `sequence_value` was `before`.
+
+        A value behind that means that ids are used again. Behind `sequence_value` as it is now means nothing:
+        another connection's statement began later and was answered sooner.
+        """
+        if value < before:
+            raise SequenceWentBackError(before, value)
+        self.sequence_value = max(self.sequence_value, value)
 
     def owns(self, lane: int, epoch: int) -> bool:
         """Whether the lane is still owned at this epoch."""

@@ -103,10 +103,11 @@ HAPPENINGS: dict[str, Happening] = {
         state=("kafka", "down"),
     ),
     "producer.replaced": Happening(
-        "warning",
+        "debug",
         "Kafka producer discarded for a new one",
-        ("reason",),
+        ("reason", "first_time"),
         (Update("producers_replaced_total"),),
+        warn_if="first_time",
     ),
     # claim
     "lanes.claimed": Happening("info", "Lanes claimed", ("lanes",), (Update("lanes_claimed_total", "lanes"),)),

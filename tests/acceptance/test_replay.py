@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from relay.local import create_topic
 from relay.postgres.replay_requests import ReplayRequests
+from tests.acceptance.conftest import place
 from tests.acceptance.test_failures import admin, alter_topic, enqueue
 from tests.checks import check_everything, first_occurrences
 from tests.consumer import read_topic
@@ -15,6 +17,8 @@ from tests.waiting import until
 from tests.writers import Writers, fill
 
 if TYPE_CHECKING:
+    from relay.local import KafkaServer, PostgresServer
+    from tests import servers
     from tests.acceptance.conftest import Place
     from tests.conftest import MakeTopic
 
@@ -220,3 +224,56 @@ async def test_a_request_that_cannot_be_read_is_ended_and_the_relay_goes_on(here
         await enqueue(here, "k", b"live")
         await here.settled()
         await relay.stop()
+
+
+async def test_after_a_drain_amid_a_replay_nothing_is_repeated(here: Place) -> None:
+    await fill(here.connection, here.topic, EVENTS)
+    async with here.relay() as relay:
+        await here.settled()
+        action = await ask(here.connection, here.topic)
+        await receipts_reach(here.connection, action, EVENTS // 4)
+        await relay.stop()
+    assert await receipts_reach(here.connection, action, 1) < EVENTS, "the stop came too late to be in the middle"
+    async with here.relay() as relay:
+        await finished(here.connection, action)
+        await relay.stop()
+    await check_replay(here.connection, action, await read_topic(here.bootstrap_servers, here.topic))
+
+
+async def test_a_replay_survives_kill_9_of_postgres(
+    own_postgres: PostgresServer, kafka: servers.Kafka, make_topic: MakeTopic
+) -> None:
+    async with place(own_postgres.dsn, kafka.bootstrap_servers, make_topic(4)) as here, here.relay() as relay:
+        await fill(here.connection, here.topic, EVENTS)
+        await here.settled()
+        action = await ask(here.connection, here.topic)
+        await receipts_reach(here.connection, action, EVENTS // 4)
+        await asyncio.to_thread(own_postgres.kill)
+        await relay.logged("postgres.lost")
+        await asyncio.to_thread(own_postgres.start)
+        await here.reconnect()
+        assert (await look(here.connection, action)).finished_at is None
+        await finished(here.connection, action)
+        await relay.stop()
+        records = await read_topic(here.bootstrap_servers, here.topic)
+        await check_replay(here.connection, action, records, most_repeats=MOST_IN_FLIGHT)
+
+
+async def test_a_replay_survives_kill_9_of_kafka(fragile_here: Place, fragile_kafka: KafkaServer) -> None:
+    here = fragile_here
+    await fill(here.connection, here.topic, EVENTS)
+    async with here.relay() as relay:
+        await here.settled()
+        action = await ask(here.connection, here.topic, rate=4_000)
+        await receipts_reach(here.connection, action, EVENTS // 4)
+        await asyncio.to_thread(fragile_kafka.kill)
+        late = await enqueue(here, "late", b"live")
+        await relay.logged("kafka.lost")
+        assert (await look(here.connection, action)).finished_at is None
+        await asyncio.to_thread(fragile_kafka.start)
+        await finished(here.connection, action)
+        await here.settled()
+        await relay.stop()
+    records = await read_topic(here.bootstrap_servers, here.topic)
+    assert late in {record.id for record in live(records)}
+    await check_replay(here.connection, action, records, most_repeats=MOST_IN_FLIGHT)

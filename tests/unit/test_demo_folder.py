@@ -41,8 +41,10 @@ def test_a_chosen_folder_stays(tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
-@pytest.mark.parametrize(("error", "stays"), [(RuntimeError, True), (KeyboardInterrupt, False)])
-def test_after_an_error_the_logs_stay_but_not_after_ctrl_c(error: type[BaseException], stays: bool) -> None:
+@pytest.mark.parametrize(("error", "stays"), [(RuntimeError, True), (OSError, False), (KeyboardInterrupt, False)])
+def test_after_an_error_the_logs_stay_but_not_after_ctrl_c_or_the_end_of_the_terminal(
+    error: type[BaseException], stays: bool
+) -> None:
     folder = None
 
     def fail() -> None:

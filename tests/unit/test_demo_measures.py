@@ -11,10 +11,10 @@ from relay.demo.progress import Rate
 
 def test_a_latency_is_known_once_both_moments_were_told_in_either_order() -> None:
     latencies = Latencies()
-    latencies.committed("first", 10.0)
+    assert latencies.committed("first", 10.0) is None
     assert latencies.arrived("first", 10.002) == pytest.approx(2.0)
     assert latencies.arrived("second", 20.004) is None
-    latencies.committed("second", 20.0)
+    assert latencies.committed("second", 20.0) == pytest.approx(4.0)
     assert (latencies.percentile(50), latencies.percentile(100)) == (2.0, 4.0)
 
 

@@ -32,6 +32,7 @@ SUMMARY = Summary(
     p50=3.1,
     p99=1234.5,
     slowest=2345.6,
+    p99_latest=1123.4,
     interrupted=False,
     relay_exit_code=0,
 )

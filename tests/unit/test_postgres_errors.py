@@ -29,6 +29,8 @@ from relay.postgres.errors import PostgresRefusedError, PrivilegeError, translat
         (pg.AdminShutdownError("terminating connection"), PostgresLostError, "lost"),
         (pg.CrashShutdownError("terminating connection"), PostgresLostError, "lost"),
         (pg.IdleInTransactionSessionTimeoutError("idle"), PostgresLostError, "lost"),
+        (pg.QueryCanceledError("canceling statement due to statement timeout"), PostgresLostError, "statement timeout"),
+        (pg.DeadlockDetectedError("deadlock detected"), PostgresLostError, "deadlock"),
         (pg.CannotConnectNowError("the database system is starting up"), PostgresLostError, "starting up"),
         (pg.TooManyConnectionsError("sorry, too many clients already"), PostgresLostError, "too many clients"),
         (pg.DiskFullError("could not extend file"), PostgresLostError, "could not extend"),
@@ -59,9 +61,7 @@ def test_each_has_a_kind_and_says_what_to_do(foreign: Exception, kind: type[Rela
     [
         pg.InterfaceError("cannot perform operation: another operation is in progress"),
         pg.UniqueViolationError("duplicate key"),
-        pg.DeadlockDetectedError("deadlock detected"),
         pg.LockNotAvailableError("canceling statement due to lock timeout"),
-        pg.QueryCanceledError("canceling statement due to statement timeout"),
         ValueError("a mistake of ours"),
     ],
 )

@@ -45,6 +45,7 @@ class FakeTables:
         self.connections = 0
         self.closed = 0
         self.refuse_connections = 0
+        self.break_next = False
 
     async def connect(self) -> FakeTables:
         if self.refuse_connections:
@@ -69,6 +70,9 @@ class FakeTables:
 
     async def settle_replayed(self, action: int, landed: Sequence[Landed]) -> None:
         await asyncio.sleep(0)
+        if self.break_next:
+            self.break_next = False
+            raise PostgresLostError("the statement was given up")
         self.receipts += [(each.event.lane, each.event.id) for each in landed]
 
     async def advance_replay(self, action: int, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
@@ -274,6 +278,23 @@ async def test_without_a_connection_the_tenure_goes_on_and_it_is_tried_again() -
     bench = Bench(tables)
     async with running(bench):
         await bench.handed_in(2 * MOST_EVENTS)
+
+
+async def test_a_connection_that_is_lost_is_made_again_and_nothing_is_repeated() -> None:
+    bench = Bench(FakeTables())
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS)
+        bench.tables.break_next = True
+        seen = [(event[0], event[1]) for event in bench.acknowledge()]
+
+        async def closed() -> bool:
+            seen.extend((event[0], event[1]) for event in bench.acknowledge())
+            return bench.tables.closed == 2
+
+        await until("the replay is over", closed, 10, interval=0.001)
+    assert bench.tables.connections == 2
+    assert len(seen) == len(set(seen)) == 4_000
+    assert sorted(set(bench.tables.receipts)) == sorted(seen)
 
 
 async def test_receipts_that_could_not_be_written_are_written_by_the_next_tenure() -> None:
