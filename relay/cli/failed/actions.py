@@ -23,10 +23,14 @@ def actions(limit: int, before: int | None, as_json: bool) -> None:
     """List replays and discards, the latest first: who, when, what, why, how many, and how far."""
     found, replicas = asyncio.run(_find(limit, before))
     if as_json:
-        rows = [{**action._asdict(), "done": action.done, "finished": action.finished} for action in found]
-        click.echo(json.dumps({"actions": rows}, indent=2, default=pages.plain))
+        click.echo(json.dumps({"actions": [report(action) for action in found]}, indent=2, default=pages.plain))
     else:
         _show(found, limit, replicas)
+
+
+def report(action: Action) -> dict[str, object]:
+    """An action for machines."""
+    return {**action._asdict(), "events": action.events, "done": action.done, "finished": action.finished}
 
 
 def progress(action: Action) -> str:

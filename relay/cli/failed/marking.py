@@ -128,7 +128,7 @@ def discard(**options: Any) -> None:
         return
     told = f"{pages.events(marked.events)} discarded, as action {marked.action}"
     if preview.held_back != 0:
-        told += f"; {_held_back(preview)} go on"
+        told += f"; {_held_back(preview, 'go', 'goes')} on"
         told += "" if preview.replicas else " when a relay runs: no replica is alive now"
     pages.console().print(pages.text(told))
 
@@ -222,8 +222,11 @@ def _show(request: _Request, preview: _Preview, console: Console) -> None:
     console.print(pages.groups_table(preview.groups))
     console.print()
     if preview.held_back != 0:
-        follow = "follow, in order" if request.kind == "replay" else "go on without what is discarded"
-        console.print(pages.text(f"{_held_back(preview)} {follow}"))
+        if request.kind == "replay":
+            told = f"{_held_back(preview, 'follow', 'follows')}, in order"
+        else:
+            told = f"{_held_back(preview, 'go', 'goes')} on without what is discarded"
+        console.print(pages.text(told))
     passed = sum(group.passed for group in preview.groups)
     if passed and request.kind == "replay":
         told = (
@@ -234,9 +237,10 @@ def _show(request: _Request, preview: _Preview, console: Console) -> None:
     console.print(pages.text(f"{pages.events(preview.events)} {would}"))
 
 
-def _held_back(preview: _Preview) -> str:
+def _held_back(preview: _Preview, many_do: str, one_does: str) -> str:
     held = "the events" if preview.held_back is None else f"the {pages.events(preview.held_back)}"
-    return f"{held} held back behind {'it' if preview.events == 1 else 'them'}"
+    verb = one_does if preview.held_back == 1 else many_do
+    return f"{held} held back behind {'it' if preview.events == 1 else 'them'} {verb}"
 
 
 def _confirm(request: _Request, preview: _Preview, console: Console) -> None:

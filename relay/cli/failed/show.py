@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.failed import pages
-from relay.cli.failed.actions import progress
+from relay.cli.failed.actions import progress, report
 from relay.cli.failed.reasons import RefusedError, state_of, unknown
 from relay.cli.failed.words import key_text, payload_view
 from relay.cli.status import duration
@@ -64,7 +64,7 @@ def show(event_id: int, raw: bool, as_json: bool) -> None:
             click.echo(f"relay: event {event_id} is a tombstone: it has no payload", err=True)
         click.echo(found.event.payload or b"", nl=False)
     elif as_json:
-        click.echo(json.dumps(_as_json(found), indent=2, default=pages.plain))
+        click.echo(json.dumps(_report(found), indent=2, default=pages.plain))
     else:
         _page(found, pages.console())
 
@@ -88,7 +88,7 @@ async def _around(failures: Failures, event: Shown) -> _Found:
     return _Found(event, holds_back, first, None, actions[0] if actions else None)
 
 
-def _as_json(found: _Found) -> dict[str, object]:
+def _report(found: _Found) -> dict[str, object]:
     event = found.event
     return {
         **event._asdict(),
@@ -97,7 +97,7 @@ def _as_json(found: _Found) -> dict[str, object]:
         "headers": json.loads(event.headers),
         "payload": _payload_json(event.payload),
         "history": json.loads(event.history or "[]"),
-        "action": None if found.action is None else found.action._asdict(),
+        "action": None if found.action is None else report(found.action),
         "holds_back": {"events": found.holds_back, "first": found.first_held},
         "held_behind": None if found.behind is None else found.behind._asdict(),
     }

@@ -42,24 +42,23 @@ class Waited(NamedTuple):
 
 
 def wait_for(action: int, events: int) -> Waited:
-    """Wait until no event of the action is under way, or no replica is there to do it."""
+    """Wait until no event of the action is under way, or no replica is there to do it. Ctrl-C ends only the waiting."""
     console = pages.console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("replaying", total=events)
+    try:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task("replaying", total=events)
 
-        def report(so_far: Action, stalled: float) -> None:
-            told = "replaying"
-            if stalled >= _STALLED:
-                told += f" (nothing for {stalled:.0f} s; is Kafka there? see `relay status`)"
-            progress.update(task, completed=events - so_far.to_go, description=told)
+            def report(so_far: Action, stalled: float) -> None:
+                told = "replaying"
+                if stalled >= _STALLED:
+                    told += f" (nothing for {stalled:.0f} s; is Kafka there? see `relay status`)"
+                progress.update(task, completed=events - so_far.to_go, description=told)
 
-        try:
             return Waited(asyncio.run(_wait(action, report)))
-        except KeyboardInterrupt:
-            progress.stop()
-            click.echo(f"relay: action {action} goes on without you; see `relay failed actions`", err=True)
-            raise
+    except KeyboardInterrupt:
+        click.echo(f"relay: action {action} goes on without you; see `relay failed actions`", err=True)
+        raise
 
 
 async def _wait(action: int, report: Callable[[Action, float], None]) -> Action:
