@@ -21,6 +21,7 @@ from relay.stages.pacing import Pacing
 from relay.stages.producing import ProducerKeeper
 from relay.stages.publish import Publish
 from relay.stages.records import Records
+from relay.stages.replayed import Replayed
 from relay.stages.tenure import LeaseLostError
 from relay.stages.troubles import Troubles
 from relay.watchdog import watch_loop
@@ -43,7 +44,8 @@ class Service:
         self._telemetry = telemetry
         self._health = Health(settings.health, time.monotonic())
         self._records = Records()
-        self._failing = Failing(self._records, settings.failure, random.random, telemetry)
+        self._replayed = Replayed()
+        self._failing = Failing(self._records, self._replayed, settings.failure, random.random, telemetry)
         main, side = (
             ProducerKeeper(
                 partial(wait_for_producer, settings.kafka, settings.topic),
@@ -66,6 +68,7 @@ class Service:
             self._records,
             self._failing,
             troubles,
+            self._replayed,
             Pacing(settings.publish),
             murmur2,
             random.random,
@@ -138,6 +141,7 @@ class Service:
                 self._publish,
                 self._failing,
                 self._records,
+                self._replayed,
                 self._health,
                 self._telemetry,
                 self._waiting,

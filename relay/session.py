@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from contextlib import suppress
 from functools import partial
@@ -17,9 +18,12 @@ from relay.postgres.outbox import (
     ScanConnection,
     SettleConnection,
 )
+from relay.postgres.replay import ReplayConnection
+from relay.retry import Backoff
 from relay.stages.buffer import Buffer
 from relay.stages.claim import Claim
 from relay.stages.housekeeping import Housekeeping
+from relay.stages.replay import Replay
 from relay.stages.resume import Resume
 from relay.stages.scan import Scan
 from relay.stages.settle import Settle
@@ -37,10 +41,12 @@ if TYPE_CHECKING:
     from relay.stages.failing import Failing
     from relay.stages.publish import Publish
     from relay.stages.records import Records
+    from relay.stages.replayed import Replayed
     from relay.telemetry import Telemetry
 
 CONNECTIONS = ("scan", "sweep", "settle", "control", "resume", "housekeeping")
-"""The connections of one replica, by what they are for; each is used by one stage."""
+"""The connections of one replica, by what they are for; each is used by one stage. The stage that replays delivered
+events opens one more while it has something to do."""
 
 REPORT_INTERVAL = 0.5
 """Seconds between reports to health and to the gauges."""
@@ -67,6 +73,7 @@ class Session:
         publish: Publish,
         failing: Failing,
         records: Records,
+        replayed: Replayed,
         health: Health,
         telemetry: Telemetry,
     ) -> None:
@@ -89,6 +96,17 @@ class Session:
         self._settle = Settle(settle_port, records, tenure, settings.settle, telemetry)
         resume_port = ResumeConnection(connections["resume"], schema)
         self._resume = Resume(resume_port, tenure, records, publish.hand_in, publish.forget_limits, settings.scan)
+        self._replay = Replay(
+            partial(ReplayConnection.open, settings.postgres),
+            tenure,
+            replayed,
+            publish.hand_in,
+            publish.take_back,
+            settings.buffer,
+            settings.publish,
+            Backoff(random.random, first=1.0, most=30.0),
+            telemetry,
+        )
         self._claim = Claim(self._control, tenure, self._scan.long_sweeps.set, settings.replica, telemetry)
         self._housekeeping = Housekeeping(
             HousekeepingConnection(connections["housekeeping"], schema), settings.segment, telemetry
@@ -101,6 +119,7 @@ class Session:
         publish: Publish,
         failing: Failing,
         records: Records,
+        replayed: Replayed,
         health: Health,
         telemetry: Telemetry,
         on_failure: Callable[[PostgresLostError], None],
@@ -117,7 +136,7 @@ class Session:
             version=f"{version.major}.{version.micro}",  # asyncpg's words for 18.4
             connections=len(connections),
         )
-        return cls(connections, settings, publish, failing, records, health, telemetry)
+        return cls(connections, settings, publish, failing, records, replayed, health, telemetry)
 
     async def run(self, former: UUID | None) -> Exception | None:
         """Run until drained (returns None) or until the tenure is lost (returns why).
@@ -154,11 +173,12 @@ class Session:
         self._failing.begin(self.tenure, self._publish.hand_in)
         self._publish.begin(self.tenure)
         if self._wake_up:
-            await self._control.listen(self._scan.wake_up)
+            await self._control.listen(self._scan.wake_up, self.tenure.replay_wake_up.set)
         stages.create_task(self._claim_and_leave(), name="claim")
         stages.create_task(self._scan.run(), name="scan")
         stages.create_task(self._sweep.run(), name="sweep")
         stages.create_task(self._resume.run(), name="resume")
+        stages.create_task(self._replay.run(), name="replay")
         stages.create_task(self._housekeeping.run(), name="housekeeping")
         stages.create_task(self._watch_lease(), name="lease")
         stages.create_task(self._report(), name="report")

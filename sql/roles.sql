@@ -23,7 +23,8 @@ GRANT USAGE ON SEQUENCE outbox.event_id TO outbox_writer;
 -- The relay reads events and writes what became of them. It can neither write nor change an event.
 GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO outbox_relay, outbox_admin;
 GRANT SELECT ON SEQUENCE outbox.event_id TO outbox_relay, outbox_admin;
-GRANT INSERT ON outbox.delivery, outbox.replay_receipt TO outbox_relay;
+GRANT INSERT ON outbox.delivery TO outbox_relay;
+GRANT INSERT, DELETE ON outbox.replay_receipt TO outbox_relay;
 GRANT INSERT, UPDATE, DELETE ON outbox.failure, outbox.held, outbox.replica TO outbox_relay;
 GRANT UPDATE ON outbox.lane, outbox.action TO outbox_relay;
 GRANT EXECUTE ON FUNCTION outbox.add_segment(bigint, bigint) TO outbox_relay, outbox_admin;

@@ -122,6 +122,10 @@ class SimulatedConnection:
         xid = await self._commit(transaction)
         return xid if replica in self.postgres.replicas else None
 
+    async def has_open_replays(self) -> bool:
+        """Nobody asks for delivered events here."""
+        return False
+
     async def live_replicas(self) -> list[UUID]:
         await _Instant()
         return list(self.postgres.replicas)

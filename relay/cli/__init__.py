@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "Relay events from PostgreSQL to Kafka until told to stop.",
     "status": "Show what is pending, who owns which lanes, what was delivered.",
     "failed": "See events that could not be published; replay or discard them.",
+    "replay": "Publish delivered events again, for a consumer that lost data.",
     "config": "Show the settings that apply and where each comes from.",
 }
 """Subcommands in the order a newcomer meets them, with their help, so that `relay --help` loads none."""

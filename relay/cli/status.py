@@ -118,6 +118,9 @@ def _summary(status: Status) -> Table:
     table.add_row("delivered", f"{delivered} (receipts that are kept)")
     table.add_row("failures", failures or "none")
     table.add_row("held", _count(status.held))
+    for replay in status.replays:
+        done = f"{replay.published + replay.failed:,} of {replay.events:,} delivered events published again"
+        table.add_row("replay", f"{replay.id}, topic {replay.topic}: {done}")
     table.add_row("lanes", f"{owned} of {len(status.lanes)} owned, by {alive} live {_plural('replica', alive)}")
     return table
 

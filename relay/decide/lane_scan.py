@@ -73,6 +73,8 @@ class LaneScan:
     """Ids taken from the lane whose receipt may be missing in the next snapshot."""
     resuming: set[int] = field(default_factory=set)
     """Ids with a failure or held row that are on their way to Kafka again. They do not hold the position back."""
+    replaying: int = 0
+    """Number of delivered events that are on their way to Kafka again and have no receipt of that yet."""
     releasing: bool = False
 
     _settled: list[int] = field(default_factory=list)
@@ -112,8 +114,8 @@ class LaneScan:
 
     @property
     def unsettled(self) -> int:
-        """Number of events taken and not yet settled."""
-        return len(self.taken) - len(self._settled) + len(self.resuming)
+        """Number of events taken, or taken up again, and not yet settled."""
+        return len(self.taken) - len(self._settled) + len(self.resuming) + self.replaying
 
     def absorb(
         self,

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from relay.stages.settle import Receipts
 
 
+REPLAY_WAKE_UP = "replay"
+"""Payload of the notification that somebody asked for, or cancelled, a replay of delivered events."""
+
+FORGET_AT_ONCE = 10_000
+"""Receipts of replays dropped in one statement: a fraction of a second."""
+
+
 class ScanResult(NamedTuple):
     """What one scan read, all in one snapshot."""
 
@@ -57,7 +64,9 @@ def _written(rows: Sequence[asyncpg.Record]) -> Written:
     return Written(rows[0]["new"], int(rows[0]["xid"]))
 
 
-class _Statements:
+class Statements:
+    """One connection and the named statements that are run on it."""
+
     def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
         self._connection = connection
         self._schema = schema
@@ -69,7 +78,7 @@ class _Statements:
             return cast("list[asyncpg.Record]", await self._fetch(query(name, self._schema), *arguments))
 
 
-class ScanConnection(_Statements):
+class ScanConnection(Statements):
     """Reads events; used by one stage at a time."""
 
     async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
@@ -112,7 +121,7 @@ class ScanConnection(_Statements):
         return [full[row[0]] for row in await self._rows("quiet_transactions", list(full))]
 
 
-class SettleConnection(_Statements):
+class SettleConnection(Statements):
     """Records what became of events."""
 
     async def settle(self, receipts: Receipts) -> Written:
@@ -176,7 +185,7 @@ class SettleConnection(_Statements):
         return _written(rows) if rows[0]["owned"] else None
 
 
-class _Blocking(_Statements):
+class _Blocking(Statements):
     async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
         """The keys behind a failure that is not resolved: (lane, topic, key)."""
         return [(row[0], row[1], row[2]) for row in await self._rows("blocking", lanes)]
@@ -248,6 +257,10 @@ class ControlConnection(_Blocking):
             for row in highest
         ]
 
+    async def has_open_replays(self) -> bool:
+        """Whether a replay of delivered events is under way."""
+        return cast("bool", (await self._rows("has_open_replays"))[0][0])
+
     async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
         """Raise positions: (lane, epoch, position) each."""
         await self._rows("advance_positions", replica, *map(list, zip(*positions, strict=True)))
@@ -264,13 +277,18 @@ class ControlConnection(_Blocking):
         """Remove replicas that have been gone for long."""
         await self._rows("forget_replicas")
 
-    async def listen(self, on_wake_up: Callable[[], None]) -> None:
-        """Call `on_wake_up` for every wake-up that a writer sends with `outbox.wake_up()`."""
+    async def listen(self, on_wake_up: Callable[[], None], on_replay: Callable[[], None]) -> None:
+        """Call `on_wake_up` for every wake-up that a writer sends with `outbox.wake_up()`, `on_replay` for a person's
+        request to replay delivered events."""
+
+        def hear(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+            (on_replay if payload == REPLAY_WAKE_UP else on_wake_up)()
+
         with translated():
-            await self._connection.add_listener(self._schema, lambda *_: on_wake_up())
+            await self._connection.add_listener(self._schema, hear)
 
 
-class HousekeepingConnection(_Statements):
+class HousekeepingConnection(Statements):
     """Makes and drops segments."""
 
     async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
@@ -280,6 +298,10 @@ class HousekeepingConnection(_Statements):
     async def prune(self, retention: float) -> list[str]:
         """Drop segments that are settled and older than `retention` seconds; returns their names."""
         return await segments.prune(self._connection, retention, schema=self._schema)
+
+    async def forget_replayed(self, retention: float) -> bool:
+        """Drop receipts of replays that were over `retention` seconds ago; returns whether more may be left."""
+        return len(await self._rows("forget_replayed", retention, FORGET_AT_ONCE)) == FORGET_AT_ONCE
 
 
 def _scan_result(rows: list[asyncpg.Record]) -> ScanResult:

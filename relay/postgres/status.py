@@ -6,13 +6,14 @@ each count says whether it is exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from asyncpg.exceptions import QueryCanceledError
 
 from relay.postgres.checks import check_schema
 from relay.postgres.errors import translated
+from relay.postgres.replay_requests import ReplayRow
 from relay.postgres.sql import DEFAULT_SCHEMA, query
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 LANES = 16
 COUNT_LIMIT = 1_000_000
 """No count goes further: about a second of index probes."""
+
+MOST_REPLAYS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,17 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """Delivered events that are being published again."""
+
+    id: int
+    topic: str
+    events: int
+    published: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything `relay status` shows."""
 
@@ -91,6 +105,8 @@ class Status:
     segments: list[Segment]
     stranded: bool
     """Whether rows are in the DEFAULT partitions."""
+    replays: list[Replay] = field(default_factory=list)
+    """Those under way."""
 
 
 async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> Status:
@@ -125,6 +141,7 @@ async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHE
             last_delivered_seconds=delivered[0]["last_seconds"] if delivered else None,
             failures=_dict(await rows("status_failures")),
             held=_held(held),
+            replays=[_replay(ReplayRow.of(row)) for row in await rows("replays", MOST_REPLAYS, None, True)],
             lanes=[
                 Lane(
                     **row,
@@ -143,6 +160,10 @@ async def _rows(connection: asyncpg.Connection, schema: str, name: str, *argumen
     async with connection.transaction(readonly=True):
         await connection.execute(query("status_session", schema))
         return cast("list[asyncpg.Record]", await connection.fetch(query(name, schema), *arguments))
+
+
+def _replay(row: ReplayRow) -> Replay:
+    return Replay(row.id, str(row.filter.get("topic")), row.events, row.published, row.failed)
 
 
 def _dict(rows: list[asyncpg.Record] | None) -> dict[Any, Any]:

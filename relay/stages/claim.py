@@ -57,6 +57,9 @@ class ClaimPort(Protocol):
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         """Whether there is a failure that may have to be acted on."""
 
+    async def has_open_replays(self) -> bool:
+        """Whether a replay of delivered events is under way."""
+
     async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
         """Raise (lane, epoch, position)."""
 
@@ -147,6 +150,8 @@ class Claim:
         self._surplus = max(0, -missing)
         if missing > 0:
             await self._claim([row for row in rows if row.free and row.lane not in tenure.lanes][:missing])
+        if await self._port.has_open_replays():
+            tenure.replay_wake_up.set()
         self._telemetry.gauge("lanes_owned", len(tenure.lanes))
 
     async def _look_at_sequence(self) -> int:

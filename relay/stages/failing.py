@@ -10,6 +10,7 @@ from relay.decide.failing import Fail, Retry, judge, policy_for
 from relay.event import PendingEvent
 from relay.outcome import PublishError
 from relay.stages.records import Delivery, Failure, HeldBack
+from relay.stages.replayed import ReplayedEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from relay.settings import FailureSettings
     from relay.stages.partition import Partition
     from relay.stages.records import Record, Records
+    from relay.stages.replayed import Replayed
     from relay.stages.tenure import Tenure
     from relay.stages.topic import Topic
     from relay.telemetry import Telemetry
@@ -32,9 +34,15 @@ class Failing:
     """Closes keys and topics in memory at once, and queues what has to be written."""
 
     def __init__(
-        self, records: Records, settings: FailureSettings, random: Callable[[], float], telemetry: Telemetry
+        self,
+        records: Records,
+        replayed: Replayed,
+        settings: FailureSettings,
+        random: Callable[[], float],
+        telemetry: Telemetry,
     ) -> None:
         self._records = records
+        self._replayed = replayed
         self._settings = settings
         self._random = random
         self._telemetry = telemetry
@@ -61,6 +69,9 @@ class Failing:
 
     def fail(self, tenure: Tenure, partition: Partition, event: PendingEvent, error: PublishError) -> None:
         """The event, no longer in `partition`, was refused alone, for its own or an unknown reason."""
+        if isinstance(event, ReplayedEvent):
+            self._replayed.refused(event, error)
+            return
         lane, id_, _, topic, *_ = event
         if id(event) in self._dead:
             # The dead letter was refused too: there is nothing left but to record both.
@@ -100,8 +111,12 @@ class Failing:
             case _ as never:
                 assert_never(never)  # type: ignore[arg-type]
 
-    def without_dead_letters(self, delivery: Delivery) -> Iterator[Record]:
-        """The delivery's records: receipts, but failures for what were dead letters."""
+    def records_of(self, delivery: Delivery) -> Iterator[Record]:
+        """What to record of a delivery: receipts; failures for dead letters; nothing for what was replayed."""
+        for each in self._replayed.acknowledged(delivery):
+            yield from self._without_dead_letters(each)
+
+    def _without_dead_letters(self, delivery: Delivery) -> Iterator[Record]:
         if not self._dead or not any(id(event) in self._dead for event in delivery.events):
             yield delivery
             return
@@ -117,7 +132,7 @@ class Failing:
         tenure = self._tenure
         if tenure is not None:
             tenure.pause(topic.name)
-            self._hold(tenure, topic.pull_all())
+            self._hold(tenure, self._replayed.without(topic.pull_all()))
 
     def open_topic(self, name: str) -> None:
         """Let the topic's held events go on."""
@@ -137,7 +152,7 @@ class Failing:
         key = event[4]
         if key is not None:
             tenure.closed_in(event[0]).close_key(event[3], key)
-            self._hold(tenure, partition.pull_key(key))
+            self._hold(tenure, self._replayed.without(partition.pull_key(key)))
 
     def _tell(self, failure: Failure, verdict: Fail) -> None:
         """One line per failure, but not thousands: `relay failed list` has them all."""

@@ -19,6 +19,9 @@ class HousekeepingPort(Protocol):
     async def prune(self, retention: float) -> list[str]:
         """Drop segments that are settled and older than `retention` seconds; returns their names."""
 
+    async def forget_replayed(self, retention: float) -> bool:
+        """Drop receipts of replays that were over `retention` seconds ago; returns whether more may be left."""
+
 
 class Housekeeping:
     """The loop; any number of replicas may run it at once."""
@@ -35,4 +38,6 @@ class Housekeeping:
                 self._telemetry.emit("segment.created", segment=name)
             for name in await self._port.prune(self._settings.retention):
                 self._telemetry.emit("segment.dropped", segment=name)
+            while await self._port.forget_replayed(self._settings.retention):
+                pass
             await asyncio.sleep(self._settings.check_interval)

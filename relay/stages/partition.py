@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relay.event import PendingEvent
     from relay.outcome import Outcome
     from relay.retry import Backoff
@@ -115,9 +117,13 @@ class Partition:
 
     def pull_key(self, key: bytes) -> list[PendingEvent]:
         """Take the waiting events of a key out of the queue."""
-        pulled = [event for event in self.waiting if event[4] == key]
+        return self.pull(lambda event: event[4] == key)
+
+    def pull(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
+        """Take the waiting events that are `unwanted` out of the queue."""
+        pulled = [event for event in self.waiting if unwanted(event)]
         if pulled:
-            self.waiting = deque(event for event in self.waiting if event[4] != key)
+            self.waiting = deque(event for event in self.waiting if not unwanted(event))
         return pulled
 
     def pull_all(self) -> list[PendingEvent]:

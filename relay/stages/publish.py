@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from relay.stages.pacing import Pacing
     from relay.stages.producing import Producer, ProducerKeeper
     from relay.stages.records import Records
+    from relay.stages.replayed import Replayed
     from relay.stages.tenure import Tenure
     from relay.stages.troubles import Troubles
     from relay.telemetry import Telemetry
@@ -37,6 +38,7 @@ class Publish:
         records: Records,
         failing: Failing,
         troubles: Troubles,
+        replayed: Replayed,
         pacing: Pacing,
         hash_key: Callable[[bytes], int],
         random: Callable[[], float],
@@ -48,6 +50,7 @@ class Publish:
         self._records = records
         self._failing = failing
         self._troubles = troubles
+        self._replayed = replayed
         self._pacing = pacing
         self._hash_key = hash_key
         self._random = random
@@ -79,7 +82,11 @@ class Publish:
         if tenure is self._tenure:
             self._tenure = None
             for topic in self.topics.values():
-                topic.pull_all()
+                self._replayed.without(topic.pull_all())
+
+    def take_back(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
+        """Take out the `unwanted` events that are not in flight yet."""
+        return [event for topic in self.topics.values() for event in topic.pull(unwanted)]
 
     def hand_in(self, events: list[PendingEvent]) -> None:
         """Take events of the current tenure, in order per lane."""
@@ -191,7 +198,7 @@ class Publish:
                 await partition.wake_up.wait()
             elif not tenure.holds_lease():
                 # Another replica may own these lanes by now; the claim stage ends the tenure.
-                partition.pull_all()
+                self._replayed.without(partition.pull_all())
             elif not await self._pacing.had_to_wait():
                 await self._send(topic, partition, producer, tenure)
 
@@ -247,7 +254,7 @@ class Publish:
             seconds=now - flight.sent_at,
         )
         delivery = Delivery(flight.tenure, flight.events, partition.number, base_offset)
-        for each in self._failing.without_dead_letters(delivery):
+        for each in self._failing.records_of(delivery):
             self._records.add(each)
 
     def _refused(self, partition: Partition) -> None:
@@ -262,6 +269,8 @@ class Publish:
                 case Refused():
                     if flight.tenure is self._tenure:
                         back += flight.events
+                    else:
+                        self._replayed.without(flight.events)
                 case None:
                     raise AssertionError("a flight without an outcome was put back")
                 case _ as never:

@@ -43,6 +43,8 @@ class Tenure:
         self.has_failures = False
         """Whether there may be a failure in an owned lane that a person or the clock can make due."""
         self.resume_wake_up = asyncio.Event()
+        self.replay_wake_up = asyncio.Event()
+        """Set when a replay of delivered events is, or may be, under way."""
         self._closed: dict[int, Closed] = {}
 
     def __repr__(self) -> str:

@@ -81,6 +81,15 @@ class Topic:
         for number in touched:
             partitions[number].wake_up.set()
 
+    def pull(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
+        """Take out the `unwanted` events that are not in flight."""
+        pulled = [event for event in self.unrouted if unwanted(event)]
+        if pulled:
+            self.unrouted = deque(event for event in self.unrouted if not unwanted(event))
+        for partition in self.partitions:
+            pulled += partition.pull(unwanted)
+        return pulled
+
     def pull_all(self) -> list[PendingEvent]:
         """Take out every event that is not in flight."""
         pulled = list(self.unrouted)

@@ -188,6 +188,24 @@ HAPPENINGS: dict[str, Happening] = {
         ),
     ),
     "settle.duplicates": Happening("warning", "Events are in Kafka more than once", ("events",)),
+    # replays of delivered events
+    "replay.started": Happening("info", "Publishing delivered events again, as asked", ("action", "topic", "lanes")),
+    "replay.ended": Happening("info", "That replay is over: finished or cancelled", ("action",)),
+    "replay.settled": Happening(
+        None,
+        "Replayed",
+        ("topic", "events", "refused"),
+        (
+            Update("replayed_events_total", "events", ("topic",)),
+            Update("replay_refused_events_total", "refused", ("topic",)),
+        ),
+    ),
+    "replay.refused": Happening(
+        "warning",
+        "Kafka refuses events of a replay; they are counted and it goes on: see `relay replay show`",
+        ("action", "topic", "error"),
+    ),
+    "replay.waiting": Happening("warning", "No connection to PostgreSQL for replays yet", ("error",)),
     # housekeeping
     "segment.created": Happening("info", "Segment created", ("segment",), (Update("segments_created_total"),)),
     "segment.dropped": Happening("info", "Segment dropped", ("segment",), (Update("segments_dropped_total"),)),

@@ -122,17 +122,30 @@ CREATE TABLE outbox.action (
     requested_by text        NOT NULL DEFAULT session_user,
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at  timestamptz,
-    counts       jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(counts) = 'object')
+    counts       jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(counts) = 'object'),
+    -- Of a replay of delivered events: {"last_id": no event above it is meant, "lanes": {"0": all that is meant in the
+    -- lane up to this id is done, ...}}
+    progress     jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(progress) = 'object')
 );
 
+-- What is asked for and not finished: looked up at every heartbeat.
+CREATE INDEX action_open ON outbox.action (id) WHERE finished_at IS NULL;
+
+-- What became of delivered events that were published again on purpose: a place in Kafka, or an error. Without it the
+-- event is still to be published: a replay that was interrupted goes on with those. No foreign key: it would lock the
+-- action's row for each receipt, which every replica that takes part updates.
 CREATE TABLE outbox.replay_receipt (
-    action          bigint      NOT NULL REFERENCES outbox.action (id),
+    action          bigint      NOT NULL CHECK (action > 0),
     lane            smallint    NOT NULL CHECK (lane BETWEEN 0 AND 15),
     id              bigint      NOT NULL CHECK (id > 0),
-    kafka_partition integer     NOT NULL CHECK (kafka_partition >= 0),
-    kafka_offset    bigint      NOT NULL CHECK (kafka_offset >= -1),
+    kafka_partition integer     CHECK (kafka_partition >= 0),
+    kafka_offset    bigint      CHECK (kafka_offset >= -1),
+    error           text,
     delivered_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (action, lane, id)
+    PRIMARY KEY (action, lane, id),
+    CONSTRAINT replay_receipt_outcome CHECK (
+        (kafka_partition IS NULL) = (error IS NOT NULL) AND (kafka_offset IS NULL) = (error IS NOT NULL)
+    )
 );
 
 -- Who owns what -------------------------------------------------------------------------------------------------
@@ -303,6 +316,20 @@ BEGIN
 END
 $$;
 
+-- Whether a replay of delivered events that is under way has yet to read some of the ids lower_id <= id < upper_id.
+-- By path expressions, which take no offence at a progress that somebody wrote by hand.
+CREATE FUNCTION outbox.replay_needs(lower_id bigint, upper_id bigint) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM outbox.action AS a
+        WHERE a.finished_at IS NULL AND a.kind = 'replay-delivered'
+          AND jsonb_path_exists(a.progress, '$.last_id ? (@ >= $id)', jsonb_build_object('id', lower_id))
+          AND jsonb_path_exists(a.progress, '$.lanes.* ? (@ < $id)', jsonb_build_object('id', upper_id - 1))
+    )
+$$;
+
 -- Drops the segment that begins at lower_id if nothing in it can still be needed; says whether it did.
 -- Discarded failures go with their events (outbox.action keeps who discarded them and why).
 CREATE FUNCTION outbox.drop_segment(lower_id bigint) RETURNS boolean
@@ -337,6 +364,7 @@ BEGIN
             WHERE f.id >= drop_segment.lower_id AND f.id < upper_bound AND f.state <> 'discarded'
         )
         OR EXISTS (SELECT FROM outbox.held AS h WHERE h.id >= drop_segment.lower_id AND h.id < upper_bound)
+        OR outbox.replay_needs(drop_segment.lower_id, upper_bound)
     THEN
         RETURN false;
     END IF;

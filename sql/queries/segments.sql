@@ -36,7 +36,7 @@ SELECT outbox.add_segment($1::bigint, $2::bigint);
 
 -- name: droppable_segments
 -- Segments that nothing needs any more: wholly below every position, without failures (but discarded ones) and held
--- rows, and their last events and receipts older than $1 seconds. Oldest first.
+-- rows, not to be read by a replay, and their last events and receipts older than $1 seconds. Oldest first.
 SELECT s.name, s.lower_id
 FROM outbox.segment AS s
 WHERE s.upper_id <= (SELECT min(l.position) FROM outbox.lane AS l)
@@ -44,6 +44,7 @@ WHERE s.upper_id <= (SELECT min(l.position) FROM outbox.lane AS l)
       SELECT FROM outbox.failure AS f WHERE f.id >= s.lower_id AND f.id < s.upper_id AND f.state <> 'discarded'
   )
   AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.id >= s.lower_id AND h.id < s.upper_id)
+  AND NOT outbox.replay_needs(s.lower_id, s.upper_id)
   AND NOT EXISTS (
       SELECT
       FROM outbox.lane AS l

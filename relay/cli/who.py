@@ -1,0 +1,19 @@
+"""Who runs a command: for the audit."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+
+from relay.cli.failed.words import safe
+
+
+def who() -> str:
+    """Who runs this, on which machine: several people share a database user."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        # A container may run under a number that has no name.
+        user = str(os.getuid())
+    return safe(f"{user}@{socket.gethostname()}")

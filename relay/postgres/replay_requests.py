@@ -1,0 +1,229 @@
+"""Replays of delivered events as people ask for them: what would match, the request, and how far it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from asyncpg.exceptions import QueryCanceledError
+
+from relay.decide.shares import LANES
+from relay.errors import RelayError
+from relay.postgres.errors import translated
+from relay.postgres.sql import query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    import asyncpg
+
+COUNT_SECONDS = 10.0
+"""For so long a person waits for a count; what is not counted by then is replayed all the same."""
+
+COUNT_IDS = 250_000
+"""Ids per statement: a fraction of a second if all of them match."""
+
+TOPICS_FROM = 1_000
+"""Newest receipts of each lane in which topics are looked for."""
+
+
+class BusyError(RelayError):
+    """The server did not answer in time; nothing was changed."""
+
+
+class Horizon(NamedTuple):
+    """What can be replayed at all, at one moment."""
+
+    now: datetime
+    lowest_id: int
+    newest_id: int
+    kept_since: datetime | None
+    """When the first receipt that is kept was written; None when there is none."""
+
+    @property
+    def pruned(self) -> bool:
+        """Whether there were events that are not kept any more."""
+        return self.lowest_id > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which delivered events are meant, and how fast they may go."""
+
+    topic: str
+    key: bytes | None
+    since: datetime
+    until: datetime
+    rate: float | None
+
+    def lanes(self) -> list[int]:
+        """Where they can be: a key is in one lane, as the table's generated column computes it."""
+        return list(range(LANES)) if self.key is None else [hashlib.sha256(self.key).digest()[0] % LANES]
+
+
+@dataclass(slots=True)
+class Counted:
+    """What matches."""
+
+    events: int = 0
+    exact: bool = True
+    """False: counting took too long, and there may be more."""
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+    positions: dict[int, int] | None = None
+    """Per lane: no event that is meant has this id or a lower one."""
+
+
+class ReplayRow(NamedTuple):
+    """A replay that was asked for."""
+
+    id: int
+    filter: dict[str, Any]
+    reason: str
+    requested_by: str
+    requested_at: datetime
+    finished_at: datetime | None
+    counts: dict[str, Any]
+    requested_seconds: float
+
+    @property
+    def events(self) -> int:
+        """So many matched when it was asked for."""
+        return self._count("events")
+
+    @property
+    def published(self) -> int:
+        """So many are in Kafka once more."""
+        return self._count("published")
+
+    @property
+    def failed(self) -> int:
+        """So many were refused by Kafka."""
+        return self._count("failed")
+
+    @property
+    def state(self) -> str:
+        """One word for how it is."""
+        if self.finished_at is None:
+            return "open"
+        return "invalid" if "error" in self.counts else "cancelled" if self.counts.get("cancelled") else "finished"
+
+    @classmethod
+    def of(cls, row: asyncpg.Record) -> ReplayRow:
+        """A row of the query `replays`."""
+        return cls(**{**row, "filter": json.loads(row["filter"]), "counts": json.loads(row["counts"])})
+
+    def _count(self, name: str) -> int:
+        value = self.counts.get(name)
+        return value if isinstance(value, int) else 0
+
+
+class ReplayRequests:
+    """Replays of an outbox's delivered events, through one connection; no method leaves a transaction open."""
+
+    def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+
+    async def horizon(self) -> Horizon:
+        """What there is."""
+        return Horizon(**(await self._read("replay_horizon"))[0])
+
+    async def count(
+        self, wanted: Wanted, horizon: Horizon, report: Callable[[int], None], seconds: float = COUNT_SECONDS
+    ) -> Counted:
+        """Count what matches, from the newest ids down: recent deliveries are found first, if time is short.
+
+        `report` hears how many were found so far.
+        """
+        counted = Counted()
+        first = dict.fromkeys(range(LANES), horizon.newest_id + 1)
+        deadline = time.monotonic() + seconds
+        up_to = horizon.newest_id
+        while up_to >= horizon.lowest_id:
+            above = max(up_to - COUNT_IDS, horizon.lowest_id - 1)
+            rows = await self._try("count_delivered", wanted.lanes(), above, up_to, *_matching(wanted))
+            for row in rows or ():
+                counted.events += row["events"]
+                first[row["lane"]] = row["first_id"]
+                counted.first_at = min(filter(None, (counted.first_at, row["first_at"])))
+                counted.last_at = max(filter(None, (counted.last_at, row["last_at"])))
+            report(counted.events)
+            up_to = above if rows is not None else up_to
+            if rows is None or (time.monotonic() > deadline and up_to >= horizon.lowest_id):
+                counted.exact = False
+                first.update(dict.fromkeys(wanted.lanes(), horizon.lowest_id))
+                break
+        counted.positions = {lane: min(id_ - 1, horizon.newest_id) for lane, id_ in first.items()}
+        return counted
+
+    async def topics(self) -> list[str]:
+        """Topics of events that were delivered lately."""
+        return [row["topic"] for row in await self._try("delivered_topics", TOPICS_FROM) or ()]
+
+    async def request(
+        self, recorded: Mapping[str, object], counted: Counted, horizon: Horizon, reason: str, who: str
+    ) -> int:
+        """Record the request and wake the relay; returns its number. `recorded` is the filter as the audit has it."""
+        counts: dict[str, object] = {"events": counted.events, "published": 0, "failed": 0}
+        if not counted.exact:
+            counts["at_least"] = True
+        progress = {"last_id": horizon.newest_id, "lanes": counted.positions}
+        with translated():
+            async with self._connection.transaction():
+                id_ = await self._connection.fetchval(
+                    query("request_replay", self._schema),
+                    json.dumps(recorded),
+                    reason,
+                    who,
+                    json.dumps(counts),
+                    json.dumps(progress),
+                )
+                await self._connection.execute(query("replay_wake_up", self._schema))
+        return cast("int", id_)
+
+    async def cancel(self, id_: int, who: str) -> bool:
+        """End a replay; False if it is over, or none."""
+        with translated():
+            async with self._connection.transaction():
+                found = await self._connection.fetchval(query("cancel_replay", self._schema), id_, who)
+                await self._connection.execute(query("replay_wake_up", self._schema))
+        return found is not None
+
+    async def replays(self, limit: int, only: int | None = None, under_way: bool = False) -> list[ReplayRow]:
+        """What was asked for, the latest first."""
+        return [ReplayRow.of(row) for row in await self._read("replays", limit, only, under_way)]
+
+    async def errors(self, id_: int, limit: int) -> list[tuple[str, int, int]]:
+        """Why Kafka refused events of a replay: (error, how many, the id of one)."""
+        return [tuple(row) for row in await self._try("replay_errors", id_, limit) or ()]
+
+    async def live_replicas(self) -> int:
+        """How many replicas could carry out a request."""
+        return len(await self._read("live_replicas"))
+
+    async def _read(self, name: str, *arguments: object) -> list[asyncpg.Record]:
+        rows = await self._try(name, *arguments)
+        if rows is None:
+            raise BusyError("PostgreSQL took too long to answer; see `relay status`; nothing was changed")
+        return rows
+
+    async def _try(self, name: str, *arguments: object) -> list[asyncpg.Record] | None:
+        """Read; None if it took too long."""
+        with translated():
+            try:
+                async with self._connection.transaction(readonly=True):
+                    await self._connection.execute(query("status_session", self._schema))
+                    return cast(
+                        "list[asyncpg.Record]", await self._connection.fetch(query(name, self._schema), *arguments)
+                    )
+            except QueryCanceledError:
+                return None
+
+
+def _matching(wanted: Wanted) -> tuple[datetime, datetime, str, bytes | None]:
+    return wanted.since, wanted.until, wanted.topic, wanted.key

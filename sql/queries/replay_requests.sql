@@ -1,0 +1,75 @@
+-- What people ask about delivered events, and how they have them published again.
+
+-- name: replay_horizon
+-- The server's time; the ids there are, lowest to newest; whether older ones were pruned, and when the first receipt that is kept was written.
+SELECT clock_timestamp() AS now,
+       coalesce((SELECT min(s.lower_id) FROM outbox.segment AS s), 1) AS lowest_id,
+       CASE WHEN v.is_called THEN v.last_value ELSE 0 END AS newest_id,
+       (SELECT min(first.delivered_at)
+        FROM outbox.lane AS l
+        CROSS JOIN LATERAL (
+            SELECT d.delivered_at FROM outbox.delivery AS d WHERE d.lane = l.lane ORDER BY d.id LIMIT 1
+        ) AS first) AS kept_since
+FROM outbox.event_id AS v;
+
+-- name: count_delivered
+-- Events of lanes $1 with $2 < id <= $3 that were delivered from $4 to $5, of topic $6 and key $7 (null: any), per lane.
+SELECT d.lane, count(*) AS events, min(d.id) AS first_id, min(d.delivered_at) AS first_at, max(d.delivered_at) AS last_at
+FROM (SELECT r.lane, r.id, r.delivered_at
+      FROM outbox.delivery AS r
+      WHERE r.lane = ANY ($1::smallint[]) AND r.id > $2::bigint AND r.id <= $3::bigint
+        AND r.delivered_at >= $4::timestamptz AND r.delivered_at <= $5::timestamptz
+      OFFSET 0) AS d
+WHERE EXISTS (
+    SELECT FROM outbox.event AS e
+    WHERE e.lane = d.lane AND e.id = d.id AND e.topic = $6::text AND ($7::bytea IS NULL OR e.key = $7::bytea)
+)
+GROUP BY d.lane;
+
+-- name: delivered_topics
+-- Topics of delivered events among the newest $1 ids of each lane, with the time of the last delivery.
+SELECT e.topic, max(newest.delivered_at) AS last_at
+FROM outbox.lane AS l
+CROSS JOIN LATERAL (
+    SELECT d.id, d.delivered_at FROM outbox.delivery AS d WHERE d.lane = l.lane ORDER BY d.id DESC LIMIT $1::int
+) AS newest
+JOIN outbox.event AS e ON e.lane = l.lane AND e.id = newest.id
+GROUP BY e.topic
+ORDER BY e.topic;
+
+-- name: request_replay
+-- Record a replay of delivered events: filter $1, reason $2, who on which machine $3, counts $4, progress $5.
+INSERT INTO outbox.action (kind, filter, reason, requested_by, counts, progress)
+VALUES ('replay-delivered', $1::jsonb, $2::text, session_user || ' (' || $3::text || ')', $4::jsonb, $5::jsonb)
+RETURNING id;
+
+-- name: cancel_replay
+-- End replay $1, asked for by $2 on which machine; no row if it is over, or none.
+UPDATE outbox.action AS a
+SET finished_at = clock_timestamp(),
+    counts = a.counts || jsonb_build_object('cancelled', true, 'cancelled_by', session_user || ' (' || $2::text || ')')
+WHERE a.id = $1::bigint AND a.kind = 'replay-delivered' AND a.finished_at IS NULL
+RETURNING a.id;
+
+-- name: replay_wake_up
+-- Let the relay look at once.
+SELECT pg_notify('outbox', 'replay');
+
+-- name: replays
+-- Replays of delivered events, the latest first, at most $1; only number $2 (null: all), only those under way if $3.
+SELECT a.id, a.filter::text AS filter, a.reason, a.requested_by, a.requested_at, a.finished_at, a.counts::text AS counts,
+       extract(epoch FROM clock_timestamp() - a.requested_at)::float8 AS requested_seconds
+FROM outbox.action AS a
+WHERE a.kind = 'replay-delivered' AND ($2::bigint IS NULL OR a.id = $2::bigint)
+  AND (NOT $3::boolean OR a.finished_at IS NULL)
+ORDER BY a.id DESC
+LIMIT $1::int;
+
+-- name: replay_errors
+-- Why Kafka refused events of replay $1, the most frequent first, at most $2; with an id to look at.
+SELECT r.error, count(*) AS events, min(r.id) AS example
+FROM outbox.replay_receipt AS r
+WHERE r.action = $1::bigint AND r.error IS NOT NULL
+GROUP BY r.error
+ORDER BY count(*) DESC, r.error
+LIMIT $2::int;

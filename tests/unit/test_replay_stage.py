@@ -1,0 +1,325 @@
+"""The replay stage on a fake PostgreSQL and a fake Kafka: how much it has under way, and when it steps back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from relay.decide.lane_scan import LaneScan
+from relay.decide.replaying import ReplayRequest
+from relay.decide.snapshot import Snapshot
+from relay.errors import PostgresLostError
+from relay.event import PendingEvent
+from relay.retry import Backoff
+from relay.settings import BufferSettings, PublishSettings
+from relay.stages.buffer import Buffer
+from relay.stages.records import Delivery
+from relay.stages.replay import MOST_EVENTS, Replay
+from relay.stages.replayed import Replayed, ReplayedEvent
+from relay.stages.tenure import Tenure
+from relay.telemetry import Telemetry
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from uuid import UUID
+
+    from relay.stages.replayed import Landed
+
+NOW = datetime(2026, 5, 17, tzinfo=UTC)
+
+
+class FakeTables:
+    """Events of two lanes with every id up to 2,000, all delivered, and what the stage writes."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        self.open = {7: ReplayRequest(7, "orders", None, NOW, NOW, rate, 2_000, dict.fromkeys(range(16), 2_000))}
+        self.open[7].positions.update({3: 0, 4: 0})
+        self.receipts: list[tuple[int, int]] = []
+        self.reads = 0
+        self.connections = 0
+        self.closed = 0
+        self.refuse_connections = 0
+        self.break_next = False
+
+    async def connect(self) -> FakeTables:
+        if self.refuse_connections:
+            self.refuse_connections -= 1
+            raise PostgresLostError("too many clients")
+        self.connections += 1
+        return self
+
+    async def open_replays(self) -> list[ReplayRequest]:
+        return [replace(each, positions=dict(each.positions)) for each in self.open.values()]
+
+    async def events_to_replay(
+        self, request: ReplayRequest, lane: int, above: int, up_to: int, events: int, size: int
+    ) -> list[PendingEvent]:
+        self.reads += 1
+        await asyncio.sleep(0)
+        ids = [id_ for id_ in range(above + 1, up_to + 1) if (lane, id_) not in self.receipts]
+        most = min(events, max(1, -(-size // 10)))
+        return [
+            PendingEvent(lane, id_, uuid4(), "orders", b"%d" % (id_ % 5), b"x", "{}", None, 0, 10) for id_ in ids[:most]
+        ]
+
+    async def settle_replayed(self, action: int, landed: Sequence[Landed]) -> None:
+        await asyncio.sleep(0)
+        if self.break_next:
+            self.break_next = False
+            raise PostgresLostError("the statement was given up")
+        self.receipts += [(each.event.lane, each.event.id) for each in landed]
+
+    async def advance_replay(self, action: int, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+        if request := self.open.get(action):
+            request.positions.update({lane: position for lane, _, position in positions})
+            if not request.open_lanes():
+                del self.open[action]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Bench:
+    """A stage with two lanes. `kafka` has what it handed in; `acknowledge` lets some of it land."""
+
+    def __init__(
+        self,
+        tables: FakeTables,
+        buffer: BufferSettings | None = None,
+        publish: PublishSettings | None = None,
+    ) -> None:
+        self.tables = tables
+        self.tenure = Tenure(Buffer(20_000, 1 << 25))
+        self.tenure.lease_ends = float("inf")
+        for number in (3, 4):
+            state = LaneScan.take_over(number, 1, 0, 0, Snapshot.parse("10:10:"))
+            self.tenure.lanes[number] = state
+        self.kafka: list[PendingEvent] = []
+        self.replayed = Replayed()
+        self.telemetry = Telemetry()
+        self.stage = Replay(
+            tables.connect,
+            self.tenure,
+            self.replayed,
+            self.kafka.extend,
+            self.take_back,
+            buffer or BufferSettings(),
+            publish or PublishSettings(),
+            Backoff(random.random, first=0.001),
+            self.telemetry,
+        )
+
+    def take_back(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
+        taken = [event for event in self.kafka if unwanted(event)]
+        self.kafka[:] = [event for event in self.kafka if not unwanted(event)]
+        return taken
+
+    def acknowledge(self, number: int | None = None) -> list[PendingEvent]:
+        events = self.kafka[:number]
+        del self.kafka[:number]
+        assert not list(self.replayed.acknowledged(Delivery(self.tenure, events, 0, 0))) or not events
+        return events
+
+    async def handed_in(self, number: int) -> None:
+        """Wait until so many events are with Kafka and the stage has come to rest."""
+
+        async def reached() -> bool:
+            return len(self.kafka) == number
+
+        await until(f"{number} events handed in", reached, 5)
+        reads = self.tables.reads
+        await asyncio.sleep(0.05)
+        assert (len(self.kafka), self.tables.reads) == (number, reads), "the stage did not come to rest"
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[None]:
+    """The stage, running and woken."""
+    task = asyncio.create_task(bench.stage.run())
+    bench.tenure.replay_wake_up.set()
+    try:
+        yield
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_no_more_is_under_way_than_a_lane_may_have() -> None:
+    bench = Bench(FakeTables())
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS)
+        # A read costs the same for few as for many: it goes on when half is free.
+        bench.acknowledge(2 * MOST_EVENTS - 40)
+        await bench.handed_in(2 * MOST_EVENTS)
+
+
+async def test_a_small_buffer_and_a_limited_rate_leave_less_under_way() -> None:
+    bench = Bench(FakeTables(), BufferSettings(max_events=160))
+    async with running(bench):
+        await bench.handed_in(2 * 160 // 2 // 4)
+    bench = Bench(FakeTables(), publish=PublishSettings(events_per_second=80))
+    async with running(bench):
+        await bench.handed_in(2 * 80 // 2 // 4)
+    bench = Bench(FakeTables(), publish=PublishSettings(bytes_per_second=800))
+    async with running(bench):
+        await bench.handed_in(2 * 800 // 2 // 4 // 10)
+
+
+async def test_everything_is_handed_in_once_and_in_id_order_and_then_the_connection_is_closed() -> None:
+    bench = Bench(FakeTables())
+    seen: list[tuple[int, int]] = []
+    async with running(bench):
+
+        async def closed() -> bool:
+            seen.extend((event[0], event[1]) for event in bench.acknowledge())
+            return bool(bench.tables.closed)
+
+        await until("the replay is over", closed, 10, interval=0.001)
+    for lane in (3, 4):
+        assert [id_ for number, id_ in seen if number == lane] == list(range(1, 2_001))
+    assert (bench.tables.connections, sorted(bench.tables.receipts)) == (1, sorted(seen))
+    assert bench.tenure.lanes[3].unsettled == 0
+    assert bench.telemetry.value("replays_open") == 0
+
+
+async def test_it_takes_nothing_while_live_events_need_the_room() -> None:
+    bench = Bench(FakeTables())
+    full = [PendingEvent(3, id_, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10) for id_ in range(19_000)]
+    bench.tenure.buffer.add(3, full)
+    async with running(bench):
+        await bench.handed_in(MOST_EVENTS)
+        assert {event[0] for event in bench.kafka} == {4}
+        bench.tenure.buffer.remove({3: (19_000, 190_000)})
+        await bench.handed_in(2 * MOST_EVENTS)
+
+
+async def test_it_takes_nothing_for_a_paused_topic() -> None:
+    bench = Bench(FakeTables())
+    bench.tenure.paused.add("orders")
+    async with running(bench):
+        await bench.handed_in(0)
+        bench.tenure.paused.clear()
+        await bench.handed_in(2 * MOST_EVENTS)
+
+
+async def test_what_waits_of_a_lane_that_is_given_back_is_taken_back_and_what_is_in_flight_is_settled() -> None:
+    bench = Bench(FakeTables())
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS)
+        in_flight = [event for event in bench.kafka if event[0] == 3][:10]
+        bench.kafka[:] = [event for event in bench.kafka if event not in in_flight]
+        bench.tenure.lanes[3].releasing = True
+        bench.replayed.changed.set()
+        await bench.handed_in(MOST_EVENTS)
+        assert {event[0] for event in bench.kafka} == {4}
+        assert bench.tenure.lanes[3].unsettled == 10
+        list(bench.replayed.acknowledged(Delivery(bench.tenure, in_flight, 0, 0)))
+
+        async def settled() -> bool:
+            return not bench.tenure.lanes[3].unsettled
+
+        await until("what was in flight is settled", settled, 5)
+
+
+async def test_a_drain_takes_back_everything_that_waits() -> None:
+    bench = Bench(FakeTables())
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS)
+        bench.tenure.drain_begun.set()
+        bench.replayed.changed.set()
+        await bench.handed_in(0)
+        assert [state.unsettled for state in bench.tenure.lanes.values()] == [0, 0]
+
+
+async def test_a_cancelled_replay_is_taken_back() -> None:
+    bench = Bench(FakeTables())
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS)
+        bench.tables.open.clear()
+
+        async def closed() -> bool:
+            return bool(bench.tables.closed)
+
+        await until("the connection is closed", closed, 5)
+        assert bench.kafka == []
+        assert bench.replayed.idle
+
+
+async def test_the_share_of_a_rate_is_that_of_the_lanes_that_are_left() -> None:
+    tables = FakeTables(rate=1_000.0)
+    tables.open[7].positions.update(dict.fromkeys(range(6), 0))
+    bench = Bench(tables)
+    async with running(bench):
+
+        async def started() -> bool:
+            return bool(bench.stage._allowances)
+
+        await until("the replay is taken up", started, 5)
+        assert bench.stage._allowances[7].share == 2 / 6
+        # Others have finished theirs.
+        tables.open[7].positions.update(dict.fromkeys((0, 1, 2, 5), 2_000))
+
+        async def all_of_it() -> bool:
+            return bench.stage._allowances[7].share == 1.0
+
+        await until("the share is all of it", all_of_it, 5)
+
+
+async def test_without_a_connection_the_tenure_goes_on_and_it_is_tried_again() -> None:
+    tables = FakeTables()
+    tables.refuse_connections = 3
+    bench = Bench(tables)
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS)
+
+
+async def test_a_connection_that_is_lost_is_made_again_and_nothing_is_repeated() -> None:
+    bench = Bench(FakeTables())
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS)
+        bench.tables.break_next = True
+        seen = [(event[0], event[1]) for event in bench.acknowledge()]
+
+        async def closed() -> bool:
+            seen.extend((event[0], event[1]) for event in bench.acknowledge())
+            return bench.tables.closed == 2
+
+        await until("the replay is over", closed, 10, interval=0.001)
+    assert bench.tables.connections == 2
+    assert len(seen) == len(set(seen)) == 4_000
+    assert sorted(set(bench.tables.receipts)) == sorted(seen)
+
+
+async def test_receipts_that_could_not_be_written_are_written_by_the_next_tenure() -> None:
+    tables = FakeTables()
+    bench = Bench(tables)
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS)
+    # PostgreSQL is lost, and the flights land meanwhile.
+    landed = bench.acknowledge()
+    after = Bench(tables)
+    after.replayed = bench.replayed
+    after.stage._replayed = bench.replayed
+    tables.open.clear()
+    task = asyncio.create_task(after.stage.run())
+    try:
+
+        async def written() -> bool:
+            return len(tables.receipts) == len(landed)
+
+        await until("the receipts are there, without a wake-up", written, 5)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def test_the_mark_changes_nothing_about_an_event() -> None:
+    event = PendingEvent(3, 1, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10)
+    assert ReplayedEvent(*event) == event
