@@ -1,0 +1,180 @@
+"""Publishing on a real broker when what it rests on changes: the producer, the topic, its partitions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.partitioner import murmur2
+
+from relay.local import create_topic
+from relay.service import Service
+from relay.settings import Settings
+from relay.telemetry import Telemetry
+from tests.checks import check_everything, check_nothing_lost, check_receipts
+from tests.consumer import Record, read_topic
+from tests.outbox import migrated
+from tests.relay_process import environment
+from tests.waiting import until
+from tests.writers import fill
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+
+    from relay.stages.producing import Producer
+    from tests import servers
+    from tests.conftest import MakeTopic
+
+
+@dataclass
+class Relaying:
+    """A relay inside this process, and its outbox."""
+
+    connection: asyncpg.Connection
+    service: Service
+    telemetry: Telemetry
+    bootstrap_servers: str
+
+    @property
+    def producer(self) -> Producer:
+        """The producer it uses just now."""
+        producer = self.service._publish.current_producer()
+        assert producer is not None
+        return producer
+
+    @property
+    def client(self) -> Any:
+        """aiokafka's client of that producer."""
+        producer: Any = self.producer
+        return producer._producer.client
+
+    async def settled(self, topic: str, at_least: int | None = None) -> None:
+        """Wait until all events of a topic have a receipt, or so many of them."""
+
+        async def enough() -> bool:
+            row = await self.connection.fetchrow(
+                "SELECT count(d.id) AS settled, count(*) AS events FROM outbox.event AS e"
+                " LEFT JOIN outbox.delivery AS d USING (lane, id) WHERE e.topic = $1",
+                topic,
+            )
+            return bool(row["settled"] >= (row["events"] if at_least is None else at_least))
+
+        await until(f"the events of {topic} are settled", enough)
+
+
+@pytest.fixture
+async def relaying(database: str, kafka: servers.Kafka) -> AsyncIterator[Relaying]:
+    """A relay that is told to stop at the end, and must drain."""
+    settings = Settings.load(
+        environment(postgres_dsn=database, kafka_bootstrap_servers=kafka.bootstrap_servers, http_port=0)
+    )
+    telemetry = Telemetry()
+    async with migrated(database) as connection:
+        service = Service(settings, telemetry)
+        running = asyncio.create_task(service.run())
+        try:
+            yield Relaying(connection, service, telemetry, kafka.bootstrap_servers)
+        finally:
+            service.stop("the test is over")
+            async with asyncio.timeout(30):
+                await running
+        assert not telemetry.value("abandoned_events_total")
+
+
+async def test_a_producer_whose_sender_died_is_replaced_and_costs_nothing_but_repeats(
+    relaying: Relaying, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(3)
+    await fill(relaying.connection, topic, 20_000)
+    await relaying.settled(topic, at_least=2_000)
+    first = relaying.producer
+    in_flight = relaying.service._publish.in_flight
+    first.died.cancel()
+    await relaying.settled(topic)
+
+    assert relaying.producer is not first
+    assert relaying.telemetry.value("producers_replaced_total") == 1
+    repeats = await check_everything(relaying.connection, relaying.bootstrap_servers, topic)
+    assert len(repeats) <= in_flight
+
+
+async def test_partitions_that_are_added_get_the_keys_that_the_hash_gives_them(
+    relaying: Relaying, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(1)
+    await fill(relaying.connection, topic, 1_000)
+    await relaying.settled(topic)
+    async with administration(relaying) as admin:
+        assert (await admin.create_partitions({topic: NewPartitions(3)})).topic_errors[0][1] == 0
+
+    async def known() -> bool:
+        # By itself aiokafka asks every five minutes.
+        await relaying.client.force_metadata_update()
+        return relaying.producer.known_partition_count(topic) == 3
+
+    await until("the producer knows of three partitions", known)
+    await until("publish does too", lambda: count_is(relaying, topic, 3))
+    await fill(relaying.connection, topic, 1_000)
+    await relaying.settled(topic)
+
+    records = await read_topic(relaying.bootstrap_servers, topic)
+    await check_nothing_lost(relaying.connection, topic, records)
+    await check_receipts(relaying.connection, topic, records)
+    later = [record for record in records if record.id > 1_000]
+    assert {record.partition for record in later} == {0, 1, 2}
+    assert all(record.partition == (murmur2(record.key) & 0x7FFFFFFF) % 3 for record in later)
+    in_order(later)
+
+
+async def test_a_topic_that_is_deleted_and_made_again_gets_all_later_events_in_order(
+    relaying: Relaying, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(2)
+    await fill(relaying.connection, topic, 1_000)
+    await relaying.settled(topic)
+    async with administration(relaying) as admin:
+        await admin.delete_topics([topic])
+        await fill(relaying.connection, topic, 1_000)
+
+        async def troubled() -> bool:
+            return bool(relaying.service._publish.topics[topic].trouble)
+
+        await until("publish notices that the topic is gone", troubled)
+        await create_topic(relaying.bootstrap_servers, topic, partitions=2)
+    await relaying.settled(topic)
+
+    records = await read_topic(relaying.bootstrap_servers, topic)
+    assert sorted(record.id for record in records) == list(range(1_001, 2_001))
+    in_order(records)
+
+
+def in_order(records: list[Record]) -> None:
+    """The ids of each key grow."""
+    ids: dict[bytes | None, list[int]] = defaultdict(list)
+    for record in records:
+        ids[record.key].append(record.id)
+    assert all(each == sorted(each) for each in ids.values())
+
+
+async def count_is(relaying: Relaying, topic: str, count: int) -> bool:
+    """Whether events of a topic are routed to so many partitions."""
+    router = relaying.service._publish.topics[topic].router
+    return router is not None and router.partitions == count
+
+
+@asynccontextmanager
+async def administration(relaying: Relaying) -> AsyncIterator[Any]:
+    """An admin client."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=relaying.bootstrap_servers)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
