@@ -111,13 +111,11 @@ class KafkaServer(Server):
     def _format(self, java: list[str], data: Path) -> None:
         new = self.folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)
-        # Kafka's own form of a UUID; a leading dash would be taken for an option.
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         format_storage = [
             "kafka.tools.StorageTool",
             "format",
             "-t",
-            cluster_id,
+            self._new_cluster_id(),
             "-c",
             str(self._configuration(new)),
         ]
@@ -134,6 +132,10 @@ class KafkaServer(Server):
             )
         # Only whole data get the final name; an interrupted format is started over.
         new.rename(data)
+
+    def _new_cluster_id(self) -> str:
+        """Kafka's own form of a UUID; a leading dash would be taken for an option."""
+        return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
 
     def _cluster_id(self) -> str:
         lines = (self.folder / "data" / "meta.properties").read_text().splitlines()
@@ -156,5 +158,17 @@ class KafkaServer(Server):
                     content = answer.read(size)
         except (OSError, struct.error):
             return False
-        _, brokers = struct.unpack_from("!ii", content)
-        return brokers == 1 and self._cluster_id().encode() in content
+        return self.port() in _brokers(content) and self._cluster_id().encode() in content
+
+
+def _brokers(answer: bytes) -> list[int]:
+    """The brokers' ports in an answer to a request for metadata."""
+    _, count = struct.unpack_from("!ii", answer)
+    at = 8
+    found = []
+    for _ in range(count):
+        (host_size,) = struct.unpack_from("!h", answer, at + 4)
+        port, rack_size = struct.unpack_from("!ih", answer, at + 6 + host_size)
+        found.append(port)
+        at += 12 + host_size + max(0, rack_size)
+    return found
