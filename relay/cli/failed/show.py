@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from relay.postgres.failure_rows import Action, Blocker, Shown
     from relay.postgres.failures import Failures
 
-_SHOWN_BYTES = 1_000_000
+_SHOWN_BYTES = 4_000
 _ALL_BYTES = 2**30
 """More than a value can have in PostgreSQL, and small enough for its arithmetic."""
 _FIRST_HELD = 10
