@@ -157,7 +157,9 @@ class Troubles:
                 # aiokafka makes a broker's other partitions wait for the retries of this one: not in our midst.
                 partition.suspect = True
                 publish.discard(oldest.producer, str(error))
-                self.begin(topic, error)
+                if topic.trouble is None:
+                    # Of its other partitions nothing new is to be told.
+                    self.begin(topic, error)
 
     def _pause(self, topic: Topic, trouble: Trouble) -> None:
         """Hold its events back; look again after a while."""

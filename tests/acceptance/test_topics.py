@@ -50,8 +50,8 @@ def second_broker(own_folder: Path, own_kafka: KafkaServer) -> Iterator[SecondBr
 
 @pytest.mark.parametrize(
     ("brokers", "ending"),
-    [([FIRST, SECOND], "broker back"), ([FIRST, SECOND], "limit lowered")],
-    ids=["replica-back", "limit-lowered"],
+    [([FIRST, SECOND], "broker back"), ([FIRST, SECOND], "limit lowered"), ([SECOND], "broker back")],
+    ids=["replica-back", "limit-lowered", "leader-back"],
 )
 async def test_a_topic_without_enough_replicas_waits_and_disturbs_no_other(
     database: str, own_kafka: KafkaServer, second_broker: SecondBroker, brokers: list[int], ending: str

@@ -214,6 +214,16 @@ def test_a_partition_without_a_leader_is_its_topics_trouble_though_nothing_else_
     assert watched.health.ready(watched.now) == []
 
 
+def test_a_topic_of_which_several_partitions_are_stuck_is_told_once(watched: Watched) -> None:
+    assert watched.publish.producer is not None
+    watched.publish.producer.without_leader.add("stuck")
+    for partition in watched.topic("stuck").partitions:
+        partition.flights.append(Flight(Tenure(Buffer(1, 1)), "main", events(1), watched.now))
+    watched.pass_time(STUCK_AFTER + 2 * WATCH_INTERVAL)
+    assert all(partition.suspect for partition in watched.topic("stuck").partitions)
+    assert watched.heard.told("topic.troubled") == 1
+
+
 def test_a_moment_without_a_leader_is_nothing_however_old_the_batch_is(watched: Watched) -> None:
     """A broker that has just come back names no leaders at first."""
     assert watched.publish.producer is not None
