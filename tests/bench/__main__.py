@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tests.bench import machine
 from tests.bench.drain import Drained, drain, held_snapshot, spread
+from tests.bench.failures import Others, bad_event, missing_topic
 from tests.bench.latency import latency
 from tests.bench.place import Place
 
@@ -69,6 +70,47 @@ def latency_command(rate: int, seconds: int, as_json: bool) -> None:
             f"{result.events} events at {result.rate:.0f}/s: "
             f"p50 {result.p50_ms:.1f} ms, p99 {result.p99_ms:.1f} ms, max {result.max_ms:.1f} ms"
         )
+
+
+@main.command("bad-event")
+@click.option("--events", default=100_000, show_default=True, help="In 1,000 keys.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def bad_event_command(events: int, rounds: int, as_json: bool) -> None:
+    """A backlog with one event of 5 MB that its topic does not take, in turn with rounds without it."""
+    without: list[Others] = []
+    with_it: list[Others] = []
+    with Place() as place:
+        for _ in range(rounds):
+            without.append(asyncio.run(bad_event(place, events, bad=False)))
+            with_it.append(asyncio.run(bad_event(place, events, bad=True)))
+    _compare("bad-event", without, with_it, as_json)
+
+
+@main.command("missing-topic")
+@click.option("--events", default=100_000, show_default=True, help="A tenth more is for no topic.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def missing_topic_command(events: int, rounds: int, as_json: bool) -> None:
+    """A backlog mixed with events for a topic that does not exist, in turn with rounds without these."""
+    without: list[Others] = []
+    with_it: list[Others] = []
+    with Place() as place:
+        for _ in range(rounds):
+            without.append(asyncio.run(missing_topic(place, events, missing=False)))
+            with_it.append(asyncio.run(missing_topic(place, events, missing=True)))
+    _compare("missing-topic", without, with_it, as_json)
+
+
+def _compare(benchmark: str, without: Sequence[Others], with_it: Sequence[Others], as_json: bool) -> None:
+    if as_json:
+        rounds = {"without": [asdict(each) for each in without], benchmark: [asdict(each) for each in with_it]}
+        click.echo(json.dumps({"benchmark": benchmark, "machine": machine.describe(), "rounds": rounds}, indent=2))
+        return
+    for name, results in (("without", without), (benchmark, with_it)):
+        click.echo(f"{name}: {spread([each.events_per_second for each in results])} events/s")
+    pairs = zip(with_it, without, strict=True)
+    click.echo(f"ratio: {spread([one.events_per_second / other.events_per_second for one, other in pairs])}")
 
 
 def _show(benchmark: str, series: dict[str, Sequence[Drained]], as_json: bool) -> None:
