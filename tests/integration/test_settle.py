@@ -1,0 +1,203 @@
+"""Receipts: where each event is in Kafka, written once, whoever writes them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.errors import PostgresLostError
+from relay.stages.records import Delivery, Records
+from relay.stages.settle import Receipts
+from tests.events import event, ids
+from tests.outbox import connected, migrated
+from tests.scan_harness import HandRelay, hand_relay, lane_of, relay_connections, writer
+
+if TYPE_CHECKING:
+    import asyncpg
+
+LANE = lane_of("k")
+RECEIPTS = "SELECT id, kafka_partition, kafka_offset FROM outbox.delivery ORDER BY id"
+
+
+@pytest.fixture
+async def outbox(database: str) -> str:
+    """The DSN of a database with an outbox."""
+    async with migrated(database):
+        return database
+
+
+async def receipts(connection: asyncpg.Connection) -> list[tuple[int, int, int]]:
+    return [tuple(row) for row in await connection.fetch(RECEIPTS)]
+
+
+class TestReceipts:
+    async def test_they_say_at_which_partition_and_offset_each_event_is(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for _ in range(5):
+                await service.enqueue()
+            taken = await relay.take_all()
+            await relay.settler._record(
+                [Delivery(relay.tenure, taken[:3], 7, 100), Delivery(relay.tenure, taken[3:], 8, 50)]
+            )
+            assert await receipts(service.connection) == [(1, 7, 100), (2, 7, 101), (3, 7, 102), (4, 8, 50), (5, 8, 51)]
+
+    async def test_an_offset_that_the_broker_did_not_say_is_minus_one_for_all_of_the_batch(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for _ in range(2):
+                await service.enqueue()
+            await relay.settler._record([Delivery(relay.tenure, await relay.take_all(), 7, -1)])
+            assert await receipts(service.connection) == [(1, 7, -1), (2, 7, -1)]
+
+    async def test_the_events_leave_the_buffer_and_their_lanes(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for _ in range(4):
+                await service.enqueue()
+            taken = await relay.take_all()
+            assert relay.tenure.buffer.events == 4
+            await relay.settle(taken[1:3])
+            assert (relay.tenure.buffer.events, relay.lane(LANE).unsettled) == (2, 2)
+            await relay.settle([taken[0], taken[3]])
+            assert (relay.tenure.buffer.events, relay.tenure.buffer.bytes) == (0, 0)
+            assert relay.lane(LANE).unsettled == 0
+
+    async def test_the_transaction_that_writes_them_is_a_rung(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for _ in range(3):
+                await service.enqueue()
+            await relay.settle(await relay.take_all())
+            rung = relay.tenure.ladder._xids[-1]
+            xmin = await service.connection.fetchval("SELECT max(xmin::text::bigint) FROM outbox.delivery")
+            assert (rung & 0xFFFFFFFF, relay.tenure.ladder._values[-1]) == (xmin, 3)
+
+    async def test_the_position_follows_them(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for _ in range(3):
+                await service.enqueue()
+            await relay.settle(await relay.take_all())
+            await relay.take_all()
+            await relay.claim.beat()
+            assert await service.connection.fetchval("SELECT min(position) FROM outbox.lane") == 3
+
+
+class TestTwice:
+    async def test_a_settle_that_is_repeated_changes_nothing_and_is_no_duplicate(self, outbox: str) -> None:
+        """Whether a commit got through is unknown when the connection breaks: it is sent again."""
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            await service.enqueue()
+            receipt = Receipts([LANE], [1], [7], [100])
+            assert (await relay.settle_port.settle(receipt)).new == 1
+            assert (await relay.settle_port.settle(receipt)).new == 0
+            assert await relay.settle_port.count_duplicates(receipt) == 0
+            assert await receipts(service.connection) == [(1, 7, 100)]
+
+    async def test_an_event_that_is_at_a_second_place_too_is_counted(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for _ in range(3):
+                await service.enqueue()
+            taken = await relay.take_all()
+            await relay.settle_port.settle(Receipts([LANE, LANE], [1, 2], [0, 0], [90, 2]))
+            await relay.settle(taken)
+            assert await receipts(service.connection) == [(1, 0, 90), (2, 0, 2), (3, 0, 3)]
+            assert relay.telemetry.value("duplicate_events_total") == 1
+
+    async def test_two_owners_who_settle_the_same_events_in_other_orders_do_not_wait_for_each_other_for_ever(
+        self, outbox: str
+    ) -> None:
+        """Unsorted they deadlock."""
+        async with (
+            relay_connections(outbox) as ours,
+            relay_connections(outbox) as theirs,
+            connected(outbox) as connection,
+        ):
+            first, second = HandRelay(ours).settle_port, HandRelay(theirs).settle_port
+            up = list(range(1, 3001))
+            down = up[::-1]
+            for _ in range(4):
+                both = [
+                    port.settle(Receipts([LANE] * 3000, order, [0] * 3000, order))
+                    for port, order in ((first, up), (second, down))
+                ]
+                written = await asyncio.gather(*both)
+                assert sum(each.new for each in written) == 3000
+                await connection.execute("TRUNCATE outbox.delivery")
+
+
+class TestLostConnections:
+    async def test_what_was_being_settled_is_settled_by_the_next_tenure(self, outbox: str) -> None:
+        records = Records()
+        async with hand_relay(outbox, records=records) as former, writer(outbox) as service:
+            for _ in range(3):
+                await service.enqueue()
+            taken = await former.take_all()
+            records.add(Delivery(former.tenure, taken, 0, 10))
+            await service.connection.execute(
+                "SELECT pg_terminate_backend($1)", former.connections["settle"].get_server_pid()
+            )
+            with pytest.raises(PostgresLostError):
+                await former.settler.run()
+            assert records.events == 3
+            async with relay_connections(outbox) as connections:
+                relay = HandRelay(connections, records=records)
+                settling = asyncio.create_task(relay.settler.run())
+                async with asyncio.timeout(5):
+                    await records.wait_idle()
+                settling.cancel()
+            assert await receipts(service.connection) == [(1, 0, 10), (2, 0, 11), (3, 0, 12)]
+
+    async def test_a_commit_whose_answer_was_lost_is_found_and_is_no_duplicate(self, outbox: str) -> None:
+        records = Records()
+        async with hand_relay(outbox, records=records) as former, writer(outbox) as service:
+            await service.enqueue()
+            delivery = Delivery(former.tenure, await former.take_all(), 0, 10)
+            await former.settle_port.settle(Receipts([LANE], [1], [0], [10]))
+            async with relay_connections(outbox) as connections:
+                relay = HandRelay(connections, records=records)
+                await relay.settler._record([delivery])
+                assert not relay.telemetry.value("duplicate_events_total")
+
+    async def test_a_receipt_of_an_event_that_is_not_there_any_more_is_not_written(self, outbox: str) -> None:
+        async with hand_relay(outbox) as former, relay_connections(outbox) as connections, writer(outbox) as service:
+            await service.enqueue()
+            (known,) = await former.take_all()
+            stranger = event(known.id, lane=known.lane)
+            relay = HandRelay(connections)
+            await relay.settler._record([Delivery(former.tenure, [stranger], 0, 10)])
+            assert await receipts(service.connection) == []
+            await relay.settler._record([Delivery(former.tenure, [known], 0, 11)])
+            assert await receipts(service.connection) == [(1, 0, 11)]
+
+
+class TestTheQueue:
+    async def test_much_is_settled_at_once_but_not_more_than_the_limit(self, outbox: str) -> None:
+        records = Records()
+        async with relay_connections(outbox) as connections:
+            relay = HandRelay(connections, records=records)
+            for number in range(10):
+                records.add(Delivery(relay.tenure, [event(number * 3 + i) for i in (1, 2, 3)], 0, 0))
+            assert [len(each.events) for each in await records.take(7)] == [3, 3, 3]
+            assert records.events == 30
+
+    async def test_acknowledgements_of_two_tenures_are_settled_apart_and_in_order(self, outbox: str) -> None:
+        records = Records()
+        async with relay_connections(outbox) as connections:
+            former, relay = HandRelay(connections), HandRelay(connections)
+            for tenure, id_ in ((former.tenure, 1), (former.tenure, 2), (relay.tenure, 3), (former.tenure, 4)):
+                records.add(Delivery(tenure, [event(id_)], 0, 0))
+            parts = []
+            while records.events:
+                taken = await records.take(100)
+                parts.append(ids([each for record in taken for each in record.events]))
+                records.settled(taken)
+            assert parts == [[1, 2], [3], [4]]
+
+    async def test_what_is_put_back_comes_first_again(self, outbox: str) -> None:
+        records = Records()
+        async with relay_connections(outbox) as connections:
+            relay = HandRelay(connections)
+            for id_ in (1, 2, 3):
+                records.add(Delivery(relay.tenure, [event(id_)], 0, 0))
+            records.put_back(await records.take(2))
+            taken = await records.take(100)
+            assert ids([each for record in taken for each in record.events]) == [1, 2, 3]
