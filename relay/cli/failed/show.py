@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from relay.postgres.failures import Failures
 
 _SHOWN_BYTES = 1_000_000
-_ALL_BYTES = 2**30
-"""More than a value can have in PostgreSQL, and small enough for its arithmetic."""
+_ALL_BYTES = 2**31 - 1
 _FIRST_HELD = 10
 
 _POLICIES = {
