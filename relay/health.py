@@ -56,6 +56,7 @@ class Health:
         self._turned = now
         self._oldest: tuple[float, float] | None = None
         self._stopping = False
+        self._topics: dict[str, str] = {}
 
     def postgres_ok(self, now: float) -> None:  # noqa: ARG002 reports have one form
         """Note that PostgreSQL answers."""
@@ -79,6 +80,18 @@ class Health:
         Until the next report that event ages on, so that a stage which hangs does not look healthy.
         """
         self._oldest = None if oldest_publishable_age is None else (now, oldest_publishable_age)
+
+    def topic_troubled(self, topic: str, error: str) -> None:
+        """Note that a topic takes no events. Others go on, so this alone does not make the replica unready."""
+        self._topics[topic] = " ".join(error.split())
+
+    def topic_works(self, topic: str) -> None:
+        """Note that a topic takes events again."""
+        self._topics.pop(topic, None)
+
+    def troubled_topics(self) -> dict[str, str]:
+        """Topics that take no events, and why."""
+        return dict(self._topics)
 
     def loop_turned(self, now: float) -> None:
         """Note that the event loop turns."""

@@ -57,7 +57,8 @@ def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]
 
     async def readyz(_: web.Request) -> web.Response:
         reasons = health.ready(clock())
-        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        answer = {"ready": not reasons, "reasons": reasons, "troubled_topics": health.troubled_topics()}
+        return web.json_response(answer, status=503 if reasons else 200)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -16,10 +16,13 @@ from relay.kafka.connect import wait_for_producer
 from relay.kafka.partitioner import murmur2
 from relay.retry import Backoff
 from relay.session import Session
+from relay.stages.failing import Failing
+from relay.stages.pacing import Pacing
 from relay.stages.producing import ProducerKeeper
 from relay.stages.publish import Publish
-from relay.stages.settle import Deliveries
+from relay.stages.records import Records
 from relay.stages.tenure import LeaseLostError
+from relay.stages.troubles import Troubles
 from relay.watchdog import watch_loop
 
 if TYPE_CHECKING:
@@ -39,15 +42,34 @@ class Service:
         self._settings = settings
         self._telemetry = telemetry
         self._health = Health(settings.health, time.monotonic())
-        self._deliveries = Deliveries()
-        keeper = ProducerKeeper(
-            partial(wait_for_producer, settings.kafka),
-            Backoff(random.random, first=0.1, most=10.0),
-            self._health,
-            telemetry,
+        self._records = Records()
+        self._failing = Failing(self._records, settings.failure, random.random, telemetry)
+        main, side = (
+            ProducerKeeper(
+                partial(wait_for_producer, settings.kafka, settings.topic),
+                Backoff(random.random, first=0.1, most=10.0),
+                self._health,
+                telemetry,
+            )
+            for _ in range(2)
         )
         self._publish = Publish(
-            keeper, self._deliveries.add, murmur2, random.random, settings.kafka, self._health, telemetry
+            main,
+            side,
+            self._records,
+            self._failing,
+            Pacing(settings.publish),
+            murmur2,
+            random.random,
+            settings.kafka.request_timeout,
+            telemetry,
+        )
+        self._troubles = Troubles(
+            self._failing,
+            partial(Backoff, random.random, first=2.0, most=30.0),
+            settings.kafka.request_timeout,
+            self._health,
+            telemetry,
         )
         self._session: Session | None = None
         self._stop = asyncio.Event()
@@ -62,7 +84,7 @@ class Service:
         self._telemetry.emit("service.started", version=relay.__version__, replica=self._settings.replica.name)
         async with serving(self._settings.http, self._health, self._telemetry), asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._publish.run(), name="publish"),
+                tasks.create_task(self._publish.run(self._troubles), name="publish"),
                 tasks.create_task(watch_loop(self._health, self._telemetry), name="watchdog"),
             ]
             sessions = tasks.create_task(self._sessions(), name="sessions")
@@ -88,23 +110,51 @@ class Service:
             loop.add_signal_handler(number, self.stop, number.name)
 
     async def _sessions(self) -> None:
-        """One tenure after the other, until one of them has drained."""
+        """One tenure after the other, until one of them has drained, or a stop finds nothing to drain."""
         former: UUID | None = None
         while True:
-            session = self._session = await Session.open(
-                self._settings, self._publish, self._deliveries, self._health, self._telemetry, self._waiting
-            )
+            session = self._session = await self._open_session()
+            if session is None:
+                return
             if self._stop.is_set():
                 session.tenure.drain_begun.set()
             reason = await session.run(former)
             if reason is None:
                 return
+            self._session = None
             former = session.tenure.replica
             if isinstance(reason, LeaseLostError) or not session.tenure.holds_lease():
                 self._publish.discard_in_flight(session.tenure, "the lease was lost")
                 self._telemetry.emit("lease.lost", reason=str(reason))
             self._health.postgres_lost(time.monotonic(), reason)
             self._telemetry.emit("postgres.lost", error=reason)
+
+    async def _open_session(self) -> Session | None:
+        """Wait for PostgreSQL; None when told to stop and Kafka holds nothing that could still need a receipt."""
+        opening = asyncio.ensure_future(
+            Session.open(
+                self._settings,
+                self._publish,
+                self._failing,
+                self._records,
+                self._health,
+                self._telemetry,
+                self._waiting,
+            )
+        )
+        nothing_to_drain = asyncio.ensure_future(self._stopped_with_nothing_unsettled())
+        try:
+            await asyncio.wait([opening, nothing_to_drain], return_when=asyncio.FIRST_COMPLETED)
+            return await opening if opening.done() else None
+        finally:
+            opening.cancel()
+            nothing_to_drain.cancel()
+            await asyncio.wait([opening, nothing_to_drain])
+
+    async def _stopped_with_nothing_unsettled(self) -> None:
+        await self._stop.wait()
+        await self._publish.wait_landed()
+        await self._records.wait_idle()
 
     def _waiting(self, error: PostgresLostError) -> None:
         self._health.postgres_lost(time.monotonic(), error)
@@ -132,4 +182,7 @@ class Service:
 
     def _unsettled(self) -> int:
         """Events that were taken and have no receipt: redelivered by whoever claims their lanes next."""
-        return self._session.tenure.buffer.events if self._session is not None else 0
+        if self._session is not None:
+            return self._session.tenure.buffer.events
+        # The tenure is over: only what Kafka got of it can be in the way of a receipt any more.
+        return self._publish.in_flight + self._records.events

@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError
 from relay.postgres import checks, connect
-from relay.postgres.outbox import ControlConnection, HousekeepingConnection, ScanConnection, SettleConnection
+from relay.postgres.outbox import (
+    ControlConnection,
+    HousekeepingConnection,
+    ResumeConnection,
+    ScanConnection,
+    SettleConnection,
+)
 from relay.stages.buffer import Buffer
 from relay.stages.claim import Claim
 from relay.stages.housekeeping import Housekeeping
+from relay.stages.resume import Resume
 from relay.stages.scan import Scan
 from relay.stages.settle import Settle
 from relay.stages.sweep import Sweep
@@ -26,11 +33,12 @@ if TYPE_CHECKING:
 
     from relay.health import Health
     from relay.settings import Settings
+    from relay.stages.failing import Failing
     from relay.stages.publish import Publish
-    from relay.stages.settle import Deliveries
+    from relay.stages.records import Records
     from relay.telemetry import Telemetry
 
-CONNECTIONS = ("scan", "sweep", "settle", "control", "housekeeping")
+CONNECTIONS = ("scan", "sweep", "settle", "control", "resume", "housekeeping")
 """The connections of one replica, by what they are for; each is used by one stage."""
 
 REPORT_INTERVAL = 0.5
@@ -53,14 +61,16 @@ class Session:
         connections: dict[str, asyncpg.Connection],
         settings: Settings,
         publish: Publish,
-        deliveries: Deliveries,
+        failing: Failing,
+        records: Records,
         health: Health,
         telemetry: Telemetry,
     ) -> None:
         schema = settings.postgres.schema_name
         self._connections = connections
         self._publish = publish
-        self._deliveries = deliveries
+        self._failing = failing
+        self._records = records
         self._health = health
         self._telemetry = telemetry
         self._progressed_at = time.monotonic()
@@ -69,11 +79,12 @@ class Session:
         sweep_port = ScanConnection(connections["sweep"], schema)
         self._control = ControlConnection(connections["control"], schema)
         self._wake_up = settings.scan.wake_up
-        self._scan = Scan(scan_port, tenure, publish.hand_in, settings.scan, telemetry)
-        self._sweep = Sweep(sweep_port, self._scan, tenure, publish.hand_in, settings.scan, telemetry)
-        self._settle = Settle(
-            SettleConnection(connections["settle"], schema), deliveries, tenure, settings.settle, telemetry
-        )
+        self._scan = Scan(scan_port, tenure, failing.take, settings.scan, telemetry)
+        self._sweep = Sweep(sweep_port, self._scan, tenure, failing.take, settings.scan, telemetry)
+        settle_port = SettleConnection(connections["settle"], schema)
+        self._settle = Settle(settle_port, records, tenure, settings.settle, telemetry)
+        resume_port = ResumeConnection(connections["resume"], schema)
+        self._resume = Resume(resume_port, tenure, records, publish.hand_in, publish.forget_limits, settings.scan)
         self._claim = Claim(self._control, tenure, self._scan.long_sweeps.set, settings.replica, telemetry)
         self._housekeeping = Housekeeping(
             HousekeepingConnection(connections["housekeeping"], schema), settings.segment, telemetry
@@ -84,7 +95,8 @@ class Session:
         cls,
         settings: Settings,
         publish: Publish,
-        deliveries: Deliveries,
+        failing: Failing,
+        records: Records,
         health: Health,
         telemetry: Telemetry,
         on_failure: Callable[[PostgresLostError], None],
@@ -98,10 +110,10 @@ class Session:
         health.postgres_ok(time.monotonic())
         telemetry.emit(
             "postgres.connected",
-            version=f"{version.major}.{version.minor}",
+            version=f"{version.major}.{version.micro}",  # asyncpg's words for 18.4
             connections=len(connections),
         )
-        return cls(connections, settings, publish, deliveries, health, telemetry)
+        return cls(connections, settings, publish, failing, records, health, telemetry)
 
     async def run(self, former: UUID | None) -> Exception | None:
         """Run until drained (returns None) or until the tenure is lost (returns why).
@@ -127,16 +139,18 @@ class Session:
         try:
             async with asyncio.timeout(FLIGHT_WAIT):
                 await self._publish.wait_landed()
-                await self._deliveries.wait_idle()
+                await self._records.wait_idle()
         except TimeoutError:
             pass
         await self._claim.register(former)
         self._publish.begin(self.tenure)
+        self._failing.begin(self.tenure, self._publish.hand_in)
         if self._wake_up:
             await self._control.listen(self._scan.wake_up)
         stages.create_task(self._claim_and_leave(), name="claim")
         stages.create_task(self._scan.run(), name="scan")
         stages.create_task(self._sweep.run(), name="sweep")
+        stages.create_task(self._resume.run(), name="resume")
         stages.create_task(self._housekeeping.run(), name="housekeeping")
         stages.create_task(self._watch_lease(), name="lease")
         stages.create_task(self._report(), name="report")
@@ -147,8 +161,8 @@ class Session:
 
     async def _watch_lease(self) -> None:
         """By our own clock, in case the heartbeat hangs: another replica may own the lanes from then on."""
-        while (left := self.tenure.lease_ends - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+        while self.tenure.holds_lease():  # noqa: ASYNC110 the end moves with every heartbeat
+            await asyncio.sleep(max(0.001, self.tenure.lease_ends - time.monotonic()))
         raise TenureLostError("the lease ran out before the heartbeat got through")
 
     async def _report(self) -> None:

@@ -49,12 +49,11 @@ async def add_receipts(connection: asyncpg.Connection) -> None:
     )
 
 
-async def add_failure(connection: asyncpg.Connection, lane: int, event_id: int, state: str = "failed") -> None:
-    """Record a failure of an event."""
+async def add_failure(connection: asyncpg.Connection, event: asyncpg.Record, state: str = "failed") -> None:
+    """Record a failure of an event, given as `add_event` returns it."""
     await connection.execute(
         "INSERT INTO outbox.failure (lane, id, topic, state, attempts, error, policy)"
         " VALUES ($1, $2, 'orders', $3, 1, 'MessageSizeTooLarge', 'block')",
-        lane,
-        event_id,
+        *event,
         state,
     )

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -123,10 +123,8 @@ def create_topic_now(server: Kafka, topic: str, partitions: int, configs: Mappin
 
 
 def _execute(server: Postgres, statement: str) -> None:
-    connect: Any = asyncpg.connect
-
     async def execute() -> None:
-        connection: Any = await connect(server.dsn)
+        connection = await asyncpg.connect(server.dsn)
         try:
             await connection.execute(statement)
         finally:

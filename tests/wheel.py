@@ -1,4 +1,4 @@
-"""Builds the wheel and the sdist's wheel and reads the SQL from each, away from the checkout: `python tests/wheel.py`."""
+"""Builds the wheel and the sdist's wheel and reads the SQL from each: `python tests/wheel.py`."""
 
 from __future__ import annotations
 

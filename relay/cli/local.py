@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import signal
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 0.2
 PORT = click.IntRange(1, 65535)
+PARTITIONS = 6
+"""Of a topic that does not say how many; enough to see that keys are spread and each stays where it is."""
+
+
+def _as_topics(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Take each NAME or NAME:PARTITIONS apart."""
+    topics = []
+    for value in values:
+        name, colon, partitions = value.partition(":")
+        if not name or (colon and not (partitions.isdecimal() and int(partitions))):
+            raise click.BadParameter(f"{value!r} is not of the form orders or orders:12")
+        topics.append((name, int(partitions) if colon else PARTITIONS))
+    return topics
 
 
 @click.command("local")
@@ -31,8 +45,22 @@ PORT = click.IntRange(1, 65535)
 )
 @click.option("--postgres-port", type=PORT, help="PostgreSQL's port. [default: a free one, then always the same]")
 @click.option("--kafka-port", type=PORT, help="Kafka's port. [default: a free one, then always the same]")
+@click.option(
+    "--topic",
+    "topics",
+    metavar="NAME[:PARTITIONS]",
+    multiple=True,
+    callback=_as_topics,
+    help=f"Make this topic unless it is there, with {PARTITIONS} partitions unless it says how many. Can be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of export lines.")
-def command(folder: Path, postgres_port: int | None, kafka_port: int | None, as_json: bool) -> None:
+def command(
+    folder: Path,
+    postgres_port: int | None,
+    kafka_port: int | None,
+    topics: list[tuple[str, int]],
+    as_json: bool,
+) -> None:
     """Start a real PostgreSQL and a real Kafka, without Docker and without installing either.
 
     Prints the two settings that the other commands need, then runs until Ctrl-C. The data stay in the folder; delete
@@ -43,11 +71,27 @@ def command(folder: Path, postgres_port: int | None, kafka_port: int | None, as_
         signal.signal(number, signal.default_int_handler)
     try:
         with local_servers(folder, postgres_port=postgres_port, kafka_port=kafka_port, say=_say) as servers:
+            _make_topics(servers[1], topics)
             click.echo(_as_json(*servers) if as_json else _as_exports(*servers))
             _say("both run until Ctrl-C")
             _watch(*servers)
     except KeyboardInterrupt:
         _say(f"stopped; the data stay in {folder}")
+
+
+def _make_topics(kafka: KafkaServer, topics: list[tuple[str, int]]) -> None:
+    if not topics:
+        return
+    from aiokafka.errors import KafkaError
+
+    from relay.local import create_topic
+
+    for name, partitions in topics:
+        try:
+            asyncio.run(create_topic(kafka.bootstrap_servers, name, partitions=partitions, exist_ok=True))
+        except KafkaError as error:
+            raise LocalServerError(f"Kafka did not make the topic {name}: {error}") from error
+        _say(f"topic {name} is ready")
 
 
 def _as_exports(postgres: PostgresServer, kafka: KafkaServer) -> str:

@@ -22,7 +22,7 @@ def command(as_json: bool) -> None:
     """Show what is pending and how old it is, replicas and lanes, and what was delivered.
 
     Reads only PostgreSQL, so it works while no relay runs and while Kafka is away. Counts stop at a million or
-    after a few seconds; "at least" and "about" say so.
+    after a few seconds; "at least", "at most" and "about" say so.
     """
     settings = load_postgres()
 
@@ -41,20 +41,20 @@ def concerns(status: Status) -> list[str]:
     """What somebody who was woken up should look at first; empty when all is well."""
     found = []
     alive = [replica for replica in status.replicas if replica.alive]
-    orphans = [str(lane.lane) for lane in status.lanes if lane.replica is None]
+    orphans = [lane.lane for lane in status.lanes if lane.replica is None]
     if status.in_recovery:
         found.append("this server is a standby: what it shows may be old, and no relay can work on it")
     if not alive:
         found.append("no replica is alive: nothing is being published; start `relay run`, or read its log")
     elif orphans:
         found.append(
-            f"lanes {', '.join(orphans)} have no live owner: their events wait; replicas claim them within seconds, "
-            "unless their log says why not"
+            f"lanes without a live owner: {ranges(orphans)}; their events wait until a replica claims them, which "
+            "takes seconds unless its log says why not"
         )
-    if status.backlog.events is None:
+    if status.backlog.precision == "at most":
         found.append("counting what is pending took too long: positions are far behind; is a long transaction open?")
     if failed := status.failures.get("failed", 0):
-        found.append(f"{failed:,} events failed and wait for a person")
+        found.append(f"{failed:,} {'event failed and waits' if failed == 1 else 'events failed and wait'} for a person")
     if status.stranded:
         found.append("there are rows in the DEFAULT partitions: no segment was ready for them; the relay moves them")
     return found
@@ -76,6 +76,17 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def ranges(lanes: list[int]) -> str:
+    """Ascending lanes with neighbours put together, `0-3 7`: all 16 one by one would leave no room for names."""
+    runs: list[list[int]] = []
+    for lane in lanes:
+        if runs and lane == runs[-1][-1] + 1:
+            runs[-1].append(lane)
+        else:
+            runs.append([lane])
+    return " ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
 def _page(status: Status) -> Group:
     parts: list[Text | Table | str] = [
         Text(
@@ -94,10 +105,10 @@ def _page(status: Status) -> Group:
 
 def _summary(status: Status) -> Table:
     table = Table.grid(padding=(0, 3))
-    pending = _count(status.backlog, "at least")
+    pending = _count(status.backlog)
     if status.oldest_seconds is not None:
         pending += f", the oldest {duration(status.oldest_seconds)} old"
-    delivered = _count(status.delivered, "about")
+    delivered = _count(status.delivered)
     if status.last_delivered_seconds is not None:
         delivered += f", the last one {duration(status.last_delivered_seconds)} ago"
     owned = sum(lane.replica is not None for lane in status.lanes)
@@ -106,13 +117,13 @@ def _summary(status: Status) -> Table:
     table.add_row("pending", pending)
     table.add_row("delivered", f"{delivered} (receipts that are kept)")
     table.add_row("failures", failures or "none")
-    table.add_row("held", _count(status.held, "at least"))
+    table.add_row("held", _count(status.held))
     table.add_row("lanes", f"{owned} of {len(status.lanes)} owned, by {alive} live {_plural('replica', alive)}")
     return table
 
 
 def _replicas(status: Status) -> Table:
-    table = _table("replica", "version", ">running", ">lease", "lanes")
+    table = _table("*replica", "version", ">running", ">lease", "lanes")
     for replica in status.replicas:
         lease = duration(replica.lease_seconds) if replica.alive else f"out for {duration(-replica.lease_seconds)}"
         table.add_row(
@@ -120,14 +131,14 @@ def _replicas(status: Status) -> Table:
             replica.version,
             duration(replica.running_seconds),
             lease,
-            " ".join(map(str, replica.lanes)) or "none",
+            ranges(replica.lanes) or "none",
             style=None if replica.alive else "red",
         )
     return table
 
 
 def _lanes(status: Status) -> Table:
-    table = _table(">lane", "owner", ">owned for", ">position", ">pending", ">oldest")
+    table = _table(">lane", "*owner", ">owned for", ">position", ">pending", ">oldest")
     for lane in status.lanes:
         table.add_row(
             str(lane.lane),
@@ -156,17 +167,23 @@ def _segments(status: Status) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    """A plain table; a name that begins with > is of numbers."""
+    """A plain table; > marks a column of numbers, * one that goes on in the next line where there is no room for it."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
+        table.add_column(
+            column.lstrip(">*"),
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=not column.startswith("*"),
+            overflow="fold",
+        )
     return table
 
 
-def _count(count: Count, hedge: str) -> str:
+def _count(count: Count) -> str:
     if count.events is None:
         return "unknown (counting took too long)"
-    return f"{'' if count.exact else hedge + ' '}{count.events:,} {_plural('event', count.events)}"
+    hedge = "" if count.precision == "exact" else f"{count.precision} "
+    return f"{hedge}{count.events:,} {_plural('event', count.events)}"
 
 
 def _plural(word: str, number: int) -> str:

@@ -25,6 +25,7 @@ class Closed:
         self._keys = set(keys)
         self._topics_since: set[str] = set()
         self._keys_since: set[TopicKey] = set()
+        self._lowest_held: int | None = None
 
     def __bool__(self) -> bool:
         return bool(self._topics or self._keys)
@@ -52,6 +53,22 @@ class Closed:
         for event in events:
             (wait if self.holds_back(event[3], event[4]) else go).append(event)
         return go, wait
+
+    def held_back(self, events: Iterable[PendingEvent]) -> None:
+        """These are being held back: a pass that has gone by them, or cannot see them yet, must look again."""
+        lowest = min((event[1] for event in events), default=None)
+        if lowest is not None and (self._lowest_held is None or lowest < self._lowest_held):
+            self._lowest_held = lowest
+
+    @property
+    def nothing_held_since(self) -> bool:
+        """Whether nothing was held back since `look_again_from` was last called."""
+        return self._lowest_held is None
+
+    def look_again_from(self, above: int) -> int:
+        """Where a pass that has come to id `above` must read on, once all that was held back is committed."""
+        lowest, self._lowest_held = self._lowest_held, None
+        return above if lowest is None else min(above, lowest - 1)
 
     def begin_pass(self) -> None:
         """A pass over the held rows begins; what is closed from now on stays closed at its end."""

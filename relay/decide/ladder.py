@@ -23,11 +23,12 @@ class Ladder:
         self._raised: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self._xids)
+        """Number of rungs and raised floors: what `prune` is there to bound."""
+        return len(self._xids) + len(self._raised)
 
     def __repr__(self) -> str:
         top = f"{self._xids[-1]}:{self._values[-1]}" if self._xids else "none"
-        return f"<Ladder rungs={len(self)} top={top} raised={len(self._raised)}>"
+        return f"<Ladder rungs={len(self._xids)} top={top} raised={len(self._raised)}>"
 
     def add(self, xid: int, value: int) -> None:
         """Add a rung. `value` must have been read in a statement that ended before `xid` was assigned.

@@ -30,6 +30,10 @@ class Bound(NamedTuple):
     running: tuple[tuple[int, int], ...]
     """Pairs (xid, floor), only those with a floor below `floor`."""
 
+    def start(self, later: Snapshot) -> int:
+        """The largest id for which everything that is visible in `later`, and was not before, lies above it."""
+        return min([self.floor, *(floor for xid, floor in self.running if later.ended(xid))])
+
 
 class Reach(NamedTuple):
     """How far one scan of one lane was allowed to read."""
@@ -43,10 +47,10 @@ class LongSweep:
     """A sweep too long for one statement: it goes on in steps of ids, apart from the other lanes' scans."""
 
     snapshot: Snapshot
-    """Taken before the first step. The scan after the last step starts relative to it: whatever commits
-    between two steps is in its running transactions, or later."""
+    """Of the last step. The next one goes back for what has become visible since, and the scan after the last
+    step starts relative to it."""
     done_to: int
-    """Everything in the lane up to this id was seen by a step."""
+    """Everything in the lane up to this id that is visible in `snapshot` was taken, or is settled."""
     end: int
 
 
@@ -86,9 +90,7 @@ class LaneScan:
         """Where the next sweep starts. Only for a lane without a long sweep under way."""
         if self.snapshot is None:
             raise ValueError(f"lane {self.lane} has had no complete scan yet")
-        floor = max(ladder.floor(self.snapshot.xmax, self.position), self.position)
-        running = ((xid, max(ladder.floor(xid, self.position), self.position)) for xid in self.snapshot.running)
-        return Bound(floor, tuple((xid, low) for xid, low in running if low < floor))
+        return self._bound(self.snapshot, ladder)
 
     def begin(self) -> None:
         """Call right before a scan or a step is sent.
@@ -150,15 +152,32 @@ class LaneScan:
             return None
         if sweep.done_to >= sweep.end:
             self.snapshot = sweep.snapshot
+            # No step looked above `taken_to`: the position must not pass it before a complete scan has.
+            self.exhausted = False
             self.sweep = None
             return None
         return sweep.done_to, min(sweep.done_to + step_ids, sweep.end)
 
-    def absorb_step(self, end: int, swept: Sequence[PendingEvent], reach: Reach) -> list[PendingEvent]:
-        """Take in the step that read up to id `end`; returns the events to publish, in order."""
-        if self.sweep is None:
+    def absorb_step(
+        self, snapshot: Snapshot, end: int, swept: Sequence[PendingEvent], reach: Reach, ladder: Ladder
+    ) -> list[PendingEvent]:
+        """Take in the step that read up to id `end` in `snapshot`; returns the events to publish, in order.
+
+        None, and the sweep goes back, if something may have become visible below what earlier steps went
+        through: it would be missed, and of two events that one transaction wrote for a key, the one in this step
+        would overtake the other.
+        """
+        sweep = self.sweep
+        if sweep is None:
             raise ValueError(f"lane {self.lane} is not in a long sweep")
-        self.sweep.done_to = swept[-1][1] if cut_off(swept, reach) else end
+        bound = self._bound(sweep.snapshot, ladder)
+        # Without this, rungs that are missing for a while would send an idle database's sweep back for ever.
+        start = bound.start(snapshot) if _anything_ended(sweep.snapshot, snapshot) else sweep.done_to
+        sweep.snapshot = snapshot
+        if start < sweep.done_to:
+            sweep.done_to = start
+            return []
+        sweep.done_to = swept[-1][1] if cut_off(swept, reach) else end
         new = [event for event in swept if event[1] not in self.taken]
         self._take(new)
         return new
@@ -182,8 +201,17 @@ class LaneScan:
             self.position = max(self.position, min(limits))
         return self.position
 
+    def _bound(self, snapshot: Snapshot, ladder: Ladder) -> Bound:
+        floor = max(ladder.floor(snapshot.xmax, self.position), self.position)
+        running = ((xid, max(ladder.floor(xid, self.position), self.position)) for xid in snapshot.running)
+        return Bound(floor, tuple((xid, low) for xid, low in running if low < floor))
+
     def _take(self, events: Iterable[PendingEvent]) -> None:
         self.taken.update([event[1] for event in events])
+
+
+def _anything_ended(before: Snapshot, later: Snapshot) -> bool:
+    return later.xmax > before.xmax or any(later.ended(xid) for xid in before.running)
 
 
 def cut_off(events: Sequence[PendingEvent], reach: Reach) -> bool:

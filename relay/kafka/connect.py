@@ -12,10 +12,12 @@ from relay.outcome import PublishError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.settings import KafkaSettings
+    from relay.settings import KafkaSettings, TopicSettings
 
 
-async def wait_for_producer(settings: KafkaSettings, on_failure: Callable[[PublishError], None]) -> KafkaProducer:
+async def wait_for_producer(
+    settings: KafkaSettings, topics: TopicSettings, on_failure: Callable[[PublishError], None]
+) -> KafkaProducer:
     """Connect a producer, trying until it works, with exponential backoff and jitter up to 5 s between tries.
 
     Whatever Kafka says, it is waited for: a wrong password is put right on one side or the other, and nothing is
@@ -32,4 +34,4 @@ async def wait_for_producer(settings: KafkaSettings, on_failure: Callable[[Publi
         wait=wait_random_exponential(multiplier=0.2, max=5),
         before_sleep=report,
     )
-    return await retrying(KafkaProducer.connect, settings)
+    return await retrying(KafkaProducer.connect, settings, topics)

@@ -8,7 +8,10 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import aiokafka.errors as kafka_errors
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.helpers import create_ssl_context
 
@@ -22,7 +25,14 @@ if TYPE_CHECKING:
     from aiokafka.structs import RecordMetadata
 
     from relay.event import PendingEvent
-    from relay.settings import KafkaSettings
+    from relay.settings import KafkaSettings, TopicSettings
+
+
+RECORD_OVERHEAD = 160
+"""Bytes of a record beyond the event's own: framing and the headers `outbox-event-id` and `outbox-id`, rounded up."""
+
+MARGIN_BYTES = 4_096
+"""Below a topic's limit, so that an estimate a little too low is not refused."""
 
 
 class RecordBatch:
@@ -38,24 +48,31 @@ class RecordBatch:
 class KafkaProducer:
     """A started producer. After `close`, or once it `died`, a new one has to be made."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, topics: TopicSettings) -> None:
+        self._topics = topics
+        self._admin: AIOKafkaAdminClient | None = None
+        self._options = {
+            "bootstrap_servers": settings.bootstrap_servers,
+            "client_id": settings.client_id,
+            "request_timeout_ms": int(settings.request_timeout * 1000),
+            **_security(settings),
+        }
+        self._compressed = settings.compression != "none"
+        self._batch_bytes = settings.record_batch_bytes
         self._request_timeout = settings.request_timeout
         self._created = settings.timestamp == "created"
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=settings.bootstrap_servers,
-            client_id=settings.client_id,
             acks="all",
             enable_idempotence=True,
-            request_timeout_ms=int(settings.request_timeout * 1000),
             max_batch_size=settings.record_batch_bytes,
             compression_type=None if settings.compression == "none" else settings.compression,
-            **_security(settings),
+            **self._options,
         )
 
     @classmethod
-    async def connect(cls, settings: KafkaSettings) -> KafkaProducer:
+    async def connect(cls, settings: KafkaSettings, topics: TopicSettings) -> KafkaProducer:
         """Connect and get a producer id. Raises PublishError when Kafka cannot be reached or refuses."""
-        producer = cls(settings)
+        producer = cls(settings, topics)
         try:
             async with asyncio.timeout(settings.request_timeout + 2):
                 await producer._producer.start()
@@ -98,6 +115,8 @@ class KafkaProducer:
             raise translate(error) from error
         if known:
             return known
+        if self._topics.create and topic not in self._producer.client.cluster.unauthorized_topics:
+            await self.create_topic(topic)
         cluster = self._producer.client.cluster
         if topic in cluster.unauthorized_topics:
             raise PublishError(
@@ -114,11 +133,59 @@ class KafkaProducer:
         """Stop asking for the metadata of a topic that does not exist."""
         self._producer.client._topics.discard(topic)  # noqa: SLF001 there is no public way
 
-    def pack(self, waiting: deque[PendingEvent], most: int) -> RecordBatch:
+    async def max_batch_bytes(self, topic: str) -> int | None:
+        """The topic's `max.message.bytes`, which bounds a record batch; None when it cannot be known.
+
+        With compression it says nothing about a batch that is not compressed yet. Raises PublishError when Kafka
+        cannot be asked just now.
+        """
+        if self._compressed:
+            return None
+        try:
+            admin = await self._administration()
+            answers: list[Any] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+        except Exception as error:
+            raise translate(error) from error
+        for answer in answers:
+            for code, _, _, _, entries in answer.resources:
+                if code == 0:
+                    return next((int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"), None)
+        # Not allowed to describe it: the broker will say.
+        return None
+
+    async def create_topic(self, topic: str) -> None:
+        """Create a topic as the settings say; one that is there already is fine. Raises PublishError."""
+        new = NewTopic(topic, self._topics.partitions, self._topics.replication)
+        try:
+            answer: Any = await (await self._administration()).create_topics([new])
+        except Exception as error:
+            raise translate(error) from error
+        for _, code, *_ in answer.topic_errors:
+            kind = kafka_errors.for_code(code)
+            if kind not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
+                raise PublishError(
+                    FailureKind.TOPIC,
+                    f"topic {topic} does not exist and cannot be created with {self._topics.partitions} partitions "
+                    f"and replication {self._topics.replication}: {kind.__name__}; "
+                    "create it, or correct RELAY_TOPIC_PARTITIONS and RELAY_TOPIC_REPLICATION",
+                    kind.__name__,
+                )
+
+    async def _administration(self) -> AIOKafkaAdminClient:
+        if self._admin is None:
+            admin = AIOKafkaAdminClient(**self._options)
+            await admin.start()
+            self._admin = admin
+        return self._admin
+
+    def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None) -> RecordBatch:
         """Move events from the left of `waiting` into a record batch until it is full; at least one.
 
-        The hot path: one loop, and of each event only what Kafka gets.
+        `max_bytes` is what the topic takes in a record batch. The hot path: one loop, and of each event only what
+        Kafka gets.
         """
+        room = max_bytes if max_bytes is not None and max_bytes < self._batch_bytes + MARGIN_BYTES else None
+        packed = MARGIN_BYTES
         builder = self._producer.create_batch()
         append = builder.append
         created = self._created
@@ -126,7 +193,11 @@ class KafkaProducer:
         events: list[PendingEvent] = []
         while waiting and len(events) < most:
             event = waiting[0]
-            _, id_, event_id, _, key, payload, headers, type_, created_ms, _ = event
+            _, id_, event_id, _, key, payload, headers, type_, created_ms, size = event
+            if room is not None:
+                packed += size + RECORD_OVERHEAD
+                if packed > room and events:
+                    break
             record_headers = [("outbox-event-id", str(event_id).encode()), ("outbox-id", b"%d" % id_)]
             if type_ is not None:
                 record_headers.append(("outbox-type", type_.encode()))
@@ -167,6 +238,10 @@ class KafkaProducer:
 
     async def close(self, timeout: float) -> None:
         """Close within `timeout` seconds, whatever the broker does; what is not acknowledged is abandoned."""
+        if self._admin is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(timeout):
+                    await self._admin.close()
         # stop() waits for every batch, for ever when the broker is away (#1101): only after a bounded try.
         producer = self._producer
         with suppress(Exception):

@@ -32,7 +32,7 @@ def local_servers(
     parts.postgres_programs()
     parts.java_home()
     if not parts.kafka_is_here():
-        say(f"fetching Kafka {parts.KAFKA_VERSION} from Maven Central, 60 MB, this once")
+        say(f"fetching Kafka {parts.KAFKA_VERSION} from Maven Central, 60 MB, about 30 s, once")
         parts.kafka_jars()
     say(f"starting PostgreSQL and Kafka in {folder}")
     with ExitStack() as running:

@@ -70,6 +70,11 @@ class ServerProcess:
         """Whether the server lives; a paused one does."""
         return self._keeper.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, as shells say it: 128 and the signal's number if one ended it. None while it lives."""
+        return self._keeper.poll()
+
     def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
         """Return when `ready()` is true; raise LocalServerError with the log's end if that cannot come."""
         deadline = time.monotonic() + timeout

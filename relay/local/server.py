@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # Another program may take a port between the look and the server's bind; three in a row is not chance.
 PORT_TRIES = 3
+# Kafka needs 3 s, and took more than 60 on a machine with a load of 15 per core. A server that ends while starting is
+# noticed at once, so waiting long costs nothing.
+START_SECONDS = 180.0
 
 
 class Server(abc.ABC):
@@ -67,7 +70,7 @@ class Server(abc.ABC):
             raise LocalServerError(f"{self.name} in {self.folder} was not started yet")
         return self._ports[purpose]
 
-    def start(self, timeout: float = 60.0) -> Self:
+    def start(self, timeout: float = START_SECONDS) -> Self:
         """Start it and return when it serves.
 
         Raises LocalServerError with the end of its log if it does not within `timeout` seconds, and
@@ -105,7 +108,7 @@ class Server(abc.ABC):
             self._process.kill()
             self._process = None
 
-    def restart(self, timeout: float = 60.0) -> Self:
+    def restart(self, timeout: float = START_SECONDS) -> Self:
         """Stop it and start it again on the same ports."""
         self.stop()
         return self.start(timeout)

@@ -34,8 +34,7 @@ async def create_topic(
     await admin.start()
     try:
         wanted = {name: str(value) for name, value in (configs or {}).items()}
-        new: Any = NewTopic
-        answer = await admin.create_topics([new(topic, partitions, 1, topic_configs=wanted)])
+        answer = await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=wanted)])
         for name, code, *message in answer.topic_errors:
             error = for_code(code)
             if code and not (exist_ok and error is TopicAlreadyExistsError):

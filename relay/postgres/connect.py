@@ -26,11 +26,15 @@ SESSION_SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_bitmapscan": "off",
+    # While failure and held look empty, the planner would read them once and filter; the plan stays when they fill.
+    "enable_material": "off",
     "max_parallel_workers_per_gather": "0",
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     # A statement of ours that hangs must not hold the lease's renewal for ever.
     "statement_timeout": "60s",
+    # A role's own would end statements that only have to wait.
+    "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "60s",
 }
 
@@ -64,7 +68,7 @@ async def open_connection(dsn: str, timeout: float, name: str) -> asyncpg.Connec
 
 
 async def wait_for(attempt: Callable[[], Awaitable[Result]], on_failure: Callable[[PostgresLostError], None]) -> Result:
-    """Call the coroutine function `attempt` until PostgreSQL is there, with exponential backoff and jitter up to 5 s between tries.
+    """Call a coroutine function until PostgreSQL is there, with exponential backoff and jitter up to 5 s between tries.
 
     `on_failure` hears of every failed try. Any other error is raised.
     """

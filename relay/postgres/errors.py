@@ -57,6 +57,10 @@ def _lost(error: BaseException) -> RelayError:
     return PostgresLostError(f"the connection to PostgreSQL was lost: {_text(error)}")
 
 
+def _ended(_: BaseException) -> RelayError:
+    return PostgresLostError("the connection to PostgreSQL was lost: the server ended it")
+
+
 def _unreachable(error: BaseException) -> RelayError:
     return PostgresLostError(
         f"PostgreSQL cannot be reached: {_text(error)}; check that it runs, and RELAY_POSTGRES_DSN"
@@ -67,6 +71,10 @@ def _tls(error: BaseException) -> RelayError:
     return PostgresLostError(
         f"no secure connection to PostgreSQL: {_text(error)}; check sslmode and sslrootcert in RELAY_POSTGRES_DSN"
     )
+
+
+def _given_up(error: BaseException) -> RelayError:
+    return PostgresLostError(f"PostgreSQL gave up a statement: {_text(error)}; see which session holds its locks")
 
 
 def _not_ready(error: BaseException) -> RelayError:
@@ -108,7 +116,7 @@ def _text(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not isinstance(error, pg.PostgresError):
         return "it did not answer in time"
     if isinstance(error, ssl.SSLError):
-        return error.reason or "TLS failed"
+        return str(getattr(error, "verify_message", None) or getattr(error, "reason", None) or error)
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         # asyncio writes its own text over the system's ("Connect call failed"); names' errors are negative.
         return (os.strerror(error.errno) if error.errno > 0 else error.strerror).lower()
@@ -120,6 +128,8 @@ _TABLE: tuple[tuple[tuple[type[BaseException], ...], Callable[[BaseException], R
     ((pg.ClientConfigurationError,), _bad_dsn),
     ((pg.InterfaceError,), _closed),
     ((pg.TargetServerAttributeNotMatched, pg.ReadOnlySQLTransactionError), _no_primary),
+    # What a call gets in the moment between the server's last words on a connection and its end.
+    ((pg.InternalClientError,), _ended),
     (
         (
             pg.PostgresConnectionError,
@@ -130,6 +140,8 @@ _TABLE: tuple[tuple[tuple[type[BaseException], ...], Callable[[BaseException], R
         ),
         _lost,
     ),
+    # By statement_timeout, by a person, or to end a deadlock: nothing was written, and it may work the next time.
+    ((pg.QueryCanceledError, pg.TransactionRollbackError), _given_up),
     # Starting, stopping, in recovery, out of connections, memory or disk: it may pass.
     ((pg.CannotConnectNowError, pg.InsufficientResourcesError), _not_ready),
     (

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never, cast
 
 from relay.decide.failing import Fail, Retry
 from relay.decide.snapshot import Snapshot
+from relay.event import PendingEvent
 from relay.postgres import segments
 from relay.postgres.errors import translated
 from relay.postgres.sql import query
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from relay.event import PendingEvent
     from relay.stages.records import Failure, HeldBack
     from relay.stages.scan import LaneRequest
     from relay.stages.settle import Receipts
@@ -28,7 +28,8 @@ class ScanResult(NamedTuple):
 
     snapshot: Snapshot
     sequence_value: int
-    """The id sequence's last value, 0 when unused; read before any transaction that is not in `snapshot` began."""
+    """The id sequence's last value, 0 when unused. Read after the snapshot: it says nothing about the
+    transactions that are not in it, only about those that take their xid once the result is there."""
     events: list[PendingEvent]
     """Per lane the swept, then the fresh ones, each in id order."""
 
@@ -94,14 +95,11 @@ class ScanConnection(_Statements):
             [each[2] for each in running],
             longest_sweep,
         )
-        head = rows[0]
-        del rows[0]
-        return ScanResult(Snapshot.parse(head["topic"]), head["id"], cast("list[PendingEvent]", rows))
+        return _scan_result(rows)
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> list[PendingEvent]:
+    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
         """Read unsettled events of one lane with above < id <= up_to, at most `events` and about `size` bytes."""
-        rows = await self._rows("sweep_step", lane, above, up_to, events, size)
-        return cast("list[PendingEvent]", rows)
+        return _scan_result(await self._rows("sweep_step", lane, above, up_to, events, size))
 
     async def sequence_value(self) -> int:
         """The last event id that was taken from the sequence; 0 when none was."""
@@ -152,11 +150,12 @@ class SettleConnection(_Statements):
     async def fail(self, replica: UUID, failure: Failure, epoch: int) -> Written | None:
         """Write a failure row in place of a held one; None when the lane is not this replica's any more."""
         (event,) = failure.events
+        wait: float | None = None
         match failure.verdict:
             case Retry(attempts=attempts, delay=delay):
                 state, wait, policy = "retrying", delay, "block"
             case Fail(attempts=attempts, policy=policy):
-                state, wait = "failed", None
+                state = "failed"
             case _ as never:
                 assert_never(never)
         rows = await self._rows(
@@ -177,7 +176,17 @@ class SettleConnection(_Statements):
         return _written(rows) if rows[0]["owned"] else None
 
 
-class ResumeConnection(_Statements):
+class _Blocking(_Statements):
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
+        """Closed keys (lane, topic, key), and topics with held rows (lane, topic, None)."""
+        return [(row["lane"], row["topic"], row["key"]) for row in await self._rows("blocking", lanes)]
+
+    async def has_failures(self, lanes: Sequence[int]) -> bool:
+        """Whether there is a failure that may have to be acted on."""
+        return cast("bool", (await self._rows("has_failures", lanes))[0][0])
+
+
+class ResumeConnection(_Blocking):
     """Reads failed and held events whose time has come."""
 
     async def due_failures(
@@ -187,15 +196,7 @@ class ResumeConnection(_Statements):
         rows = await self._rows(
             "due_failures", lanes, most, paused, [each[0] for each in under_way], [each[1] for each in under_way]
         )
-        return [(cast("PendingEvent", row), row["attempts"]) for row in rows]
-
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
-        """Closed keys (lane, topic, key), and topics with held rows (lane, topic, None)."""
-        return [(row["lane"], row["topic"], row["key"]) for row in await self._rows("blocking", lanes)]
-
-    async def has_failures(self, lanes: Sequence[int]) -> bool:
-        """Whether there is a failure that may have to be acted on."""
-        return cast("bool", (await self._rows("has_failures", lanes))[0][0])
+        return [(PendingEvent(*row[:10]), row[10]) for row in rows]
 
     async def held_events(
         self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
@@ -204,7 +205,7 @@ class ResumeConnection(_Statements):
         return cast("list[PendingEvent]", await self._rows("held_events", lane, above, events, size, paused))
 
 
-class ControlConnection(_Statements):
+class ControlConnection(_Blocking):
     """Registers the replica, renews its lease, claims and releases lanes, and hears wake-ups."""
 
     async def sequence_value(self) -> int:
@@ -270,3 +271,9 @@ class HousekeepingConnection(_Statements):
     async def prune(self, retention: float) -> list[str]:
         """Drop segments that are settled and older than `retention` seconds; returns their names."""
         return await segments.prune(self._connection, retention, schema=self._schema)
+
+
+def _scan_result(rows: list[asyncpg.Record]) -> ScanResult:
+    head = rows[0]
+    del rows[0]
+    return ScanResult(Snapshot.parse(head["topic"]), head["id"], cast("list[PendingEvent]", rows))

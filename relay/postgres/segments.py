@@ -34,8 +34,11 @@ async def ensure_segments(
     """
     created: list[str] = []
 
-    async def add(lower: int, upper: int) -> None:
-        created.append(await connection.fetchval(query("add_segment", schema), lower, upper))
+    async def add(lower: int, upper: int) -> bool:
+        name = await connection.fetchval(query("add_segment", schema), lower, upper)
+        if name is not None:
+            created.append(name)
+        return name is not None
 
     try:
         with translated():
@@ -45,9 +48,12 @@ async def ensure_segments(
                 # a little further on, so that they need not wait while it is attached.
                 lower = top if top is not None and top > reached else reached + 1 + _margin(ids_per_segment)
                 top = lower + ids_per_segment
-                await add(lower, top)
+                if not await add(lower, top):
+                    # Another replica is at it.
+                    return created
             while stranded := await connection.fetchrow(query("stranded_segment", schema), STRANDED_EVENTS):
-                await add(*stranded)
+                if not await add(*stranded):
+                    return created
     except LockNotAvailableError:
         pass
     return created

@@ -7,7 +7,7 @@ each count says whether it is exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from asyncpg.exceptions import QueryCanceledError
 
@@ -27,10 +27,10 @@ COUNT_LIMIT = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A number of events; `events` is None when counting took too long."""
+    """A number of events, and what it says about the true one; None when it is unknown."""
 
     events: int | None
-    exact: bool
+    precision: Literal["exact", "at least", "at most", "about", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,12 @@ async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHE
         return Status(
             schema=schema,
             **server,
-            backlog=_sum(list(pending.values()), per_lane_limit),
+            backlog=_backlog(list(pending.values()), per_lane_limit, server, lane_rows),
             oldest_seconds=max(oldest.values(), default=None),
             delivered=_delivered(delivered),
             last_delivered_seconds=delivered[0]["last_seconds"] if delivered else None,
             failures=_dict(await rows("status_failures")),
-            held=_sum([row[0] for row in held or []], COUNT_LIMIT),
+            held=_held(held),
             lanes=[
                 Lane(
                     **row,
@@ -155,13 +155,23 @@ def _replica(row: asyncpg.Record, lanes: list[asyncpg.Record]) -> Replica:
     return Replica(**row, alive=row["lease_seconds"] > 0, lanes=owned)
 
 
-def _sum(counts: list[int], limit: int) -> Count:
-    """Add counts that each went up to `limit`; no counts: counting took too long."""
-    return Count(sum(counts) if counts else None, exact=bool(counts) and max(counts) < limit)
+def _backlog(counts: list[int], limit: int, server: asyncpg.Record, lanes: list[asyncpg.Record]) -> Count:
+    """Add the lanes' counts, each of which went up to `limit`; there are none if counting took too long."""
+    if not counts:
+        # One id is one event in one lane, so this many can be pending and no more.
+        return Count(server["newest_id"] - min(lane["position"] for lane in lanes), "at most")
+    return Count(sum(counts), "exact" if max(counts) < limit else "at least")
+
+
+def _held(rows: list[asyncpg.Record] | None) -> Count:
+    if rows is None:
+        return Count(None, "unknown")
+    counted = rows[0][0]
+    return Count(counted, "exact" if counted < COUNT_LIMIT else "at least")
 
 
 def _delivered(rows: list[asyncpg.Record] | None) -> Count:
     if rows is None:
-        return Count(None, exact=False)
+        return Count(None, "unknown")
     counted, estimate = rows[0]["events"], rows[0]["estimate"]
-    return Count(counted, exact=True) if counted < COUNT_LIMIT else Count(max(counted, estimate), exact=False)
+    return Count(counted, "exact") if counted < COUNT_LIMIT else Count(max(counted, estimate), "about")

@@ -22,16 +22,19 @@ from relay.settings import load as loading
 from relay.settings.checks import LEASE_MARGIN, MASK, mask_dsn
 from relay.settings.groups import (
     BufferSettings,
+    FailureSettings,
     HealthSettings,
     HttpSettings,
     KafkaSettings,
     LogSettings,
     PostgresSettings,
+    PublishSettings,
     ReplicaSettings,
     ScanSettings,
     SegmentSettings,
     SettleSettings,
     StopSettings,
+    TopicSettings,
     relation_problems,
 )
 
@@ -42,17 +45,20 @@ __all__ = [
     "LEASE_MARGIN",
     "MASK",
     "BufferSettings",
+    "FailureSettings",
     "HealthSettings",
     "HttpSettings",
     "KafkaSettings",
     "LogSettings",
     "PostgresSettings",
+    "PublishSettings",
     "ReplicaSettings",
     "ScanSettings",
     "SegmentSettings",
     "Settings",
     "SettleSettings",
     "StopSettings",
+    "TopicSettings",
     "load_postgres",
     "load_with_sources",
     "mask_dsn",
@@ -77,6 +83,9 @@ class Settings(BaseSettings):
     scan: ScanSettings = Field(default_factory=ScanSettings)
     buffer: BufferSettings = Field(default_factory=BufferSettings)
     settle: SettleSettings = Field(default_factory=SettleSettings)
+    publish: PublishSettings = Field(default_factory=PublishSettings)
+    failure: FailureSettings = Field(default_factory=FailureSettings)
+    topic: TopicSettings = Field(default_factory=TopicSettings)
     stop: StopSettings = Field(default_factory=StopSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)

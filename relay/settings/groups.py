@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FilePath, SecretStr
 
@@ -34,7 +34,17 @@ Count = Annotated[int, Field(gt=0)]
 Dsn = Annotated[SecretStr, AfterValidator(checks.dsn)]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+Policy = Literal["block", "skip", "dead-letter"]
 Compression = Literal["none", "zstd", "lz4", "snappy", "gzip"]
+
+
+def _policies(value: str) -> str:
+    """Return the pairs unchanged; raise ValueError if they are not `pattern=policy,...`."""
+    for pair in filter(None, (each.strip() for each in value.split(","))):
+        pattern, separator, policy = (part.strip() for part in pair.partition("="))
+        if not pattern or not separator or policy not in get_args(Policy):
+            raise ValueError(f"contains {pair!r}; write pairs like audit.*=skip,orders=dead-letter (or =block)")
+    return value
 
 
 class Group(BaseModel):
@@ -158,6 +168,54 @@ class SettleSettings(Group):
     """How receipts are written."""
 
     batch_events: Count = Field(default=5_000, description="Most receipts that one statement writes.")
+
+
+class PublishSettings(Group):
+    """How fast the relay may publish; no limit by default."""
+
+    events_per_second: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Most events per second of this replica; 0 = no limit."
+    )
+    bytes_per_second: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Most bytes per second of this replica; 0 = no limit."
+    )
+
+
+class FailureSettings(Group):
+    """What becomes of an event that Kafka does not take, and of the later events of its key."""
+
+    policy: Annotated[Policy, BeforeValidator(_lower)] = Field(
+        default="block",
+        description="`block` holds later events of the key back until replay or discard, `skip` lets them go on, "
+        "`dead-letter` also sends the event to a dead-letter topic.",
+    )
+    policies: Annotated[str, AfterValidator(_policies)] = Field(
+        default="",
+        description="Other policies by topic pattern, the first match counts: `audit.*=skip,orders=dead-letter`.",
+    )
+    max_attempts: Count = Field(
+        default=10, description="Attempts at an event whose error is unknown, before it fails. Outages spend none."
+    )
+    first_delay: Seconds = Field(default=1.0, description="Pause before the second attempt; it doubles each time.")
+    most_delay: Seconds = Field(default=300.0, description="Longest pause between attempts.")
+    dead_letter_suffix: str = Field(
+        default=".dead-letter",
+        pattern=r"^[a-zA-Z0-9._-]+$",
+        description="Appended to a topic's name to get its dead-letter topic.",
+    )
+
+    def by_pattern(self) -> dict[str, Policy]:
+        """The policies, by topic pattern in their order."""
+        pairs = (pair.partition("=") for pair in self.policies.split(",") if pair.strip())
+        return {pattern.strip(): cast("Policy", policy.strip()) for pattern, _, policy in pairs}
+
+
+class TopicSettings(Group):
+    """Whether missing topics are created."""
+
+    create: bool = Field(default=False, description="Create topics that do not exist.")
+    partitions: Count = Field(default=12, description="Partitions of topics that are created.")
+    replication: Count = Field(default=3, description="Replication factor of topics that are created.")
 
 
 class StopSettings(Group):

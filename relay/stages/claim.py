@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 import relay
+from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.shares import fair_share
 from relay.stages.tenure import LeaseLostError
@@ -47,6 +48,12 @@ class ClaimPort(Protocol):
     async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
         """Claim lanes that nobody claimed since they were seen."""
 
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
+        """Closed keys (lane, topic, key), and topics with held rows (lane, topic, None)."""
+
+    async def has_failures(self, lanes: Sequence[int]) -> bool:
+        """Whether there is a failure that may have to be acted on."""
+
     async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
         """Raise (lane, epoch, position)."""
 
@@ -81,12 +88,12 @@ class Claim:
     async def register(self, former: UUID | None) -> None:
         """Begin the tenure: the ladder's first rung, then the registration's lease. No lane is owned yet."""
         tenure = self._tenure
+        value = await self._look_at_sequence()
         sent = time.monotonic()
-        tenure.saw_sequence(await self._port.sequence_value())
         xid = await self._port.register(
             tenure.replica, self._settings.name, relay.__version__, self._settings.lease, former
         )
-        tenure.ladder.add(xid, tenure.sequence_value)
+        tenure.ladder.add(xid, value)
         tenure.lease_ends = sent + self._settings.lease
         await self._port.forget_replicas()
 
@@ -119,8 +126,10 @@ class Claim:
     async def beat(self) -> None:
         """Renew the lease, persist positions, then claim or release towards the fair share."""
         tenure = self._tenure
+        # Looked at here and not left to the scans: without a recent rung, the sweep of a lane that is claimed next
+        # would go back again and again, and lanes without room would not advance their positions.
+        value = await self._look_at_sequence()
         sent = time.monotonic()
-        value = tenure.sequence_value
         xid = await self._port.renew(tenure.replica, self._settings.lease)
         if xid is None:
             raise LeaseLostError("the lease had run out before it was renewed")
@@ -137,6 +146,11 @@ class Claim:
             await self._claim([row for row in rows if row.free and row.lane not in tenure.lanes][:missing])
         self._telemetry.gauge("lanes_owned", len(tenure.lanes))
 
+    async def _look_at_sequence(self) -> int:
+        before = self._tenure.sequence_value
+        self._tenure.saw_sequence(await self._port.sequence_value(), before)
+        return self._tenure.sequence_value
+
     def _check_still_ours(self, rows: Sequence[LaneRow]) -> None:
         tenure = self._tenure
         ours = {row.lane for row in rows if row.owner == tenure.replica and tenure.owns(row.lane, row.epoch)}
@@ -148,10 +162,16 @@ class Claim:
             return
         tenure = self._tenure
         claimed = await self._port.claim(tenure.replica, free)
+        # Before the first scan: what stands behind a failure must not be published by it.
+        blocking = await self._port.blocking([lane.lane for lane in claimed])
+        tenure.has_failures = tenure.has_failures or await self._port.has_failures([lane.lane for lane in claimed])
         for lane in claimed:
-            tenure.lanes[lane.lane] = LaneScan.take_over(
-                lane.lane, lane.epoch, lane.position, lane.highest_settled, lane.snapshot
+            closed = Closed(
+                topics={topic for number, topic, key in blocking if number == lane.lane and key is None},
+                keys={(topic, key) for number, topic, key in blocking if number == lane.lane and key is not None},
             )
+            state = LaneScan.take_over(lane.lane, lane.epoch, lane.position, lane.highest_settled, lane.snapshot)
+            tenure.add_lane(state, closed)
         if claimed:
             tenure.share_room()
             self._telemetry.emit("lanes.claimed", lanes=sorted(lane.lane for lane in claimed))
@@ -171,7 +191,7 @@ class Claim:
         tenure = self._tenure
         await self._port.release(tenure.replica, self._positions(states))
         for state in states:
-            tenure.lanes.pop(state.lane, None)
+            tenure.remove_lane(state.lane)
         tenure.share_room()
         self._telemetry.emit("lanes.released", lanes=sorted(state.lane for state in states))
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from relay.event import PendingEvent
-    from relay.outcome import Outcome, PublishError
+    from relay.outcome import Outcome
     from relay.retry import Backoff
     from relay.stages.tenure import Tenure
 
 COLD_AFTER = 60.0
 """Seconds without an acknowledgement after which a partition counts as cold again. Brokers forget an idle producer
 after `producer.id.expiration.ms` (a day by default); a single batch that goes alone costs nothing at such a pace."""
+
+MOST_PER_BATCH = 10_000
 
 
 @dataclass(slots=True, eq=False)
@@ -40,9 +41,14 @@ class Partition:
     waiting: deque[PendingEvent] = field(default_factory=deque)
     flights: deque[Flight] = field(default_factory=deque)
     wake_up: asyncio.Event = field(default_factory=asyncio.Event)
-    resume_at: float = 0.0
-    refusal: PublishError | None = None
-    """Why the batch at the head was refused; None once one is acknowledged again."""
+    suspect: bool = False
+    """A batch was refused or got stuck: until one is acknowledged it goes through the producer that is kept for such,
+    so that its refusals and retries do not disturb the others."""
+    doubtful: int = 0
+    """So many events at the head were in a batch that was refused for one of them."""
+    most: int = MOST_PER_BATCH
+    """Events per batch; halved with each refusal until the culprit goes alone."""
+    _pausing: bool = False
     _producer: object = None
     _warm_until: float = 0.0
 
@@ -61,17 +67,22 @@ class Partition:
         on a *cold* partition it has no sequence to compare with, and takes the batch behind a refused one (tried on
         Kafka 4.3.1): the first batch of a producer goes alone until it is acknowledged.
         """
-        if not self.waiting or now < self.resume_at or any(flight.outcome for flight in self.flights):
+        if not self.waiting or self._pausing:
             return False
-        warm = producer is self._producer and now < self._warm_until
+        if any(flight.outcome or flight.producer is not producer for flight in self.flights):
+            return False
+        warm = producer is self._producer and now < self._warm_until and not self.doubtful
         return len(self.flights) < (2 if warm else 1)
 
     def acknowledged(self, flight: Flight, now: float) -> None:
         """The broker has `flight`."""
         self._producer = flight.producer
         self._warm_until = now + COLD_AFTER
-        self.refusal = None
         self.backoff.reset()
+        self.doubtful = max(0, self.doubtful - len(flight.events))
+        if not self.doubtful:
+            self.most = MOST_PER_BATCH
+            self.suspect = False
 
     def chill(self) -> None:
         """The topic's metadata changed, perhaps because it was made anew: send alone until acknowledged."""
@@ -81,14 +92,37 @@ class Partition:
         """Events that were not published go before all others again, in their order."""
         self.waiting.extendleft(reversed(events))
 
-    def refused(self, error: PublishError, now: float) -> bool:
-        """Wait before the next try; returns whether this is news worth a log line."""
-        news = self.refusal is None or str(self.refusal) != str(error)
-        self.refusal = error
-        self.resume_at = now + self.backoff.next_delay()
-        asyncio.get_running_loop().call_later(self.resume_at - now, self.wake_up.set)
-        return news
+    def split(self, refused: int) -> None:
+        """A batch of `refused` events was refused for one of them: halve until it is found."""
+        self.doubtful = max(self.doubtful, refused)
+        self.most = max(1, refused // 2)
 
-    def oldest_flight_age(self, now: float | None = None) -> float:
-        """Seconds since the oldest batch in flight was sent; 0 when there is none."""
-        return (time.monotonic() if now is None else now) - self.flights[0].sent_at if self.flights else 0.0
+    def culprit_found(self) -> None:
+        """The event at fault is out of the way."""
+        self.doubtful = 0
+        self.most = MOST_PER_BATCH
+
+    def back_off(self) -> None:
+        """Pause before the next try."""
+        # The end of the pause is the timer's word and not the clock's: uvloop's timers fire up to 1.3 ms early, and a
+        # partition that is woken and then finds that it is not time yet sleeps for ever.
+        self._pausing = True
+        asyncio.get_running_loop().call_later(self.backoff.next_delay(), self._resume)
+
+    def _resume(self) -> None:
+        self._pausing = False
+        self.wake_up.set()
+
+    def pull_key(self, key: bytes) -> list[PendingEvent]:
+        """Take the waiting events of a key out of the queue."""
+        pulled = [event for event in self.waiting if event[4] == key]
+        if pulled:
+            self.waiting = deque(event for event in self.waiting if event[4] != key)
+        return pulled
+
+    def pull_all(self) -> list[PendingEvent]:
+        """Take all waiting events out of the queue."""
+        pulled = list(self.waiting)
+        self.waiting.clear()
+        self.doubtful = 0
+        return pulled

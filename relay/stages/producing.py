@@ -43,8 +43,11 @@ class Producer(Protocol):
     def forget_topic(self, topic: str) -> None:
         """The topic is of no interest for now."""
 
-    def pack(self, waiting: deque[PendingEvent], most: int) -> RecordBatch:
-        """Move events from the left of `waiting` into a batch."""
+    async def max_batch_bytes(self, topic: str) -> int | None:
+        """Largest record batch the topic takes; None when that cannot be found out."""
+
+    def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None) -> RecordBatch:
+        """Move events from the left of `waiting` into a batch that fits."""
 
     async def send(self, batch: Any, topic: str, partition: int, done: Callable[[Outcome], None]) -> None:
         """Queue the batch; `done` hears of its outcome."""
@@ -69,6 +72,7 @@ class ProducerKeeper:
         self._telemetry = telemetry
         self._discard = asyncio.Event()
         self._reason = ""
+        self._told = ""
         self._changed = asyncio.Event()
         self.current: Producer | None = None
 
@@ -90,13 +94,16 @@ class ProducerKeeper:
                 finally:
                     discard.cancel()
                 self._set(None)
+                # A batch that is refused again and again costs a producer each time: that is told once.
+                first_time = died.done() or self._reason != self._told
                 if died.done():
                     self._reason = "its sender task ended"
                 else:
                     await quiesce(producer)
                 abandon(producer)
                 await producer.close(CLOSE_TIMEOUT)
-                self._telemetry.emit("producer.replaced", reason=self._reason)
+                self._telemetry.emit("producer.replaced", reason=self._reason, first_time=first_time)
+                self._told = self._reason
         finally:
             if (last := self.current) is not None:
                 self._set(None)

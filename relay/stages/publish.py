@@ -5,37 +5,32 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages.partition import Flight, Partition
+from relay.stages.records import Delivery
 from relay.stages.topic import Topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from relay.event import PendingEvent
-    from relay.health import Health
-    from relay.settings import KafkaSettings
+    from relay.stages.failing import Failing
+    from relay.stages.pacing import Pacing
     from relay.stages.producing import Producer, ProducerKeeper
+    from relay.stages.records import Records
     from relay.stages.tenure import Tenure
+    from relay.stages.troubles import Troubles
     from relay.telemetry import Telemetry
 
-WATCH_INTERVAL = 0.5
-"""Seconds between looks at the age of what is in flight and at the topics' metadata."""
+SIZE_CHECKED_ANEW = 5.0
+"""Seconds for which a topic's limit is believed before an event is failed for it: somebody may just have raised it."""
 
-_MOST_PER_BATCH = 10_000
-
-
-class Delivery(NamedTuple):
-    """Acknowledged events of one record batch, on their way to settle."""
-
-    tenure: Tenure
-    events: list[PendingEvent]
-    partition: int
-    base_offset: int
-    """Of the first event; the others follow. -1 when the broker did not say."""
+BATCH_OVERHEAD = 256
+"""Bytes that a record batch of one event may need beyond the event and its headers (batch header 61, record framing,
+and the relay's own headers)."""
 
 
 class Publish:
@@ -43,32 +38,39 @@ class Publish:
 
     def __init__(
         self,
-        keeper: ProducerKeeper,
-        on_delivery: Callable[[Delivery], None],
+        main: ProducerKeeper,
+        side: ProducerKeeper,
+        records: Records,
+        failing: Failing,
+        pacing: Pacing,
         hash_key: Callable[[bytes], int],
         random: Callable[[], float],
-        settings: KafkaSettings,
-        health: Health,
+        quiesce_timeout: float,
         telemetry: Telemetry,
     ) -> None:
-        self._keeper = keeper
-        self._on_delivery = on_delivery
+        self._main = main
+        self._side = side
+        self._records = records
+        self._failing = failing
+        self._pacing = pacing
         self._hash_key = hash_key
         self._random = random
-        self._settings = settings
-        self._health = health
+        self._quiesce_timeout = quiesce_timeout
         self._telemetry = telemetry
-        self._topics: dict[str, Topic] = {}
         self._tenure: Tenure | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        # Set whenever a flight ended.
         self._landed = asyncio.Event()
+        self.topics: dict[str, Topic] = {}
+        self.last_acknowledged = 0.0
+        """Monotonic seconds."""
 
-    async def run(self) -> None:
-        """Keep a producer and publish until cancelled."""
+    async def run(self, troubles: Troubles) -> None:
+        """Keep the producers and publish until cancelled."""
+        self._troubles = troubles
         async with asyncio.TaskGroup() as self._tasks:
-            self._tasks.create_task(self._keeper.run(self._quiesce, self._abandon))
-            self._tasks.create_task(self._watch())
+            for keeper in (self._main, self._side):
+                self._tasks.create_task(keeper.run(self._quiesce, self._abandon))
+            self._tasks.create_task(troubles.run(self))
 
     def begin(self, tenure: Tenure) -> None:
         """Publish what `tenure` hands in from now on."""
@@ -78,10 +80,8 @@ class Publish:
         """The tenure is over: drop what has not been sent. What is in flight stays there and is settled later."""
         if tenure is self._tenure:
             self._tenure = None
-            for topic in self._topics.values():
-                topic.unrouted.clear()
-                for partition in topic.partitions:
-                    partition.waiting.clear()
+            for topic in self.topics.values():
+                topic.pull_all()
 
     def hand_in(self, events: list[PendingEvent]) -> None:
         """Take events of the current tenure, in order per lane."""
@@ -95,16 +95,26 @@ class Publish:
         for name, its_events in by_topic.items():
             self._topic(name).route(its_events)
 
+    def forget_limits(self, topics: set[str]) -> None:
+        """Read these topics' limits anew before failing an event for them: somebody has most likely raised one."""
+        for name in topics:
+            self._topic(name).max_bytes_read_at = 0.0
+
+    @property
+    def tenure(self) -> Tenure | None:
+        """The tenure that hands in."""
+        return self._tenure
+
     @property
     def in_flight(self) -> int:
-        """Events in the producer's hands."""
-        return sum(len(flight.events) for partition in self._partitions() for flight in partition.flights)
+        """Events in the producers' hands."""
+        return sum(len(flight.events) for partition in self.partitions() for flight in partition.flights)
 
     def oldest_age(self, now: float) -> float:
         """Seconds since the oldest event in hand was enqueued, at unix time `now`; 0 when there is none."""
-        heads = [partition.waiting[0] for partition in self._partitions() if partition.waiting]
-        heads += [flight.events[0] for partition in self._partitions() for flight in partition.flights]
-        heads += [topic.unrouted[0] for topic in self._topics.values() if topic.unrouted]
+        heads = [partition.waiting[0] for partition in self.partitions() if partition.waiting]
+        heads += [flight.events[0] for partition in self.partitions() for flight in partition.flights]
+        heads += [topic.unrouted[0] for topic in self.topics.values() if topic.unrouted]
         return max(0.0, now - min(event[8] for event in heads) / 1000) if heads else 0.0
 
     async def wait_landed(self) -> None:
@@ -113,19 +123,35 @@ class Publish:
             await self._wait_for_landing()
 
     def discard_in_flight(self, tenure: Tenure, reason: str) -> None:
-        """The lease is over: what is still in the producer's hands must not be sent any more."""
-        if any(flight.tenure is tenure for partition in self._partitions() for flight in partition.flights):
-            self._keeper.discard(self._keeper.current, reason)
+        """The lease is over: what is still in the producers' hands must not be sent any more."""
+        if any(flight.tenure is tenure for partition in self.partitions() for flight in partition.flights):
+            for keeper in (self._main, self._side):
+                keeper.discard(keeper.current, reason)
 
-    def _partitions(self) -> Iterator[Partition]:
-        for topic in self._topics.values():
+    def discard(self, producer: object, reason: str) -> None:
+        """Replace the producer, whichever of the two it is."""
+        for keeper in (self._main, self._side):
+            keeper.discard(producer, reason)
+
+    def partitions(self) -> Iterator[Partition]:
+        """All partitions of all topics."""
+        for topic in self.topics.values():
             yield from topic.partitions
 
+    def resolve_anew(self, topic: Topic) -> None:
+        """The number of partitions is in question."""
+        topic.unresolve()
+        self._spawn(self._resolve(topic))
+
+    def current_producer(self) -> Producer | None:
+        """The main producer, if there is one just now."""
+        return self._main.current
+
     def _topic(self, name: str) -> Topic:
-        topic = self._topics.get(name)
+        topic = self.topics.get(name)
         if topic is None:
             new_backoff = partial(Backoff, self._random, first=0.2, most=15.0)
-            topic = self._topics[name] = Topic(name, new_backoff, self._hash_key)
+            topic = self.topics[name] = Topic(name, new_backoff, self._hash_key)
             self._spawn(self._resolve(topic))
         return topic
 
@@ -138,50 +164,76 @@ class Publish:
         """Find out how many partitions the topic has; its events wait meanwhile, others go on."""
         backoff = topic.new_backoff()
         while True:
-            producer = await self._keeper.ready()
+            producer = await self._main.ready()
             try:
                 count = await producer.partition_count(topic.name)
+                topic.max_bytes = await producer.max_batch_bytes(topic.name)
+                topic.max_bytes_read_at = time.monotonic()
             except PublishError as error:
-                if topic.trouble is None or str(topic.trouble) != str(error):
-                    self._telemetry.emit(
-                        "publish.refused",
-                        topic=topic.name,
-                        partition=None,
-                        events=len(topic.unrouted),
-                        error=error,
-                    )
-                topic.trouble = error
+                if error.kind is not FailureKind.CLUSTER:
+                    self._troubles.begin(topic, error)
                 producer.forget_topic(topic.name)
                 await asyncio.sleep(backoff.next_delay())
                 continue
             while not topic.idle:
                 await self._wait_for_landing()
-            for partition in topic.resolved(count):
-                self._spawn(self._pump(partition))
+            new = topic.resolved(count)
+            self._troubles.end(topic)
+            for partition in new:
+                self._spawn(self._pump(topic, partition))
             return
 
-    async def _pump(self, partition: Partition) -> None:
+    async def _pump(self, topic: Topic, partition: Partition) -> None:
         """Send the batches of one partition for as long as the service runs."""
         while True:
-            producer = await self._keeper.ready()
+            producer = await (self._side if partition.suspect else self._main).ready()
             partition.wake_up.clear()
             tenure = self._tenure
             if tenure is None or not partition.may_send(producer, time.monotonic()):
                 await partition.wake_up.wait()
             elif not tenure.holds_lease():
                 # Another replica may own these lanes by now; the claim stage ends the tenure.
-                partition.waiting.clear()
+                partition.pull_all()
             else:
-                await self._send(partition, producer, tenure)
+                await self._send(topic, partition, producer, tenure)
 
-    async def _send(self, partition: Partition, producer: Producer, tenure: Tenure) -> None:
-        batch = producer.pack(partition.waiting, _MOST_PER_BATCH)
+    async def _send(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
+        limit = topic.max_bytes
+        if limit is not None and partition.waiting[0][9] + BATCH_OVERHEAD > limit:
+            await self._check_size(topic, partition, producer, tenure)
+            return
+        batch = producer.pack(partition.waiting, partition.most, limit)
         flight = Flight(tenure, producer, batch.events, time.monotonic())
         partition.flights.append(flight)
+        await self._pacing.pace(batch.events)
         try:
             await producer.send(batch, partition.topic, partition.number, partial(self._ended, partition, flight))
         except PublishError as error:
             self._ended(partition, flight, Refused(error))
+
+    async def _check_size(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
+        """The event at the head seems too large for its topic: fail it without sending, if the limit still holds."""
+        if time.monotonic() - topic.max_bytes_read_at > SIZE_CHECKED_ANEW:
+            try:
+                topic.max_bytes = await producer.max_batch_bytes(topic.name)
+            except PublishError:
+                partition.back_off()
+                return
+            topic.max_bytes_read_at = time.monotonic()
+        limit = topic.max_bytes
+        if tenure is self._tenure and partition.waiting and limit is not None:
+            event = partition.waiting[0]
+            if event[9] + BATCH_OVERHEAD > limit:
+                partition.waiting.popleft()
+                error = PublishError(
+                    FailureKind.EVENT,
+                    f"the event has {event[9]:,} bytes and topic {topic.name} takes {limit:,} in a record batch; "
+                    "raise its max.message.bytes and replay, or discard",
+                    "EventTooLarge",
+                )
+                self._failing.fail(tenure, partition, event, error)
+                # A thousand such in a row must not keep the loop from its heartbeat.
+                await asyncio.sleep(0)
 
     def _ended(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
         """A flight's outcome is known. Outcomes are acted on in the order of the flights."""
@@ -197,11 +249,10 @@ class Publish:
         self._landed.set()
 
     def _acknowledged(self, partition: Partition, flight: Flight, base_offset: int) -> None:
-        now = time.monotonic()
+        now = self.last_acknowledged = time.monotonic()
         partition.acknowledged(flight, now)
-        self._keeper.works()
-        self._health.kafka_ok(now)
-        self._telemetry.emit("kafka.connected")
+        (self._side if flight.producer is self._side.current else self._main).works()
+        self._troubles.acknowledged(self.topics[partition.topic], now)
         self._telemetry.emit(
             "publish.acknowledged",
             topic=partition.topic,
@@ -209,14 +260,16 @@ class Publish:
             bytes=sum(event[9] for event in flight.events),
             seconds=now - flight.sent_at,
         )
-        self._on_delivery(Delivery(flight.tenure, flight.events, partition.number, base_offset))
+        delivery = Delivery(flight.tenure, flight.events, partition.number, base_offset)
+        for each in self._failing.without_dead_letters(delivery):
+            self._records.add(each)
 
     def _refused(self, partition: Partition) -> None:
-        """The batch at the head was refused, and what came of those behind it is known too: put all back."""
-        first = partition.flights[0]
+        """The batch at the head was refused, and what came of those behind it is known too."""
+        flights = list(partition.flights)
+        partition.flights.clear()
         back: list[PendingEvent] = []
-        while partition.flights:
-            flight = partition.flights.popleft()
+        for flight in flights:
             match flight.outcome:
                 case Acknowledged(base_offset=offset):
                     self._acknowledged(partition, flight, offset)
@@ -227,26 +280,48 @@ class Publish:
                     raise AssertionError("a flight without an outcome was put back")
                 case _ as never:
                     assert_never(never)
-        partition.put_back(back)
+        first = flights[0]
+        self._telemetry.emit(
+            "publish.refused",
+            topic=partition.topic,
+            partition=partition.number,
+            events=len(first.events),
+            error=first.outcome.error,  # type: ignore[union-attr]
+        )
         error = first.outcome.error  # type: ignore[union-attr]
-        if partition.refused(error, time.monotonic()):
-            self._telemetry.emit(
-                "publish.refused",
-                topic=partition.topic,
-                partition=partition.number,
-                events=len(first.events),
-                error=error,
-            )
+        partition.put_back(back)
+        self._act_on(error, partition, first)
         # Its sequence has a gap now: every later batch of this partition would fail (aiokafka #1017).
-        self._keeper.discard(first.producer, f"{partition.topic}-{partition.number}: {error}")
+        self.discard(first.producer, f"{partition.topic}-{partition.number}: {error}")
+
+    def _act_on(self, error: PublishError, partition: Partition, flight: Flight) -> None:
+        match error.kind:
+            case FailureKind.CLUSTER:
+                partition.back_off()
+            case FailureKind.TOPIC:
+                partition.suspect = True
+                partition.back_off()
+                self._troubles.begin(self.topics[partition.topic], error)
+            case FailureKind.EVENT | FailureKind.UNKNOWN:
+                partition.suspect = True
+                if flight.tenure is not self._tenure:
+                    return
+                if len(flight.events) > 1:
+                    partition.split(len(flight.events))
+                else:
+                    partition.culprit_found()
+                    self._failing.fail(flight.tenure, partition, partition.waiting.popleft(), error)
+            case _ as never:
+                assert_never(never)
 
     async def _quiesce(self, producer: Producer) -> None:
         """Wait until nothing of `producer` is in flight, at most a request timeout."""
         try:
-            async with asyncio.timeout(self._settings.request_timeout):
+            async with asyncio.timeout(self._quiesce_timeout):
                 while any(
                     flight.producer is producer and flight.outcome is None
-                    for partition in self._partitions()
+                    for partition in self.partitions()
+                    if not partition.suspect
                     for flight in partition.flights
                 ):
                     await self._wait_for_landing()
@@ -256,7 +331,7 @@ class Publish:
     def _abandon(self, producer: Producer) -> None:
         """`producer` is being discarded: whether what it has in flight is in Kafka stays unknown."""
         error = PublishError(FailureKind.CLUSTER, "the producer was discarded before Kafka answered")
-        for partition in self._partitions():
+        for partition in self.partitions():
             for flight in list(partition.flights):
                 if flight.producer is producer and flight.outcome is None:
                     self._ended(partition, flight, Refused(error))
@@ -264,32 +339,3 @@ class Publish:
     async def _wait_for_landing(self) -> None:
         self._landed.clear()
         await self._landed.wait()
-
-    async def _watch(self) -> None:
-        """An idempotent batch never fails for a broker that is away: its age tells, and health says so."""
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL)
-            now = time.monotonic()
-            oldest = max((partition.oldest_flight_age(now) for partition in self._partitions()), default=0.0)
-            self._telemetry.gauge("inflight_events", self.in_flight)
-            if oldest > self._settings.request_timeout:
-                error = f"no acknowledgement for {self._settings.request_timeout:g} s"
-                self._health.kafka_lost(now, error)
-                self._telemetry.emit("kafka.lost", error=error)
-            self._check_metadata()
-
-    def _check_metadata(self) -> None:
-        producer = self._keeper.current
-        if producer is None:
-            return
-        for topic in self._topics.values():
-            if topic.router is None:
-                continue
-            count = producer.known_partition_count(topic.name)
-            if count != topic.router.partitions:
-                for partition in topic.partitions:
-                    partition.chill()
-                # 0: not known at the moment, perhaps deleted, perhaps a new producer: what is routed waits there.
-                if count:
-                    topic.unresolve()
-                    self._spawn(self._resolve(topic))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
 if TYPE_CHECKING:
     from relay.decide.failing import Verdict
@@ -53,6 +53,7 @@ class Records:
         self._idle = asyncio.Event()
         self._idle.set()
         self._holding: dict[int, int] = {}
+        self._failing: dict[int, int] = {}
 
     @property
     def events(self) -> int:
@@ -63,11 +64,15 @@ class Records:
         """Whether events of this lane are held back whose rows are not committed yet."""
         return self._holding.get(lane, 0) > 0
 
+    def failing(self, lane: int) -> bool:
+        """Whether events of this lane failed whose rows are not committed yet."""
+        return self._failing.get(lane, 0) > 0
+
     def add(self, record: Record) -> None:
         """Something became known."""
         if not record.events:
             return
-        self._count_held(record, 1)
+        self._count_unwritten(record, 1)
         self._waiting.append(record)
         self._arrived.set()
         self._idle.clear()
@@ -97,7 +102,7 @@ class Records:
     def settled(self, records: list[Record]) -> None:
         """These were committed, or do not matter any more."""
         for record in records:
-            self._count_held(record, -1)
+            self._count_unwritten(record, -1)
         self._settling = 0
         if not self._waiting:
             self._idle.set()
@@ -106,7 +111,15 @@ class Records:
         """Wait until everything is recorded."""
         await self._idle.wait()
 
-    def _count_held(self, record: Record, by: int) -> None:
-        if isinstance(record, HeldBack):
-            for event in record.events:
-                self._holding[event[0]] = self._holding.get(event[0], 0) + by
+    def _count_unwritten(self, record: Record, by: int) -> None:
+        match record:
+            case HeldBack():
+                counts = self._holding
+            case Failure():
+                counts = self._failing
+            case Delivery():
+                return
+            case _ as never:
+                assert_never(never)
+        for event in record.events:
+            counts[event[0]] = counts.get(event[0], 0) + by

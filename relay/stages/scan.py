@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 _MANY_RUNGS = 256
-"""Rungs are pruned when there are so many: a settle adds one, a scan rarely needs more than a handful."""
+"""The ladder is pruned when it has so many rungs and raised floors: a settle adds a rung, a look at the locks may
+raise the floors of all transactions of the server, and a scan rarely needs more than a handful."""
 
 
 class LaneRequest(NamedTuple):
@@ -93,8 +94,10 @@ class Scan:
         states = [tenure.lanes[request.lane] for request in requests]
         for state in states:
             state.begin()
+        value_before = tenure.sequence_value
         result = await self._port.scan(requests, self._settings.sweep_step_ids)
-        self._check_time_goes_forward(result)
+        self._check_time_goes_forward(result.snapshot)
+        tenure.saw_sequence(result.sequence_value, value_before)
         for xid, value in quiet.items():
             # Only now is it certain that the transaction was not just ending while we looked at its locks.
             if xid in result.snapshot.running:
@@ -141,10 +144,7 @@ class Scan:
     def _absorb(
         self, state: LaneScan, request: LaneRequest, events: list[PendingEvent], snapshot: Snapshot
     ) -> tuple[list[PendingEvent], bool]:
-        start = request.bound.floor
-        for xid, floor in request.bound.running:
-            if floor < start and snapshot.ended(xid):
-                start = floor
+        start = request.bound.start(snapshot)
         if request.taken_to - start > self._settings.sweep_step_ids:
             state.start_long_sweep(snapshot, start)
             self._telemetry.emit("sweep.started", lane=state.lane, ids=request.taken_to - start)
@@ -156,14 +156,13 @@ class Scan:
         taken = state.absorb(snapshot, events[:split], events[split:], request.sweep, request.fresh)
         return taken, not state.exhausted
 
-    def _check_time_goes_forward(self, result: ScanResult) -> None:
-        if self._snapshot is not None and result.snapshot.xmax < self._snapshot.xmax:
+    def _check_time_goes_forward(self, snapshot: Snapshot) -> None:
+        if self._snapshot is not None and snapshot.xmax < self._snapshot.xmax:
             raise TenureLostError(
-                f"transaction ids went back from {self._snapshot.xmax} to {result.snapshot.xmax}: "
+                f"transaction ids went back from {self._snapshot.xmax} to {snapshot.xmax}: "
                 "a crash or fail-over took commits back"
             )
-        self._snapshot = result.snapshot
-        self._tenure.saw_sequence(result.sequence_value)
+        self._snapshot = snapshot
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
         try:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relay.event import PendingEvent
+    from relay.postgres.outbox import ScanResult
     from relay.settings import ScanSettings
     from relay.stages.scan import Scan
     from relay.stages.tenure import Tenure
@@ -24,7 +25,7 @@ QUIET_CHECK_INTERVAL = 1.0
 class SweepPort(Protocol):
     """What sweeps need of PostgreSQL."""
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> list[PendingEvent]:
+    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
         """Read unsettled events of one lane."""
 
     async def sequence_value(self) -> int:
@@ -91,10 +92,13 @@ class Sweep:
         events = min(room.events, self._settings.batch_events)
         reach = Reach(events + len(state.taken), room.bytes + self._tenure.buffer.lane_bytes(state.lane))
         state.begin()
-        swept = await self._port.sweep_step(state.lane, *step, reach.events, reach.bytes)
-        if self._tenure.lanes.get(state.lane) is not state:
+        value_before = self._tenure.sequence_value
+        result = await self._port.sweep_step(state.lane, *step, reach.events, reach.bytes)
+        self._tenure.saw_sequence(result.sequence_value, value_before)
+        if self._tenure.draining or state.releasing or self._tenure.lanes.get(state.lane) is not state:
+            # The lane may be given back at this moment: what is taken now would be published by its next owner too.
             return True
-        taken = state.absorb_step(step[1], swept, reach)
+        taken = state.absorb_step(result.snapshot, step[1], result.events, reach, self._tenure.ladder)
         if taken:
             self._tenure.buffer.add(state.lane, taken)
             self._hand_on(taken)

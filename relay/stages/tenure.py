@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from relay.decide.closed import Closed
 from relay.decide.ladder import Ladder
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ class Tenure:
         self.lease_ends = 0.0
         """Monotonic seconds; counted from when the renewal was *sent*, so never later than the database's."""
         self.drain_begun = asyncio.Event()
+        self.paused: set[str] = set()
+        """Topics whose events are held back."""
+        self.attempts: dict[tuple[int, int], int] = {}
+        """Attempts so far of failed events that are under way again, by (lane, id)."""
+        self.has_failures = False
+        """Whether there may be a failure in an owned lane that a person or the clock can make due."""
+        self.resume_wake_up = asyncio.Event()
+        self._closed: dict[int, Closed] = {}
 
     def __repr__(self) -> str:
         return f"<Tenure replica={self.replica} lanes={sorted(self.lanes)} {self.ladder!r}>"
@@ -48,16 +57,47 @@ class Tenure:
         """Whether the lease is certain to be running."""
         return time.monotonic() < self.lease_ends
 
-    def saw_sequence(self, value: int) -> None:
-        """A finished statement read the sequence. A value behind the last one means that ids are used again."""
-        if value < self.sequence_value:
-            raise SequenceWentBackError(self.sequence_value, value)
-        self.sequence_value = value
+    def saw_sequence(self, value: int, before: int) -> None:
+        """A finished statement read the sequence; when it was sent, `sequence_value` was `before`.
+
+        A value behind that means that ids are used again. Behind `sequence_value` as it is now means nothing:
+        another connection's statement began later and was answered sooner.
+        """
+        if value < before:
+            raise SequenceWentBackError(before, value)
+        self.sequence_value = max(self.sequence_value, value)
 
     def owns(self, lane: int, epoch: int) -> bool:
         """Whether the lane is still owned at this epoch."""
         state = self.lanes.get(lane)
         return state is not None and state.epoch == epoch
+
+    def add_lane(self, state: LaneScan, closed: Closed) -> None:
+        """The lane is owned from now on."""
+        self.lanes[state.lane] = state
+        self._closed[state.lane] = closed
+        for topic in self.paused:
+            closed.close_topic(topic)
+
+    def remove_lane(self, lane: int) -> None:
+        """The lane is not owned any more."""
+        self.lanes.pop(lane, None)
+        self._closed.pop(lane, None)
+
+    def closed_in(self, lane: int) -> Closed:
+        """What is closed in a lane."""
+        return self._closed.setdefault(lane, Closed())
+
+    def pause(self, topic: str) -> None:
+        """Hold back the topic's events in all lanes."""
+        self.paused.add(topic)
+        for lane in self.lanes:
+            self.closed_in(lane).close_topic(topic)
+
+    def unpause(self, topic: str) -> None:
+        """Let the topic's held events go on, and then its fresh ones."""
+        self.paused.discard(topic)
+        self.resume_wake_up.set()
 
     def share_room(self) -> None:
         """Share the buffer's room among the lanes that are owned now."""

@@ -1,4 +1,4 @@
-"""One topic: its partitions once they are known, and the events that wait until then."""
+"""One topic: its partitions once they are known, the events that wait until then, and its trouble if it has any."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from relay.retry import Backoff
 
 
+@dataclass(slots=True)
+class Trouble:
+    """Why a topic does not move, and since when (monotonic seconds)."""
+
+    error: PublishError
+    since: float
+    paused: bool = False
+    """Its events are held back, so that they do not take up the room of others."""
+    probe_at: float = 0.0
+
+
 @dataclass(slots=True, eq=False)
 class Topic:
     """Routes events to partitions; while the number of partitions is not known they wait here, in order."""
@@ -27,7 +38,10 @@ class Topic:
     router: Router | None = None
     partitions: list[Partition] = field(default_factory=list)
     unrouted: deque[PendingEvent] = field(default_factory=deque)
-    trouble: PublishError | None = None
+    trouble: Trouble | None = None
+    max_bytes: int | None = None
+    """Largest record batch the topic takes; None when not known."""
+    max_bytes_read_at: float = 0.0
 
     @property
     def idle(self) -> bool:
@@ -40,7 +54,6 @@ class Topic:
         Only for an idle topic: a key may move to another partition.
         """
         self.router = Router(count, self.hash_key)
-        self.trouble = None
         new = [Partition(self.name, number, self.new_backoff()) for number in range(len(self.partitions), count)]
         self.partitions += new
         events, self.unrouted = self.unrouted, deque()
@@ -67,3 +80,11 @@ class Topic:
         router.next_turn()
         for number in touched:
             partitions[number].wake_up.set()
+
+    def pull_all(self) -> list[PendingEvent]:
+        """Take out every event that is not in flight."""
+        pulled = list(self.unrouted)
+        self.unrouted.clear()
+        for partition in self.partitions:
+            pulled += partition.pull_all()
+        return pulled

@@ -103,10 +103,11 @@ HAPPENINGS: dict[str, Happening] = {
         state=("kafka", "down"),
     ),
     "producer.replaced": Happening(
-        "warning",
+        "debug",
         "Kafka producer discarded for a new one",
-        ("reason",),
+        ("reason", "first_time"),
         (Update("producers_replaced_total"),),
+        warn_if="first_time",
     ),
     # claim
     "lanes.claimed": Happening("info", "Lanes claimed", ("lanes",), (Update("lanes_claimed_total", "lanes"),)),
@@ -143,11 +144,38 @@ HAPPENINGS: dict[str, Happening] = {
         ),
     ),
     "publish.refused": Happening(
-        "error",
+        "debug",
         "Kafka refused a record batch",
         ("topic", "partition", "events", "error"),
         (Update("refused_events_total", "events", ("topic",)),),
     ),
+    "topic.troubled": Happening("warning", "A topic does not take events; they wait", ("topic", "error")),
+    "topic.paused": Happening(
+        "warning",
+        "Topic paused: its events are held back, other topics go on",
+        ("topic", "error"),
+        (Update("topics_paused_total"),),
+    ),
+    "topic.resumed": Happening("info", "Topic works again", ("topic",)),
+    "event.retrying": Happening(
+        "warning",
+        "An event was refused for an unknown reason; it is tried again later and holds its key back",
+        ("topic", "id", "error"),
+        (Update("retried_events_total", labels=("topic",)),),
+    ),
+    "event.failed": Happening(
+        "error",
+        "An event failed: see `relay failed list`",
+        ("topic", "id", "policy", "error"),
+        (Update("failed_events_total", labels=("topic",)),),
+    ),
+    "event.failed_too": Happening(
+        "debug",
+        "Another event failed",
+        ("topic", "id", "policy", "error"),
+        (Update("failed_events_total", labels=("topic",)),),
+    ),
+    "events.held": Happening(None, "Held back", ("events",), (Update("held_events_total", "events"),)),
     # settle
     "settle.done": Happening(
         None,

@@ -163,10 +163,13 @@ INSERT INTO outbox.lane (lane) SELECT generate_series(0, 15);
 -- What people look at -------------------------------------------------------------------------------------------
 
 -- Starts at the lanes' positions: everything below is settled, so this stays fast however much has been delivered.
+-- OFFSET 0 keeps the planner from reading whole lanes first and comparing with the positions last.
 CREATE VIEW outbox.pending AS
 SELECT e.lane, e.id, e.event_id, e.topic, e.key, e.payload, e.headers, e.type, e.created_at
 FROM outbox.lane AS l
-JOIN outbox.event AS e ON e.lane = l.lane AND e.id > l.position
+CROSS JOIN LATERAL (
+    SELECT event.* FROM outbox.event AS event WHERE event.lane = l.lane AND event.id > l.position OFFSET 0
+) AS e
 WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = e.lane AND d.id = e.id)
   AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = e.lane AND f.id = e.id)
   AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = e.lane AND h.id = e.id);
@@ -248,8 +251,8 @@ $$;
 -- Both functions look at what is committed *after* they have their locks, which takes READ COMMITTED.
 
 -- Makes the segment lower_id <= id < upper_id of event and delivery, with the rows of that range that landed in the
--- DEFAULT partitions, and returns its name. A table of its own first, then ATTACH: CREATE ... PARTITION OF would lock
--- out every writer, ATTACH locks the DEFAULT partition only.
+-- DEFAULT partitions, and returns its name; null if somebody else has made one there by now. A table of its own first,
+-- then ATTACH: CREATE ... PARTITION OF would lock out every writer, ATTACH locks the DEFAULT partition only.
 CREATE FUNCTION outbox.add_segment(lower_id bigint, upper_id bigint) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -267,6 +270,12 @@ BEGIN
         RAISE EXCEPTION 'a segment needs 1 <= lower_id < upper_id' USING ERRCODE = '22023';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('outbox.segment', 0));
+    IF EXISTS (
+        SELECT FROM outbox.segment AS s
+        WHERE s.lower_id < add_segment.upper_id AND s.upper_id > add_segment.lower_id
+    ) THEN
+        RETURN NULL;
+    END IF;
     FOREACH parent IN ARRAY ARRAY['event', 'delivery'] LOOP
         EXECUTE format(
             'CREATE TABLE outbox.%I (LIKE outbox.%I INCLUDING ALL)', parent || '_' || lower_id, parent

@@ -59,21 +59,33 @@ FROM wanted CROSS JOIN LATERAL (
 ) AS found;
 
 -- name: sweep_step
--- One step of a long sweep: the unsettled events of lane $1 with $2 < id <= $3, at most $4 rows and about $5 bytes.
-SELECT swept.lane, swept.id, swept.event_id, swept.topic, swept.key, swept.payload, swept.headers::text AS headers,
-       swept.type, (date_part('epoch', swept.created_at) * 1000)::bigint AS created_ms, swept.size
-FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
-      FROM (SELECT event.*,
-                   octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
-                   + pg_column_size(event.headers) AS size
-            FROM outbox.event AS event
-            WHERE event.lane = $1::smallint AND event.id > $2::bigint AND event.id <= $3::bigint
-              AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = event.lane AND d.id = event.id)
-              AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = event.lane AND f.id = event.id)
-              AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = event.lane AND h.id = event.id)
-            ORDER BY event.id
-            LIMIT $4::int) AS e) AS swept
-WHERE swept.bytes_before < $5::bigint;
+-- One step of a long sweep: a head row as of a scan, then the unsettled events of lane $1 with $2 < id <= $3, at most $4 rows and about $5 bytes.
+SELECT 0::smallint AS lane,
+       CASE WHEN s.is_called THEN s.last_value ELSE 0 END AS id,
+       NULL::uuid AS event_id,
+       pg_current_snapshot()::text AS topic,
+       NULL::bytea AS key,
+       NULL::bytea AS payload,
+       NULL::text AS headers,
+       NULL::text AS type,
+       0::bigint AS created_ms,
+       0 AS size
+FROM outbox.event_id AS s
+UNION ALL
+(SELECT swept.lane, swept.id, swept.event_id, swept.topic, swept.key, swept.payload, swept.headers::text, swept.type,
+        (date_part('epoch', swept.created_at) * 1000)::bigint, swept.size
+ FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
+       FROM (SELECT event.*,
+                    octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
+                    + pg_column_size(event.headers) AS size
+             FROM outbox.event AS event
+             WHERE event.lane = $1::smallint AND event.id > $2::bigint AND event.id <= $3::bigint
+               AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = event.lane AND d.id = event.id)
+               AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = event.lane AND f.id = event.id)
+               AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = event.lane AND h.id = event.id)
+             ORDER BY event.id
+             LIMIT $4::int) AS e) AS swept
+ WHERE swept.bytes_before < $5::bigint);
 
 -- name: highest_settled
 -- For the take-over of lanes $1: the highest id with a receipt, failure or held row of each, and the snapshot this was read in.

@@ -24,14 +24,14 @@ gap AS (
 SELECT gap.lower_id,
        coalesce((
            SELECT e.id FROM outbox.event_default AS e
-           WHERE e.id > gap.lower_id AND e.id < gap.upper_id
+           WHERE e.id >= gap.lower_id AND e.id < gap.upper_id
            ORDER BY e.id OFFSET $1::int LIMIT 1
        ), gap.upper_id) AS upper_id
 FROM gap, outbox.event_id AS v
 WHERE gap.upper_id <= v.last_value;
 
 -- name: add_segment
--- Make the segment $1 <= id < $2.
+-- Make the segment $1 <= id < $2; null if somebody else was faster.
 SELECT outbox.add_segment($1::bigint, $2::bigint);
 
 -- name: droppable_segments

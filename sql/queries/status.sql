@@ -5,6 +5,7 @@ SET LOCAL enable_seqscan = off;
 SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
 SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_material = off;
 SET LOCAL jit = off;
 SET LOCAL statement_timeout = '5s';
 
@@ -37,15 +38,30 @@ ORDER BY lane;
 SELECT l.lane, extract(epoch FROM clock_timestamp() - oldest.created_at)::float8 AS seconds
 FROM outbox.lane AS l
 CROSS JOIN LATERAL (
-    SELECT p.created_at FROM outbox.pending AS p WHERE p.lane = l.lane ORDER BY p.id LIMIT 1
+    SELECT e.created_at
+    FROM outbox.event AS e
+    WHERE e.lane = l.lane AND e.id > l.position
+      AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = e.lane AND d.id = e.id)
+      AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = e.lane AND f.id = e.id)
+      AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = e.lane AND h.id = e.id)
+    ORDER BY e.id
+    LIMIT 1
 ) AS oldest;
 
 -- name: status_pending
 -- Pending events per lane, counted up to $1 in each.
-SELECT l.lane, (
-           SELECT count(*) FROM (SELECT FROM outbox.pending AS p WHERE p.lane = l.lane LIMIT $1::int) AS counted
-       ) AS events
+SELECT l.lane, count(pending.id) AS events
 FROM outbox.lane AS l
+LEFT JOIN LATERAL (
+    SELECT e.id
+    FROM outbox.event AS e
+    WHERE e.lane = l.lane AND e.id > l.position
+      AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = e.lane AND d.id = e.id)
+      AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = e.lane AND f.id = e.id)
+      AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = e.lane AND h.id = e.id)
+    LIMIT $1::int
+) AS pending ON true
+GROUP BY l.lane
 ORDER BY l.lane;
 
 -- name: status_delivered

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 from click.testing import CliRunner
 
 import relay
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCES = Path(relay.__file__).parent.parent
-START_SECONDS = 90
+START_SECONDS = 180
 # The keeper's grace and some more, for a busy machine.
 END_SECONDS = 15
 
@@ -74,8 +75,7 @@ def lines_of(process: subprocess.Popen[str], count: int) -> list[str]:
 
 async def ask(dsn: str, question: str) -> Any:
     """The first value of the first row, over a connection of its own."""
-    connect: Any = asyncpg.connect
-    connection = await connect(dsn, timeout=10)
+    connection = await asyncpg.connect(dsn, timeout=10)
     try:
         return await connection.fetchval(question)
     finally:
@@ -109,6 +109,36 @@ async def test_local_survives_its_own_kill_9_with_data_and_ports_kept_and_nothin
             second.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(second.wait, START_SECONDS) == 0
             assert all(is_gone(pid) for pid in children)
+
+
+async def test_local_makes_the_topics_it_is_asked_for_and_leaves_those_alone_that_are_there(own_folder: Path) -> None:
+    with running_command(own_folder, "--json", "--topic", "made:2", "--topic", "made:5") as process:
+        bootstrap = json.loads(lines_of(process, 1)[0])["kafka_bootstrap_servers"]
+        with pytest.raises(Exception, match="already exists"):
+            await create_topic(bootstrap, "made")
+        assert await partitions_of(bootstrap, "made") == 2
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, START_SECONDS) == 0
+
+
+@pytest.mark.parametrize("topic", ["", ":3", "made:", "made:0", "made:few"])
+def test_local_refuses_a_topic_it_cannot_read_before_it_starts_anything(own_folder: Path, topic: str) -> None:
+    result = CliRunner().invoke(main, ["local", "--folder", str(own_folder / "servers"), "--topic", topic])
+
+    assert result.exit_code == 2
+    assert "is not of the form orders or orders:12" in result.stderr
+    assert not (own_folder / "servers").exists()
+
+
+async def partitions_of(bootstrap: str, topic: str) -> int:
+    """How many partitions a topic has."""
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        (found,) = await admin.describe_topics([topic])
+    finally:
+        await admin.close()
+    return len(found["partitions"])
 
 
 def ordinary_user(own_folder: Path) -> tuple[list[str], dict[str, Any]]:
@@ -204,8 +234,7 @@ async def test_a_killed_kafka_starts_again_on_its_port_with_its_topics(own_kafka
 
 
 async def test_a_paused_postgres_answers_nothing_until_it_is_resumed(own_postgres: PostgresServer) -> None:
-    connect: Any = asyncpg.connect
-    connection = await connect(own_postgres.dsn)
+    connection = await asyncpg.connect(own_postgres.dsn)
     try:
         await asyncio.to_thread(own_postgres.pause)
         question = asyncio.ensure_future(connection.fetchval("SELECT 42"))

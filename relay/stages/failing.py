@@ -1,0 +1,162 @@
+"""What follows from an event's failure: it is recorded, its key closed, its dead letter sent; held-back ones too."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, assert_never
+
+from relay.decide.failing import Fail, Retry, judge, policy_for
+from relay.event import PendingEvent
+from relay.outcome import PublishError
+from relay.stages.records import Delivery, Failure, HeldBack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from relay.settings import FailureSettings
+    from relay.stages.partition import Partition
+    from relay.stages.records import Record, Records
+    from relay.stages.tenure import Tenure
+    from relay.stages.topic import Topic
+    from relay.telemetry import Telemetry
+
+
+MOST_TOLD = 20
+"""Failures that are logged each in so many seconds; the others of that time are only counted."""
+
+TOLD_INTERVAL = 10.0
+
+
+class Failing:
+    """Closes keys and topics in memory at once, and queues what has to be written."""
+
+    def __init__(
+        self, records: Records, settings: FailureSettings, random: Callable[[], float], telemetry: Telemetry
+    ) -> None:
+        self._records = records
+        self._settings = settings
+        self._random = random
+        self._telemetry = telemetry
+        self._tenure: Tenure | None = None
+        self._hand_in: Callable[[list[PendingEvent]], None] = lambda _: None
+        self._dead: dict[tuple[int, int], Failure] = {}
+        self._told_since = 0.0
+        self._told = 0
+
+    def begin(self, tenure: Tenure, hand_in: Callable[[list[PendingEvent]], None]) -> None:
+        """Work for `tenure` from now on; dead letters are handed in to publish."""
+        self._tenure = tenure
+        self._hand_in = hand_in
+        self._dead.clear()
+
+    def take(self, events: list[PendingEvent]) -> None:
+        """Pass on the events of one lane that may go on; hold the others back."""
+        tenure = self._tenure
+        if tenure is None or not events:
+            return
+        go, wait = tenure.closed_in(events[0][0]).divide(events)
+        self._hold(tenure, wait)
+        self._hand_in(go)
+
+    def fail(self, tenure: Tenure, partition: Partition, event: PendingEvent, error: PublishError) -> None:
+        """The event, no longer in `partition`, was refused alone, for its own or an unknown reason."""
+        lane, id_, _, topic, *_ = event
+        if (lane, id_) in self._dead:
+            # Its dead letter was refused too: there is nothing left but to record both.
+            original = self._dead.pop((lane, id_))
+            both = PublishError(error.kind, f"{original.error}; its dead letter: {error}", original.error.name)
+            self._records.add(original._replace(error=both))
+            return
+        settings = self._settings
+        verdict = judge(
+            error.kind,
+            tenure.attempts.pop((lane, id_), 0),
+            policy_for(topic, settings.by_pattern(), settings.policy),
+            settings.max_attempts,
+            settings.first_delay,
+            settings.most_delay,
+            self._random(),
+        )
+        failure = Failure(tenure, [event], verdict, error)
+        match verdict:
+            case Retry():
+                self._telemetry.emit("event.retrying", topic=topic, id=id_, error=error)
+                self._hold_key(tenure, partition, event)
+                self._records.add(failure)
+            case Fail(policy="block"):
+                self._tell(failure, verdict)
+                self._hold_key(tenure, partition, event)
+                self._records.add(failure)
+            case Fail(policy="skip"):
+                self._tell(failure, verdict)
+                self._records.add(failure)
+            case Fail(policy="dead-letter"):
+                self._tell(failure, verdict)
+                # Recorded when Kafka has the dead letter: a crash before that fails the event again, and sends it.
+                self._dead[(lane, id_)] = failure
+                self._hand_in([self._dead_letter(event, partition, error)])
+            case _ as never:
+                assert_never(never)  # type: ignore[arg-type]
+
+    def without_dead_letters(self, delivery: Delivery) -> Iterator[Record]:
+        """The delivery's records: receipts, but failures for what were dead letters."""
+        if not self._dead or not any((event[0], event[1]) in self._dead for event in delivery.events):
+            yield delivery
+            return
+        for index, event in enumerate(delivery.events):
+            failure = self._dead.pop((event[0], event[1]), None)
+            base = delivery.base_offset
+            yield failure or delivery._replace(events=[event], base_offset=base + index if base >= 0 else base)
+
+    def close_topic(self, topic: Topic) -> None:
+        """Hold back what waits for the topic, and what comes."""
+        tenure = self._tenure
+        if tenure is not None:
+            tenure.pause(topic.name)
+            self._hold(tenure, topic.pull_all())
+
+    def open_topic(self, name: str) -> None:
+        """Let the topic's held events go on."""
+        if self._tenure is not None:
+            self._tenure.unpause(name)
+
+    def _hold(self, tenure: Tenure, events: list[PendingEvent]) -> None:
+        lanes: dict[int, list[PendingEvent]] = {}
+        for event in events:
+            lanes.setdefault(event[0], []).append(event)
+        for lane, its_events in lanes.items():
+            tenure.closed_in(lane).held_back(its_events)
+        self._records.add(HeldBack(tenure, events))
+
+    def _hold_key(self, tenure: Tenure, partition: Partition, event: PendingEvent) -> None:
+        key = event[4]
+        if key is not None:
+            tenure.closed_in(event[0]).close_key(event[3], key)
+            self._hold(tenure, partition.pull_key(key))
+
+    def _tell(self, failure: Failure, verdict: Fail) -> None:
+        """One line per failure, but not thousands: `relay failed list` has them all."""
+        (event,) = failure.events
+        now = time.monotonic()
+        if now - self._told_since > TOLD_INTERVAL:
+            self._told_since, self._told = now, 0
+        self._told += 1
+        topic, id_ = event[3], event[1]
+        policy, error = verdict.policy, failure.error
+        if self._told <= MOST_TOLD:
+            self._telemetry.emit("event.failed", topic=topic, id=id_, policy=policy, error=error)
+        else:
+            self._telemetry.emit("event.failed_too", topic=topic, id=id_, policy=policy, error=error)
+
+    def _dead_letter(self, event: PendingEvent, partition: Partition, error: PublishError) -> PendingEvent:
+        lane, id_, event_id, topic, key, payload, headers, type_, created_ms, size = event
+        told = {
+            **json.loads(headers or "{}"),
+            "outbox-dead-letter-topic": topic,
+            "outbox-dead-letter-partition": str(partition.number),
+            "outbox-dead-letter-error": str(error),
+        }
+        target = topic + self._settings.dead_letter_suffix
+        text = json.dumps(told)
+        return PendingEvent(lane, id_, event_id, target, key, payload, text, type_, created_ms, size + len(text))

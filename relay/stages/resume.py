@@ -1,0 +1,162 @@
+"""Puts failed events back when it is their time, and held ones once nothing stands before them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relay.decide.lane_scan import LaneScan
+    from relay.event import PendingEvent
+    from relay.settings import ScanSettings
+    from relay.stages.records import Records
+    from relay.stages.tenure import Tenure
+
+RESUME_INTERVAL = 0.5
+"""Seconds between looks while there are failures or held events; without any there is nothing to look for."""
+
+
+MOST_READS = 200
+"""Reads per pass and lane, so that a lane whose keys stay busy does not keep the others waiting."""
+
+
+class ResumePort(Protocol):
+    """What resuming needs of PostgreSQL."""
+
+    async def due_failures(
+        self, lanes: Sequence[int], most: int, paused: Sequence[str], under_way: Sequence[tuple[int, int]]
+    ) -> list[tuple[PendingEvent, int]]:
+        """Failures to publish now, in id order, with the attempts they have had."""
+
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
+        """Closed keys (lane, topic, key), and topics with held rows (lane, topic, None)."""
+
+    async def has_failures(self, lanes: Sequence[int]) -> bool:
+        """Whether there is a failure that may have to be acted on."""
+
+    async def held_events(
+        self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
+    ) -> list[PendingEvent]:
+        """Held events above an id, in id order."""
+
+
+class Resume:
+    """The loop. One pass over a lane's held rows at a time."""
+
+    def __init__(
+        self,
+        port: ResumePort,
+        tenure: Tenure,
+        records: Records,
+        hand_in: Callable[[list[PendingEvent]], None],
+        try_anew: Callable[[set[str]], None],
+        settings: ScanSettings,
+    ) -> None:
+        self._port = port
+        self._tenure = tenure
+        self._records = records
+        self._hand_in = hand_in
+        self._try_anew = try_anew
+        self._settings = settings
+
+    async def run(self) -> None:
+        """Resume until cancelled."""
+        tenure = self._tenure
+        while not tenure.draining:
+            progress = False
+            if tenure.has_failures:
+                progress = await self.resume_failures()
+            for state in list(tenure.lanes.values()):
+                if tenure.closed_in(state.lane) and not state.releasing:
+                    progress = await self.resume_held(state) or progress
+            if not progress:
+                await self._wait()
+
+    async def resume_failures(self) -> bool:
+        """Hand in failures that are due; returns whether there were any."""
+        tenure = self._tenure
+        lanes = {
+            state.lane: state
+            for state in tenure.lanes.values()
+            if not state.releasing and tenure.buffer.lane_room(state.lane) is not None
+        }
+        if not lanes:
+            return False
+        under_way = [(state.lane, id_) for state in lanes.values() for id_ in state.resuming]
+        due = await self._port.due_failures(list(lanes), self._settings.batch_events, sorted(tenure.paused), under_way)
+        self._try_anew({event[3] for event, _ in due})
+        for event, attempts in due:
+            if self._resume(lanes[event[0]], [event]):
+                tenure.attempts[(event[0], event[1])] = attempts
+        if not due and not under_way:
+            # Nothing that a person or the clock could make due: stop asking until the next failure.
+            tenure.has_failures = await self._port.has_failures(sorted(tenure.lanes))
+        return bool(due)
+
+    async def resume_held(self, state: LaneScan) -> bool:
+        """One pass over the held rows of a lane; returns whether it handed in any.
+
+        What blocks is read *before* the rows: a key that is released half-way through would otherwise go on without
+        those of its events that the pass had already gone by.
+        """
+        if self._records.failing(state.lane):
+            # What that failure blocks is in no table yet.
+            return False
+        tenure = self._tenure
+        closed = tenure.closed_in(state.lane)
+        paused = sorted(tenure.paused)
+        closed.begin_pass()
+        rows = await self._port.blocking([state.lane])
+        blocked = {(topic, key) for _, topic, key in rows if key is not None}
+        above = 0
+        handed_in = False
+        for _ in range(MOST_READS):
+            if tenure.draining or state.releasing:
+                break
+            room = tenure.buffer.lane_room(state.lane)
+            # Rows that are not committed yet are missed by the read, and must keep their keys closed.
+            complete = not self._records.holding(state.lane)
+            if room is None or not complete:
+                await asyncio.sleep(self._settings.busy_interval)
+            if room is None:
+                continue
+            if complete:
+                above = closed.look_again_from(above)
+            most = min(room.events, self._settings.batch_events)
+            events = await self._port.held_events(state.lane, above, most, room.bytes, paused)
+            if tenure.lanes.get(state.lane) is not state:
+                break
+            free = [
+                event
+                for event in events
+                if (event[3], event[4]) not in blocked and not closed.closed_since(event[3], event[4])
+            ]
+            handed_in = self._resume(state, free) or handed_in
+            if events:
+                above = events[-1][1]
+            elif complete and closed.nothing_held_since:
+                closed.end_pass(paused, blocked)
+                break
+        return handed_in
+
+    def _resume(self, state: LaneScan, events: list[PendingEvent]) -> bool:
+        if self._tenure.draining or state.releasing:
+            return False
+        new = [event for event in events if event[1] not in state.resuming]
+        if new:
+            state.resuming.update(event[1] for event in new)
+            self._tenure.buffer.add(state.lane, new)
+            self._hand_in(new)
+        return bool(new)
+
+    async def _wait(self) -> None:
+        tenure = self._tenure
+        try:
+            async with asyncio.timeout(RESUME_INTERVAL):
+                await tenure.resume_wake_up.wait()
+        except TimeoutError:
+            return
+        finally:
+            tenure.resume_wake_up.clear()

@@ -1,0 +1,160 @@
+"""Topics that do not move: found, paused so that they take nobody's room, tried again, resumed.
+
+And the difference between a topic's trouble and Kafka's: an idempotent batch never fails for a broker that is away or
+for too few in-sync replicas. Its age tells; whether *others* are acknowledged meanwhile tells whose trouble it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from relay.outcome import FailureKind, PublishError
+from relay.stages.topic import Topic, Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relay.health import Health
+    from relay.retry import Backoff
+    from relay.stages.failing import Failing
+    from relay.stages.publish import Publish
+    from relay.telemetry import Telemetry
+
+WATCH_INTERVAL = 0.25
+"""Seconds between looks."""
+
+STUCK_AFTER = 3.0
+"""Seconds for which a batch may stay unacknowledged while Kafka acknowledges others."""
+
+PAUSE_AFTER = 2.0
+"""Seconds of trouble after which a topic's events are held back and its lanes go on."""
+
+ALIVE_FOR = 1.0
+"""Seconds without any acknowledgement after which Kafka does not count as working for the others."""
+
+
+class Troubles:
+    """Watches what publish has in flight."""
+
+    def __init__(
+        self,
+        failing: Failing,
+        new_backoff: Callable[[], Backoff],
+        request_timeout: float,
+        health: Health,
+        telemetry: Telemetry,
+    ) -> None:
+        self._failing = failing
+        self._new_backoff = new_backoff
+        self._request_timeout = request_timeout
+        self._health = health
+        self._telemetry = telemetry
+        self._backoffs: dict[str, Backoff] = {}
+        self._alive_since: float | None = None
+
+    def begin(self, topic: Topic, error: PublishError) -> None:
+        """A topic does not move, for `error`."""
+        now = time.monotonic()
+        trouble = topic.trouble
+        if trouble is None or str(trouble.error) != str(error):
+            self._telemetry.emit("topic.troubled", topic=topic.name, error=error)
+        if trouble is None:
+            topic.trouble = Trouble(error, now)
+        else:
+            trouble.error = error
+            if trouble.probe_at:
+                # It was resumed to see whether it works again. It does not.
+                self._pause(topic, trouble)
+        self._health.topic_troubled(topic.name, str(error))
+
+    def end(self, topic: Topic) -> None:
+        """It moves again."""
+        trouble, topic.trouble = topic.trouble, None
+        self._backoffs.pop(topic.name, None)
+        if trouble is not None:
+            self._health.topic_works(topic.name)
+            self._telemetry.emit("topic.resumed", topic=topic.name)
+            self._failing.open_topic(topic.name)
+
+    def acknowledged(self, topic: Topic, now: float) -> None:
+        """Kafka took a batch of this topic."""
+        if topic.trouble is not None:
+            self.end(topic)
+        if self._alive_since is None:
+            self._alive_since = now
+        self._health.kafka_ok(now)
+        self._telemetry.emit("kafka.connected")
+
+    async def run(self, publish: Publish) -> None:
+        """Watch until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            now = time.monotonic()
+            self._telemetry.gauge("inflight_events", publish.in_flight)
+            self._watch_kafka(publish, now)
+            for topic in publish.topics.values():
+                self._watch_topic(publish, topic, now)
+
+    def _watch_kafka(self, publish: Publish, now: float) -> None:
+        sent = [flight.sent_at for each in publish.partitions() for flight in each.flights]
+        if now - publish.last_acknowledged > ALIVE_FOR:
+            self._alive_since = None
+        if sent and now - min(sent) > self._request_timeout and self._alive_since is None:
+            error = f"no acknowledgement for {self._request_timeout:g} s"
+            self._health.kafka_lost(now, error)
+            self._telemetry.emit("kafka.lost", error=error)
+
+    def _watch_topic(self, publish: Publish, topic: Topic, now: float) -> None:
+        self._watch_metadata(publish, topic)
+        if self._alive_since is not None:
+            for partition in topic.partitions:
+                oldest = partition.flights[0] if partition.flights else None
+                if oldest and now - max(oldest.sent_at, self._alive_since) > STUCK_AFTER and not partition.suspect:
+                    error = PublishError(
+                        FailureKind.TOPIC,
+                        f"partition {partition.number} of topic {topic.name} acknowledges nothing while others do; "
+                        "see whether it has a leader and min.insync.replicas replicas in sync",
+                        "NotAcknowledged",
+                    )
+                    # aiokafka makes a broker's other partitions wait for the retries of this one: not in our midst.
+                    partition.suspect = True
+                    publish.discard(oldest.producer, str(error))
+                    self.begin(topic, error)
+        trouble = topic.trouble
+        if trouble is None:
+            return
+        if not trouble.paused and not trouble.probe_at and now - trouble.since > PAUSE_AFTER:
+            self._pause(topic, trouble)
+        elif trouble.paused and topic.router is not None and topic.idle and now >= trouble.probe_at:
+            trouble.paused = False
+            self._failing.open_topic(topic.name)
+        elif not trouble.paused and trouble.probe_at and now - trouble.probe_at > PAUSE_AFTER + STUCK_AFTER:
+            # What was resumed to see whether it works again hangs, or there was nothing to resume.
+            if topic.idle:
+                self.end(topic)
+            else:
+                self._pause(topic, trouble)
+
+    def _pause(self, topic: Topic, trouble: Trouble) -> None:
+        """Hold its events back; look again after a while."""
+        if not trouble.paused:
+            trouble.paused = True
+            self._telemetry.emit("topic.paused", topic=topic.name, error=trouble.error)
+        backoff = self._backoffs.setdefault(topic.name, self._new_backoff())
+        trouble.probe_at = time.monotonic() + backoff.next_delay()
+        self._failing.close_topic(topic)
+
+    def _watch_metadata(self, publish: Publish, topic: Topic) -> None:
+        producer = publish.current_producer()
+        if producer is None or topic.router is None:
+            return
+        count = producer.known_partition_count(topic.name)
+        if count == topic.router.partitions:
+            return
+        for partition in topic.partitions:
+            partition.chill()
+        # 0: not known at the moment, perhaps deleted, perhaps a new producer: what is routed waits there.
+        if count:
+            publish.resolve_anew(topic)

@@ -1,0 +1,76 @@
+"""Servers that are not there when the relay starts."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.local import create_topic
+from relay.local.ports import HOST, free_port
+from tests.acceptance.conftest import place
+from tests.relay_process import relay_run
+from tests.writers import fill
+
+if TYPE_CHECKING:
+    from relay.local import KafkaServer, PostgresServer
+    from tests.relay_process import RelayProcess
+
+MOST_CPU = 0.25
+"""Of one core, while waiting: a busy loop takes all of it."""
+
+
+async def test_absent_servers_are_waited_for_quietly_and_the_flow_begins_when_they_come(
+    own_postgres: PostgresServer, fragile_kafka: KafkaServer
+) -> None:
+    topic = "waited-for"
+    await create_topic(fragile_kafka.bootstrap_servers, topic, exist_ok=True)
+    async with place(own_postgres.dsn, fragile_kafka.bootstrap_servers, topic) as here:
+        await fill(here.connection, topic, 1_000)
+    await asyncio.to_thread(own_postgres.stop)
+    await asyncio.to_thread(fragile_kafka.stop)
+
+    async with relay_run(own_postgres.dsn, fragile_kafka.bootstrap_servers) as relay:
+        await both_waited_for(relay)
+        assert [reason.split(":")[0] for reason in await relay.unready_because()] == [
+            "PostgreSQL has not been reached yet",
+            "Kafka has not been reached yet",
+        ]
+        assert (await relay.get("/livez"))[0] == 200
+
+        began, used = time.monotonic(), relay.cpu_seconds()
+        await asyncio.to_thread(fragile_kafka.start)
+        await relay.logged("kafka.connected")
+        assert relay.cpu_seconds() - used < MOST_CPU * (time.monotonic() - began)
+        assert not relay.happened("postgres.connected")
+
+        await asyncio.to_thread(own_postgres.start)
+        async with place(own_postgres.dsn, fragile_kafka.bootstrap_servers, topic) as here:
+            await here.settled()
+            await relay.ready()
+            await relay.stop()
+            assert await here.check_everything() == []
+        for happening in ("postgres.waiting", "kafka.waiting"):
+            errors = [line["error"] for line in relay.happened(happening)]
+            assert len(errors) == len(set(errors)), "an error was logged more than once"
+        assert not relay.texts()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+async def test_a_signal_ends_the_wait_for_absent_servers_at_once(number: signal.Signals) -> None:
+    nobody = f"{HOST}:{free_port()}"
+    async with relay_run(f"postgresql://postgres@{nobody}/postgres", nobody) as relay:
+        await both_waited_for(relay)
+        relay.signal(number)
+        assert await relay.exit_code(5) == 0
+        assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
+        assert not relay.texts()
+
+
+async def both_waited_for(relay: RelayProcess) -> None:
+    """Wait until it says that it waits."""
+    await relay.logged("postgres.waiting")
+    await relay.logged("kafka.waiting")

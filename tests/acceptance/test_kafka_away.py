@@ -1,0 +1,89 @@
+"""Kafka gone under load: killed and restarted, or hanging for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.waiting import until
+from tests.writers import Writers, fill
+
+if TYPE_CHECKING:
+    from relay.local import KafkaServer
+    from tests.acceptance.conftest import Place
+    from tests.relay_process import RelayProcess
+
+BUFFER_EVENTS = 20_000
+BUFFER_BYTES = 33_554_432
+BACKLOG = 40_000
+"""More than the buffer holds."""
+
+LEAST_OUTAGE = float(os.environ.get("RELAY_TEST_OUTAGE_SECONDS", "0"))
+"""An outage lasts until the relay has told everybody, and at least so many seconds. How long makes no difference to
+anything but the age of what waits."""
+
+
+@pytest.mark.parametrize("how", ["killed", "paused"])
+async def test_nothing_is_lost_repeated_or_reordered_when_kafka_is_away_under_load(
+    fragile_here: Place, fragile_kafka: KafkaServer, how: str
+) -> None:
+    here = fragile_here
+    settings = {"kafka_request_timeout": 3, "health_max_outage": 1}
+    async with Writers(here.dsn, here.topic) as writers, here.relay(**settings) as relay:
+        await here.receipts_reach(500)
+        memory = relay.rss()
+        lines = len(relay.lines)
+
+        began = time.monotonic()
+        await asyncio.to_thread(fragile_kafka.kill if how == "killed" else fragile_kafka.pause)
+        await relay.logged("kafka.lost")
+        await writers.commit(300)
+        await fill(here.connection, here.topic, BACKLOG, payload_bytes=500)
+        await says_that_kafka_is_away(relay)
+        await buffer_is_full(relay)
+        await writers.commit(300)
+        await asyncio.sleep(max(0.0, LEAST_OUTAGE - (time.monotonic() - began)))
+        assert relay.rss() - memory < 2 * BUFFER_BYTES
+        assert [line["happening"] for line in relay.lines[lines:]] == ["kafka.lost"]
+        assert (await relay.get("/livez"))[0] == 200
+
+        await asyncio.to_thread(fragile_kafka.start if how == "killed" else fragile_kafka.resume)
+        await relay.logged("kafka.connected", 2)
+        await here.settled(90)
+        await relay.ready()
+        await writers.commit(100)
+        assert writers.broken == 0
+        await relay.stop()
+        assert [line["happening"] for line in relay.lines[lines:]] == [
+            *("kafka.lost", "kafka.connected"),
+            *("service.stopping", "lanes.released", "drain.done", "service.stopped"),
+        ]
+    async with here.relay() as relay:
+        await here.settled()
+        await relay.stop()
+
+    assert await here.check_everything() == []
+
+
+async def says_that_kafka_is_away(relay: RelayProcess) -> None:
+    """Wait until `/readyz` gives it as a reason."""
+
+    async def said() -> bool:
+        return any(reason.startswith("Kafka has been away for ") for reason in await relay.unready_because())
+
+    await until("/readyz says that Kafka is away", said)
+
+
+async def buffer_is_full(relay: RelayProcess) -> None:
+    """Wait until the relay has taken as much as it may; more would be too much."""
+
+    async def full() -> bool:
+        events, size = await relay.metric("buffer_events"), await relay.metric("buffer_bytes")
+        assert events <= BUFFER_EVENTS
+        return events > BUFFER_EVENTS / 2 or size > BUFFER_BYTES / 2
+
+    await until("the buffer is full", full)

@@ -1,0 +1,107 @@
+"""Events that Kafka does not take: they wait, those behind them wait, others go on."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from relay.local import create_topic
+from tests.checks import check_everything
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Place
+    from tests.conftest import MakeTopic
+
+LIMIT = 10_000
+BEHIND = 300
+
+
+@pytest.mark.parametrize("delivered_before", [0, 10], ids=["first ever", "later"])
+async def test_a_refused_event_is_overtaken_by_none_of_its_key_and_arrives_when_the_limit_is_raised(
+    here: Place, make_topic: MakeTopic, delivered_before: int
+) -> None:
+    topic = make_topic(1, **{"max.message.bytes": LIMIT})
+    # Small record batches, so that those behind the refused one come in batches that the broker would take; and
+    # compression, so that the relay cannot know the size beforehand and the broker really is asked.
+    async with here.relay(kafka_record_batch_bytes=1_024, kafka_compression="gzip") as relay:
+        await enqueue_numbers(here, topic, 1, delivered_before)
+        await here.receipts_reach(delivered_before)
+
+        too_large = delivered_before + 1
+        async with here.connection.transaction():
+            await here.connection.execute(
+                "INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'k', $2)",
+                topic,
+                b"%d " % too_large + secrets.token_bytes(3 * LIMIT),
+            )
+            await enqueue_numbers(here, topic, too_large + 1, too_large + BEHIND)
+        failed = await relay.logged("event.failed")
+        assert (failed["topic"], failed["level"], failed["policy"]) == (topic, "error", "block")
+        assert failed["error"].endswith("raise max.message.bytes of the topic, or make the event smaller")
+
+        await enqueue_numbers(here, here.topic, 1, 10)
+        await here.receipts_reach(delivered_before + 10)
+
+        async def held() -> bool:
+            return bool(await here.connection.fetchval("SELECT count(*) = $1 FROM outbox.held", BEHIND))
+
+        await until("those behind it are held back", held)
+        assert await here.receipts() == delivered_before + 10
+        assert len(relay.happened("event.failed")) == 1, relay
+
+        await set_limit(here.bootstrap_servers, topic, 1_000_000)
+        await here.connection.execute("UPDATE outbox.failure SET state = 'replaying'")
+        await here.receipts_reach(delivered_before + 11 + BEHIND)
+        await relay.stop()
+
+    for each in (topic, here.topic):
+        assert await check_everything(here.connection, here.bootstrap_servers, each) == []
+
+
+async def test_a_missing_topic_is_said_once_stops_no_other_and_gets_its_events_in_order_once_made(here: Place) -> None:
+    missing = f"missing-{secrets.token_hex(6)}"
+    async with here.relay() as relay:
+        for first in range(1, 100, 10):
+            await enqueue_numbers(here, missing, first, first + 9)
+            await enqueue_numbers(here, here.topic, first, first + 9)
+        await here.receipts_reach(100)
+        refused = await relay.logged("topic.troubled")
+        assert (refused["topic"], refused["error"]) == (missing, f"topic {missing} does not exist; create it")
+
+        await create_topic(here.bootstrap_servers, missing, partitions=3)
+        await here.settled()
+        assert len(relay.happened("topic.troubled")) == 1
+        await relay.stop()
+
+    for each in (missing, here.topic):
+        assert await check_everything(here.connection, here.bootstrap_servers, each) == []
+
+
+async def enqueue_numbers(here: Place, topic: str, first: int, last: int, payload_bytes: int = 20) -> None:
+    """Events of one key that carry these numbers."""
+    await here.connection.execute(
+        "INSERT INTO outbox.event (topic, key, payload)"
+        " SELECT $1, 'k', convert_to(rpad(i || ' ', $4::int, 'x'), 'UTF8')"
+        " FROM generate_series($2::int, $3::int) AS i",
+        topic,
+        first,
+        last,
+        payload_bytes,
+    )
+
+
+async def set_limit(bootstrap_servers: str, topic: str, max_bytes: int) -> None:
+    """Change the size of record batches that a topic takes."""
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    await admin.start()
+    try:
+        resource: Any = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"max.message.bytes": str(max_bytes)})
+        for answer in await admin.alter_configs([resource]):
+            assert [code for code, *_ in answer.resources] == [0], answer
+    finally:
+        await admin.close()

@@ -1,0 +1,273 @@
+"""What the schema promises whoever writes to it, in any language, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from relay.postgres.migrate import make_roles
+from relay.postgres.segments import ensure_segments, prune
+from tests.outbox import add_event, add_failure, add_receipts, migrated
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database with an outbox."""
+    async with migrated(database) as connection:
+        yield connection
+
+
+async def xid_after_a_refused_insert(connection: asyncpg.Connection) -> object:
+    """Insert a row that is refused after its default id was taken; returns the transaction's xid, if it has one."""
+    # nextval writes WAL, and takes a xid for that, only once in 32 calls.
+    await connection.execute("SELECT nextval('outbox.event_id') FROM generate_series(1, 2)")
+    async with connection.transaction():
+        with pytest.raises(asyncpg.CheckViolationError):
+            async with connection.transaction():
+                await connection.execute("INSERT INTO outbox.event (topic) VALUES ('')")
+        return await connection.fetchval("SELECT pg_current_xact_id_if_assigned()::text")
+
+
+async def test_a_transaction_has_its_xid_before_it_takes_an_id(connection: asyncpg.Connection) -> None:
+    assert await xid_after_a_refused_insert(connection) is not None
+    await connection.execute("ALTER TABLE outbox.event ALTER id SET DEFAULT nextval('outbox.event_id')")
+    assert await xid_after_a_refused_insert(connection) is None, "this test would not notice a plain nextval"
+
+
+@pytest.mark.parametrize("key", [b"", b"order-1", b"\xff\x00", None])
+async def test_the_lane_can_be_computed_by_anyone(connection: asyncpg.Connection, key: bytes | None) -> None:
+    event_id = uuid4()
+    lane = await connection.fetchval(
+        "INSERT INTO outbox.event (event_id, topic, key) VALUES ($1, 'a', $2) RETURNING lane", event_id, key
+    )
+    assert lane == hashlib.sha256(event_id.bytes if key is None else key).digest()[0] & 15
+
+
+@pytest.mark.parametrize("topic", ["a", "orders.created-v2_x", "..a", "Z" * 249])
+async def test_topics_that_kafka_takes_are_taken(connection: asyncpg.Connection, topic: str) -> None:
+    await add_event(connection, topic=topic)
+
+
+@pytest.mark.parametrize("topic", ["", ".", "..", "a b", "a/b", "ä", "a\n", "Z" * 250])
+async def test_topics_that_kafka_refuses_are_refused(connection: asyncpg.Connection, topic: str) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="event_topic"):
+        await add_event(connection, topic=topic)
+
+
+@pytest.mark.parametrize("headers", ["[]", '"a"', "null", "1", '{"a": 1}', '{"a": null}', '{"a": ["b"]}', '{"a": {}}'])
+async def test_headers_other_than_strings_are_refused(connection: asyncpg.Connection, headers: str) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="event_headers"):
+        await connection.execute("INSERT INTO outbox.event (topic, headers) VALUES ('a', $1)", headers)
+
+
+async def test_an_event_counts_with_key_payload_headers_and_type(connection: asyncpg.Connection) -> None:
+    await connection.execute("SELECT outbox.set_max_event_bytes(100)")
+    insert = "INSERT INTO outbox.event (topic, key, payload, headers, type) VALUES ('a', $1, $2, $3, $4)"
+    headers = json.dumps({"a": "b"})
+    exactly = (b"k" * 40, b"p" * 40, headers, "t" * (20 - len(headers)))
+    await connection.execute(insert, *exactly)
+    with pytest.raises(asyncpg.CheckViolationError, match="event_size"):
+        await connection.execute(insert, *exactly[:3], exactly[3] + "t")
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        "INSERT INTO outbox.event (id, topic) VALUES (0, 'a')",
+        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES (16, 1, 0, 0)",
+        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES (0, 1, -1, 0)",
+        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES (0, 1, 0, -2)",
+        "INSERT INTO outbox.lane (lane) VALUES (16)",
+        "UPDATE outbox.lane SET owner = gen_random_uuid()",
+        "UPDATE outbox.lane SET claimed_at = now()",
+        "UPDATE outbox.lane SET position = -1",
+        "INSERT INTO outbox.failure VALUES (0, 1, 'a', NULL, 'lost', 1, NULL, 'e', '', now(), 'block')",
+        "INSERT INTO outbox.failure VALUES (0, 1, 'a', NULL, 'failed', 1, now(), 'e', '', now(), 'block')",
+        "INSERT INTO outbox.failure VALUES (0, 1, 'a', NULL, 'retrying', 1, NULL, 'e', '', now(), 'block')",
+        "INSERT INTO outbox.failure VALUES (0, 1, 'a', NULL, 'failed', 1, NULL, 'e', '', now(), 'ignore')",
+        "INSERT INTO outbox.held VALUES (-1, 1, 'a', NULL)",
+        "INSERT INTO outbox.action (kind, filter) VALUES ('erase', '{}')",
+        "INSERT INTO outbox.action (kind, filter) VALUES ('replay', '[]')",
+        "SELECT outbox.set_max_event_bytes(0)",
+        "SELECT outbox.add_segment(10, 10)",
+    ],
+)
+async def test_impossible_rows_and_calls_are_refused(connection: asyncpg.Connection, impossible: str) -> None:
+    with pytest.raises((asyncpg.CheckViolationError, asyncpg.InvalidParameterValueError)):
+        await connection.execute(impossible)
+
+
+async def test_a_receipt_is_written_once(connection: asyncpg.Connection) -> None:
+    await add_event(connection)
+    await add_receipts(connection)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await connection.execute(
+            "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
+            " SELECT lane, id, 1, 1 FROM outbox.event"
+        )
+
+
+@pytest.mark.parametrize(
+    ("call", "payload"),
+    [
+        ("outbox.enqueue('orders', 'k', 'plain')", b"plain"),
+        ("outbox.enqueue('orders', 'k', 'grün'::text)", "grün".encode()),
+        ("""outbox.enqueue('orders', 'k', '{"a":1}'::jsonb)""", b'{"a": 1}'),
+        ("outbox.enqueue('orders', 'k', jsonb_build_object('a', 1))", b'{"a": 1}'),
+        ("outbox.enqueue('orders', 'k', NULL)", None),
+        ("outbox.enqueue('orders', 'k', NULL::jsonb)", None),
+        ("outbox.enqueue('orders', 'k', payload => 'named', type => 'T')", b"named"),
+    ],
+)
+async def test_enqueue_in_sql_takes_text_and_jsonb(
+    connection: asyncpg.Connection, call: str, payload: bytes | None
+) -> None:
+    event_id = await connection.fetchval(f"SELECT {call}")
+    row = await connection.fetchrow("SELECT * FROM outbox.pending WHERE event_id = $1", event_id)
+    assert (row["topic"], row["key"], row["payload"], row["headers"]) == ("orders", b"k", payload, "{}")
+
+
+async def test_enqueue_in_sql_takes_headers_and_type(connection: asyncpg.Connection) -> None:
+    await connection.fetchval("""SELECT outbox.enqueue('orders', NULL, 'x', '{"h": "v"}', 'order.paid')""")
+    row = await connection.fetchrow("SELECT key, headers, type FROM outbox.event")
+    assert tuple(row) == (None, '{"h": "v"}', "order.paid")
+
+
+async def test_enqueue_in_sql_treats_headers_of_null_as_none(connection: asyncpg.Connection) -> None:
+    await connection.fetchval("SELECT outbox.enqueue('orders', NULL, 'x', NULL)")
+    assert await connection.fetchval("SELECT headers FROM outbox.event") == "{}"
+
+
+async def test_pending_and_delivered_show_what_became_of_an_event(connection: asyncpg.Connection) -> None:
+    delivered = await add_event(connection)
+    await add_receipts(connection)
+    failed, held, pending = [await add_event(connection) for _ in range(3)]
+    await add_failure(connection, failed)
+    await connection.execute("INSERT INTO outbox.held VALUES ($1, $2, 'orders')", *held)
+    assert [row["id"] for row in await connection.fetch("SELECT id FROM outbox.pending")] == [pending["id"]]
+    row = await connection.fetchrow("SELECT id, kafka_partition, kafka_offset FROM outbox.delivered")
+    assert tuple(row) == (delivered["id"], 0, delivered["id"])
+
+
+async def test_heartbeats_do_not_bloat(connection: asyncpg.Connection) -> None:
+    """Updates of leases and positions are HOT: they touch no index and are cleaned up in passing."""
+    await connection.execute(
+        "INSERT INTO outbox.replica (id, name, version, lease_expires_at)"
+        " SELECT gen_random_uuid(), 'r' || i, '1', now() FROM generate_series(1, 16) AS i"
+    )
+    for table, beat in (("lane", "position = position + 1"), ("replica", "lease_expires_at = clock_timestamp()")):
+        for _ in range(200):
+            await connection.execute(f"UPDATE outbox.{table} SET {beat}")
+        pages = await connection.fetchval(f"SELECT pg_relation_size('outbox.{table}') / 8192")
+        assert pages <= 4
+        counted = f"SELECT pg_stat_get_xact_tuples_hot_updated('outbox.{table}'::regclass)"
+        async with connection.transaction():
+            before = await connection.fetchval(counted)
+            await connection.execute(f"UPDATE outbox.{table} SET {beat}")
+            assert await connection.fetchval(counted) == before + 16
+
+
+class TestRoles:
+    """Each role can do its work and nothing else."""
+
+    @pytest.fixture
+    async def connection(self, connection: asyncpg.Connection) -> asyncpg.Connection:
+        """An outbox with one event and the roles; making them twice does no harm."""
+        await make_roles(connection)
+        await make_roles(connection)
+        await add_event(connection)
+        return connection
+
+    @pytest.mark.parametrize(
+        "allowed",
+        [
+            "INSERT INTO outbox.event (topic, key, payload) VALUES ('a', 'k', 'x')",
+            "INSERT INTO outbox.event (event_id, topic, headers, type) VALUES (gen_random_uuid(), 'a', '{}', 't')",
+            "SELECT outbox.enqueue('a', 'k', 'x')",
+            "SELECT outbox.enqueue('a', 'k', '{}'::jsonb)",
+            "SELECT outbox.wake_up()",
+        ],
+    )
+    async def test_a_writer_may_enqueue(self, connection: asyncpg.Connection, allowed: str) -> None:
+        await connection.execute("SET ROLE outbox_writer")
+        await connection.execute(allowed)
+
+    @pytest.mark.parametrize(
+        "forbidden",
+        [
+            "INSERT INTO outbox.event (id, topic) VALUES (99, 'a')",
+            "INSERT INTO outbox.event (topic, created_at) VALUES ('a', now())",
+            "SELECT topic FROM outbox.event",
+            "SELECT * FROM outbox.pending",
+            "UPDATE outbox.event SET topic = 'b'",
+            "DELETE FROM outbox.event",
+            "TRUNCATE outbox.event",
+            "SELECT setval('outbox.event_id', 1)",
+            "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES (0, 1, 0, 0)",
+            "UPDATE outbox.lane SET position = 9",
+            "SELECT outbox.add_segment(5000001, 6000001)",
+            "SELECT outbox.drop_segment(1)",
+            "SELECT outbox.set_max_event_bytes(5)",
+        ],
+    )
+    async def test_a_writer_may_do_nothing_else(self, connection: asyncpg.Connection, forbidden: str) -> None:
+        await connection.execute("SET ROLE outbox_writer")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(forbidden)
+
+    async def test_the_relay_may_do_its_work(self, connection: asyncpg.Connection) -> None:
+        await connection.execute("SET ROLE outbox_relay")
+        await connection.execute(
+            "INSERT INTO outbox.replica VALUES (gen_random_uuid(), 'r', '1', now(), now());"
+            "UPDATE outbox.lane SET owner = gen_random_uuid(), claimed_at = now(), epoch = epoch + 1;"
+            "SELECT FROM outbox.lane FOR UPDATE; SELECT FROM outbox.lane FOR SHARE;"
+            "SELECT last_value FROM outbox.event_id"
+        )
+        await add_receipts(connection)
+        (event,) = await connection.fetch("SELECT lane, id FROM outbox.event")
+        await add_failure(connection, event)
+        await connection.execute("DELETE FROM outbox.failure; DELETE FROM outbox.replica; LISTEN outbox")
+        assert await ensure_segments(connection, 5_000_000, 2) == ["event_5000001", "event_10000001"]
+        await connection.execute("UPDATE outbox.lane SET position = 5000001")
+        assert await prune(connection, 0) == ["event_1"]
+
+    @pytest.mark.parametrize(
+        "forbidden",
+        [
+            "INSERT INTO outbox.event (topic) VALUES ('a')",
+            "UPDATE outbox.event SET topic = 'b'",
+            "DELETE FROM outbox.event",
+            "DELETE FROM outbox.delivery",
+            "UPDATE outbox.delivery SET kafka_offset = 1",
+            "DELETE FROM outbox.lane",
+            "INSERT INTO outbox.migration VALUES (99, 'a', repeat('0', 64))",
+            "DROP TABLE outbox.event_1",
+        ],
+    )
+    async def test_the_relay_cannot_change_events_or_receipts(
+        self, connection: asyncpg.Connection, forbidden: str
+    ) -> None:
+        await connection.execute("SET ROLE outbox_relay")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(forbidden)
+
+    async def test_an_admin_sees_everything_and_asks_for_actions(self, connection: asyncpg.Connection) -> None:
+        await connection.execute("SET ROLE outbox_admin")
+        for table in ("event", "delivery", "failure", "held", "action", "lane", "replica", "pending", "delivered"):
+            await connection.execute(f"SELECT * FROM outbox.{table}")
+        await connection.execute("INSERT INTO outbox.action (kind, filter, reason) VALUES ('replay', '{}', 'fixed')")
+        for forbidden in (
+            "UPDATE outbox.lane SET position = 9",
+            "DELETE FROM outbox.event",
+            "DELETE FROM outbox.action",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(forbidden)

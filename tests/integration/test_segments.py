@@ -1,0 +1,220 @@
+"""Segments: made ahead of the writers, dropped when nothing needs them, never in anybody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from relay.postgres import segments
+from relay.postgres.segments import ensure_segments, prune
+from tests.outbox import add_event, add_failure, add_receipts, connected, migrated
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database with an outbox."""
+    async with migrated(database) as connection:
+        yield connection
+
+
+async def set_newest_id(connection: asyncpg.Connection, newest: int) -> None:
+    """Let the next id be the one after `newest`."""
+    await connection.execute("SELECT setval('outbox.event_id', $1)", newest)
+
+
+async def set_positions(connection: asyncpg.Connection, position: int) -> None:
+    """As if everything up to `position` were settled."""
+    await connection.execute("UPDATE outbox.lane SET position = $1", position)
+
+
+async def bounds(connection: asyncpg.Connection) -> list[tuple[int, int]]:
+    """The segments' ranges of ids, in order."""
+    rows = await connection.fetch("SELECT lower_id, upper_id FROM outbox.segment ORDER BY lower_id")
+    return [tuple(row) for row in rows]
+
+
+async def places(connection: asyncpg.Connection, table: str) -> set[str]:
+    """The partitions that hold rows."""
+    rows = await connection.fetch(f"SELECT DISTINCT tableoid::regclass::text FROM outbox.{table}")
+    return {row[0] for row in rows}
+
+
+async def until_waiting_for_a_lock(connection: asyncpg.Connection, pid: int) -> None:
+    """Return when the session `pid` waits for a lock."""
+    while not await connection.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", pid):
+        await connection.execute("SELECT pg_sleep(0.005)")
+
+
+async def test_whole_segments_are_kept_ahead_of_the_newest_id(connection: asyncpg.Connection) -> None:
+    assert await ensure_segments(connection, 1000, 2) == []
+    await set_newest_id(connection, 5_000_000)
+    assert await ensure_segments(connection, 1000, 2) == ["event_5000001", "event_5001001"]
+    assert await ensure_segments(connection, 1000, 2) == []
+    await set_newest_id(connection, 5_000_001)
+    assert await ensure_segments(connection, 1000, 2) == ["event_5002001"]
+    assert (await bounds(connection))[-1] == (5_002_001, 5_003_001)
+
+
+async def test_another_size_counts_from_the_next_segment_on(connection: asyncpg.Connection) -> None:
+    await ensure_segments(connection, 5_000_000, 2)
+    await ensure_segments(connection, 9_000_000, 2)
+    assert await bounds(connection) == [(1, 5_000_001), (5_000_001, 10_000_001), (10_000_001, 19_000_001)]
+
+
+async def test_writers_without_a_segment_go_on_and_their_rows_are_moved_later(connection: asyncpg.Connection) -> None:
+    await set_newest_id(connection, 6_000_000)
+    stranded = [await add_event(connection, key=str(n)) for n in range(50)]
+    await add_receipts(connection)
+    assert await places(connection, "event") == {"outbox.event_default"}
+    # The writers are still there: the next segment begins a little above, and nothing is moved under their feet.
+    assert await ensure_segments(connection, 20_000, 1) == ["event_6010051"]
+    assert await places(connection, "event") == {"outbox.event_default"}
+    await set_newest_id(connection, 6_010_051)
+    assert "event_5000001" in await ensure_segments(connection, 20_000, 1)
+    assert await places(connection, "event") == {"outbox.event_5000001"}
+    assert await places(connection, "delivery") == {"outbox.delivery_5000001"}
+    kept = await connection.fetch("SELECT lane, id FROM outbox.delivered ORDER BY id")
+    assert kept == stranded
+
+
+async def test_many_stranded_rows_are_moved_in_portions(
+    connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "STRANDED_EVENTS", 20)
+    await set_newest_id(connection, 6_000_000)
+    for n in range(50):
+        await add_event(connection, key=str(n))
+    await ensure_segments(connection, 1000, 1)
+    await set_newest_id(connection, 6_001_051)
+    assert await ensure_segments(connection, 1000, 1) == [
+        "event_6002051",
+        "event_5000001",
+        "event_6000021",
+        "event_6000041",
+    ]
+    assert await connection.fetchval("SELECT count(*) FROM outbox.event") == 50
+    assert await connection.fetchval("SELECT count(*) FROM outbox.event_default") == 0
+
+
+async def test_an_open_writer_in_the_default_partition_puts_it_off_and_nobody_waits(
+    connection: asyncpg.Connection, database: str
+) -> None:
+    await set_newest_id(connection, 6_000_000)
+    async with connected(database) as writer:
+        transaction = writer.transaction()
+        await transaction.start()
+        await add_event(writer)
+        assert await ensure_segments(connection, 1000, 1) == []
+        await asyncio.wait_for(add_event(connection), 2)
+        await transaction.commit()
+    assert await ensure_segments(connection, 1000, 1) == ["event_6001003"]
+
+
+async def test_two_replicas_at_once_make_each_segment_once(connection: asyncpg.Connection, database: str) -> None:
+    await set_newest_id(connection, 5_000_000)
+    async with connected(database) as other:
+        for _ in range(20):
+            made = await asyncio.gather(
+                ensure_segments(connection, 1000, 3), ensure_segments(other, 1000, 3), return_exceptions=True
+            )
+            assert all(isinstance(each, list) for each in made), made
+            if await ensure_segments(connection, 1000, 3) == []:
+                break
+    assert [each[0] for each in await bounds(connection)] == [1, 5_000_001, 5_001_001, 5_002_001]
+
+
+class TestPrune:
+    """A segment goes when everything in it is settled and old enough, and not before."""
+
+    @pytest.fixture
+    async def event(self, connection: asyncpg.Connection) -> asyncpg.Record:
+        """One delivered event in the first segment; all positions are beyond that segment."""
+        event = await add_event(connection)
+        await add_receipts(connection)
+        await set_newest_id(connection, 5_000_000)
+        await ensure_segments(connection, 1000, 2)
+        await set_positions(connection, 5_000_001)
+        return event
+
+    async def test_settled_and_old_segments_are_dropped(
+        self, connection: asyncpg.Connection, event: asyncpg.Record
+    ) -> None:
+        assert await prune(connection, 3600) == []
+        assert await prune(connection, 0) == ["event_1"]
+        assert await bounds(connection) == [(5_000_001, 5_001_001), (5_001_001, 5_002_001)]
+        assert await connection.fetchval("SELECT count(*) FROM outbox.delivery") == 0
+        assert await prune(connection, 0) == []
+
+    async def test_a_position_in_or_at_the_end_of_it_keeps_it(
+        self, connection: asyncpg.Connection, event: asyncpg.Record
+    ) -> None:
+        await connection.execute("UPDATE outbox.lane SET position = 5000000 WHERE lane = 3")
+        assert await prune(connection, 0) == []
+
+    @pytest.mark.parametrize("state", ["failed", "replaying"])
+    async def test_a_failure_in_it_keeps_it(
+        self, connection: asyncpg.Connection, event: asyncpg.Record, state: str
+    ) -> None:
+        await add_failure(connection, event, state)
+        assert await prune(connection, 0) == []
+
+    async def test_a_held_event_in_it_keeps_it(self, connection: asyncpg.Connection, event: asyncpg.Record) -> None:
+        await connection.execute("INSERT INTO outbox.held VALUES ($1, $2, 'orders')", *event)
+        assert await prune(connection, 0) == []
+
+    async def test_discarded_failures_go_with_it(self, connection: asyncpg.Connection, event: asyncpg.Record) -> None:
+        await add_failure(connection, event, "discarded")
+        assert await prune(connection, 0) == ["event_1"]
+        assert await connection.fetchval("SELECT count(*) FROM outbox.failure") == 0
+
+    async def test_what_is_committed_while_it_waits_for_its_locks_counts(
+        self, connection: asyncpg.Connection, event: asyncpg.Record, database: str
+    ) -> None:
+        await connection.execute("ALTER FUNCTION outbox.drop_segment SET lock_timeout = '30s'")
+        async with connected(database) as other, connected(database) as observer:
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute("LOCK TABLE ONLY outbox.event IN ACCESS SHARE MODE")
+            await other.execute("INSERT INTO outbox.held VALUES ($1, $2, 'orders')", *event)
+            dropping = asyncio.create_task(connection.fetchval("SELECT outbox.drop_segment(1)"))
+            await asyncio.wait_for(until_waiting_for_a_lock(observer, connection.get_server_pid()), 10)
+            await transaction.commit()
+            assert await dropping is False
+
+    async def test_an_open_reader_puts_it_off_and_writers_do_not_wait(
+        self, connection: asyncpg.Connection, event: asyncpg.Record, database: str
+    ) -> None:
+        async with connected(database) as reader, connected(database) as writer:
+            transaction = reader.transaction(isolation="repeatable_read")
+            await transaction.start()
+            await reader.fetchval("SELECT count(*) FROM outbox.event")
+            pruning = asyncio.create_task(prune(connection, 0))
+            longest = 0.0
+            while not pruning.done():
+                began = time.monotonic()
+                await add_event(writer)
+                longest = max(longest, time.monotonic() - began)
+            assert await pruning == []
+            assert longest < 1
+            # Once the reader is a second old nobody even tries.
+            await asyncio.sleep(1.1)
+            assert await connection.fetchval("SELECT outbox.drop_segment(1)") is False
+            await transaction.rollback()
+        assert await prune(connection, 0) == ["event_1"]
+
+    async def test_a_segment_that_is_gone_is_no_error(self, connection: asyncpg.Connection) -> None:
+        assert await connection.fetchval("SELECT outbox.drop_segment(77)") is False
+
+
+async def test_both_refuse_a_snapshot_from_before_their_locks(connection: asyncpg.Connection) -> None:
+    for call in ("outbox.drop_segment(1)", "outbox.add_segment(5000001, 5000011)"):
+        with pytest.raises(asyncpg.ActiveSQLTransactionError, match="READ COMMITTED"):
+            async with connection.transaction(isolation="repeatable_read"):
+                await connection.execute(f"SELECT {call}")

@@ -1,0 +1,280 @@
+"""`relay status` on a real server: true numbers, and quick ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner, Result
+
+from relay.cli import main
+from relay.cli.status import concerns, duration, ranges
+from relay.errors import SchemaError
+from relay.postgres import status as reading
+from relay.postgres.migrate import make_roles
+from relay.postgres.sql import query as sql_query
+from relay.postgres.status import Count, read_status
+from tests.outbox import add_event, add_failure, add_receipts, connected, migrated
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database with an outbox."""
+    async with migrated(database) as connection:
+        yield connection
+
+
+async def add_replica(
+    connection: asyncpg.Connection, name: str, lanes: list[int], lease: str = "15 s", running: str = "1 h"
+) -> None:
+    """Enter a replica that owns these lanes."""
+    replica = uuid4()
+    await connection.execute(
+        "INSERT INTO outbox.replica (id, name, version, started_at, lease_expires_at)"
+        " VALUES ($1, $2, '0.1.0', now() - $3::text::interval, now() + $4::text::interval)",
+        replica,
+        name,
+        running,
+        lease,
+    )
+    await connection.execute(
+        "UPDATE outbox.lane SET owner = $1, claimed_at = now() - interval '4 min', epoch = 3 WHERE lane = ANY ($2)",
+        replica,
+        lanes,
+    )
+
+
+def run(dsn: str, *arguments: str) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(main, ["status", *arguments], env={"RELAY_POSTGRES_DSN": dsn, "COLUMNS": "160"})
+
+
+async def test_a_fresh_outbox_is_empty_and_nobody_serves_it(connection: asyncpg.Connection) -> None:
+    status = await read_status(connection)
+    assert (status.backlog, status.oldest_seconds) == (Count(0, "exact"), None)
+    assert (status.delivered, status.last_delivered_seconds) == (Count(0, "exact"), None)
+    assert (status.failures, status.held.events, status.replicas, status.stranded) == ({}, 0, [], False)
+    assert [lane.lane for lane in status.lanes] == list(range(16))
+    assert [segment.name for segment in status.segments] == ["event_1"]
+    assert concerns(status) == [
+        "no replica is alive: nothing is being published; start `relay run`, or read its log",
+    ]
+
+
+async def test_events_are_counted_by_what_became_of_them(connection: asyncpg.Connection) -> None:
+    for n in range(10):
+        await add_event(connection, key=str(n))
+    await add_receipts(connection)
+    failed, held, *pending = [await add_event(connection, key=str(n)) for n in range(5)]
+    await add_failure(connection, failed)
+    await connection.execute("INSERT INTO outbox.held VALUES ($1, $2, 'orders')", *held)
+    status = await read_status(connection)
+    assert (status.backlog.events, status.delivered.events, status.held.events) == (3, 10, 1)
+    assert status.failures == {"failed": 1}
+    assert status.newest_id == 15
+    assert sum(lane.pending or 0 for lane in status.lanes) == 3
+    assert {lane.lane for lane in status.lanes if lane.oldest_seconds is not None} == {row["lane"] for row in pending}
+    assert "1 event failed and waits for a person" in concerns(status)
+
+
+async def test_the_age_is_that_of_the_oldest_pending_event(connection: asyncpg.Connection) -> None:
+    for key, age in (("a", 50), ("b", 3000), ("c", 90)):
+        event = await add_event(connection, key=key)
+        await connection.execute(
+            "UPDATE outbox.event SET created_at = now() - make_interval(secs => $3) WHERE lane = $1 AND id = $2",
+            *event,
+            float(age),
+        )
+    status = await read_status(connection)
+    assert status.oldest_seconds == pytest.approx(3000, abs=30)
+
+
+async def test_what_lies_below_the_positions_is_not_looked_at(connection: asyncpg.Connection) -> None:
+    event = await add_event(connection)
+    await connection.execute("UPDATE outbox.lane SET position = $1", event["id"])
+    assert (await read_status(connection)).backlog.events == 0
+
+
+async def test_replicas_have_their_lanes_and_what_is_left_of_their_leases(connection: asyncpg.Connection) -> None:
+    await add_replica(connection, "relay-1", [0, 1, 2], running="2 h")
+    await add_replica(connection, "relay-2", [3, 4], lease="-30 s")
+    status = await read_status(connection)
+    first, second = status.replicas
+    assert (first.name, first.alive, first.lanes) == ("relay-1", True, [0, 1, 2])
+    assert first.lease_seconds == pytest.approx(15, abs=10)
+    assert first.running_seconds == pytest.approx(7200, abs=30)
+    assert (second.name, second.alive, second.lanes) == ("relay-2", False, [3, 4])
+    assert [lane.replica for lane in status.lanes[:5]] == ["relay-1"] * 3 + [None] * 2
+    assert status.lanes[0].epoch == 3
+    assert status.lanes[0].owned_seconds == pytest.approx(240, abs=30)
+    assert concerns(status)[0].startswith("lanes without a live owner: 3-15; ")
+
+
+async def test_all_is_well_when_every_lane_has_a_live_owner(connection: asyncpg.Connection) -> None:
+    await add_replica(connection, "relay-1", list(range(16)))
+    assert concerns(await read_status(connection)) == []
+
+
+async def test_rows_in_a_default_partition_are_reported(connection: asyncpg.Connection) -> None:
+    await connection.execute("SELECT setval('outbox.event_id', 9000000)")
+    await add_event(connection)
+    status = await read_status(connection)
+    assert status.stranded
+    assert any("DEFAULT" in concern for concern in concerns(status))
+
+
+async def test_counts_end_at_a_limit_and_say_so(
+    connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "COUNT_LIMIT", 32)
+    for _ in range(40):
+        await add_event(connection)
+    status = await read_status(connection)
+    # Two for each lane, and all of these are in one.
+    assert status.backlog == Count(2, "at least")
+    await add_receipts(connection)
+    await connection.execute("ANALYZE outbox.delivery")
+    status = await read_status(connection)
+    assert status.delivered == Count(40, "about")
+
+
+async def test_counting_that_takes_too_long_is_given_up(
+    connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = {"status_pending", "status_oldest", "status_delivered", "status_held"}
+
+    def query(name: str, schema: str) -> str:
+        text = sql_query(name, schema)
+        return text.replace("SELECT", "SELECT pg_sleep(60), ", 1) if name in impatient else text.replace("5s", "50ms")
+
+    monkeypatch.setattr(reading, "query", query)
+    await add_event(connection)
+    status = await read_status(connection)
+    assert status.backlog == Count(1, "at most")
+    assert (status.delivered, status.held) == (Count(None, "unknown"), Count(None, "unknown"))
+    assert any("took too long" in concern for concern in concerns(status))
+
+
+def rows_read(plan: dict[str, Any]) -> float:
+    """The rows that all nodes of a plan looked at."""
+    own = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Join Filter", 0)
+    return float(own * plan["Actual Loops"]) + sum(rows_read(child) for child in plan.get("Plans", []))
+
+
+@pytest.mark.parametrize("name", ["status_pending", "status_oldest"])
+async def test_only_what_lies_above_the_positions_is_read_whatever_the_statistics_say(
+    connection: asyncpg.Connection, name: str
+) -> None:
+    await connection.execute("ANALYZE outbox.delivery, outbox.event, outbox.failure, outbox.held")
+    await connection.execute("INSERT INTO outbox.event (topic, key) SELECT 'a', 'k' FROM generate_series(1, 3000)")
+    await add_receipts(connection)
+    await connection.execute("INSERT INTO outbox.held SELECT lane, id, topic FROM outbox.event")
+    await connection.execute("UPDATE outbox.lane SET position = 2990")
+    async with connection.transaction():
+        await connection.execute(sql_query("status_session", "outbox"))
+        statement = sql_query(name, "outbox").replace("$1", "1000")
+        plan = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"))
+    assert rows_read(plan[0]["Plan"]) < 500
+
+
+async def test_without_an_outbox_it_says_what_to_run(database: str) -> None:
+    async with connected(database) as connection:
+        with pytest.raises(SchemaError, match="run `relay migrate`"):
+            await read_status(connection)
+
+
+async def test_an_admin_without_further_rights_can_read_it(connection: asyncpg.Connection) -> None:
+    await make_roles(connection)
+    await connection.execute("SET ROLE outbox_admin")
+    assert (await read_status(connection)).version == 1
+
+
+async def fill(database: str) -> None:
+    """Make an outbox with one delivered, one pending event and a replica that owns all lanes but the last."""
+    async with migrated(database) as connection:
+        await add_event(connection)
+        await add_receipts(connection)
+        await add_event(connection)
+        await add_replica(connection, "relay-1", list(range(15)))
+
+
+def test_the_page_for_people_begins_with_what_is_wrong(database: str) -> None:
+    asyncio.run(fill(database))
+    shown = run(database)
+    assert shown.exit_code == 0
+    lines = [" ".join(line.split()) for line in shown.output.splitlines()]
+    assert lines[1].startswith("! lanes without a live owner: 15; ")
+    assert any(line.startswith("pending 1 event, the oldest") for line in lines)
+    assert any(line.startswith("delivered 1 event, the last one") for line in lines)
+    assert "lanes 15 of 16 owned, by 1 live replica" in lines
+    assert any(line.startswith("relay-1 0.1.0 1 h 0 min") for line in lines)
+    assert any(line.startswith("event_1 1 5,000,000") and "in use, newest id 2" in line for line in lines)
+
+
+def test_a_pod_s_name_is_shown_whole_on_80_columns(database: str) -> None:
+    name = "outbox-relay-7d9c8b6f5b-x2x9z"
+
+    async def give_all_lanes() -> None:
+        async with migrated(database) as connection:
+            await add_replica(connection, name, list(range(16)), lease="-243 s")
+
+    asyncio.run(give_all_lanes())
+    shown = run(database)
+    assert f"{name} 0.1.0 1 h 0 min out for 4 min 3 s 0-15" in [
+        " ".join(each.split()) for each in shown.output.splitlines()
+    ]
+
+
+def test_the_json_has_everything_and_no_secret(database: str) -> None:
+    asyncio.run(fill(database))
+    shown = run(database, "--json")
+    assert shown.exit_code == 0
+    status: dict[str, Any] = json.loads(shown.output)
+    assert status["backlog"] == {"events": 1, "precision": "exact"}
+    assert status["delivered"] == {"events": 1, "precision": "exact"}
+    assert status["replicas"][0]["lanes"] == list(range(15))
+    assert len(status["concerns"]) == 1
+    assert "password" not in shown.output
+
+
+def test_without_an_outbox_or_a_server_the_command_fails_in_one_line(database: str) -> None:
+    missing = run(database)
+    assert missing.exit_code == 1
+    assert missing.output.startswith("relay: there is no outbox")
+    unreachable = run("postgresql://postgres@127.0.0.1:1/postgres")
+    assert unreachable.exit_code == 3
+    assert len(unreachable.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (-0.2, "0.0 s"),
+        (0.44, "0.4 s"),
+        (9.99, "10.0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (3_660, "1 h 1 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_durations_have_two_units(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("lanes", "text"),
+    [([], ""), ([4], "4"), ([0, 1], "0-1"), ([0, 2, 4, 5, 6, 15], "0 2 4-6 15"), (list(range(16)), "0-15")],
+)
+def test_neighbouring_lanes_are_put_together(lanes: list[int], text: str) -> None:
+    assert ranges(lanes) == text

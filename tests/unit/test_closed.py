@@ -1,0 +1,64 @@
+"""What is closed in a lane, and when it opens again."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from relay.decide.closed import Closed
+from relay.event import PendingEvent
+
+
+def event(id_: int, key: bytes | None = b"k", topic: str = "t") -> PendingEvent:
+    return PendingEvent(0, id_, UUID(int=id_), topic, key, b"", None, None, 0, 1)
+
+
+def test_a_closed_key_holds_back_its_own_events_only() -> None:
+    closed = Closed(keys=[("t", b"k")])
+    a, b, c, d = event(1), event(2, b"other"), event(3, topic="other"), event(4, None)
+    assert closed.divide([a, b, c, d]) == ([b, c, d], [a])
+
+
+def test_a_closed_topic_holds_back_events_without_a_key_too() -> None:
+    closed = Closed(topics=["t"])
+    a, b = event(1, None), event(2, topic="other")
+    assert closed.divide([a, b]) == ([b], [a])
+
+
+def test_a_pass_opens_what_was_not_blocked_when_it_began() -> None:
+    closed = Closed(topics=["gone"], keys=[("t", b"k"), ("t", b"blocked")])
+    closed.begin_pass()
+    closed.end_pass((), [("t", b"blocked")])
+    assert not closed.holds_back("t", b"k")
+    assert not closed.holds_back("gone", b"x")
+    assert closed.holds_back("t", b"blocked")
+
+
+def test_what_is_closed_during_a_pass_stays_closed_at_its_end() -> None:
+    closed = Closed()
+    closed.begin_pass()
+    closed.close_key("t", b"k")
+    closed.close_topic("paused")
+    assert closed.closed_since("t", b"k")
+    assert closed.closed_since("paused", None)
+    closed.end_pass((), ())
+    assert closed.holds_back("t", b"k")
+    assert closed.holds_back("paused", b"x")
+
+
+def test_the_next_pass_opens_what_the_last_one_could_not() -> None:
+    closed = Closed()
+    closed.begin_pass()
+    closed.close_key("t", b"k")
+    closed.end_pass((), ())
+    closed.begin_pass()
+    closed.end_pass((), ())
+    assert not closed.holds_back("t", b"k")
+
+
+def test_a_pass_looks_again_at_what_was_held_back_behind_it() -> None:
+    closed = Closed(keys=[("t", b"k")])
+    closed.held_back([event(7), event(5)])
+    assert [closed.nothing_held_since, closed.look_again_from(100), closed.nothing_held_since] == [False, 4, True]
+    closed.held_back([event(200)])
+    assert closed.look_again_from(100) == 100
+    assert closed.look_again_from(100) == 100

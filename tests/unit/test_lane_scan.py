@@ -1,0 +1,216 @@
+"""What one lane remembers, and where it is read from next."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.decide.ladder import Ladder
+from relay.decide.lane_scan import Bound, LaneScan, Reach, cut_off
+from relay.decide.snapshot import Snapshot
+from tests.events import event, events, ids
+
+WIDE = Reach(100, 10_000)
+QUIET = Snapshot(50, 50, frozenset())
+
+
+def snapshot(xmax: int, *running: int) -> Snapshot:
+    return Snapshot(min(running, default=xmax), xmax, frozenset(running))
+
+
+def ladder_of(*rungs: tuple[int, int]) -> Ladder:
+    ladder = Ladder()
+    for xid, value in rungs:
+        ladder.add(xid, value)
+    return ladder
+
+
+def scanned_lane(at: Snapshot = QUIET, *taken: int, position: int = 0) -> LaneScan:
+    """A lane after its take-over and a complete scan that took `taken`."""
+    lane = LaneScan.take_over(0, 1, position, 0, at)
+    assert lane.next_step(1000) is None
+    lane.absorb(at, [], events(*taken), WIDE, WIDE)
+    return lane
+
+
+class TestTakeOver:
+    def test_everything_between_the_position_and_the_highest_receipt_is_swept_first(self) -> None:
+        lane = LaneScan.take_over(0, 1, 100, 350, QUIET)
+        assert lane.taken_to == 350
+        assert lane.next_step(200) == (100, 300)
+        assert ids(lane.absorb_step(QUIET, 300, events(150), WIDE, Ladder())) == [150]
+        assert lane.next_step(200) == (300, 350)
+        assert lane.absorb_step(QUIET, 350, [], WIDE, Ladder()) == []
+        assert lane.next_step(200) is None
+        assert lane.sweep is None
+
+    def test_before_the_sweep_is_over_there_is_no_bound_for_a_scan(self) -> None:
+        lane = LaneScan.take_over(0, 1, 100, 350, QUIET)
+        with pytest.raises(ValueError, match="no complete scan"):
+            lane.bound(Ladder())
+
+    def test_the_first_scan_starts_relative_to_the_snapshot_of_the_take_over(self) -> None:
+        lane = LaneScan.take_over(0, 1, 100, 100, snapshot(50, 40))
+        assert lane.next_step(200) is None
+        assert lane.bound(ladder_of((30, 500), (45, 900))) == Bound(900, ((40, 500),))
+
+    def test_a_lane_without_receipts_above_its_position_needs_no_step(self) -> None:
+        lane = LaneScan.take_over(0, 1, 100, 60, QUIET)
+        assert lane.taken_to == 100
+        assert lane.next_step(10) is None
+
+
+class TestBound:
+    def test_is_the_floor_of_what_may_still_come_and_the_floors_of_what_was_running(self) -> None:
+        lane = scanned_lane(snapshot(50, 20, 40, 48))
+        ladder = ladder_of((10, 100), (30, 300), (45, 450))
+        bound = lane.bound(ladder)
+        assert (bound.floor, sorted(bound.running)) == (450, [(20, 100), (40, 300)])
+
+    def test_does_not_take_xmax_for_the_moment_of_the_snapshot(self) -> None:
+        """A rung above xmax says nothing about a transaction that is just at or above xmax: it may be older."""
+        assert scanned_lane(snapshot(50)).bound(ladder_of((45, 450), (50, 500), (60, 600))).floor == 450
+
+    def test_starts_at_the_least_floor_of_those_that_have_ended(self) -> None:
+        bound = Bound(450, ((20, 100), (40, 300)))
+        assert bound.start(snapshot(55, 20, 40)) == 450
+        assert bound.start(snapshot(55, 20)) == 300
+        assert bound.start(snapshot(55, 40)) == 100
+
+    def test_never_lies_below_the_position(self) -> None:
+        lane = scanned_lane(snapshot(50, 20), position=200)
+        assert lane.bound(ladder_of((10, 100))) == Bound(200, ())
+
+    def test_without_a_rung_it_is_the_position(self) -> None:
+        lane = scanned_lane(snapshot(50, 20), position=7)
+        assert lane.bound(Ladder()) == Bound(7, ())
+
+
+class TestAbsorb:
+    def test_events_that_were_taken_are_not_taken_again(self) -> None:
+        lane = scanned_lane(QUIET, 1, 2, 3)
+        assert ids(lane.absorb(QUIET, events(1, 2, 3), events(4), WIDE, WIDE)) == [4]
+
+    def test_what_was_swept_comes_before_what_is_fresh(self) -> None:
+        lane = scanned_lane(QUIET, 5)
+        assert ids(lane.absorb(QUIET, events(2, 3, 5), events(7, 9), WIDE, WIDE)) == [2, 3, 7, 9]
+        assert lane.taken_to == 9
+
+    def test_a_settled_id_stays_taken_until_the_next_scan_begins(self) -> None:
+        """Rule 1: the receipt committed while the scan was under way, and is not in its snapshot."""
+        lane = scanned_lane(QUIET, 1, 2)
+        lane.begin()
+        lane.settle([1, 2])
+        assert lane.unsettled == 0
+        assert lane.absorb(QUIET, events(1, 2), [], WIDE, WIDE) == []
+        lane.begin()
+        assert lane.taken == set()
+
+    @pytest.mark.parametrize("reach", [Reach(2, 10_000), Reach(100, 20)])
+    def test_a_sweep_that_was_cut_off_advances_nothing_and_takes_nothing_fresh(self, reach: Reach) -> None:
+        """Rule 3: more of the sweep may be left, and fresh events would overtake it."""
+        lane = scanned_lane(QUIET, 9)
+        assert ids(lane.absorb(snapshot(60), events(2, 3), events(11), reach, WIDE)) == [2, 3]
+        assert (lane.taken_to, lane.snapshot) == (9, QUIET)
+        assert ids(lane.absorb(snapshot(60), events(2, 3, 4, 9), events(11), WIDE, WIDE)) == [4, 11]
+        assert (lane.taken_to, lane.snapshot) == (11, snapshot(60))
+
+    def test_fresh_events_wait_when_the_swept_ones_have_used_the_room(self) -> None:
+        lane = scanned_lane(QUIET, 9)
+        assert ids(lane.absorb(QUIET, events(2, 3), events(11, 12), WIDE, Reach(3, 10_000))) == [2, 3, 11]
+        assert (lane.taken_to, lane.exhausted) == (11, False)
+        assert ids(lane.absorb(QUIET, [], events(12), WIDE, WIDE)) == [12]
+        assert lane.exhausted
+
+    def test_a_read_is_cut_off_by_rows_and_by_bytes(self) -> None:
+        assert cut_off(events(1, 2), Reach(2, 1000))
+        assert cut_off(events(1, 2), Reach(9, 20))
+        assert not cut_off(events(1, 2), Reach(9, 21))
+        assert not cut_off([], Reach(1, 1))
+
+
+class TestLongSweep:
+    def test_a_step_that_was_cut_off_is_gone_on_with_behind_its_last_event(self) -> None:
+        lane = LaneScan.take_over(0, 1, 0, 500, QUIET)
+        assert ids(lane.absorb_step(QUIET, 500, events(10, 20), Reach(2, 1000), Ladder())) == [10, 20]
+        assert lane.next_step(1000) == (20, 500)
+
+    def test_a_step_of_a_lane_that_is_not_swept_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match="not in a long sweep"):
+            scanned_lane().absorb_step(QUIET, 5, [], WIDE, Ladder())
+
+    def test_a_transaction_that_ends_between_two_steps_sends_the_sweep_back(self) -> None:
+        """Rule 4: its events below the first step's end would be lost, and overtaken by those above."""
+        ladder = ladder_of((10, 100))
+        lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
+        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, ladder)
+        ladder.add(49, 450)
+        # Transaction 20 wrote events 150 and 250 for one key, and commits now.
+        assert lane.absorb_step(snapshot(60), 400, events(250), WIDE, ladder) == []
+        assert lane.next_step(200) == (100, 300)
+        assert ids(lane.absorb_step(snapshot(60), 300, events(150, 250), WIDE, ladder)) == [150, 250]
+
+    def test_a_transaction_that_cannot_have_ids_so_low_does_not(self) -> None:
+        ladder = ladder_of((10, 300), (40, 450))
+        lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
+        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, ladder)
+        assert ids(lane.absorb_step(snapshot(60), 400, events(250, 310), WIDE, ladder)) == [250, 310]
+        assert lane.next_step(200) is None
+
+    def test_without_rungs_the_sweep_of_an_idle_database_comes_to_its_end(self) -> None:
+        lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
+        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, Ladder())
+        lane.absorb_step(snapshot(50, 20), 400, [], WIDE, Ladder())
+        assert lane.next_step(200) is None
+
+    def test_the_scan_after_it_starts_relative_to_the_last_steps_snapshot(self) -> None:
+        ladder = ladder_of((10, 100), (40, 450))
+        lane = scanned_lane(snapshot(45, 20), 400)
+        lane.start_long_sweep(snapshot(50, 30), 100)
+        lane.absorb_step(snapshot(60, 30), 400, [], WIDE, ladder)
+        assert lane.next_step(300) is None
+        assert lane.snapshot == snapshot(60, 30)
+        assert lane.bound(ladder) == Bound(450, ((30, 100),))
+
+
+class TestPosition:
+    def test_is_right_below_the_lowest_unsettled_event(self) -> None:
+        lane = scanned_lane(QUIET, 3, 5, 8)
+        lane.settle([3, 8])
+        assert lane.advance_position(ladder_of((10, 900))) == 4
+
+    def test_moves_on_without_events_as_far_as_nothing_can_come(self) -> None:
+        lane = scanned_lane(snapshot(50))
+        assert lane.advance_position(ladder_of((10, 900))) == 900
+
+    def test_stays_below_what_transactions_may_write_that_still_run(self) -> None:
+        """Rule 6: not only of those that have ended."""
+        lane = scanned_lane(snapshot(50, 20))
+        assert lane.advance_position(ladder_of((10, 100), (30, 900))) == 100
+
+    def test_stays_below_what_is_still_to_be_swept(self) -> None:
+        lane = LaneScan.take_over(0, 1, 10, 400, QUIET)
+        lane.absorb_step(QUIET, 200, [], WIDE, Ladder())
+        assert lane.advance_position(ladder_of((10, 900))) == 200
+
+    def test_stays_below_fresh_events_that_had_no_room(self) -> None:
+        lane = scanned_lane(QUIET)
+        lane.absorb(QUIET, [], events(3, 5), WIDE, Reach(1, 1000))
+        lane.settle([3])
+        assert lane.advance_position(ladder_of((10, 900))) == 3
+
+    def test_stays_below_fresh_events_that_a_long_sweep_did_not_look_at(self) -> None:
+        """The last step's snapshot sees events above `taken_to` which only the scan after it reads."""
+        lane = scanned_lane(snapshot(30), 100)
+        lane.settle([100])
+        lane.start_long_sweep(snapshot(50), 10)
+        lane.absorb_step(snapshot(50), 100, [], WIDE, ladder_of((20, 900)))
+        assert lane.next_step(1000) is None
+        assert lane.advance_position(ladder_of((20, 900))) == 100
+        lane.absorb(snapshot(50), [], [], WIDE, WIDE)
+        assert lane.advance_position(ladder_of((20, 900))) == 900
+
+    def test_never_goes_back(self) -> None:
+        lane = scanned_lane(snapshot(50))
+        assert lane.advance_position(ladder_of((10, 900))) == 900
+        lane.absorb(snapshot(60, 20), [], [event(1000)], WIDE, WIDE)
+        assert lane.advance_position(Ladder()) == 900

@@ -1,0 +1,169 @@
+"""When a partition may send, and what it remembers between a refusal and the next try."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from relay.event import PendingEvent
+from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
+from relay.retry import Backoff
+from relay.stages.buffer import Buffer
+from relay.stages.partition import COLD_AFTER, MOST_PER_BATCH, Flight, Partition
+from relay.stages.tenure import Tenure
+from tests.events import events, ids
+
+if TYPE_CHECKING:
+    import pytest
+
+EVENT = PendingEvent(0, 1, UUID(int=1), "orders", b"k", b"x", None, None, 0, 2)
+REFUSAL = PublishError(FailureKind.EVENT, "too large")
+
+
+async def test_after_its_pause_a_refused_partition_may_send_however_early_the_loops_timer_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # uvloop's timers count whole milliseconds and fire up to 1.3 ms before their time (measured): one that wakes
+    # the partition and then finds by the clock that it is too early leaves it asleep for ever.
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda _, callback, *arguments: loop.call_soon(callback, *arguments))
+    partition = Partition("orders", 0, Backoff(lambda: 0.0))
+    partition.waiting.append(EVENT)
+    assert partition.may_send("producer", time.monotonic())
+
+    partition.back_off()
+    assert not partition.may_send("producer", time.monotonic())
+
+    partition.wake_up.clear()
+    await partition.wake_up.wait()
+    assert partition.may_send("producer", time.monotonic())
+
+
+def new_partition() -> Partition:
+    partition = Partition("orders", 0, Backoff(lambda: 0.0))
+    partition.waiting.extend(events(1, 2, 3, 4))
+    return partition
+
+
+def send(partition: Partition, producer: str, now: float = 0.0) -> Flight:
+    flight = Flight(Tenure(Buffer(1, 1)), producer, [partition.waiting.popleft()], now)
+    partition.flights.append(flight)
+    return flight
+
+
+def acknowledge(partition: Partition, now: float) -> None:
+    flight = partition.flights.popleft()
+    flight.outcome = Acknowledged(0)
+    partition.acknowledged(flight, now)
+
+
+def test_the_first_batch_of_a_producer_goes_alone_until_it_is_acknowledged() -> None:
+    """A broker that has no sequence to compare with would take the second although it refused the first."""
+    partition = new_partition()
+    assert partition.may_send("producer", 0.0)
+    send(partition, "producer")
+    assert not partition.may_send("producer", 0.0)
+    acknowledge(partition, 0.0)
+    assert partition.may_send("producer", 0.0)
+
+
+def test_then_one_is_in_flight_and_one_is_queued_behind_it() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    send(partition, "producer")
+    assert partition.may_send("producer", 1.0)
+    send(partition, "producer")
+    assert not partition.may_send("producer", 1.0)
+
+
+def test_another_producer_begins_alone_again() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    send(partition, "another")
+    assert not partition.may_send("another", 0.0)
+
+
+def test_a_new_producer_waits_for_what_the_former_one_has_in_flight() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    assert not partition.may_send("another", 0.0)
+
+
+def test_after_long_idleness_and_after_a_change_of_the_topic_it_begins_alone_again() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    send(partition, "producer")
+    assert partition.may_send("producer", COLD_AFTER - 0.1)
+    assert not partition.may_send("producer", COLD_AFTER)
+    partition.chill()
+    assert not partition.may_send("producer", 1.0)
+
+
+def test_nothing_is_sent_behind_a_batch_whose_refusal_has_not_been_acted_on() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    send(partition, "producer").outcome = Refused(REFUSAL)
+    assert not partition.may_send("producer", 0.0)
+
+
+def test_what_is_put_back_goes_before_all_others_in_its_order() -> None:
+    partition = new_partition()
+    first = [partition.waiting.popleft(), partition.waiting.popleft()]
+    partition.put_back(first)
+    assert ids(list(partition.waiting)) == [1, 2, 3, 4]
+
+
+async def test_a_refused_batch_is_halved_until_the_culprit_goes_alone_and_nothing_is_pipelined_meanwhile() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    partition.waiting.extend(events(5, 6, 7, 8))
+    partition.split(7)
+    assert partition.most == 3
+    send(partition, "producer")
+    assert not partition.may_send("producer", 1.0)
+    acknowledge(partition, 1.0)
+    assert partition.most == 3, "the culprit is still ahead"
+    partition.split(2)
+    assert partition.most == 1
+    partition.culprit_found()
+    assert partition.most == MOST_PER_BATCH
+
+
+def test_the_head_of_the_queue_stays_under_suspicion_until_all_that_was_refused_is_acknowledged() -> None:
+    partition = new_partition()
+    partition.suspect = True
+    partition.split(2)
+    send(partition, "side")
+    acknowledge(partition, 0.0)
+    suspected = [partition.suspect]
+    send(partition, "side")
+    acknowledge(partition, 0.0)
+    suspected.append(partition.suspect)
+    assert suspected == [True, False]
+    assert partition.most == MOST_PER_BATCH
+
+
+def test_a_producer_gets_nothing_while_another_one_has_something_in_flight() -> None:
+    partition = new_partition()
+    send(partition, "side")
+    assert not partition.may_send("main", 0.0)
+    acknowledge(partition, 0.0)
+    assert partition.may_send("main", 0.0)
+
+
+def test_the_events_of_a_key_are_pulled_in_order_and_the_others_stay() -> None:
+    partition = new_partition()
+    others = [event._replace(key=b"other") for event in events(5, 6)]
+    key = partition.waiting[0].key
+    partition.waiting.extend(others)
+    assert key is not None
+    assert ids(partition.pull_key(key)) == [1, 2, 3, 4]
+    assert ids(list(partition.waiting)) == [5, 6]
+    assert partition.pull_key(key) == []

@@ -1,0 +1,172 @@
+"""Held events go on when nothing stands before them, and not a moment sooner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from relay.decide.closed import Closed
+from relay.decide.failing import Fail
+from relay.decide.lane_scan import LaneScan
+from relay.decide.snapshot import Snapshot
+from relay.event import PendingEvent
+from relay.outcome import FailureKind, PublishError
+from relay.settings import ScanSettings
+from relay.stages.buffer import Buffer
+from relay.stages.records import Failure, HeldBack, Records
+from relay.stages.resume import Resume
+from relay.stages.tenure import Tenure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+LANE = 3
+
+
+def event(id_: int, key: bytes = b"k", topic: str = "t") -> PendingEvent:
+    return PendingEvent(LANE, id_, UUID(int=id_), topic, key, b"", None, None, 0, 1)
+
+
+class Tables:
+    """The failure and held tables of one lane, and what happens while they are read."""
+
+    def __init__(self) -> None:
+        self.blocked: list[tuple[str, bytes]] = []
+        self.held: list[PendingEvent] = []
+        self.while_reading: list[Callable[[], None]] = []
+
+    async def due_failures(
+        self, lanes: Sequence[int], most: int, paused: Sequence[str], under_way: Sequence[tuple[int, int]]
+    ) -> list[tuple[PendingEvent, int]]:
+        return []
+
+    async def has_failures(self, lanes: Sequence[int]) -> bool:
+        return bool(self.blocked)
+
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
+        return [(LANE, topic, key) for topic, key in self.blocked]
+
+    async def held_events(
+        self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
+    ) -> list[PendingEvent]:
+        found = [
+            each
+            for each in sorted(self.held)
+            if each.id > above and each.topic not in paused and (each.topic, each.key) not in self.blocked
+        ]
+        if self.while_reading:
+            self.while_reading.pop(0)()
+        return found[:events]
+
+
+class Setting:
+    """One lane with key k of topic t closed, and a resume stage on it."""
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.records = Records()
+        self.tenure = Tenure(Buffer(1_000, 1_000_000))
+        self.state = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+        self.closed = Closed(keys=[("t", b"k")])
+        self.tenure.add_lane(self.state, self.closed)
+        self.handed_in: list[int] = []
+        self.resume = Resume(
+            self.tables,
+            self.tenure,
+            self.records,
+            lambda events: self.handed_in.extend(each.id for each in events),
+            lambda _: None,
+            ScanSettings(busy_interval=0.001),
+        )
+
+    async def one_pass(self) -> None:
+        await self.resume.resume_held(self.state)
+
+
+async def test_held_events_go_on_in_order_and_their_key_is_open_afterwards() -> None:
+    setting = Setting()
+    setting.tables.held = [event(7), event(5), event(6)]
+    await setting.one_pass()
+    assert setting.handed_in == [5, 6, 7]
+    assert not setting.closed.holds_back("t", b"k")
+
+
+async def test_what_is_under_way_is_not_handed_in_again() -> None:
+    setting = Setting()
+    setting.tables.held = [event(5)]
+    await setting.one_pass()
+    setting.closed.close_key("t", b"k")
+    await setting.one_pass()
+    assert setting.handed_in == [5]
+
+
+async def test_a_blocked_key_stays_closed_and_its_events_held() -> None:
+    setting = Setting()
+    setting.tables.blocked = [("t", b"k")]
+    setting.tables.held = [event(5), event(6, b"other")]
+    await setting.one_pass()
+    assert setting.handed_in == [6]
+    assert setting.closed.holds_back("t", b"k")
+
+
+async def test_nothing_is_resumed_behind_a_failure_that_is_not_written_yet() -> None:
+    """46 of 3,000 events overtook a failed one of their key before this was looked at."""
+    setting = Setting()
+    setting.tables.held = [event(6)]
+    error = PublishError(FailureKind.EVENT, "too large")
+    setting.records.add(Failure(setting.tenure, [event(5)], Fail(1, "block"), error))
+    await setting.one_pass()
+    assert setting.handed_in == []
+    assert setting.closed.holds_back("t", b"k")
+
+
+async def test_a_key_released_half_way_through_a_pass_waits_for_the_next() -> None:
+    setting = Setting()
+    setting.tables.blocked = [("t", b"k")]
+    setting.tables.held = [event(5), event(6, b"other"), event(9)]
+    # The pass goes by event 5, which is blocked; then the failure is resolved.
+    setting.tables.while_reading = [setting.tables.blocked.clear]
+    await setting.one_pass()
+    assert setting.handed_in == [6]
+    assert setting.closed.holds_back("t", b"k")
+    await setting.one_pass()
+    assert setting.handed_in == [6, 5, 9]
+    assert not setting.closed.holds_back("t", b"k")
+
+
+async def test_a_key_that_fails_during_a_pass_is_closed_at_once() -> None:
+    setting = Setting()
+    setting.tables.held = [event(5), event(6)]
+    setting.tables.while_reading = [lambda: setting.closed.close_key("t", b"k")]
+    await setting.one_pass()
+    assert setting.handed_in == []
+    assert setting.closed.holds_back("t", b"k")
+
+
+async def test_a_straggler_held_back_behind_the_pass_is_found_before_its_key_opens() -> None:
+    setting = Setting()
+    setting.tables.held = [event(50)]
+    straggler = event(5)
+
+    def hold_back() -> None:
+        setting.closed.held_back([straggler])
+        setting.tables.held.append(straggler)
+
+    # Held back while the pass reads above 50 already.
+    setting.tables.while_reading = [lambda: None, hold_back]
+    await setting.one_pass()
+    assert setting.handed_in == [50, 5]
+    assert not setting.closed.holds_back("t", b"k")
+
+
+async def test_a_key_does_not_open_while_an_event_of_it_is_being_held_back() -> None:
+    setting = Setting()
+    record = HeldBack(setting.tenure, [event(5)])
+    setting.records.add(record)
+    await setting.one_pass()
+    assert setting.closed.holds_back("t", b"k")
+    setting.tables.held = [event(5)]
+    setting.records.settled([record])
+    await setting.one_pass()
+    assert setting.handed_in == [5]
+    assert not setting.closed.holds_back("t", b"k")

@@ -1,0 +1,262 @@
+"""The stages against a simulated PostgreSQL, in any order of events: nothing is lost, taken twice or out of order.
+
+And the proof that the model can fail: each rule of the scan, taken out, is missed by some schedule.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from relay.decide import lane_scan, shares
+from relay.decide.ladder import Ladder
+from relay.decide.lane_scan import Bound, LaneScan, LongSweep
+from relay.stages import scan
+from relay.stages.sweep import Sweep
+from tests.scan_model import LANES, Model
+from tests.simulated_postgres import SimulatedPostgres, Violation
+from tests.simulated_relay import SimulatedConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from relay.decide.snapshot import Snapshot
+    from relay.event import PendingEvent
+
+SIZES = [(12, 3), (3, 12)]
+"""Events per scan and ids per step of a sweep: sweeps of many steps, and sweeps that their limit cuts off."""
+
+MOST_SEEDS = 300
+"""Seeds among which one must catch a mutant. The one that needs the most is caught at 167."""
+
+
+@pytest.fixture(autouse=True)
+def few_lanes_and_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that short schedules hand lanes over and prune the ladder."""
+    monkeypatch.setattr(shares, "LANES", LANES)
+    monkeypatch.setattr(scan, "_MANY_RUNGS", 3)
+
+
+def random_schedule(seed: int, length: int = 700) -> Iterable[int]:
+    numbers = random.Random(seed)
+    return [numbers.randrange(1 << 16) for _ in range(length)]
+
+
+def play_random_schedules(seeds: int, batch_events: int, step_ids: int) -> None:
+    for seed in range(seeds):
+        Model(random_schedule(seed), batch_events, step_ids).play()
+
+
+@pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(schedule=st.lists(st.integers(0, (1 << 16) - 1), max_size=500))
+def test_no_schedule_loses_repeats_or_reorders_an_event(schedule: list[int], batch_events: int, step_ids: int) -> None:
+    Model(schedule, batch_events, step_ids).play()
+
+
+@pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
+def test_no_random_schedule_loses_repeats_or_reorders_an_event(batch_events: int, step_ids: int) -> None:
+    play_random_schedules(100, batch_events, step_ids)
+
+
+def test_random_schedules_reach_what_they_are_for() -> None:
+    told: set[str] = set()
+    wanted = {"crashes", "has drained", "runs out", "ends: ", ": sweep", "savepoint", "takes [", "settles ["}
+    for seed in range(50):
+        model = Model(random_schedule(seed), *SIZES[0])
+        model.play()
+        told |= {want for want in wanted if any(want in line for line in model.trace)}
+    assert told == wanted
+
+
+# Mutants: each takes out one rule.
+
+
+def read_above_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan that everybody writes first: `id > last`."""
+    monkeypatch.setattr(LaneScan, "bound", lambda self, ladder: Bound(self.taken_to, ()))
+
+
+def take_xmax_for_a_bound_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`xid >= xmax` is thought to mean: began after the snapshot, has only ids above the sequence's value then."""
+    values: dict[int, int] = {}
+    take_snapshot = SimulatedPostgres.snapshot
+    floor = Ladder.floor
+
+    def snapshot(self: SimulatedPostgres) -> Snapshot:
+        taken = take_snapshot(self)
+        values[taken.xmax] = self.sequence
+        return taken
+
+    monkeypatch.setattr(SimulatedPostgres, "snapshot", snapshot)
+    monkeypatch.setattr(Ladder, "floor", lambda self, xid, default: values.get(xid, floor(self, xid, default)))
+
+
+def find_the_last_rung_below_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Index -1 is taken for a rung."""
+    floor = Ladder.floor
+
+    def mutant(self: Ladder, xid: int, default: int) -> int:
+        if self._xids and xid <= self._xids[0]:
+            return self._values[-1]
+        return floor(self, xid, default)
+
+    monkeypatch.setattr(Ladder, "floor", mutant)
+
+
+def read_the_rungs_value_after_its_xid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rung's value is the sequence's when the settle is over, not one read before it began."""
+    add = Ladder.add
+    commit = SimulatedConnection._commit
+    late: dict[int, int] = {}
+
+    async def committed(self: SimulatedConnection, transaction: Any) -> int:
+        xid = await commit(self, transaction)
+        late[xid] = self.postgres.sequence
+        return xid
+
+    monkeypatch.setattr(SimulatedConnection, "_commit", committed)
+    monkeypatch.setattr(Ladder, "add", lambda self, xid, value: add(self, xid, late[xid]))
+
+
+def forget_settled_ids_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 1: a receipt that commits while a scan is under way is not in its snapshot."""
+    monkeypatch.setattr(LaneScan, "settle", lambda self, ids: self.taken.difference_update(ids))
+
+
+def advance_past_a_sweep_that_was_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 3, the snapshot."""
+    absorb = LaneScan.absorb
+
+    def mutant(self: LaneScan, snapshot: Snapshot, *rest: Any) -> list[PendingEvent]:
+        taken = absorb(self, snapshot, *rest)
+        self.snapshot = snapshot
+        return taken
+
+    monkeypatch.setattr(LaneScan, "absorb", mutant)
+
+
+def take_fresh_events_after_a_sweep_that_was_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 3, the fresh ones."""
+
+    def mutant(
+        self: LaneScan,
+        snapshot: Snapshot,
+        swept: list[PendingEvent],
+        fresh: list[PendingEvent],
+        sweep_reach: lane_scan.Reach,
+        reach: lane_scan.Reach,
+    ) -> list[PendingEvent]:
+        new = [event for event in swept if event[1] not in self.taken]
+        self._take([*new, *fresh])
+        if fresh:
+            self.taken_to = fresh[-1][1]
+        if not lane_scan.cut_off(swept, sweep_reach):
+            self.exhausted = not lane_scan.cut_off(fresh, reach)
+            self.snapshot = snapshot
+        return [*new, *fresh]
+
+    monkeypatch.setattr(LaneScan, "absorb", mutant)
+
+
+def let_steps_advance_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 4: what becomes visible between two steps is missed, or overtaken."""
+    monkeypatch.setattr(lane_scan, "_anything_ended", lambda before, later: False)
+
+
+def take_over_without_looking_for_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 5: receipts above the position are taken for fresh events."""
+
+    def mutant(lane: int, epoch: int, position: int, highest_settled: int, snapshot: Snapshot) -> LaneScan:
+        return LaneScan(lane, epoch, position, position, LongSweep(snapshot, position, position))
+
+    monkeypatch.setattr(LaneScan, "take_over", mutant)
+
+
+def leave_running_transactions_out_of_the_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 6."""
+    advance = LaneScan.advance_position
+
+    def mutant(self: LaneScan, ladder: Ladder) -> int:
+        before = self.snapshot
+        if before is not None:
+            self.snapshot = replace(before, running=frozenset())
+        try:
+            return advance(self, ladder)
+        finally:
+            self.snapshot = before
+
+    monkeypatch.setattr(LaneScan, "advance_position", mutant)
+
+
+def leave_the_sweep_out_of_the_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 6: sweep still to do."""
+    advance = LaneScan.advance_position
+
+    def mutant(self: LaneScan, ladder: Ladder) -> int:
+        before = self.sweep
+        if before is not None:
+            self.sweep = replace(before, done_to=before.end)
+        try:
+            return advance(self, ladder)
+        finally:
+            self.sweep = before
+
+    monkeypatch.setattr(LaneScan, "advance_position", mutant)
+
+
+def forget_that_steps_look_at_nothing_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 6: after the last step, fresh events that the sweep's snapshot sees are still to be read."""
+    next_step = LaneScan.next_step
+
+    def mutant(self: LaneScan, step_ids: int) -> tuple[int, int] | None:
+        before = self.exhausted
+        step = next_step(self, step_ids)
+        self.exhausted = before
+        return step
+
+    monkeypatch.setattr(LaneScan, "next_step", mutant)
+
+
+def raise_floors_of_transactions_that_are_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 8: a transaction gives up the sequence's lock before its xid's, when it can be seen already."""
+    look = Sweep.look_for_quiet_transactions
+
+    async def mutant(self: Sweep, now: float) -> None:
+        await look(self, now)
+        for xid, value in self._scan.quiet.items():
+            self._tenure.ladder.raise_floor(xid, value)
+
+    monkeypatch.setattr(Sweep, "look_for_quiet_transactions", mutant)
+
+
+@pytest.mark.parametrize(
+    ("mutate", "sizes"),
+    [
+        (read_above_the_last_one, SIZES[0]),
+        (take_xmax_for_a_bound_in_time, SIZES[0]),
+        (find_the_last_rung_below_the_first, SIZES[0]),
+        (read_the_rungs_value_after_its_xid, SIZES[0]),
+        (forget_settled_ids_at_once, SIZES[0]),
+        (advance_past_a_sweep_that_was_cut_off, SIZES[1]),
+        (take_fresh_events_after_a_sweep_that_was_cut_off, SIZES[1]),
+        (let_steps_advance_the_snapshot, SIZES[0]),
+        (take_over_without_looking_for_receipts, SIZES[0]),
+        (leave_running_transactions_out_of_the_position, SIZES[0]),
+        (leave_the_sweep_out_of_the_position, SIZES[0]),
+        (forget_that_steps_look_at_nothing_fresh, SIZES[0]),
+        (raise_floors_of_transactions_that_are_ending, SIZES[0]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_some_schedule_catches_a_scan_that_would(
+    mutate: Callable[[pytest.MonkeyPatch], None], sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(monkeypatch)
+    with pytest.raises(Violation):
+        play_random_schedules(MOST_SEEDS, *sizes)
