@@ -280,6 +280,31 @@ async def test_without_a_connection_the_tenure_goes_on_and_it_is_tried_again() -
         await bench.handed_in(2 * MOST_EVENTS)
 
 
+async def test_what_came_back_is_handed_in_again_and_what_is_still_in_flight_above_it_is_not() -> None:
+    bench = Bench(FakeTables())
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS)
+        in_flight = [event for event in bench.kafka if event[0] == 3 and event[1] > 200]
+        back = [event for event in bench.kafka if event[0] == 3 and 50 <= event[1] < 60]
+        bench.kafka[:] = [event for event in bench.kafka if event not in [*in_flight, *back]]
+        bench.replayed.without(list(back))
+        seen = [(event[0], event[1]) for event in bench.acknowledge()]
+
+        async def all_of_them() -> bool:
+            seen.extend((event[0], event[1]) for event in bench.acknowledge())
+            return len(seen) >= 4_000 - len(in_flight)
+
+        await until("all others are handed in", all_of_them, 10, interval=0.001)
+        assert len(seen) == len(set(seen)) == 4_000 - len(in_flight)
+        list(bench.replayed.acknowledged(Delivery(bench.tenure, in_flight, 0, 0)))
+
+        async def closed() -> bool:
+            return bool(bench.tables.closed)
+
+        await until("the replay is over", closed, 5)
+        assert not bench.kafka
+
+
 async def test_a_connection_that_is_lost_is_made_again_and_nothing_is_repeated() -> None:
     bench = Bench(FakeTables())
     async with running(bench):
