@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from relay.postgres.failures import Failures
 
 _SHOWN_BYTES = 4_000
-_ALL_BYTES = 2**31 - 1
+_ALL_BYTES = 2**30
+"""More than a value can have in PostgreSQL, and small enough for its arithmetic."""
 _FIRST_HELD = 10
 
 _POLICIES = {
