@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from relay.local import KafkaServer, PostgresServer
     from tests.relay_process import RelayProcess
 
-MOST_CPU = 0.25
-"""Of one core, while waiting: a busy loop takes all of it."""
+MOST_CPU = 0.15
+"""Of one core, while waiting; 0.01 to 0.05 is used (measured). A busy loop takes what it can get."""
 
 
 async def test_absent_servers_are_waited_for_quietly_and_the_flow_begins_when_they_come(
