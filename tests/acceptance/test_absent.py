@@ -17,6 +17,7 @@ from tests.writers import fill
 
 if TYPE_CHECKING:
     from relay.local import KafkaServer, PostgresServer
+    from tests.acceptance.conftest import Place
     from tests.relay_process import RelayProcess
 
 MOST_CPU = 0.15
@@ -68,6 +69,15 @@ async def test_a_signal_ends_the_wait_for_absent_servers_at_once(number: signal.
         assert await relay.exit_code(5) == 0
         assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
         assert not relay.texts()
+
+
+async def test_a_signal_ends_the_wait_for_kafka_alone_at_once_when_nothing_is_pending(here: Place) -> None:
+    async with relay_run(here.dsn, f"{HOST}:{free_port()}") as relay:
+        await relay.logged("kafka.waiting")
+        await relay.logged("lanes.claimed")
+        relay.signal(signal.SIGTERM)
+        assert await relay.exit_code(5) == 0
+        assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
 
 
 async def both_waited_for(relay: RelayProcess) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ async def here(own_postgres: PostgresServer, kafka: servers.Kafka, make_topic: M
         yield made
 
 
-@pytest.mark.parametrize("how", ["a fast shutdown", "kill -9"])
+@pytest.mark.parametrize("how", ["a fast shutdown", "an immediate shutdown", "kill -9"])
 async def test_nothing_is_lost_or_reordered_when_postgres_restarts_under_load(
     here: Place, own_postgres: PostgresServer, how: str
 ) -> None:
@@ -40,7 +41,9 @@ async def test_nothing_is_lost_or_reordered_when_postgres_restarts_under_load(
     async with Writers(here.dsn, here.topic) as writers, here.relay() as relay:
         for restart in (1, 2):
             await here.receipts_reach(restart * BACKLOG // 4)
-            await asyncio.to_thread(own_postgres.stop if how == "a fast shutdown" else own_postgres.kill)
+            if how == "an immediate shutdown":
+                os.kill(own_postgres.pid, signal.SIGQUIT)
+            await asyncio.to_thread(own_postgres.kill if how == "kill -9" else own_postgres.stop)
             await relay.logged("postgres.lost", restart)
             await asyncio.to_thread(own_postgres.start)
             await relay.logged("postgres.connected", restart + 1)
