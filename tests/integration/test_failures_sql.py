@@ -130,6 +130,7 @@ async def test_counting_what_is_held_has_an_end(database: str, monkeypatch: pyte
             assert await failures.held_back_each([event.id]) is None
             with pytest.raises(BusyError, match="took too long"):
                 await failures.first_held(*event, 10)
+        monkeypatch.undo()
         assert await failures.held_back(ALL) == 0
 
 
@@ -266,6 +267,7 @@ async def test_a_row_that_somebody_keeps_locked_ends_the_wait(database: str, mon
             await connection.execute("SELECT FROM outbox.failure FOR UPDATE")
             with pytest.raises(BusyError, match="nothing was changed"):
                 await replay(failures)
+        monkeypatch.undo()
         assert await replay(failures) is not None
 
 
