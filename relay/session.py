@@ -192,6 +192,11 @@ class Session:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await self._control.unregister(self.tenure.replica)
 
+    def _woken_up(self) -> None:
+        """A writer committed something, or a person marked failures."""
+        self._scan.wake_up()
+        self.tenure.resume_wake_up.set()
+
     async def _claim_and_leave(self) -> None:
         await self._claim.run()
         raise Drained

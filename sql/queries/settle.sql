@@ -12,8 +12,16 @@ SELECT count(*) AS new, pg_current_xact_id()::text AS xid FROM receipt;
 
 -- name: settle_recorded
 -- The same, when some of the events had a failure or a held row: those of lanes $5, ids $6 go with their receipt.
-WITH failure AS (
-    DELETE FROM outbox.failure AS f USING unnest($5::smallint[], $6::bigint[]) AS r (lane, id)
+-- Failures are locked in the order in which people mark them: otherwise the two could wait for each other.
+WITH marked AS MATERIALIZED (
+    SELECT f.lane, f.id
+    FROM outbox.failure AS f
+    JOIN unnest($5::smallint[], $6::bigint[]) AS r (lane, id) ON f.lane = r.lane AND f.id = r.id
+    ORDER BY f.lane, f.id
+    FOR UPDATE OF f
+),
+failure AS (
+    DELETE FROM outbox.failure AS f USING marked AS r
     WHERE f.lane = r.lane AND f.id = r.id
 ),
 held AS (
