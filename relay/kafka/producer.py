@@ -12,7 +12,7 @@ import aiokafka.errors as kafka_errors
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from aiokafka.helpers import create_ssl_context
 from aiokafka.structs import TopicPartition
 
@@ -84,6 +84,13 @@ class KafkaProducer:
                     FailureKind.CLUSTER,
                     f"no answer from {settings.bootstrap_servers} within {settings.request_timeout:g} s; "
                     "check RELAY_KAFKA_BOOTSTRAP_SERVERS and the brokers' advertised listeners",
+                ) from error
+            if isinstance(error, KafkaConnectionError):
+                # aiokafka says the same of a closed port, a wrong password and a certificate that nobody trusts.
+                raise PublishError(
+                    FailureKind.CLUSTER,
+                    f"no broker of {settings.bootstrap_servers} can be reached or lets the relay in; "
+                    "check that they run, and the settings RELAY_KAFKA_...",
                 ) from error
             if isinstance(error, Exception):
                 raise translate(error) from error
