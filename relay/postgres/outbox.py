@@ -89,6 +89,9 @@ class ScanConnection(Statements):
         bounds = list(dict.fromkeys(lane.bound for lane in lanes))
         number = {bound: index for index, bound in enumerate(bounds, start=1)}
         running = [(number[bound], xid, floor) for bound in bounds for xid, floor in bound.running]
+        lowest = min(
+            *(each.taken_to for each in lanes), *(bound.floor for bound in bounds), *(floor for _, _, floor in running)
+        )
         rows = await self._rows(
             "scan",
             [each.lane for each in lanes],
@@ -103,6 +106,7 @@ class ScanConnection(Statements):
             [str(each[1]) for each in running],
             [each[2] for each in running],
             longest_sweep,
+            lowest,
         )
         return _scan_result(rows)
 

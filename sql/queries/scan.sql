@@ -1,7 +1,8 @@
 -- name: scan
 -- The next pending events of several lanes in one snapshot: one head row (snapshot, sequence), then sweep and fresh events of each lane in id order.
 -- $1 lanes, $2 taken_to, $3 sweep rows, $4 sweep bytes, $5 fresh rows, $6 fresh bytes, $7 number of the bound: one element per lane;
--- $8 floors of the bounds; $9 number of the bound, $10 xid, $11 floor: one element per running transaction of a bound; $12 longest sweep in ids.
+-- $8 floors of the bounds; $9 number of the bound, $10 xid, $11 floor: one element per running transaction of a bound; $12 longest sweep in ids;
+-- $13 an id below everything that may be read: implied by the rest, but only a parameter prunes segments before the plan is set up.
 WITH bound AS MATERIALIZED (
     SELECT b.number::int AS number,
            least(b.floor,
@@ -39,7 +40,9 @@ FROM wanted CROSS JOIN LATERAL (
                         + pg_column_size(event.headers) AS size
                  FROM outbox.event AS event
                  WHERE event.lane = wanted.lane AND event.id > wanted.start AND event.id <= wanted.taken_to
-                   AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = event.lane AND d.id = event.id)
+                   AND event.id > $13::bigint
+                   AND NOT EXISTS (SELECT FROM outbox.delivery AS d
+                                   WHERE d.lane = event.lane AND d.id = event.id AND d.id > $13::bigint)
                    AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = event.lane AND f.id = event.id)
                    AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = event.lane AND h.id = event.id)
                  ORDER BY event.id
@@ -52,7 +55,7 @@ FROM wanted CROSS JOIN LATERAL (
                         octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
                         + pg_column_size(event.headers) AS size
                  FROM outbox.event AS event
-                 WHERE event.lane = wanted.lane AND event.id > wanted.taken_to
+                 WHERE event.lane = wanted.lane AND event.id > wanted.taken_to AND event.id > $13::bigint
                  ORDER BY event.id
                  LIMIT wanted.fresh_events) AS e) AS fresh
      WHERE fresh.bytes_before < wanted.fresh_bytes)
@@ -80,7 +83,9 @@ UNION ALL
                     + pg_column_size(event.headers) AS size
              FROM outbox.event AS event
              WHERE event.lane = $1::smallint AND event.id > $2::bigint AND event.id <= $3::bigint
-               AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = event.lane AND d.id = event.id)
+               AND NOT EXISTS (SELECT FROM outbox.delivery AS d
+                               WHERE d.lane = event.lane AND d.id = event.id
+                                 AND d.id > $2::bigint AND d.id <= $3::bigint)
                AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = event.lane AND f.id = event.id)
                AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = event.lane AND h.id = event.id)
              ORDER BY event.id

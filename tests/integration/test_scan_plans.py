@@ -1,0 +1,147 @@
+"""The plans of the statements that run all the time, with the relay's session settings, whatever the statistics say."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from relay.postgres.sql import query
+from tests.outbox import migrated
+from tests.scan_harness import HandRelay, relay_connections
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    import asyncpg
+
+SEGMENTS = 8
+IDS = 1000
+"""Per segment."""
+
+UNWANTED = {"Seq Scan", "Bitmap Heap Scan", "Sort", "Incremental Sort", "Hash Join", "Merge Join", "Gather"}
+
+EVENTS = (
+    "INSERT INTO outbox.event (topic, key, payload)"
+    " SELECT 'orders', convert_to('key-' || i, 'UTF8'), 'x' FROM generate_series(1, $1::int) AS i"
+)
+RECEIPTS = (
+    "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
+    " SELECT lane, id, 0, id FROM outbox.event ON CONFLICT DO NOTHING"
+)
+
+
+@pytest.fixture(params=["true", "of an empty outbox", "missing"])
+async def segments(database: str, request: pytest.FixtureRequest) -> AsyncIterator[asyncpg.Connection]:
+    """An outbox of several segments and rows in the DEFAULT partition, all delivered, with such statistics."""
+    async with migrated(database) as connection:
+        await connection.execute("UPDATE outbox.lane SET position = 5000001")
+        assert await connection.fetchval("SELECT outbox.drop_segment(1)")
+        await connection.execute("UPDATE outbox.lane SET position = 0")
+        for number in range(SEGMENTS):
+            await connection.execute("SELECT outbox.add_segment($1, $2)", number * IDS + 1, (number + 1) * IDS + 1)
+        if request.param == "of an empty outbox":
+            await connection.execute("ANALYZE")
+        await connection.execute(EVENTS, SEGMENTS * IDS + 300)
+        await connection.execute(RECEIPTS)
+        assert await connection.fetchval("SELECT count(*) FROM outbox.event_default") == 300
+        if request.param == "true":
+            await connection.execute("ANALYZE")
+        yield connection
+
+
+async def plan_of(connection: asyncpg.Connection, name: str, *arguments: str) -> list[dict[str, Any]]:
+    """The nodes of a named query's plan as it was executed, prepared as asyncpg does."""
+    await connection.execute(f"PREPARE checked AS {query(name)}")
+    text = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE checked ({', '.join(arguments)})")
+    await connection.execute("DEALLOCATE checked")
+    return list(_nodes(json.loads(text)[0]["Plan"]))
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)
+
+
+def check(nodes: list[dict[str, Any]]) -> None:
+    """Index scans in the order of the index only, but for the sequence's one row."""
+    unwanted = [
+        (node["Node Type"], node.get("Relation Name"))
+        for node in nodes
+        if node["Node Type"] in UNWANTED and node.get("Relation Name") != "event_id"
+    ]
+    assert unwanted == []
+
+
+def read(nodes: list[dict[str, Any]], parent: str) -> set[str]:
+    """The partitions of `parent` that were really looked into."""
+    names = {node["Relation Name"] for node in nodes if "Relation Name" in node and node["Actual Loops"]}
+    return {name for name in names if name.startswith(f"{parent}_") and name != "event_id"}
+
+
+def every_lane(start: int, taken_to: int) -> list[str]:
+    """The arguments of a scan of 16 lanes with one bound."""
+
+    def array(value: object) -> str:
+        return "'{" + ",".join([str(value)] * 16) + "}'"
+
+    lanes = "'{" + ",".join(map(str, range(16))) + "}'"
+    limits = [array(100), array(1 << 20), array(100), array(1 << 20), array(1)]
+    return [lanes, array(taken_to), *limits, f"'{{{start}}}'", "'{}'", "'{}'", "'{}'", "50000", str(start)]
+
+
+async def test_a_scan_reads_by_index_and_leaves_segments_aside_that_it_needs_not(
+    database: str, segments: asyncpg.Connection
+) -> None:
+    last = SEGMENTS * IDS
+    async with relay_connections(database) as connections:
+        connection = connections["scan"]
+        nodes = await plan_of(connection, "scan", *every_lane(last - 100, last))
+        check(nodes)
+        assert read(nodes, "event") == {f"event_{last - IDS + 1}", "event_default"}
+        removed = [node["Subplans Removed"] for node in nodes if node.get("Subplans Removed")]
+        assert removed == [SEGMENTS - 1] * 3, "segments are set up for a scan that cannot read them"
+
+
+async def test_a_scan_over_all_segments_reads_by_index_too(database: str, segments: asyncpg.Connection) -> None:
+    async with relay_connections(database) as connections:
+        nodes = await plan_of(connections["scan"], "scan", *every_lane(0, SEGMENTS * IDS + 300))
+        check(nodes)
+        assert len(read(nodes, "delivery")) == SEGMENTS + 1
+
+
+async def test_a_step_of_a_sweep_reads_by_index_and_only_its_segments(
+    database: str, segments: asyncpg.Connection
+) -> None:
+    async with relay_connections(database) as connections:
+        nodes = await plan_of(connections["sweep"], "sweep_step", "3", "500", "1500", "1000", "1000000")
+        check(nodes)
+        assert read(nodes, "event") <= {"event_1", "event_1001", "event_default"}
+        assert read(nodes, "delivery") <= {"delivery_1", "delivery_1001", "delivery_default"}
+
+
+async def test_a_take_over_finds_the_highest_receipts_by_index(database: str, segments: asyncpg.Connection) -> None:
+    async with relay_connections(database) as connections:
+        nodes = await plan_of(connections["control"], "highest_settled", "'{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}'")
+        check(nodes)
+        rows = sum(node["Actual Rows"] * node["Actual Loops"] for node in nodes if "Relation Name" in node)
+        assert rows < 16 * 2 * (SEGMENTS + 2)
+
+
+async def test_a_scan_across_segments_returns_everything_in_order(database: str, segments: asyncpg.Connection) -> None:
+    await segments.execute("DELETE FROM outbox.delivery WHERE id % 50 = 0")
+    await segments.execute(EVENTS, 50)
+    written = await segments.fetch(
+        "SELECT lane, id FROM outbox.event WHERE NOT EXISTS"
+        " (SELECT FROM outbox.delivery AS d WHERE (d.lane, d.id) = (event.lane, event.id)) ORDER BY lane, id"
+    )
+    async with relay_connections(database) as connections:
+        relay = HandRelay(connections)
+        await relay.start()
+        taken = await relay.take_all()
+        assert sorted((event.lane, event.id) for event in taken) == [tuple(row) for row in written]
+        for lane in range(16):
+            ids = [event.id for event in taken if event.lane == lane]
+            assert ids == sorted(ids)
