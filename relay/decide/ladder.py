@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from relay.decide.snapshot import Snapshot
+
+NO_FLOOR = -1
+"""Below every id: no rung says anything."""
+
 
 class Ladder:
     """Rungs in ascending order of xid and of value, and floors raised for quiet transactions."""
@@ -21,6 +26,7 @@ class Ladder:
         self._xids: list[int] = []
         self._values: list[int] = []
         self._raised: dict[int, int] = {}
+        self._floors: tuple[Snapshot, int, list[tuple[int, int]]] | None = None
 
     def __len__(self) -> int:
         """Number of rungs and raised floors: what `prune` is there to bound."""
@@ -39,16 +45,30 @@ class Ladder:
         if not self._xids or (xid > self._xids[-1] and value > self._values[-1]):
             self._xids.append(xid)
             self._values.append(value)
+            self._floors = None
 
     def raise_floor(self, xid: int, value: int) -> None:
         """Record that a transaction which is still running can only have ids above `value`."""
         self._raised[xid] = max(value, self._raised.get(xid, value))
+        self._floors = None
 
-    def floor(self, xid: int, default: int) -> int:
-        """The largest value that every event id of transaction `xid` exceeds; `default` when no rung says."""
+    def floors(self, snapshot: Snapshot) -> tuple[int, list[tuple[int, int]]]:
+        """The floor of all transactions from xmax on, and (xid, floor) of the running ones whose floor is below it.
+
+        All lanes of a scan ask for the same snapshot: with 200 open transactions it is worked out once in 0.2 ms
+        instead of 16 times.
+        """
+        if self._floors is None or self._floors[0] is not snapshot:
+            floor = self.floor(snapshot.xmax)
+            running = [(xid, self.floor(xid)) for xid in snapshot.running]
+            self._floors = snapshot, floor, [each for each in running if each[1] < floor]
+        return self._floors[1:]
+
+    def floor(self, xid: int) -> int:
+        """The largest value that every event id of transaction `xid` exceeds; NO_FLOOR when no rung says."""
         index = bisect_left(self._xids, xid) - 1
         # -1 would be the *last* rung to Python: the highest floor of all for the oldest transaction.
-        floor = self._values[index] if index >= 0 else default
+        floor = self._values[index] if index >= 0 else NO_FLOOR
         raised = self._raised.get(xid)
         return floor if raised is None or raised < floor else raised
 
@@ -57,6 +77,7 @@ class Ladder:
 
         `needed` is every running xid and xmax of the snapshots still in use; at least one.
         """
+        self._floors = None
         wanted = set(needed)
         newest = max(wanted)
         keep = {bisect_left(self._xids, xid) - 1 for xid in wanted}

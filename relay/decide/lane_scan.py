@@ -197,16 +197,17 @@ class LaneScan:
             limits.append(self.taken_to)
         for snapshot in (self.snapshot, self.sweep.snapshot if self.sweep else None):
             if snapshot is not None:
-                limits += [ladder.floor(xid, self.position) for xid in snapshot.running]
-                limits.append(ladder.floor(snapshot.xmax, self.position))
+                floor, running = ladder.floors(snapshot)
+                limits += [floor, *(low for _, low in running)]
         if limits:
             self.position = max(self.position, min(limits))
         return self.position
 
     def _bound(self, snapshot: Snapshot, ladder: Ladder) -> Bound:
-        floor = max(ladder.floor(snapshot.xmax, self.position), self.position)
-        running = ((xid, max(ladder.floor(xid, self.position), self.position)) for xid in snapshot.running)
-        return Bound(floor, tuple((xid, low) for xid, low in running if low < floor))
+        floor, running = ladder.floors(snapshot)
+        if floor <= self.position:
+            return Bound(self.position, ())
+        return Bound(floor, tuple([(xid, max(low, self.position)) for xid, low in running]))
 
     def _take(self, events: Iterable[PendingEvent]) -> None:
         self.taken.update([event[1] for event in events])

@@ -474,7 +474,7 @@ class TestRule8:
                         await asyncio.sleep(0.01)
             finally:
                 sweeping.cancel()
-            assert relay.tenure.ladder.floor(xid, 0) == 1
+            assert relay.tenure.ladder.floor(xid) == 1
 
 
 class TestRule9:

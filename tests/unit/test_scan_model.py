@@ -94,17 +94,17 @@ def take_xmax_for_a_bound_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         return taken
 
     monkeypatch.setattr(SimulatedPostgres, "snapshot", snapshot)
-    monkeypatch.setattr(Ladder, "floor", lambda self, xid, default: values.get(xid, floor(self, xid, default)))
+    monkeypatch.setattr(Ladder, "floor", lambda self, xid: values.get(xid, floor(self, xid)))
 
 
 def find_the_last_rung_below_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Index -1 is taken for a rung."""
     floor = Ladder.floor
 
-    def mutant(self: Ladder, xid: int, default: int) -> int:
+    def mutant(self: Ladder, xid: int) -> int:
         if self._xids and xid <= self._xids[0]:
             return self._values[-1]
-        return floor(self, xid, default)
+        return floor(self, xid)
 
     monkeypatch.setattr(Ladder, "floor", mutant)
 
