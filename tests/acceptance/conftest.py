@@ -51,9 +51,12 @@ class Place:
         count: int = await self.connection.fetchval("SELECT count(*) FROM outbox.delivery")
         return count
 
-    async def pending(self) -> int:
-        """How many events have none."""
-        count: int = await self.connection.fetchval("SELECT count(*) FROM outbox.pending")
+    async def unsettled(self) -> int:
+        """How many events are neither in Kafka for sure nor given up: pending, held back or failed."""
+        count: int = await self.connection.fetchval(
+            "SELECT (SELECT count(*) FROM outbox.pending) + (SELECT count(*) FROM outbox.held)"
+            " + (SELECT count(*) FROM outbox.failure WHERE state <> 'discarded')"
+        )
         return count
 
     async def records(self) -> int:
@@ -63,10 +66,10 @@ class Place:
     async def settled(self, timeout: float = 60.0) -> None:
         """Wait until every event has a receipt."""
 
-        async def nothing_pending() -> bool:
-            return await self.pending() == 0
+        async def all_settled() -> bool:
+            return await self.unsettled() == 0
 
-        await until("every event has a receipt", nothing_pending, timeout)
+        await until("every event has a receipt", all_settled, timeout)
 
     async def receipts_reach(self, count: int, timeout: float = 30.0) -> None:
         """Wait until so many events have a receipt."""
