@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from typing import NoReturn
 
 import click
 
@@ -14,6 +16,11 @@ def command() -> None:
     SIGTERM and SIGINT drain: nothing new is taken, what was taken is published and settled, lanes are released. A
     second signal, or the end of RELAY_STOP_GRACE, stops at once; what was abandoned is redelivered later.
     """
+    # Until the service listens: nothing is held yet. As process 1 of a container, a signal that nobody handles would
+    # be ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+
     # Imported here: other commands need no Kafka client.
     from relay.service import Service
     from relay.settings import Settings
@@ -32,3 +39,7 @@ def command() -> None:
         asyncio.run(main())
     else:
         uvloop.run(main())
+
+
+def _end(*_: object) -> NoReturn:
+    raise SystemExit(0)

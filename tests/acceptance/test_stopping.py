@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.relay_process import relay_run
 from tests.waiting import until
 from tests.writers import Writers, fill
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from relay.local import KafkaServer
     from tests.acceptance.conftest import Place
     from tests.relay_process import RelayProcess
@@ -49,6 +53,28 @@ async def test_a_signal_under_load_drains_and_a_later_start_repeats_nothing(
         await relay.stop()
 
     assert await here.check_everything() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+async def test_a_signal_before_it_has_begun_ends_it_with_0(tmp_path: Path, number: signal.Signals) -> None:
+    # As process 1 of a container it would not even end: there a signal that nobody handles is ignored.
+    dsn = tmp_path / "dsn"
+    os.mkfifo(dsn)
+    async with relay_run("", "nobody:9092", postgres_dsn=None, postgres_dsn_file=dsn) as relay:
+
+        async def reading_its_settings() -> int:
+            try:
+                return os.open(dsn, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:
+                return 0
+
+        writing = await until("the relay reads its settings", reading_its_settings)
+        try:
+            relay.signal(number)
+            assert await relay.exit_code(10) == 0
+        finally:
+            os.close(writing)
+        assert relay.lines == []
 
 
 async def test_an_idle_relay_stops_at_once(here: Place) -> None:
