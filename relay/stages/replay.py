@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from relay.decide.replaying import Allowance, Progress
+from relay.decide.replaying import Allowance, Limits, Progress
 from relay.errors import PostgresLostError
 from relay.stages.replayed import LaneReplay, ReplayedEvent
 
@@ -40,13 +40,6 @@ BUSY_PAUSE = 0.05
 STEP_IDS = 50_000
 """Range of ids that one statement looks through for events that match."""
 
-MOST_EVENTS = 256
-"""Events of a lane under way, at most: enough for 10,000 events/s from a single lane, and a wait of some milliseconds
-for a live event that comes behind them."""
-
-PART = 4
-"""At most this part of the buffer's size and of the publish rate's one second is under way."""
-
 
 class ReplayPort(Protocol):
     """What replaying needs of PostgreSQL; one connection."""
@@ -67,24 +60,6 @@ class ReplayPort(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
-
-
-class Limits(NamedTuple):
-    """What may be under way in one lane."""
-
-    events: int
-    bytes: int
-
-    @classmethod
-    def of(cls, buffer: BufferSettings, publish: PublishSettings, lanes: int) -> Limits:
-        """A part of the lane's room; of a limited rate a part of a second's worth, because live events queue behind."""
-        events = [MOST_EVENTS, buffer.max_events / (lanes * PART)]
-        size = [buffer.max_bytes / (lanes * PART)]
-        if publish.events_per_second:
-            events.append(publish.events_per_second / (lanes * PART))
-        if publish.bytes_per_second:
-            size.append(publish.bytes_per_second / (lanes * PART))
-        return cls(max(1, int(min(events))), max(1, int(min(size))))
 
 
 class Replay:
@@ -277,7 +252,13 @@ class Replay:
     def _room(self, replay: LaneReplay) -> Limits | None:
         """What may be handed in; None while less than half of the lane's part is free, as a read costs the same."""
         state = replay.state
-        limits = Limits.of(self._buffer, self._publish, max(1, len(self._tenure.lanes)))
+        limits = Limits.of(
+            len(self._tenure.lanes),
+            self._buffer.max_events,
+            self._buffer.max_bytes,
+            self._publish.events_per_second,
+            self._publish.bytes_per_second,
+        )
         events = limits.events - state.replaying
         size = limits.bytes - sum(each.progress.bytes for each in self._lanes.values() if each.state is state)
         if events * 2 < limits.events or size * 2 < limits.bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from relay.decide.lane_scan import LaneScan
-from relay.decide.replaying import ReplayRequest
+from relay.decide.replaying import MOST_EVENTS, ReplayRequest
 from relay.decide.snapshot import Snapshot
 from relay.errors import PostgresLostError
 from relay.event import PendingEvent
@@ -19,7 +19,7 @@ from relay.retry import Backoff
 from relay.settings import BufferSettings, PublishSettings
 from relay.stages.buffer import Buffer
 from relay.stages.records import Delivery
-from relay.stages.replay import MOST_EVENTS, Replay
+from relay.stages.replay import Replay
 from relay.stages.replayed import Replayed, ReplayedEvent
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
