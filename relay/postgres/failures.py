@@ -132,19 +132,22 @@ class Failures:
         arguments = [*matching.arguments(), kind, json.dumps(recorded), reason, requested_by, _MARK[kind]]
         try:
             with translated():
-                async with self._connection.transaction(isolation="read_committed"):
-                    await self._connection.execute(query("mark_session", self._schema))
-                    row = await self._connection.fetchrow(query("mark_failures", self._schema), *arguments)
-                    if row is None:
-                        return None
-                    await self._connection.execute(query("mark_wake_up", self._schema))
-        except (LockNotAvailableError, QueryCanceledError, DeadlockDetectedError) as error:
-            raise BusyError("others keep these events locked; nothing was changed, try again") from error
+                return await self._mark(arguments)
         except PostgresLostError as error:
             if not self._connection.is_closed():
                 raise
             raise PostgresLostError(f"{error}; see `relay failed actions` whether this {kind} was recorded") from error
-        return Marked(**row)
+
+    async def _mark(self, arguments: list[object]) -> Marked | None:
+        try:
+            async with self._connection.transaction(isolation="read_committed"):
+                await self._connection.execute(query("mark_session", self._schema))
+                row = await self._connection.fetchrow(query("mark_failures", self._schema), *arguments)
+                if row is not None:
+                    await self._connection.execute(query("mark_wake_up", self._schema))
+        except (LockNotAvailableError, QueryCanceledError, DeadlockDetectedError) as error:
+            raise BusyError("others keep these events locked; nothing was changed, try again") from error
+        return None if row is None else Marked(**row)
 
     async def finish_replays(self) -> None:
         """Record the end of replays that have come to one. Who may not write leaves that to others."""

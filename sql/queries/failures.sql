@@ -149,7 +149,8 @@ ORDER BY asked.n;
 -- Everything about the event with id $1, with the first $2 bytes of its payload.
 SELECT e.lane, e.id, e.event_id, e.topic, e.key, e.headers::text AS headers, e.type, e.created_at,
        extract(epoch FROM clock_timestamp() - e.created_at)::float8 AS created_seconds,
-       substring(e.payload FROM 1 FOR $2::int) AS payload, octet_length(e.payload) AS payload_bytes,
+       CASE WHEN octet_length(e.payload) <= $2::int THEN e.payload ELSE substring(e.payload FROM 1 FOR $2) END AS payload,
+       octet_length(e.payload) AS payload_bytes,
        d.kafka_partition, d.kafka_offset, d.delivered_at,
        f.state, f.policy, f.attempts, f.error, f.detail, f.failed_at, f.next_attempt_at, f.history::text AS history,
        extract(epoch FROM clock_timestamp() - f.failed_at)::float8 AS failed_seconds,

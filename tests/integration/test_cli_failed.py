@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from click.testing import CliRunner, Result
@@ -45,7 +46,7 @@ async def run_json(dsn: str, *arguments: str) -> Any:
 
 
 class Terminal:
-    """The command on a terminal of its own."""
+    """The command on a terminal of its own, killed at the end of the block."""
 
     def __init__(self, dsn: str, *arguments: str) -> None:
         self._ours, theirs = pty.openpty()
@@ -61,12 +62,18 @@ class Terminal:
         os.close(theirs)
         self.shown = ""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._ours)
+
     async def read_until(self, text: str) -> None:
         """Wait until `text` is shown."""
         while text not in self.shown:
-            more = await asyncio.wait_for(asyncio.to_thread(self._read), 30)
-            assert more, self.shown
-            self.shown += more
+            assert await asyncio.to_thread(self._read), self.shown
 
     def answer(self, text: str) -> None:
         """Type something."""
@@ -76,19 +83,30 @@ class Terminal:
         """Press Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
+    def interrupt_at_prompt(self) -> None:
+        """Press Ctrl-C, again if need be: Python misses one that comes just before it begins to read."""
+        for _ in range(60):
+            self.interrupt()
+            if select.select([self._ours], [], [], 1)[0]:
+                return
+
     async def ended(self) -> int:
         """Wait for the end; returns the exit code."""
-        while more := await asyncio.wait_for(asyncio.to_thread(self._read), 30):
-            self.shown += more
-        os.close(self._ours)
+        while await asyncio.to_thread(self._read):
+            pass
         return await asyncio.to_thread(self._process.wait, 30)
 
-    def _read(self) -> str:
+    def _read(self) -> bool:
+        """Read what is there, waiting for it if need be; whether there was something."""
+        ready, _, _ = select.select([self._ours], [], [], 60)
+        assert ready, f"nothing more was shown: {self.shown}"
         try:
-            return os.read(self._ours, 65536).decode()
+            # It may end within a character of the progress bar.
+            self.shown += os.read(self._ours, 65536).decode(errors="replace")
         except OSError:
             # What Linux says when the other side is closed.
-            return ""
+            return False
+        return True
 
 
 async def test_what_failed_is_listed_with_what_waits_behind_it(database: str) -> None:
@@ -494,25 +512,28 @@ async def test_on_a_terminal_a_person_is_asked_and_can_say_no(database: str) -> 
         for number in range(30):
             await add_failed(connection, f"k{number}".encode())
         for no in ("n\n", None):
-            terminal = Terminal(database, "replay", "--all")
-            await terminal.read_until("Replay 30 events? [y/N]")
-            assert "30 events would be published again" in terminal.shown
-            terminal.answer(no) if no else terminal.interrupt()
-            assert await terminal.ended() == 1
+            with Terminal(database, "replay", "--all") as terminal:
+                await terminal.read_until("Replay 30 events? [y/N]: ")
+                assert "30 events would be published again" in terminal.shown
+                if no:
+                    terminal.answer(no)
+                else:
+                    terminal.interrupt_at_prompt()
+                assert await terminal.ended() == 1
         assert set((await states(connection)).values()) == {"failed"}
 
 
 async def test_a_yes_is_for_what_was_seen(database: str) -> None:
     async with migrated(database) as connection:
         seen = [await add_failed(connection, f"k{number}".encode()) for number in range(30)]
-        terminal = Terminal(database, "discard", "--all", "--reason", "garbage")
-        await terminal.read_until("Discard 30 events? [y/N]")
-        since = await add_failed(connection, b"since", seconds_ago=0)
-        await deliver(connection, seen[0])
-        terminal.answer("y\n")
-        assert await terminal.ended() == 0
-        assert "30 were seen, 29 still matched" in terminal.shown
-        assert "29 events discarded, as action 1" in terminal.shown
+        with Terminal(database, "discard", "--all", "--reason", "garbage") as terminal:
+            await terminal.read_until("Discard 30 events? [y/N]: ")
+            since = await add_failed(connection, b"since", seconds_ago=0)
+            await deliver(connection, seen[0])
+            terminal.answer("y\n")
+            assert await terminal.ended() == 0
+            assert "30 were seen, 29 still matched" in terminal.shown
+            assert "29 events discarded, as action 1" in terminal.shown
         assert await states(connection) == {event.id: "discarded" for event in seen[1:]} | {since.id: "failed"}
         assert json.loads(await connection.fetchval("SELECT filter FROM outbox.action")) == {"all": True}
 
@@ -521,27 +542,27 @@ async def test_on_a_terminal_progress_is_shown_until_the_end(database: str) -> N
     async with migrated(database) as connection:
         await add_replica(connection)
         events = [await add_failed(connection, f"k{number}".encode()) for number in range(4)]
-        terminal = Terminal(database, "replay", *(str(event.id) for event in events))
-        await terminal.read_until("0/4")
-        await deliver(connection, events[0])
-        await terminal.read_until("1/4")
-        for event in events[1:]:
-            await deliver(connection, event)
-        assert await terminal.ended() == 0
-        assert "4/4" in terminal.shown
-        assert "all 4 delivered" in terminal.shown
+        with Terminal(database, "replay", *(str(event.id) for event in events)) as terminal:
+            await terminal.read_until("0/4")
+            await deliver(connection, events[0])
+            await terminal.read_until("1/4")
+            for event in events[1:]:
+                await deliver(connection, event)
+            assert await terminal.ended() == 0
+            assert "4/4" in terminal.shown
+            assert "all 4 delivered" in terminal.shown
 
 
 async def test_ctrl_c_ends_the_waiting_and_not_the_replay(database: str) -> None:
     async with migrated(database) as connection:
         await add_replica(connection)
         event = await add_failed(connection)
-        terminal = Terminal(database, "replay", str(event.id))
-        await terminal.read_until("0/1")
-        terminal.interrupt()
-        assert await terminal.ended() == 130
-        assert "action 1 goes on without you; see `relay failed actions`" in terminal.shown
-        assert "Traceback" not in terminal.shown
+        with Terminal(database, "replay", str(event.id)) as terminal:
+            await terminal.read_until("0/1")
+            terminal.interrupt()
+            assert await terminal.ended() == 130
+            assert "action 1 goes on without you; see `relay failed actions`" in terminal.shown
+            assert "Traceback" not in terminal.shown
         assert await states(connection) == {event.id: "replaying"}
 
 

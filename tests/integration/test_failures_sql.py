@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from relay.errors import PostgresLostError
 from relay.postgres import failures as module
 from relay.postgres.errors import PrivilegeError
 from relay.postgres.failures import BusyError, Failures, Filter
@@ -18,6 +19,7 @@ from relay.postgres.migrate import make_roles
 from relay.postgres.sql import query
 from tests.failures import add, add_failed, add_held, add_replica, deliver, fail_again, states
 from tests.outbox import connected, migrated
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,10 +45,8 @@ async def replay(failures: Failures, matching: Filter = ALL, reason: str = "") -
 
 async def waits_for_a_lock(connection: asyncpg.Connection) -> None:
     """Return when another session waits for a lock."""
-    while not await connection.fetchval(  # noqa: ASYNC110 it is another session's state
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    ):
-        await asyncio.sleep(0.01)
+    statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    await until("somebody waits for a lock", lambda: connection.fetchval(statement))
 
 
 def test_every_statement_with_a_filter_has_the_same_one() -> None:
@@ -130,6 +130,7 @@ async def test_counting_what_is_held_has_an_end(database: str, monkeypatch: pyte
             assert await failures.held_back_each([event.id]) is None
             with pytest.raises(BusyError, match="took too long"):
                 await failures.first_held(*event, 10)
+        monkeypatch.undo()
         assert await failures.held_back(ALL) == 0
 
 
@@ -266,7 +267,41 @@ async def test_a_row_that_somebody_keeps_locked_ends_the_wait(database: str, mon
             await connection.execute("SELECT FROM outbox.failure FOR UPDATE")
             with pytest.raises(BusyError, match="nothing was changed"):
                 await replay(failures)
+        monkeypatch.undo()
         assert await replay(failures) is not None
+
+
+async def test_a_mark_that_loses_a_deadlock_changes_nothing(database: str) -> None:
+    async with outbox(database) as (connection, failures), connected(database) as third:
+        first, second = sorted([await add_failed(connection, b"a"), await add_failed(connection, b"b")])
+        # The other session leaves finding out to the one that marks.
+        await connection.execute("SET deadlock_timeout = '1h'")
+        transaction = connection.transaction()
+        await transaction.start()
+        touch = "UPDATE outbox.failure SET attempts = 9 WHERE lane = $1 AND id = $2"
+        await connection.execute(touch, second.lane, second.id)
+        marking = asyncio.create_task(replay(failures))
+        await waits_for_a_lock(third)
+        await connection.execute(touch, first.lane, first.id)
+        with pytest.raises(BusyError, match="nothing was changed"):
+            await marking
+        await transaction.commit()
+        assert set((await states(connection)).values()) == {"failed"}
+
+
+async def test_a_connection_lost_while_marking_says_where_to_look(database: str) -> None:
+    async with outbox(database) as (connection, failures), connected(database) as third:
+        await add_failed(connection)
+        async with connection.transaction():
+            await connection.execute("SELECT FROM outbox.failure FOR UPDATE")
+            marking = asyncio.create_task(replay(failures))
+            await waits_for_a_lock(third)
+            await third.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            with pytest.raises(PostgresLostError, match="`relay failed actions` whether this replay was recorded"):
+                await marking
 
 
 async def test_a_mark_does_not_depend_on_the_databases_isolation(database: str) -> None:

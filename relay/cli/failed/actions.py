@@ -59,7 +59,7 @@ def _show(found: list[Action], limit: int, replicas: int) -> None:
     if not found:
         console.print("nobody has replayed or discarded anything")
         return
-    made = pages.table(">id", "when", "~who", "~what", "~why", ">events", "~so far")
+    made = pages.table(">id", "when", "*who", "*what", "*why", ">events", "*so far")
     for action in found:
         made.add_row(
             str(action.id),

@@ -127,7 +127,7 @@ def _show(found: _Found, after: int, only_count: bool) -> None:
 
 
 def _rows(found: _Found) -> Table:
-    made = pages.table(">id", "~topic", "~key", "state", "~error", ">attempts", ">age", ">holds")
+    made = pages.table(">id", "*topic", "*key", "state", "*error", ">attempts", ">age", ">holds")
     each = found.each_holds_back
     for failure in found.failures:
         made.add_row(

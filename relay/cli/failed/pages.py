@@ -45,13 +45,13 @@ def console(stderr: bool = False) -> Console:
 
 
 def table(*columns: str) -> Table:
-    """A plain table. A name that begins with > is of numbers, one with ~ of texts that may take several lines."""
+    """A plain table. A name that begins with > is of numbers, one with * of texts that may take several lines."""
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for column in columns:
         made.add_column(
-            column.lstrip(">~"),
+            column.lstrip(">*"),
             justify="right" if column.startswith(">") else "left",
-            no_wrap=not column.startswith("~"),
+            no_wrap=not column.startswith("*"),
             overflow="fold",
         )
     return made
@@ -97,7 +97,7 @@ def events(number: int) -> str:
 
 def groups_table(groups: Sequence[Group], most: int | None = None) -> Table:
     """Failures per topic, error and state."""
-    made = table("~topic", "~error", "state", ">events", ">oldest", ">newest")
+    made = table("*topic", "*error", "state", ">events", ">oldest", ">newest")
     for group in groups[:most]:
         made.add_row(
             text(group.topic),

@@ -124,7 +124,7 @@ def _page(found: _Found, console: Console) -> None:
     console.print(facts)
     headers: dict[str, Any] = json.loads(event.headers)
     if headers:
-        grid = pages.table("header", "~value")
+        grid = pages.table("header", "*value")
         for name, value in headers.items():
             grid.add_row(pages.text(name), pages.text(value))
         console.print()
@@ -204,7 +204,7 @@ def _holds_back(found: _Found) -> str:
 
 
 def _attempts(attempts: list[dict[str, Any]]) -> Table:
-    made = pages.table(">attempt", "at", "~what happened")
+    made = pages.table(">attempt", "at", "*what happened")
     for each in attempts:
         made.add_row(
             pages.text(each.get("attempt", "-")),

@@ -56,9 +56,10 @@ def wait_for(action: int, events: int) -> Waited:
                 progress.update(task, completed=events - so_far.to_go, description=told)
 
             return Waited(asyncio.run(_wait(action, report)))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        # asyncio takes a Ctrl-C that comes while it starts for a cancellation.
         click.echo(f"relay: action {action} goes on without you; see `relay failed actions`", err=True)
-        raise
+        raise KeyboardInterrupt from None
 
 
 async def _wait(action: int, report: Callable[[Action, float], None]) -> Action:
