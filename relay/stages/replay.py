@@ -16,7 +16,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 from relay.decide.replaying import Allowance, Limits, Progress
-from relay.errors import PostgresLostError
+from relay.errors import UnreachableError
 from relay.stages.replayed import LaneReplay, ReplayedEvent
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Replay:
             self._tenure.replay_wake_up.clear()
             try:
                 await self._work_on(await self._connect())
-            except PostgresLostError as error:
+            except UnreachableError as error:
                 self._telemetry.emit("replay.waiting", error=error)
                 await asyncio.sleep(self._backoff.next_delay())
                 self._tenure.replay_wake_up.set()
@@ -239,7 +239,9 @@ class Replay:
         again = [size for id_, size in progress.under_way.items() if id_ > above]
         most = Limits(room.events + len(again), room.bytes + sum(again))
         rows = await port.events_to_replay(replay.request, lane, above, up_to, *most)
-        if self._lanes.get((replay.request.action, lane)) is not replay or not self._may_publish(replay):
+        paused = replay.request.topic in self._tenure.paused
+        if progress.cursor != above or paused or not self._may_publish(replay):
+            # Something came back meanwhile, and goes before what was read; or there is nowhere to publish it from here.
             return 0
         cut_off = len(rows) >= most.events or sum(row[9] for row in rows) >= most.bytes
         now = time.time_ns() // 1_000_000
