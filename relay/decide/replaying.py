@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.decide.shares import LANES
 
@@ -17,6 +17,13 @@ HEX = "hex:"
 
 BURST = 0.25
 """Seconds' worth of a replay's rate that may go at once."""
+
+MOST_EVENTS = 256
+"""Events of a lane under way, at most: enough for 10,000 events/s from a single lane, and a wait of some milliseconds
+for a live event that comes behind them."""
+
+PART = 4
+"""At most this part of the buffer's room, and of one second's worth of a limited rate, is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,24 @@ class ReplayRequest:
 def key_bytes(text: str) -> bytes:
     """The key that is written as `text`. Raises ValueError for hexadecimal digits that are none."""
     return bytes.fromhex(text.removeprefix(HEX)) if text.startswith(HEX) else text.encode()
+
+
+class Limits(NamedTuple):
+    """What may be under way in one lane."""
+
+    events: int
+    bytes: int
+
+    @classmethod
+    def of(
+        cls, lanes: int, max_events: int, max_bytes: int, events_per_second: float, bytes_per_second: float
+    ) -> Limits:
+        """A part of what a lane of `lanes` may have in the buffer, and of what the relay may send in a second (0: any
+        number): live events queue behind it."""
+        parts = max(1, lanes) * PART
+        events = [MOST_EVENTS, max_events / parts, *([events_per_second / parts] if events_per_second else [])]
+        size = [max_bytes / parts, *([bytes_per_second / parts] if bytes_per_second else [])]
+        return cls(max(1, int(min(events))), max(1, int(min(size))))
 
 
 @dataclass(slots=True)

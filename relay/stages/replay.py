@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from relay.decide.replaying import Allowance, Progress
-from relay.errors import PostgresLostError
+from relay.decide.replaying import Allowance, Limits, Progress
+from relay.errors import UnreachableError
 from relay.stages.replayed import LaneReplay, ReplayedEvent
 
 if TYPE_CHECKING:
@@ -40,13 +40,6 @@ BUSY_PAUSE = 0.05
 STEP_IDS = 50_000
 """Range of ids that one statement looks through for events that match."""
 
-MOST_EVENTS = 256
-"""Events of a lane under way, at most: enough for 10,000 events/s from a single lane, and a wait of some milliseconds
-for a live event that comes behind them."""
-
-PART = 4
-"""At most this part of the buffer's size and of the publish rate's one second is under way."""
-
 
 class ReplayPort(Protocol):
     """What replaying needs of PostgreSQL; one connection."""
@@ -67,24 +60,6 @@ class ReplayPort(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
-
-
-class Limits(NamedTuple):
-    """What may be under way in one lane."""
-
-    events: int
-    bytes: int
-
-    @classmethod
-    def of(cls, buffer: BufferSettings, publish: PublishSettings, lanes: int) -> Limits:
-        """A part of the lane's room; of a limited rate a part of a second's worth, because live events queue behind."""
-        events = [MOST_EVENTS, buffer.max_events / (lanes * PART)]
-        size = [buffer.max_bytes / (lanes * PART)]
-        if publish.events_per_second:
-            events.append(publish.events_per_second / (lanes * PART))
-        if publish.bytes_per_second:
-            size.append(publish.bytes_per_second / (lanes * PART))
-        return cls(max(1, int(min(events))), max(1, int(min(size))))
 
 
 class Replay:
@@ -128,7 +103,7 @@ class Replay:
             self._tenure.replay_wake_up.clear()
             try:
                 await self._work_on(await self._connect())
-            except PostgresLostError as error:
+            except UnreachableError as error:
                 self._telemetry.emit("replay.waiting", error=error)
                 await asyncio.sleep(self._backoff.next_delay())
                 self._tenure.replay_wake_up.set()
@@ -264,7 +239,9 @@ class Replay:
         again = [size for id_, size in progress.under_way.items() if id_ > above]
         most = Limits(room.events + len(again), room.bytes + sum(again))
         rows = await port.events_to_replay(replay.request, lane, above, up_to, *most)
-        if self._lanes.get((replay.request.action, lane)) is not replay or not self._may_publish(replay):
+        paused = replay.request.topic in self._tenure.paused
+        if progress.cursor != above or paused or not self._may_publish(replay):
+            # Something came back meanwhile, and goes before what was read; or there is nowhere to publish it from here.
             return 0
         cut_off = len(rows) >= most.events or sum(row[9] for row in rows) >= most.bytes
         now = time.time_ns() // 1_000_000
@@ -277,7 +254,13 @@ class Replay:
     def _room(self, replay: LaneReplay) -> Limits | None:
         """What may be handed in; None while less than half of the lane's part is free, as a read costs the same."""
         state = replay.state
-        limits = Limits.of(self._buffer, self._publish, max(1, len(self._tenure.lanes)))
+        limits = Limits.of(
+            len(self._tenure.lanes),
+            self._buffer.max_events,
+            self._buffer.max_bytes,
+            self._publish.events_per_second,
+            self._publish.bytes_per_second,
+        )
         events = limits.events - state.replaying
         size = limits.bytes - sum(each.progress.bytes for each in self._lanes.values() if each.state is state)
         if events * 2 < limits.events or size * 2 < limits.bytes:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from relay.decide.lane_scan import LaneScan
-from relay.decide.replaying import ReplayRequest
+from relay.decide.replaying import MOST_EVENTS, ReplayRequest
 from relay.decide.snapshot import Snapshot
-from relay.errors import PostgresLostError
+from relay.errors import PostgresLostError, UnreachableError
 from relay.event import PendingEvent
 from relay.retry import Backoff
 from relay.settings import BufferSettings, PublishSettings
 from relay.stages.buffer import Buffer
 from relay.stages.records import Delivery
-from relay.stages.replay import MOST_EVENTS, Replay
+from relay.stages.replay import Replay
 from relay.stages.replayed import Replayed, ReplayedEvent
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
@@ -46,11 +46,12 @@ class FakeTables:
         self.closed = 0
         self.refuse_connections = 0
         self.break_next = False
+        self.while_reading: Callable[[], None] = lambda: None
 
     async def connect(self) -> FakeTables:
         if self.refuse_connections:
             self.refuse_connections -= 1
-            raise PostgresLostError("too many clients")
+            raise UnreachableError("too many clients, or the password was changed")
         self.connections += 1
         return self
 
@@ -62,6 +63,7 @@ class FakeTables:
     ) -> list[PendingEvent]:
         self.reads += 1
         await asyncio.sleep(0)
+        self.while_reading()
         ids = [id_ for id_ in range(above + 1, up_to + 1) if (lane, id_) not in self.receipts]
         most = min(events, max(1, -(-size // 10)))
         return [
@@ -303,6 +305,30 @@ async def test_what_came_back_is_handed_in_again_and_what_is_still_in_flight_abo
 
         await until("the replay is over", closed, 5)
         assert not bench.kafka
+
+
+async def test_what_comes_back_during_a_read_goes_before_what_was_read() -> None:
+    """A topic is paused at any moment: going on above what came back would leave it out, or let it be overtaken."""
+    bench = Bench(FakeTables())
+    turns = 0
+
+    def pull_everything() -> None:
+        nonlocal turns
+        turns += 1
+        if turns % 3 == 0:
+            bench.replayed.without(bench.take_back(lambda _: True))
+
+    bench.tables.while_reading = pull_everything
+    seen: list[tuple[int, int]] = []
+    async with running(bench):
+
+        async def closed() -> bool:
+            seen.extend((event[0], event[1]) for event in bench.acknowledge(50))
+            return bool(bench.tables.closed)
+
+        await until("the replay is over", closed, 20, interval=0.001)
+    for lane in (3, 4):
+        assert [id_ for number, id_ in seen if number == lane] == list(range(1, 2_001))
 
 
 async def test_a_connection_that_is_lost_is_made_again_and_nothing_is_repeated() -> None:

@@ -72,7 +72,9 @@ def asked(replay: ReplayRow) -> str:
 def outcome(replay: ReplayRow) -> str:
     """How far a replay is, or how it ended."""
     least = "at least " if replay.counts.get("at_least") else ""
-    told = f"{replay.published:,} of {least}{replay.events:,} published"
+    # Receipts that were being written when it was asked for may have come on top.
+    events = max(replay.events, replay.published + replay.failed)
+    told = f"{replay.published:,} of {least}{events:,} published"
     if replay.failed:
         told += f", {replay.failed:,} refused by Kafka (relay replay show {replay.id})"
     match replay.state:
