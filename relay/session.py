@@ -173,7 +173,7 @@ class Session:
         self._failing.begin(self.tenure, self._publish.hand_in)
         self._publish.begin(self.tenure)
         if self._wake_up:
-            await self._control.listen(self._scan.wake_up, self.tenure.replay_wake_up.set)
+            await self._control.listen(self._woken_up, self.tenure.replay_wake_up.set)
         stages.create_task(self._claim_and_leave(), name="claim")
         stages.create_task(self._scan.run(), name="scan")
         stages.create_task(self._sweep.run(), name="sweep")
