@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
-import os
-import socket
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -18,6 +15,7 @@ from relay.cli.failed.filters import Wanted, filter_options, recorded, words
 from relay.cli.failed.reasons import MARKABLE, RefusedError, reasons, refusal
 from relay.cli.failed.waiting import Waited, wait_for
 from relay.cli.failed.words import safe
+from relay.cli.who import who
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -195,7 +193,7 @@ async def _look(request: _Request) -> _Preview:
 async def _act(request: _Request, preview: _Preview, matching: Filter) -> Marked:
     async with pages.opened() as failures:
         asked = recorded(preview.matching)
-        marked = await failures.mark(request.kind, matching, asked, request.reason, _who())
+        marked = await failures.mark(request.kind, matching, asked, request.reason, who())
         if marked is not None:
             return marked
         if matching.ids is not None and (why := await reasons(failures, matching.ids)):
@@ -252,16 +250,6 @@ def _confirm(request: _Request, preview: _Preview, console: Console) -> None:
     _show(request, preview, console)
     if not click.confirm(f"{request.kind.capitalize()} {pages.events(preview.events)}?", err=request.as_json):
         raise RefusedError("nothing was changed")
-
-
-def _who() -> str:
-    """Who runs this, on which machine: several people share a database user."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        # A container may run under a number that has no name.
-        user = str(os.getuid())
-    return safe(f"{user}@{socket.gethostname()}")
 
 
 def _print_json(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from relay.cli import interruptible
 from relay.cli.failed import pages
 
 if TYPE_CHECKING:
@@ -55,11 +56,10 @@ def wait_for(action: int, events: int) -> Waited:
                     told += f" (nothing for {stalled:.0f} s; is Kafka there? see `relay status`)"
                 progress.update(task, completed=events - so_far.to_go, description=told)
 
-            return Waited(asyncio.run(_wait(action, report)))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        # asyncio takes a Ctrl-C that comes while it starts for a cancellation.
+            return Waited(interruptible.run(_wait(action, report)))
+    except KeyboardInterrupt:
         click.echo(f"relay: action {action} goes on without you; see `relay failed actions`", err=True)
-        raise KeyboardInterrupt from None
+        raise
 
 
 async def _wait(action: int, report: Callable[[Action, float], None]) -> Action:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from relay.cli import interruptible
 from relay.cli.failed import pages
 from relay.cli.failed.filters import words
 from relay.cli.replay.opened import one, opened
@@ -45,7 +46,7 @@ def follow(id_: int) -> ReplayRow:
             progress.update(task, total=total, completed=done, description=f"replaying{trouble}")
 
         try:
-            return asyncio.run(_wait(id_, report))
+            return interruptible.run(_wait(id_, report))
         except KeyboardInterrupt:
             progress.stop()
             click.echo(

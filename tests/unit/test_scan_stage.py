@@ -1,0 +1,162 @@
+"""The scan's loop: when it looks, what it asks for, and what ends the tenure."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.decide.closed import Closed
+from relay.decide.lane_scan import LaneScan
+from relay.decide.snapshot import Snapshot
+from relay.postgres.outbox import ScanResult
+from relay.settings import ScanSettings
+from relay.stages.buffer import Buffer
+from relay.stages.scan import Scan
+from relay.stages.tenure import SequenceWentBackError, Tenure, TenureLostError
+from relay.telemetry import Telemetry
+from tests.events import event, events, ids
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relay.event import PendingEvent
+    from relay.stages.scan import LaneRequest
+
+Answer = ScanResult
+
+
+def answer(*found: PendingEvent, xmax: int = 50, value: int = 0) -> Answer:
+    return ScanResult(Snapshot(xmax, xmax, frozenset()), value, list(found))
+
+
+class FakePort:
+    """Answers in turn, then with nothing; keeps what it was asked."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self._answers = list(answers)
+        self.asked: list[Sequence[LaneRequest]] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+        self.asked.append(lanes)
+        self.meanwhile()
+        last = self._answers[0] if len(self._answers) == 1 else answer()
+        return self._answers.pop(0) if self._answers else last
+
+
+class Scanning:
+    """A scan of two lanes whose take-over is done, that notes its pauses instead of making them."""
+
+    def __init__(self, *answers: Answer, max_events: int = 100) -> None:
+        self.port = FakePort(*answers)
+        self.tenure = Tenure(Buffer(max_events, 1 << 30))
+        self.taken: list[PendingEvent] = []
+        self.pauses: list[float] = []
+        for lane in (3, 5):
+            state = LaneScan.take_over(lane, 1, 0, 0, Snapshot(40, 40, frozenset()))
+            state.next_step(1)
+            self.tenure.add_lane(state, Closed())
+        self.tenure.share_room()
+        settings = ScanSettings(batch_events=20, busy_interval=0.005, idle_interval=0.1)
+        self.scan = Scan(self.port, self.tenure, self.taken.extend, settings, Telemetry())
+
+    async def run(self, pauses: int) -> list[float]:
+        """Let the loop run for so many pauses; returns them."""
+
+        async def note(event: asyncio.Event, seconds: float) -> None:
+            self.pauses.append(seconds)
+            if len(self.pauses) == pauses:
+                self.tenure.drain_begun.set()
+
+        self.scan._wait = note  # type: ignore[method-assign]
+        async with asyncio.timeout(5):
+            await self.scan.run()
+        return self.pauses
+
+    async def once(self) -> None:
+        await self.scan.scan_once(self.scan._requests())
+
+
+class TestPace:
+    async def test_it_backs_off_when_nothing_comes_and_is_quick_again_when_something_does(self) -> None:
+        idle = [answer()] * 6
+        scanning = Scanning(*idle, answer(event(1, lane=3)), answer())
+        assert await scanning.run(8) == [0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.005, 0.01]
+        assert ids(scanning.taken) == [1]
+
+    async def test_it_does_not_pause_while_there_is_more_that_fits(self) -> None:
+        full = events(*range(1, 11), lane=3)
+        scanning = Scanning(answer(*full), answer(*events(*range(11, 16), lane=3)))
+        await scanning.run(1)
+        assert len(scanning.port.asked) == 2
+        assert ids(scanning.taken) == list(range(1, 16))
+
+    async def test_lanes_without_room_are_not_asked_for_and_room_is_waited_for(self) -> None:
+        scanning = Scanning(answer(*events(*range(1, 7), lane=3)), max_events=20)
+        scanning.tenure.buffer.add(5, events(*range(100, 106), lane=5))
+        assert await scanning.run(1) == [0.005]
+        assert [[request.lane for request in asked] for asked in scanning.port.asked] == [[3]]
+        assert scanning.scan._requests() == []
+
+    async def test_a_wake_up_during_a_scan_is_not_lost(self) -> None:
+        scanning = Scanning()
+        scanning.port.meanwhile = scanning.scan.wake_up
+        await scanning.once()
+        async with asyncio.timeout(1):
+            await scanning.scan._wait(scanning.scan._wake_up, 60)
+
+    async def test_the_batch_is_shared_among_the_lanes_that_are_asked_for(self) -> None:
+        scanning = Scanning()
+        assert [request.fresh.events for request in scanning.scan._requests()] == [10, 10]
+        scanning.tenure.lanes[5].releasing = True
+        assert [request.fresh.events for request in scanning.scan._requests()] == [20]
+
+    async def test_events_that_are_taken_do_not_use_up_the_sweeps_limit(self) -> None:
+        """Or a sweep that meets them all again would be cut off for ever."""
+        scanning = Scanning(answer(*events(1, 2, 3, lane=3)))
+        await scanning.once()
+        (request, _) = scanning.scan._requests()
+        assert request.sweep.events == request.fresh.events + 3
+        assert request.sweep.bytes > request.fresh.bytes
+
+
+class TestWhatEndsTheTenure:
+    """Rule 9: nothing that was read with it is handed on."""
+
+    async def test_transaction_ids_that_go_back(self) -> None:
+        scanning = Scanning(answer(xmax=60), answer(event(1, lane=3), xmax=59))
+        await scanning.once()
+        with pytest.raises(TenureLostError, match="went back from 60 to 59"):
+            await scanning.once()
+        assert scanning.taken == []
+
+    async def test_a_sequence_that_goes_back(self) -> None:
+        scanning = Scanning(answer(value=9), answer(event(1, lane=3), value=8))
+        await scanning.once()
+        with pytest.raises(SequenceWentBackError, match="from 9 to 8"):
+            await scanning.once()
+        assert scanning.taken == []
+
+    async def test_but_not_a_value_that_another_connection_has_overtaken_meanwhile(self) -> None:
+        scanning = Scanning(answer(event(1, lane=3), value=8))
+        scanning.port.meanwhile = lambda: scanning.tenure.saw_sequence(12, 0)
+        await scanning.once()
+        assert ids(scanning.taken) == [1]
+        assert scanning.tenure.sequence_value == 12
+
+    async def test_events_that_do_not_come_in_the_order_of_their_ids(self) -> None:
+        """The statement's order rests on its plan."""
+        scanning = Scanning(answer(*events(2, 1, lane=3)))
+        with pytest.raises(TenureLostError, match="id 1 after 2"):
+            await scanning.once()
+        assert scanning.taken == []
+
+
+async def test_a_scan_that_comes_back_while_draining_takes_nothing() -> None:
+    scanning = Scanning(answer(event(1, lane=3)))
+    scanning.port.meanwhile = scanning.tenure.drain_begun.set
+    await scanning.once()
+    assert scanning.taken == []
+    assert scanning.tenure.lanes[3].taken_to == 0
