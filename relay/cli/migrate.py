@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from relay.postgres.admin import admin_connection
-from relay.postgres.checks import check_primary, pending_migrations
+from relay.postgres.checks import check_primary, schema_state
 from relay.postgres.migrate import make_roles, max_event_bytes, migrate, script, set_max_event_bytes
-from relay.postgres.sql import migrations
 from relay.settings import load_postgres
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def command(
     async def work() -> _Report | str:
         async with admin_connection(settings.dsn.get_secret_value(), settings.connect_timeout) as connection:
             if as_sql:
-                return script(await pending_migrations(connection, schema), schema)
+                return script((await schema_state(connection, schema)).pending, schema)
             if check:
                 return await _checked(connection, schema)
             return await _migrated(connection, schema, limit, with_roles)
@@ -106,10 +105,9 @@ def command(
 
 
 async def _checked(connection: asyncpg.Connection, schema: str) -> _Report:
-    pending = await pending_migrations(connection, schema)
-    version = migrations(schema)[-1].version - len(pending)
-    limit = None if pending else await max_event_bytes(connection, schema)
-    return _Report(schema, version, [], _names(pending), limit)
+    state = await schema_state(connection, schema)
+    limit = None if state.pending else await max_event_bytes(connection, schema)
+    return _Report(schema, state.version, [], _names(state.pending), limit)
 
 
 async def _migrated(connection: asyncpg.Connection, schema: str, limit: int | None, with_roles: bool) -> _Report:
@@ -118,7 +116,7 @@ async def _migrated(connection: asyncpg.Connection, schema: str, limit: int | No
     changed = limit is not None and await set_max_event_bytes(connection, limit, schema)
     if with_roles:
         await make_roles(connection, schema)
-    version = migrations(schema)[-1].version
+    version = (await schema_state(connection, schema)).version
     current = await max_event_bytes(connection, schema)
     return _Report(schema, version, _names(applied), [], current, changed, with_roles)
 

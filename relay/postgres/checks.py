@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError, SchemaError, SettingsError
@@ -26,27 +27,37 @@ async def check_primary(connection: asyncpg.Connection) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """What was applied to an outbox, and what is still to be."""
+
+    version: int
+    """Of the newest migration in the database, known to this program or not; 0 when there is no outbox."""
+    pending: tuple[Migration, ...]
+    """In order."""
+
+
 async def check_schema(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> None:
-    """Raise SchemaError, which says what to do, unless the outbox is exactly of this program's version."""
-    pending = await pending_migrations(connection, schema)
-    known = migrations(schema)
-    if len(pending) == len(known):
+    """Raise SchemaError, which says what to do, unless this program can work with the outbox."""
+    state = await schema_state(connection, schema)
+    if not state.version:
         raise SchemaError(
             f"there is no outbox in the schema {schema} of this database; run `relay migrate`, "
             "or set RELAY_POSTGRES_SCHEMA if it has another name"
         )
-    if pending:
+    if state.pending:
         raise SchemaError(
-            f"the outbox in the schema {schema} is at version {pending[0].version - 1} and this program needs "
-            f"version {known[-1].version}; run `relay migrate`"
+            f"the outbox in the schema {schema} is at version {state.version} and this program needs "
+            f"version {state.pending[-1].version}; run `relay migrate`"
         )
 
 
-async def pending_migrations(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> tuple[Migration, ...]:
-    """The migrations that are still to be applied, in order.
+async def schema_state(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> SchemaState:
+    """What was applied and what is pending.
 
-    Raises SchemaError if the server is too old, the schema is newer than this program, or what was applied is not
-    what this program knows under that number.
+    A schema that is newer than this program is fine if every migration that it does not know declares that programs
+    of its version still work: in a rolling upgrade the old replicas run on the new schema. Raises SchemaError if one
+    does not, if the server is too old, or if what was applied is not what this program knows under that number.
     """
     known = migrations(schema)
     with translated():
@@ -60,14 +71,16 @@ async def pending_migrations(connection: asyncpg.Connection, schema: str = DEFAU
         rows = await connection.fetch(query("applied_migrations", schema)) if has_migrations else []
     applied = {row["version"]: row for row in rows}
     newest = max(applied, default=0)
-    if newest > known[-1].version:
+    ours = known[-1].version
+    needed = max((row["compatible_from"] for row in rows if row["version"] > ours), default=0)
+    if needed > ours:
         raise SchemaError(
             f"the outbox in the schema {schema} is at version {newest}, newer than this program, which knows "
-            f"version {known[-1].version}; install a newer outbox-relay"
+            f"version {ours}, and works with programs from version {needed}; install a newer outbox-relay"
         )
     for migration in known[:newest]:
         _check_applied(migration, applied.get(migration.version))
-    return known[newest:]
+    return SchemaState(newest, known[newest:])
 
 
 def _check_applied(migration: Migration, row: asyncpg.Record | None) -> None:

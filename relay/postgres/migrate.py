@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from asyncpg.exceptions import LockNotAvailableError
 
 from relay.errors import SchemaError
-from relay.postgres.checks import pending_migrations
+from relay.postgres.checks import schema_state
 from relay.postgres.errors import translated
 from relay.postgres.sql import DEFAULT_SCHEMA, query, roles
 
@@ -28,7 +28,8 @@ LIMIT_PAUSE = 0.5
 async def migrate(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> list[Migration]:
     """Apply what is pending and return it. Safe to run again, and by several programs at once.
 
-    Raises SchemaError if the schema is newer than this program or was changed (see `pending_migrations`).
+    Nothing is pending in a newer schema that this program can work with. Raises SchemaError if it cannot, or if what
+    was applied is not what it knows (see `schema_state`).
     """
     applied: list[Migration] = []
     while (migration := await _apply_next(connection, schema)) is not None:
@@ -44,10 +45,14 @@ async def _apply_next(connection: asyncpg.Connection, schema: str) -> Migration 
     with translated():
         async with connection.transaction(isolation="read_committed"):
             await connection.execute(query("migration_lock", schema))
-            for migration in await pending_migrations(connection, schema):
+            for migration in (await schema_state(connection, schema)).pending:
                 await connection.execute(migration.sql)
                 await connection.execute(
-                    query("record_migration", schema), migration.version, migration.name, migration.checksum
+                    query("record_migration", schema),
+                    migration.version,
+                    migration.name,
+                    migration.checksum,
+                    migration.compatible_from,
                 )
                 return migration
     return None
@@ -95,7 +100,12 @@ def script(migrations: Iterable[Migration], schema: str = DEFAULT_SCHEMA) -> str
 def _record(migration: Migration, schema: str) -> str:
     _, _, text = query("record_migration", schema).partition("\n")
     # Names and checksums are our own and have no quotes in them.
-    values = (str(migration.version), f"'{migration.name}'", f"'{migration.checksum}'")
+    values = (
+        str(migration.version),
+        f"'{migration.name}'",
+        f"'{migration.checksum}'",
+        str(migration.compatible_from),
+    )
     for number, value in enumerate(values, start=1):
         text = text.replace(f"${number}", value)
     return text

@@ -29,6 +29,7 @@ _SCHEMA_NAME = re.compile(
 )
 _QUERY_NAME = re.compile(r"^-- name: ([a-z0-9_]+)[ \t]*$", re.MULTILINE)
 _MIGRATION_FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_COMPATIBLE_FROM = re.compile(r"^-- Runs with programs from version (\d+)\.$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,12 @@ class Migration:
     name: str
     sql: str
     checksum: str
+
+    @property
+    def compatible_from(self) -> int:
+        """The lowest version whose programs can work on the schema after this step; its own if it names none."""
+        found = _COMPATIBLE_FROM.search(self.sql)
+        return int(found[1]) if found else self.version
 
 
 def check_schema_name(schema: str) -> str:

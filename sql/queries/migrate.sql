@@ -9,12 +9,21 @@ SELECT to_regclass('outbox.migration') IS NOT NULL AS has_migrations,
        current_setting('server_version_num')::int AS server_version;
 
 -- name: applied_migrations
--- What has been applied, in order.
-SELECT version, name, checksum FROM outbox.migration ORDER BY version;
+-- What has been applied, in order. Through JSON, because the last column comes with migration 2.
+SELECT m.version, m.name, m.checksum,
+       coalesce((to_jsonb(m) ->> 'compatible_from')::int, m.version) AS compatible_from
+FROM outbox.migration AS m
+ORDER BY m.version;
 
 -- name: record_migration
--- Record version $1, name $2, checksum $3 as applied.
-INSERT INTO outbox.migration (version, name, checksum) VALUES ($1::int, $2::text, $3::text);
+-- Record version $1, name $2, checksum $3 as applied; the schema then works with programs from version $4. Through
+-- JSON, because the last column comes with migration 2.
+INSERT INTO outbox.migration
+SELECT (jsonb_populate_record(
+    NULL::outbox.migration,
+    jsonb_build_object('version', $1::int, 'name', $2::text, 'checksum', $3::text,
+                       'applied_at', clock_timestamp(), 'compatible_from', $4::int)
+)).*;
 
 -- name: max_event_bytes
 -- The limit on an event's size.

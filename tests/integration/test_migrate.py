@@ -18,7 +18,7 @@ from relay.postgres import migrate as migrating
 from relay.postgres.checks import check_primary, check_schema, check_sequence
 from relay.postgres.errors import PostgresRefusedError, PrivilegeError, translated
 from relay.postgres.migrate import make_roles, max_event_bytes, migrate, set_max_event_bytes
-from relay.postgres.sql import Migration, migrations
+from relay.postgres.sql import Migration, migrations, query
 from tests.outbox import add_event, connected, migrated
 
 if TYPE_CHECKING:
@@ -90,12 +90,35 @@ async def test_a_migration_that_fails_leaves_nothing_of_itself_and_can_be_tried_
         assert await migrate(connection) == [mended]
 
 
-async def test_a_database_newer_than_the_program_is_refused(database: str) -> None:
+async def test_a_newer_database_is_refused_unless_it_says_that_this_program_may_go_on(database: str) -> None:
     async with migrated(database) as connection:
-        await connection.execute("INSERT INTO outbox.migration VALUES ($1, 'future', repeat('0', 64))", LATEST + 1)
+        record = query("record_migration")
+        await connection.execute(record, LATEST + 1, "expand", "0" * 64, LATEST)
+        await check_schema(connection)
+        assert await migrate(connection) == []
+        checked = await asyncio.to_thread(run, database, "--check")
+        assert (checked.exit_code, f"(version {LATEST + 1})" in checked.output) == (0, True)
+
+        await connection.execute(record, LATEST + 2, "contract", "0" * 64, LATEST + 1)
+        await connection.execute(record, LATEST + 3, "expand_again", "0" * 64, LATEST)
         for check in (check_schema, migrate):
-            with pytest.raises(SchemaError, match="newer than this program"):
+            with pytest.raises(SchemaError, match=rf"newer than this program.* from version {LATEST + 1};"):
                 await check(connection)
+
+
+async def test_an_outbox_of_the_first_version_says_as_much_about_itself_afterwards(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = migrations()
+    async with connected(database) as connection:
+        with monkeypatch.context() as at_first:
+            at_first.setattr(checks, "migrations", lambda schema: (first,))
+            assert await migrate(connection) == [first]
+            await check_schema(connection)
+        assert await migrate(connection) == list(migrations()[1:])
+        rows = await connection.fetch("SELECT version, compatible_from, applied_at FROM outbox.migration ORDER BY 1")
+        assert [(row[0], row[1]) for row in rows] == [(each.version, each.compatible_from) for each in migrations()]
+        assert all(row["applied_at"] for row in rows)
 
 
 async def test_a_migration_applied_with_another_text_is_refused(database: str) -> None:

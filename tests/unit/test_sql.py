@@ -26,6 +26,18 @@ def test_migrations_are_numbered_without_gaps_and_named() -> None:
     assert all(migration.name for migration in sql.migrations())
 
 
+def test_every_migration_says_which_older_programs_may_go_on() -> None:
+    for migration in sql.migrations():
+        assert 1 <= migration.compatible_from <= migration.version
+        # The first was published before the rule.
+        assert migration.version == 1 or "\n-- Runs with programs from version " in migration.sql, migration.name
+
+
+def test_a_migration_that_does_not_say_needs_a_program_that_knows_it() -> None:
+    assert sql.Migration(7, "drop", "DROP TABLE outbox.held;", "0" * 64).compatible_from == 7
+    assert sql.Migration(7, "add", "\n-- Runs with programs from version 5.\n", "0" * 64).compatible_from == 5
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_query_begins_with_its_purpose(name: str) -> None:
     purpose, _, statement = sql.query(name).partition("\n")
