@@ -1,82 +1,131 @@
-"""How fast a backlog drains, at what cost, and whether memory stays flat."""
+"""How fast a backlog drains, at what cost, and whether speed and memory stay flat."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import click
+
+from tests.bench.command import output, run
+from tests.bench.figures import Figures, ratios
+from tests.bench.report import Finding, Report, interleave
+from tests.bench.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
     from tests.bench.place import Outbox, Place
 
+LOOK_INTERVAL = 0.5
+"""Seconds between looks at the relay's progress: each costs it a few milliseconds."""
 
-@dataclass(frozen=True)
-class Drained:
-    """One round."""
-
-    events: int
-    events_per_second: float
-    """From the first receipt to the last, by the database's clock."""
-    relay_cpu_us: float
-    """Microseconds of CPU per event; the same for the servers."""
-    postgres_cpu_us: float
-    kafka_cpu_us: float
-    rss_first_mb: float
-    """When a tenth was done."""
-    rss_most_mb: float
+BENCHMARK = "Draining a backlog of 500-byte events, one replica, default settings"
 
 
-async def drain(place: Place, events: int) -> Drained:
-    """Fill a new outbox, start one replica, and wait until everything has a receipt."""
+async def measure_drain(place: Place, events: int, rounds: int) -> Report:
+    """Rounds of `drain`."""
+    series = await interleave(rounds, {"drain": lambda: drain(place, events)})
+    drained = series["drain"]
+    findings = [
+        Finding(
+            f"Draining a backlog of {events:,} events, one replica",
+            [each["events_per_second"] for each in drained],
+            "events/s",
+            at_least=60_000,
+        ),
+        Finding("CPU of the relay per event while draining", [each["relay_cpu_us"] for each in drained], "us", None, 9),
+        Finding("Speed in the last fifth against the first", [each["last_to_first"] for each in drained], "", 0.9),
+    ]
+    return Report("drain", BENCHMARK, {"events": events}, series, findings, machine=place.machine)
+
+
+async def measure_held_snapshot(place: Place, events: int, rounds: int) -> Report:
+    """Rounds of `drain` and `held_snapshot` in turn."""
+    series = await interleave(
+        rounds, {"free": lambda: drain(place, events), "held": lambda: drain(place, events, held=True)}
+    )
+    findings = [
+        Finding(
+            f"Draining {events:,} events beside a REPEATABLE READ transaction, against without",
+            ratios(series["held"], series["free"]),
+            at_least=0.95,
+        ),
+        Finding(
+            "Beside it, the last fifth against the first",
+            [each["last_to_first"] for each in series["held"]],
+            at_least=0.9,
+        ),
+    ]
+    what = f"{BENCHMARK}; held: a REPEATABLE READ transaction is open all the time"
+    return Report("held-snapshot", what, {"events": events}, series, findings, machine=place.machine)
+
+
+@click.command
+@click.option("--events", default=1_000_000, show_default=True, help="Backlog to drain.")
+@click.option("--rounds", default=3, show_default=True)
+@output
+def drain_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+    """Drain a backlog with one replica: speed, cost, memory."""
+    run(lambda place: measure_drain(place, events, rounds), json_file, picture)
+
+
+@click.command
+@click.option("--events", default=2_000_000, show_default=True, help="Backlog to drain.")
+@click.option("--rounds", default=3, show_default=True)
+@output
+def held_snapshot_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+    """The same with a REPEATABLE READ transaction held open, in turn with rounds without it."""
+    run(lambda place: measure_held_snapshot(place, events, rounds), json_file, picture)
+
+
+async def drain(place: Place, events: int, *, held: bool = False) -> Figures:
+    """Fill a new outbox, start one replica, and wait until everything has a receipt.
+
+    With `held`, a REPEATABLE READ transaction that began before it stays open.
+    """
     async with place.outbox() as outbox:
         await outbox.fill(events)
-        return await _measure(place, outbox, events)
-
-
-async def held_snapshot(place: Place, events: int) -> Drained:
-    """The same while a REPEATABLE READ transaction that began before it stays open."""
-    async with place.outbox() as outbox:
-        await outbox.fill(events)
+        if not held:
+            return await measure(place, outbox, events)
         holder = await asyncpg.connect(outbox.dsn)
         try:
             await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             await holder.fetch("SELECT count(*) FROM outbox.event")
-            return await _measure(place, outbox, events)
+            return await measure(place, outbox, events)
         finally:
             await holder.close()
 
 
-async def _measure(place: Place, outbox: Outbox, events: int) -> Drained:
-    postgres_before, kafka_before = place.server_cpu()
-    rss: list[float] = []
-    async with place.relay(outbox) as relay:
+async def measure(place: Place, outbox: Outbox, events: int) -> Figures:
+    """Drain what is there. CPU and WAL count from when a tenth is done: starting is no part of draining."""
+    marked = 0
+    async with place.relay(outbox) as relay, Usage(place, outbox.connection, relay.pid) as usage:
         while (settled := await relay.settled()) < events:
-            if settled > events / 10:
-                rss.append(relay.rss_mb())
-            await asyncio.sleep(0.2)
-        cpu = relay.cpu()
-        rss.append(relay.rss_mb())
-        postgres, kafka = place.server_cpu()
-    seconds = await outbox.connection.fetchval(
-        "SELECT extract(epoch FROM max(delivered_at) - min(delivered_at))::float8 FROM outbox.delivery"
-    )
-    return Drained(
-        events=events,
-        events_per_second=events / seconds,
-        relay_cpu_us=cpu / events * 1e6,
-        postgres_cpu_us=(postgres - postgres_before) / events * 1e6,
-        kafka_cpu_us=(kafka - kafka_before) / events * 1e6,
-        rss_first_mb=rss[0],
-        rss_most_mb=max(rss),
-    )
+            relay.check()
+            if not marked and events / 10 <= settled < events / 2:
+                await usage.mark()
+                marked = settled
+            await asyncio.sleep(LOOK_INTERVAL)
+        await usage.stop()
+        loop_delay = await relay.loop_delay()
+    figures = await usage.figures(events - marked, events)
+    return {"events": events, **await speed(outbox), **figures, **loop_delay}
 
 
-def spread(values: Sequence[float]) -> str:
-    """Median, and least to most."""
-    digits = 0 if statistics.median(values) >= 1000 else 2 if statistics.median(values) < 10 else 1
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+async def speed(outbox: Outbox) -> Figures:
+    """Events per second from the first receipt to the last, and how the last fifth compares with the first.
+
+    By the database's clock.
+    """
+    row = await outbox.connection.fetchrow(
+        "SELECT count(*)::float8 AS events,"
+        " percentile_disc(ARRAY[0, 0.2, 0.8, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM delivered_at)::float8)"
+        " AS at FROM outbox.delivery"
+    )
+    begin, fifth, four_fifths, end = row["at"]
+    return {
+        "events_per_second": row["events"] / max(end - begin, 1e-3),
+        "last_to_first": max(fifth - begin, 1e-3) / max(end - four_fifths, 1e-3),
+    }

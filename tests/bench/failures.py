@@ -3,27 +3,77 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relay.local import create_topic
+from tests.bench.command import output, run
+from tests.bench.drain import speed
+from tests.bench.figures import Figures, ratios
+from tests.bench.place import PARTITIONS
+from tests.bench.report import Finding, Report, interleave
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.bench.place import Outbox, Place
 
 KEYS = 1_000
 HUGE_BYTES = 5_000_000
 MAX_EVENT_BYTES = 10_000_000
+TOPICS = 11
+DRAIN_SECONDS = 600
 
 
-@dataclass(frozen=True)
-class Others:
-    """How fast the other events went."""
+async def measure_bad_event(place: Place, events: int, rounds: int) -> Report:
+    """A backlog with one event of 5 MB in it, in turn with rounds without."""
+    series = await interleave(
+        rounds,
+        {
+            "without": lambda: bad_event(place, events, bad=False),
+            "bad": lambda: bad_event(place, events, bad=True),
+        },
+    )
+    what = "A backlog with an event of 5 MB in its middle that its topic does not take, against none"
+    findings = [Finding("Speed of the others beside one bad event", ratios(series["bad"], series["without"]), "", 0.9)]
+    return Report("bad-event", what, {"events": events}, series, findings, machine=place.machine)
 
-    events: int
-    events_per_second: float
-    """From the relay's first receipt to its last, by the database's clock."""
+
+async def measure_missing_topic(place: Place, events: int, rounds: int) -> Report:
+    """A backlog for 11 topics, all there, in turn with the same where one is missing."""
+    series = await interleave(
+        rounds,
+        {
+            "all there": lambda: missing_topic(place, events, missing=False),
+            "one missing": lambda: missing_topic(place, events, missing=True),
+        },
+    )
+    what = f"A backlog for {TOPICS} topics, one of them missing; the figures are those of the other {TOPICS - 1}"
+    ratio = ratios(series["one missing"], series["all there"])
+    findings = [Finding("Speed of ten topics' events beside a missing eleventh topic", ratio, "", 0.9)]
+    return Report("missing-topic", what, {"events": events}, series, findings, machine=place.machine)
 
 
-async def bad_event(place: Place, events: int, *, bad: bool) -> Others:
+@click.command
+@click.option("--events", default=200_000, show_default=True, help="In 1,000 keys.")
+@click.option("--rounds", default=3, show_default=True)
+@output
+def bad_event_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+    """A backlog with one event of 5 MB that its topic does not take, in turn with rounds without it."""
+    run(lambda place: measure_bad_event(place, events, rounds), json_file, picture)
+
+
+@click.command
+@click.option("--events", default=220_000, show_default=True, help="For 11 topics.")
+@click.option("--rounds", default=3, show_default=True)
+@output
+def missing_topic_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+    """A backlog for 11 topics that are all there, in turn with the same while one is missing."""
+    run(lambda place: measure_missing_topic(place, events, rounds), json_file, picture)
+
+
+async def bad_event(place: Place, events: int, *, bad: bool) -> Figures:
     """A backlog in 1,000 keys; with `bad`, an event in its middle that the topic does not take, and its key waits."""
     async with place.outbox() as outbox:
         await outbox.connection.execute("SELECT outbox.set_max_event_bytes($1)", MAX_EVENT_BYTES)
@@ -43,39 +93,35 @@ async def bad_event(place: Place, events: int, *, bad: bool) -> Others:
             held = await outbox.connection.fetchval(
                 "SELECT count(*) FROM outbox.event WHERE id > $1 AND key = $2", huge["id"], huge["key"]
             )
-        measured = await _measure(place, outbox, events - held)
+        figures = await _measure(place, outbox, events - held)
         failed = await outbox.connection.fetchval("SELECT count(*) FROM outbox.failure WHERE state = 'failed'")
         if failed != int(bad):
             raise RuntimeError(f"{failed} events failed")
-        return measured
+        return figures
 
 
-async def missing_topic(place: Place, events: int, *, missing: bool) -> Others:
-    """A backlog; with `missing`, every tenth event beside it is for a topic that does not exist."""
+async def missing_topic(place: Place, events: int, *, missing: bool) -> Figures:
+    """The same backlog for 11 topics either way; how fast the events of the first ten go."""
     async with place.outbox() as outbox:
-        await outbox.fill(events, KEYS)
-        if missing:
-            # In between the others: ids are given anew, in an order of both.
-            await outbox.connection.execute(
-                "CREATE TEMPORARY TABLE both_topics AS"
-                " SELECT topic, key, payload, id * 10 AS place FROM outbox.event"
-                " UNION ALL SELECT topic || '-missing', key, payload, id * 10 + 1 FROM outbox.event WHERE id % 10 = 0"
-            )
-            await outbox.connection.execute("TRUNCATE outbox.event")
-            await outbox.connection.execute(
-                "INSERT INTO outbox.event (topic, key, payload)"
-                " SELECT topic, key, payload FROM both_topics ORDER BY place"
-            )
-            await outbox.connection.execute("VACUUM ANALYZE outbox.event")
-            await outbox.connection.execute("CHECKPOINT")
-        return await _measure(place, outbox, events)
+        for number in range(TOPICS - 1 if missing else TOPICS):
+            name = f"{outbox.topic}-{number}"
+            await create_topic(place.kafka.bootstrap_servers, name, partitions=PARTITIONS)
+        await outbox.fill(events, KEYS, topics=TOPICS)
+        # Of the events 1, 2, ..., those with a remainder of 10 are the last topic's.
+        others = events - (events + 1) // TOPICS
+        return await _measure(place, outbox, others if missing else events, f"{outbox.topic}-{TOPICS - 1}")
 
 
-async def _measure(place: Place, outbox: Outbox, events: int) -> Others:
-    async with place.relay(outbox), asyncio.timeout(300):
-        while await outbox.connection.fetchval("SELECT count(*) FROM outbox.delivery") < events:  # noqa: ASYNC110
+async def _measure(place: Place, outbox: Outbox, events: int, but: str = "") -> Figures:
+    """Until so many events have receipts; the speed of those of other topics than `but`."""
+    async with place.relay(outbox) as relay, asyncio.timeout(DRAIN_SECONDS):
+        while await outbox.receipts() < events:
+            relay.check()
             await asyncio.sleep(0.5)
-    seconds: float = await outbox.connection.fetchval(
-        "SELECT extract(epoch FROM max(delivered_at) - min(delivered_at))::float8 FROM outbox.delivery"
-    )
-    return Others(events, events / seconds)
+    if but:
+        await outbox.connection.execute(
+            "DELETE FROM outbox.delivery AS d USING outbox.event AS e"
+            " WHERE e.lane = d.lane AND e.id = d.id AND e.topic = $1",
+            but,
+        )
+    return {"events": await outbox.receipts(), **await speed(outbox)}

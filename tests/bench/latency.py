@@ -5,78 +5,138 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
+import click
 from aiokafka import AIOKafkaConsumer
 
 from relay.enqueue import enqueue
+from tests.bench.command import output, run
+from tests.bench.report import Finding, Report, interleave
+from tests.bench.usage import Usage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.bench.figures import Figures
     from tests.bench.place import Outbox, Place
 
 WRITERS = 8
-WARM_UP = 2.0
-"""Seconds at the beginning that do not count."""
+WARM_UP = 3.0
+"""Seconds at the beginning that do not count; no more than those that do."""
+ARRIVE_SECONDS = 60
+PAYLOAD_BYTES = 500
+SLOW_RATE = 10
+
+Write: TypeAlias = Callable[[asyncpg.Connection, str, bytes], Awaitable[float]]
+"""Commits one event, given a connection, the key and the payload; returns when COMMIT came back (perf_counter)."""
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds from the return of COMMIT to the consumer having the record."""
+async def measure_latency(place: Place, rate: float, seconds: float, rounds: int) -> Report:
+    """Rounds at `rate`, and at 10/s with and without wake-up, in turn."""
+    series = await interleave(
+        rounds,
+        {
+            f"{rate:g}/s": lambda: of_relay(place, rate, seconds),
+            f"{SLOW_RATE}/s": lambda: of_relay(place, SLOW_RATE, seconds),
+            f"{SLOW_RATE}/s, wake-up": lambda: of_relay(place, SLOW_RATE, seconds, wake_up=True),
+        },
+    )
+    steady, slow, woken = series.values()
+    findings = [
+        Finding(f"Commit to consumer at {rate:g}/s, p50", [each["p50_ms"] for each in steady], "ms", at_most=4),
+        Finding(f"Commit to consumer at {rate:g}/s, p99", [each["p99_ms"] for each in steady], "ms", at_most=20),
+        Finding(f"At {SLOW_RATE}/s with wake-up, p50", [each["p50_ms"] for each in woken], "ms", at_most=4),
+        Finding(f"At {SLOW_RATE}/s without wake-up, p50", [each["p50_ms"] for each in slow], "ms"),
+    ]
+    what = "From the return of COMMIT until a consumer has the record, default settings"
+    parameters: dict[str, object] = {"rate": rate, "seconds": seconds}
+    bars = ("p50_ms", "p99_ms")
+    return Report("latency", what, parameters, series, findings, bars=bars, machine=place.machine)
 
-    events: int
-    rate: float
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
+
+@click.command
+@click.option("--rate", default=1_000.0, show_default=True, help="Events per second.")
+@click.option("--seconds", default=15.0, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@output
+def latency_command(rate: float, seconds: float, rounds: int, json_file: Any, picture: Path | None) -> None:
+    """Commit to consumer at a steady rate, and at 10/s with and without wake-up."""
+    run(lambda place: measure_latency(place, rate, seconds, rounds), json_file, picture)
 
 
-async def latency(place: Place, rate: float, seconds: float) -> Latency:
-    """Enqueue one event per transaction at `rate` a second; measure each."""
+async def of_relay(place: Place, rate: float, seconds: float, *, wake_up: bool = False) -> Figures:
+    """One round of the relay: an empty outbox, default settings."""
+    async with place.outbox() as outbox, place.relay(outbox) as relay:
+        async with Usage(place, outbox.connection, relay.pid) as usage:
+            figures = await latency(
+                place, outbox.dsn, outbox.topic, enqueue_one(outbox, wake_up=wake_up), rate, seconds
+            )
+            await usage.stop()
+        return {**figures, "rss_mb": max(usage.rss), **await relay.loop_delay()}
+
+
+def enqueue_one(outbox: Outbox, *, wake_up: bool = False) -> Write:
+    """Commit an event as a service does; with `wake_up` it then tells the relay."""
+
+    async def write(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
+        async with connection.transaction():
+            await enqueue(connection, outbox.topic, key=key, payload=payload)
+        return time.perf_counter()
+
+    async def write_and_wake(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
+        committed = await write(connection, key, payload)
+        await connection.execute("SELECT outbox.wake_up()")
+        return committed
+
+    return write_and_wake if wake_up else write
+
+
+async def latency(place: Place, dsn: str, topic: str, write: Write, rate: float, seconds: float) -> Figures:
+    """Commit one event per transaction at `rate` a second, and wait for each at a consumer of the topic."""
+    warm_up = min(WARM_UP, seconds)
     committed: dict[bytes, float] = {}
     arrived: dict[bytes, float] = {}
-    async with place.outbox() as outbox, place.relay(outbox):
-        consumer = AIOKafkaConsumer(
-            outbox.topic, bootstrap_servers=place.kafka.bootstrap_servers, auto_offset_reset="earliest"
-        )
-        await consumer.start()
-        consuming = asyncio.create_task(_consume(consumer, arrived))
-        try:
-            await asyncio.gather(
-                *(_write(outbox, writer, rate / WRITERS, seconds + WARM_UP, committed) for writer in range(WRITERS))
-            )
-            async with asyncio.timeout(30):
-                while len(arrived) < len(committed):  # noqa: ASYNC110 the consumer's loop stays as plain as it is
-                    await asyncio.sleep(0.05)
-        finally:
-            consuming.cancel()
-            with suppress(asyncio.CancelledError):
-                await consuming
-            await consumer.stop()
-    begin = min(committed.values()) + WARM_UP
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=place.kafka.bootstrap_servers, auto_offset_reset="earliest")
+    await consumer.start()
+    consuming = asyncio.create_task(_consume(consumer, arrived))
+    try:
+        async with asyncio.TaskGroup() as writers:
+            for writer in range(WRITERS):
+                writers.create_task(_write(dsn, write, writer, rate / WRITERS, seconds + warm_up, committed))
+        async with asyncio.timeout(ARRIVE_SECONDS):
+            while len(arrived) < len(committed) and not consuming.done():  # noqa: ASYNC110 the consumer stays plain
+                await asyncio.sleep(0.05)
+    finally:
+        consuming.cancel()
+        with suppress(asyncio.CancelledError):
+            await consuming
+        await consumer.stop()
+    begin = min(committed.values()) + warm_up
     # An event may reach the consumer before COMMIT has returned to its writer.
-    waits = sorted(max(0.0, arrived[key] - at) * 1000 for key, at in committed.items() if at >= begin)
-    return Latency(
-        events=len(waits),
-        rate=len(waits) / seconds,
-        p50_ms=statistics.median(waits),
-        p99_ms=waits[int(len(waits) * 0.99)],
-        max_ms=waits[-1],
-    )
+    waits = sorted(max(0.0, arrived[name] - at) * 1000 for name, at in committed.items() if at >= begin)
+    return {
+        "events": len(waits),
+        "events_per_second": len(waits) / seconds,
+        "p50_ms": statistics.median(waits),
+        "p99_ms": waits[int(len(waits) * 0.99)],
+        "max_ms": waits[-1],
+    }
 
 
-async def _write(outbox: Outbox, writer: int, rate: float, seconds: float, committed: dict[bytes, float]) -> None:
-    connection = await asyncpg.connect(outbox.dsn)
+async def _write(
+    dsn: str, write: Write, writer: int, rate: float, seconds: float, committed: dict[bytes, float]
+) -> None:
+    connection = await asyncpg.connect(dsn)
     try:
         begin = time.perf_counter() + writer / (rate * WRITERS)
-        for number in range(int(rate * seconds)):
+        for number in range(round(rate * seconds)):
             await asyncio.sleep(max(0.0, begin + number / rate - time.perf_counter()))
             name = f"{writer}-{number}".encode()
-            async with connection.transaction():
-                await enqueue(connection, outbox.topic, key=f"order-{number % 1000:030}", payload=name.ljust(500))
-            committed[name] = time.perf_counter()
+            committed[name] = await write(connection, f"order-{number % 1000:030}", name.ljust(PAYLOAD_BYTES))
     finally:
         await connection.close()
 

@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-PACKAGES = ("aiokafka", "asyncpg", "uvloop")
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PACKAGES = ("outbox-relay", "aiokafka", "asyncpg", "uvloop")
+_CPU_NAMES = Path("/proc/cpuinfo")
 
 
-def describe() -> str:
-    """Cores, system and versions, in one line."""
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    system = f"{platform.system()} {platform.machine()}"
-    return f"{os.cpu_count()} cores, {system}, Python {platform.python_version()}, {packages}"
+def describe() -> dict[str, str]:
+    """Machine, system, versions, and how busy it is with other work."""
+    one, five, fifteen = os.getloadavg()
+    return {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        # Of other work, when this is asked before measuring.
+        "load before": f"{one:.1f}, {five:.1f}, {fifteen:.1f}",
+    }
+
+
+def one_line(machine: Mapping[str, str]) -> str:
+    """The same for people."""
+    words = {"processor": "{}", "cores": "{} cores", "memory": "{}", "system": "{}"}
+    return ", ".join(words.get(name, f"{name} {{}}").format(value) for name, value in machine.items())
+
+
+def _processor() -> str:
+    if _CPU_NAMES.exists():
+        found = re.search(r"^model name\s*: (.+)$", _CPU_NAMES.read_text(), re.MULTILINE)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()

@@ -1,0 +1,96 @@
+"""Every benchmark runs, with tiny sizes, and reports what it is there to report; the values mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.bench.drain import measure_drain, measure_held_snapshot
+from tests.bench.failures import measure_bad_event, measure_missing_topic
+from tests.bench.latency import measure_latency
+from tests.bench.place import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.bench.report import Report
+
+USAGE = {
+    *("relay_cpu_us", "postgres_cpu_us", "kafka_cpu_us", "rss_mb", "postgres_rss_mb", "kafka_rss_mb"),
+    *("wal_bytes", "commits", "wal_fsyncs"),
+}
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    # Debezium needs the setting, the others do not mind.
+    with Place(wal_level="logical") as place:
+        yield place
+
+
+def check(report: Report, figures: set[str]) -> None:
+    """Every series has these figures in every round, every finding has values, and all of it can be written."""
+    found = json.loads(json.dumps(report.as_json()))
+    assert found["series"]
+    for name, rounds in found["series"].items():
+        for each in rounds:
+            assert figures <= each.keys(), name
+    assert found["findings"]
+    for finding in found["findings"]:
+        assert finding["values"], finding["what"]
+    assert found["machine"].keys() >= {"cores", "Python", "PostgreSQL", "Kafka", "aiokafka"}
+    assert len(report.markdown()) == len(report.findings)
+
+
+def test_the_command_prints_json_with_the_figures_and_draws_a_picture(tmp_path: Path) -> None:
+    picture = tmp_path / "drain.svg"
+    command = ["drain", "--events", "2000", "--rounds", "1", "--json", "-", "--picture", str(picture)]
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.bench", *command], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    assert found["benchmark"] == "drain"
+    (drained,) = found["series"]["drain"]
+    assert drained["events"] == 2000
+    assert drained["events_per_second"] > 0
+    texts = [element.text for element in ElementTree.parse(picture).iter() if element.tag.endswith("text")]
+    assert "events/s" in texts
+
+
+def test_the_table_is_as_wide_as_it_needs_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.bench.report import Report
+
+    series = {f"a series with a long name {number}": [{"events_per_second": 123456.0}] for number in range(4)}
+    Report("drain", "Something", {}, series).print()
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 120
+
+
+async def test_drain(place: Place) -> None:
+    report = await measure_drain(place, events=2_000, rounds=2)
+    check(report, {"events_per_second", "last_to_first", "loop_delay_ms", *USAGE})
+    assert len(report.series["drain"]) == 2
+
+
+async def test_held_snapshot(place: Place) -> None:
+    check(await measure_held_snapshot(place, events=1_000, rounds=1), {"events_per_second", *USAGE})
+
+
+async def test_latency(place: Place) -> None:
+    check(await measure_latency(place, rate=50, seconds=1, rounds=1), {"p50_ms", "p99_ms", "max_ms"})
+
+
+async def test_bad_event(place: Place) -> None:
+    check(await measure_bad_event(place, events=1_000, rounds=1), {"events_per_second"})
+
+
+async def test_missing_topic_compares_the_same_events(place: Place) -> None:
+    report = await measure_missing_topic(place, events=1_100, rounds=1)
+    check(report, {"events_per_second"})
+    assert [each["events"] for rounds in report.series.values() for each in rounds] == [1_000, 1_000]

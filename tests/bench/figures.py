@@ -1,0 +1,83 @@
+"""The figures that benchmarks report: their names in JSON, and what they are called in tables."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Figures: TypeAlias = "dict[str, float]"
+"""What one round measured, by name; each name is in FIGURES."""
+
+FIGURES = {
+    "events": "events",
+    "events_per_second": "events/s",
+    "last_to_first": "last fifth's speed / first fifth's",
+    "p50_ms": "ms, p50",
+    "p99_ms": "ms, p99",
+    "max_ms": "ms, most",
+    "relay_cpu_us": "CPU us/event, relay",
+    "postgres_cpu_us": "CPU us/event, PostgreSQL",
+    "kafka_cpu_us": "CPU us/event, Kafka",
+    "rss_first_mb": "RSS MB when a tenth was done",
+    "rss_mb": "RSS MB, most, relay",
+    "postgres_rss_mb": "RSS MB, PostgreSQL",
+    "kafka_rss_mb": "RSS MB, Kafka",
+    "wal_bytes": "WAL bytes/event",
+    "commits": "commits/event",
+    "wal_fsyncs": "WAL fsyncs/event",
+    "loop_delay_ms": "event loop late by at most, ms",
+    "loop_blocked": "event loop late by 20 ms or more, times",
+    "transactions_per_second": "transactions/s",
+    "lag_events": "events behind at the end",
+    "commits_per_second": "commits/s",
+    "relay_cpu_percent": "% of a core, relay",
+    "postgres_cpu_percent": "% of a core, PostgreSQL",
+    "kafka_cpu_percent": "% of a core, Kafka",
+    "wal_bytes_per_second": "WAL bytes/s",
+    "writers_before": "transactions/s before the outage",
+    "writers_during": "transactions/s during the outage",
+    "rss_growth_mb": "RSS MB, growth",
+    "catch_up_per_second": "events/s while catching up",
+    "drain_per_second": "events/s draining as many",
+    "lost": "lost",
+    "out_of_order": "out of order",
+    "repeats": "repeats",
+    "connections": "connections",
+    "file_handles": "file handles",
+    "threads": "threads",
+    "connections_growth": "connections, growth",
+    "file_handles_growth": "file handles, growth",
+    "threads_growth": "threads, growth",
+}
+"""In the order of the tables' rows."""
+
+
+def median(rounds: Sequence[Mapping[str, float]], figure: str) -> float:
+    """The median of a figure."""
+    return statistics.median(each[figure] for each in rounds)
+
+
+def ratios(
+    rounds: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]], figure: str = "events_per_second"
+) -> list[float]:
+    """A figure divided by that of the other series, round by round."""
+    return [one[figure] / other[figure] for one, other in zip(rounds, others, strict=True)]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, and least to most if there are several."""
+    middle = statistics.median(values)
+    if len(values) == 1:
+        return readable(middle)
+    return f"{readable(middle)} ({readable(min(values))} to {readable(max(values))})"
+
+
+def readable(value: float) -> str:
+    """Three digits or all before the point."""
+    size = abs(value)
+    if value == int(value) and size < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
