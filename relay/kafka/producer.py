@@ -17,6 +17,7 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.structs import TopicPartition
 
 from relay.kafka.errors import translate
+from relay.kafka.unsent import refuse_unsent_unless
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 
 if TYPE_CHECKING:
@@ -96,6 +97,10 @@ class KafkaProducer:
                 raise translate(error) from error
             raise
         return producer
+
+    def send_only_while(self, allowed: Callable[[], bool]) -> None:
+        """Refuse what is queued and was never sent as soon as `allowed` says no."""
+        refuse_unsent_unless(allowed, self._producer)
 
     @property
     def died(self) -> asyncio.Task[Any]:

@@ -34,6 +34,9 @@ class Producer(Protocol):
     def died(self) -> asyncio.Future[Any]:
         """Done once this producer will never send again."""
 
+    def send_only_while(self, allowed: Callable[[], bool]) -> None:
+        """Refuse what is queued and was never sent as soon as `allowed` says no."""
+
     async def partition_count(self, topic: str) -> int:
         """Number of the topic's partitions; PublishError of kind TOPIC when there is no such topic."""
 
@@ -80,16 +83,22 @@ class ProducerKeeper:
         self._wanted = asyncio.Event()
         self.current: Producer | None = None
 
-    async def run(self, quiesce: Callable[[Producer], Awaitable[None]], abandon: Callable[[Producer], None]) -> None:
+    async def run(
+        self,
+        quiesce: Callable[[Producer], Awaitable[None]],
+        abandon: Callable[[Producer], None],
+        allowed: Callable[[], bool],
+    ) -> None:
         """Keep a producer until cancelled.
 
-        A producer to be discarded gets no new batches; `quiesce` waits, bounded, for what it has in flight, and
-        `abandon` gives up the rest.
+        It sends while that is `allowed`. A producer to be discarded gets no new batches; `quiesce` waits, bounded,
+        for what it has in flight, and `abandon` gives up the rest.
         """
         try:
             while True:
                 await self._wanted.wait()
                 producer = await self._connected()
+                producer.send_only_while(allowed)
                 self._discard.clear()
                 self._set(producer)
                 died = producer.died

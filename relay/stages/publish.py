@@ -57,6 +57,7 @@ class Publish:
         self._quiesce_timeout = quiesce_timeout
         self._telemetry = telemetry
         self._tenure: Tenure | None = None
+        self._last_tenure: Tenure | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._landed = asyncio.Event()
         self.topics: dict[str, Topic] = {}
@@ -69,12 +70,12 @@ class Publish:
             # The main one at once, so that health knows Kafka; the other when something is refused.
             self._main.want()
             for keeper in (self._main, self._side):
-                self._tasks.create_task(keeper.run(self._quiesce, self._abandon))
+                self._tasks.create_task(keeper.run(self._quiesce, self._abandon, self._lease_runs))
             self._tasks.create_task(self._troubles.run(self))
 
     def begin(self, tenure: Tenure) -> None:
         """Publish what `tenure` hands in from now on."""
-        self._tenure = tenure
+        self._tenure = self._last_tenure = tenure
         self._troubles.begin_tenure(self)
 
     def forget(self, tenure: Tenure) -> None:
@@ -151,6 +152,10 @@ class Publish:
     def current_producer(self) -> Producer | None:
         """The main producer, if there is one just now."""
         return self._main.current
+
+    def _lease_runs(self) -> bool:
+        """Whether batches that are queued may be sent, also after their tenure's connections were lost."""
+        return self._last_tenure is None or self._last_tenure.holds_lease()
 
     def _topic(self, name: str) -> Topic:
         topic = self.topics.get(name)
