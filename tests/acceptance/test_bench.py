@@ -10,16 +10,17 @@ from xml.etree import ElementTree
 
 import pytest
 
+from relay.local.errors import MissingPartError
+from tests.bench import compare, debezium
 from tests.bench.drain import measure_drain, measure_held_snapshot
 from tests.bench.failures import measure_bad_event, measure_missing_topic
 from tests.bench.latency import measure_latency
 from tests.bench.place import Place
+from tests.bench.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from tests.bench.report import Report
 
 USAGE = {
     *("relay_cpu_us", "postgres_cpu_us", "kafka_cpu_us", "rss_mb", "postgres_rss_mb", "kafka_rss_mb"),
@@ -65,8 +66,6 @@ def test_the_command_prints_json_with_the_figures_and_draws_a_picture(tmp_path: 
 
 
 def test_the_table_is_as_wide_as_it_needs_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.bench.report import Report
-
     series = {f"a series with a long name {number}": [{"events_per_second": 123456.0}] for number in range(4)}
     Report("drain", "Something", {}, series).print()
     assert max(map(len, capsys.readouterr().out.splitlines())) > 120
@@ -94,3 +93,33 @@ async def test_missing_topic_compares_the_same_events(place: Place) -> None:
     report = await measure_missing_topic(place, events=1_100, rounds=1)
     check(report, {"events_per_second"})
     assert [each["events"] for rounds in report.series.values() for each in rounds] == [1_000, 1_000]
+
+
+async def test_compare_says_clearly_when_debezium_cannot_be_had(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*, fetch: bool) -> Path:
+        raise MissingPartError("there is no mvn; install it")
+
+    monkeypatch.setattr(debezium, "distribution", missing)
+    report = await compare.measure_compare(place, events=2_000, rate=50, seconds=1, rounds=1)
+    assert list(report.series) == ["this relay", "naive relay"]
+    check(report, {"events_per_second", *USAGE})
+    assert report.series["this relay"][0]["p50_ms"] > 0
+    assert "WITHOUT Debezium Server: there is no mvn; install it" in report.notes
+
+
+def debezium_is_here() -> str:
+    """Why Debezium Server cannot run without a download; empty if it can."""
+    try:
+        debezium.java()
+        debezium.distribution(fetch=False)
+    except MissingPartError as missing:
+        return str(missing)
+    return ""
+
+
+@pytest.mark.skipif(debezium_is_here() != "", reason=debezium_is_here())
+async def test_debezium_streams_a_backlog_and_what_follows(place: Place) -> None:
+    drained = await compare.drain(place, "Debezium Server", 2_000)
+    assert drained.keys() >= {"events_per_second", *USAGE}
+    waited = await compare.wait(place, "Debezium Server", rate=50, seconds=1)
+    assert waited.keys() == {"p50_ms", "p99_ms", "max_ms"}

@@ -8,6 +8,7 @@ import click
 
 COMMANDS = {
     "drain": ("drain:drain_command", "Drain a backlog with one replica: speed, cost, memory."),
+    "compare": ("compare:compare_command", "This relay, a naive one and Debezium Server, side by side."),
     "held-snapshot": ("drain:held_snapshot_command", "The same beside an old REPEATABLE READ transaction."),
     "latency": ("latency:latency_command", "Commit to consumer, at a rate and when idle most of the time."),
     "bad-event": ("failures:bad_event_command", "What one event that Kafka refuses costs the others."),

@@ -84,8 +84,10 @@ class Tool:
             raise RuntimeError(f"{self} ended by itself with {self._process.returncode}{self._end_of_log()}")
 
     def _end_of_log(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-20:] if self._log else []
-        return "".join(f"\n  {line}" for line in lines)
+        text = self._log.read_text(errors="replace") if self._log else ""
+        # Without the stacks of Java's exceptions.
+        lines = [line for line in text.splitlines() if not line.strip().startswith(("at ", "... "))]
+        return "".join(f"\n  {line}" for line in lines[-20:])
 
 
 class RelayProcess(Tool):

@@ -15,7 +15,7 @@ from tests.bench.figures import FIGURES, readable, spread
 from tests.bench.picture import draw
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from tests.bench.figures import Figures
@@ -126,10 +126,10 @@ def _median(rounds: Sequence[Figures], figure: str) -> float:
     return statistics.median(values) if values else 0.0
 
 
-async def interleave(rounds: int, series: dict[str, Callable[[], Awaitable[Figures]]]) -> dict[str, list[Figures]]:
+async def interleave(rounds: int, series: Mapping[str, Callable[[], Awaitable[Figures]]]) -> dict[str, list[Figures]]:
     """Run the series in turn, round by round, every second round backwards: so a drift of the machine hits all."""
     found: dict[str, list[Figures]] = {name: [] for name in series}
     for number in range(rounds):
-        for name in series if number % 2 == 0 else reversed(series):
+        for name in list(series) if number % 2 == 0 else reversed(list(series)):
             found[name].append(await series[name]())
     return found

@@ -1,0 +1,112 @@
+"""What `compare` compares: each with a table of its own kind, in a database of its own, on the same servers."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.bench import debezium, naive
+from tests.bench.latency import enqueue_one
+from tests.bench.process import Tool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    import asyncpg
+
+    from tests.bench.latency import Write
+    from tests.bench.place import Place
+
+ROOT = Path(__file__).parents[2]
+KEYS = 100_000
+KEY = "'order-' || lpad((i * 7919 % $3::bigint)::text, 30, '0')"
+PAYLOAD = "rpad(i::text, 500, 'x')"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A database, a topic, and who moves events from one to the other; `tool` starts it."""
+
+    connection: asyncpg.Connection
+    dsn: str
+    topic: str
+    fill: Callable[[int], Awaitable[None]]
+    write: Write
+    tool: Tool
+
+
+@asynccontextmanager
+async def this_relay(place: Place) -> AsyncIterator[Scene]:
+    """This relay with default settings."""
+    async with place.outbox() as outbox:
+        yield Scene(outbox.connection, outbox.dsn, outbox.topic, outbox.fill, enqueue_one(outbox), place.relay(outbox))
+
+
+@asynccontextmanager
+async def naive_relay(place: Place) -> AsyncIterator[Scene]:
+    """The naive relay."""
+    topic = await place.topic()
+    insert = "INSERT INTO outbox_event (topic, key, payload)"
+
+    async def fill(events: int) -> None:
+        await connection.execute(
+            f"{insert} SELECT $1, convert_to({KEY}, 'UTF8'), convert_to({PAYLOAD}, 'UTF8')"
+            " FROM generate_series(1, $2::bigint) AS i",
+            topic,
+            events,
+            KEYS,
+        )
+        await connection.execute("VACUUM ANALYZE outbox_event")
+        await connection.execute("CHECKPOINT")
+
+    async def write(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
+        await connection.execute(f"{insert} VALUES ($1, $2, $3)", topic, key.encode(), payload)
+        return time.perf_counter()
+
+    async with place.database() as (connection, dsn):
+        await connection.execute(naive.TABLE)
+        command = [sys.executable, "-m", "tests.bench.naive", dsn, place.kafka.bootstrap_servers]
+        yield Scene(connection, dsn, topic, fill, write, Tool(command, folder=ROOT))
+
+
+@asynccontextmanager
+async def debezium_server(place: Place) -> AsyncIterator[Scene]:
+    """Debezium Server; its slot is there before the backlog is, and it streams that."""
+    topic = await place.topic()
+    insert = "INSERT INTO outbox_event (aggregatetype, aggregateid, payload)"
+
+    async def fill(events: int) -> None:
+        # In transactions as services have them: one of a million rows would have to be spilled to disk.
+        await connection.execute(
+            "CREATE PROCEDURE fill(topic text, events bigint, keys bigint) LANGUAGE plpgsql AS $$ BEGIN"
+            " FOR begins IN 1..events BY 1000 LOOP"
+            f" {insert} SELECT topic, {KEY.replace('$3', 'keys')}, {PAYLOAD}"
+            " FROM generate_series(begins, least(begins + 999, events)) AS i;"
+            " COMMIT; END LOOP; END $$"
+        )
+        await connection.execute("SET synchronous_commit = off")
+        await connection.execute(f"CALL fill('{topic}', {events}, {KEYS})")
+        await connection.execute("RESET synchronous_commit")
+        await connection.execute("CHECKPOINT")
+
+    async def write(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
+        await connection.execute(f"{insert} VALUES ($1, $2, $3)", topic, key, payload.decode())
+        return time.perf_counter()
+
+    async with place.database() as (connection, dsn):
+        await debezium.create_outbox(connection)
+        try:
+            with tempfile.TemporaryDirectory(prefix="bench-debezium-") as folder:
+                tool = debezium.Debezium(Path(folder), dsn, place.kafka.bootstrap_servers)
+                yield Scene(connection, dsn, topic, fill, write, tool)
+        finally:
+            # A database with a slot cannot be dropped.
+            await debezium.drop_slot(connection)
+
+
+CONTENDERS = {"this relay": this_relay, "naive relay": naive_relay, "Debezium Server": debezium_server}
