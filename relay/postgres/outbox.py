@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, assert_never, cast
 
+from asyncpg import UniqueViolationError
+
 from relay.decide.failing import Fail, Retry
 from relay.decide.snapshot import Snapshot
 from relay.event import PendingEvent
@@ -130,7 +132,11 @@ class SettleConnection(Statements):
 
     async def settle(self, receipts: Receipts) -> Written:
         """Write receipts."""
-        return _written(await self._rows("settle", *receipts))
+        try:
+            return _written(await self._rows("settle", *receipts))
+        except UniqueViolationError:
+            # Another owner was there before us, or this is a repetition.
+            return _written(await self._rows("settle_again", *receipts))
 
     async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
         """Write receipts and delete the failure and held rows of the events `recorded`, (lane, id) each."""

