@@ -57,10 +57,10 @@ class Sweep:
         self._started: dict[int, float] = {}
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled, or until the tenure drains."""
         checked = 0.0
-        while True:
-            progress = await self.step_all() if not self._tenure.draining else False
+        while not self._tenure.draining:
+            progress = await self.step_all()
             if time.monotonic() - checked >= QUIET_CHECK_INTERVAL:
                 await self.look_for_quiet_transactions(time.monotonic())
                 checked = time.monotonic()

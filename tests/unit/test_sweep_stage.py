@@ -1,0 +1,75 @@
+"""The sweep's loop: when it ends."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.decide.closed import Closed
+from relay.decide.lane_scan import LaneScan
+from relay.decide.snapshot import Snapshot
+from relay.postgres.outbox import ScanResult
+from relay.settings import ScanSettings
+from relay.stages.buffer import Buffer
+from relay.stages.scan import Scan
+from relay.stages.sweep import Sweep
+from relay.stages.tenure import Tenure
+from relay.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SNAPSHOT = Snapshot(40, 40, frozenset())
+
+
+class Port:
+    """An outbox without events."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    async def scan(self, _lanes: Sequence[object], _longest_sweep: int) -> ScanResult:
+        raise AssertionError("no scan was asked for")
+
+    async def sweep_step(self, *_: int) -> ScanResult:
+        self.steps += 1
+        return ScanResult(SNAPSHOT, 0, [])
+
+    async def sequence_value(self) -> int:
+        return 0
+
+    async def quiet_transactions(self, _xids: Sequence[int]) -> list[int]:
+        return []
+
+
+@pytest.fixture
+def _fails_when_stuck() -> Iterator[None]:
+    """Ends a test that never lets go of the event loop: no timeout of asyncio's could."""
+
+    def stuck(*_: object) -> None:
+        raise AssertionError("the loop is stuck")
+
+    before = signal.signal(signal.SIGALRM, stuck)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("_fails_when_stuck")
+@pytest.mark.parametrize("claimed", [False, True], ids=["no-lane", "a-lane"])
+async def test_a_drain_that_begins_right_after_lanes_were_claimed_ends_it(claimed: bool) -> None:
+    # Nobody takes note of a long sweep any more then: it was waited for in a loop that never let go of the event loop.
+    tenure = Tenure(Buffer(100, 1 << 20))
+    if claimed:
+        tenure.add_lane(LaneScan.take_over(3, 1, 0, 10, SNAPSHOT), Closed())
+    port = Port()
+    settings, telemetry = ScanSettings(), Telemetry()
+    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
+    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
+    scan.long_sweeps.set()
+    tenure.drain_begun.set()
+    await sweep.run()
+    assert port.steps == 0
