@@ -180,7 +180,7 @@ class StressedRelay:
     def __init__(self, connections: dict[str, asyncpg.Connection], seed: int, name: str) -> None:
         # Small, so that sweeps are long, limits are met and the buffer fills up.
         self._relay = HandRelay(
-            connections, batch_events=200, sweep_step_ids=150, max_events=1500, lease=3.0, hand_on=self._hand_on
+            connections, batch_events=200, sweep_step_ids=150, max_events=1500, lease=9.0, hand_on=self._hand_on
         )
         self._chance = random.Random(f"{seed} {name}")
         self.published: dict[int, list[PendingEvent]] = {number: [] for number in range(PARTITIONS)}

@@ -27,8 +27,8 @@ METADATA_VERSION = 2
 
 
 _COLLECTOR = "-XX:+UseSerialGC"
-"""To G1, a produce request of some hundred KB is a humongous object in so small a heap: its concurrent marking took five
-times the CPU of the broker's own work."""
+"""To G1, a produce request of some hundred KB is a humongous object in so small a heap: its concurrent marking took
+five times the CPU of the broker's own work."""
 
 
 class KafkaServer(Server):
