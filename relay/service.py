@@ -106,7 +106,7 @@ class Service:
         self._health.stopping()
         self._stop.set()
         if self._session is not None:
-            self._session.tenure.drain_begun.set()
+            self._session.tenure.begin_drain()
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -121,7 +121,7 @@ class Service:
             if session is None:
                 return
             if self._stop.is_set():
-                session.tenure.drain_begun.set()
+                session.tenure.begin_drain()
             reason = await session.run(former)
             if reason is None:
                 return

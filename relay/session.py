@@ -56,7 +56,8 @@ LEAVE_TIMEOUT = 1.0
 
 FLIGHT_WAIT = 2.0
 """Seconds to wait, after a reconnect, for batches that were in Kafka's hands: each that lands and is settled before
-scanning begins is one not published twice."""
+scanning begins is one not published twice. Within them, also for Kafka itself: from the registration on, others give
+lanes back for us, which nobody publishes until we can."""
 
 
 class Drained(Exception):  # noqa: N818 no error: how a drained session leaves its task group
@@ -89,7 +90,7 @@ class Session:
         scan_port = ScanConnection(connections["scan"], schema)
         sweep_port = ScanConnection(connections["sweep"], schema)
         self._control = ControlConnection(connections["control"], schema)
-        self._wake_up = settings.scan.wake_up
+        self._hears_writers = settings.scan.wake_up
         self._scan = Scan(scan_port, tenure, failing.take, settings.scan, telemetry)
         self._sweep = Sweep(sweep_port, self._scan, tenure, failing.take, settings.scan, telemetry)
         settle_port = SettleConnection(connections["settle"], schema)
@@ -167,13 +168,14 @@ class Session:
             async with asyncio.timeout(FLIGHT_WAIT):
                 await self._publish.wait_landed()
                 await self._records.wait_idle()
+                await self._publish.ready()
         except TimeoutError:
             pass
         await self._claim.register(former)
         self._failing.begin(self.tenure, self._publish.hand_in)
         self._publish.begin(self.tenure)
-        if self._wake_up:
-            await self._control.listen(self._woken_up, self.tenure.replay_wake_up.set)
+        # Before the first look at the lanes: what is said after that must be heard.
+        await self._control.listen(self._woken_up, self.tenure.replay_wake_up.set, self.tenure.claim_wake_up.set)
         stages.create_task(self._claim_and_leave(), name="claim")
         stages.create_task(self._scan.run(), name="scan")
         stages.create_task(self._sweep.run(), name="sweep")
@@ -194,7 +196,8 @@ class Session:
 
     def _woken_up(self) -> None:
         """A writer committed something, or a person marked failures."""
-        self._scan.wake_up()
+        if self._hears_writers:
+            self._scan.wake_up()
         self.tenure.resume_wake_up.set()
 
     async def _claim_and_leave(self) -> None:

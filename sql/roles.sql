@@ -33,3 +33,6 @@ GRANT EXECUTE ON FUNCTION outbox.drop_segment(bigint) TO outbox_relay, outbox_ad
 -- People look at everything and mark failures for replay or discard; the owner of the lane acts on the mark.
 GRANT INSERT, UPDATE ON outbox.action TO outbox_admin;
 GRANT UPDATE (state, action, next_attempt_at) ON outbox.failure TO outbox_admin;
+
+-- People say who should own a lane; the relays act on it.
+GRANT INSERT, UPDATE ON outbox.lane_intent TO outbox_admin;

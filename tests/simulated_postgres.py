@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 from uuid import UUID
 
+from relay.decide.shares import LaneRow
 from relay.decide.snapshot import Snapshot
 from relay.event import PendingEvent
-from relay.postgres.outbox import LaneRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -10,10 +10,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from relay.decide.shares import LiveReplica
 from relay.postgres.outbox import ClaimedLane, ScanResult
 from relay.settings import ReplicaSettings, ScanSettings, SettleSettings
 from relay.stages.buffer import Buffer
-from relay.stages.claim import Claim
+from relay.stages.claim import Claim, Renewal
 from relay.stages.records import Delivery, Records
 from relay.stages.scan import Scan
 from relay.stages.settle import Settle, Written
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Sequence
     from uuid import UUID
 
+    from relay.decide.shares import LaneRow
     from relay.event import PendingEvent
-    from relay.postgres.outbox import LaneRow
+    from relay.stages.claim import Report
     from relay.stages.records import Failure, HeldBack
     from relay.stages.scan import LaneRequest
     from relay.stages.settle import Receipts
@@ -44,6 +46,9 @@ class _SilentTelemetry:
 
     def gauge(self, name: str, value: float) -> None:
         pass
+
+    def value(self, name: str) -> float | None:
+        return None
 
 
 class SimulatedConnection:
@@ -117,18 +122,14 @@ class SimulatedConnection:
         self.postgres.replicas[replica] = None
         return await self._commit(transaction)
 
-    async def renew(self, replica: UUID, lease: float) -> int | None:
+    async def renew(self, replica: UUID, lease: float, report: Report) -> Renewal | None:
         transaction = await self._begin()
         xid = await self._commit(transaction)
-        return xid if replica in self.postgres.replicas else None
+        return Renewal(xid, open_replays=False) if replica in self.postgres.replicas else None
 
-    async def has_open_replays(self) -> bool:
-        """Nobody asks for delivered events here."""
-        return False
-
-    async def live_replicas(self) -> list[UUID]:
+    async def live_replicas(self) -> list[LiveReplica]:
         await _Instant()
-        return list(self.postgres.replicas)
+        return [LiveReplica(replica, 1e6, 0.0, draining=False) for replica in self.postgres.replicas]
 
     async def lanes(self) -> list[LaneRow]:
         await _Instant()
@@ -158,6 +159,9 @@ class SimulatedConnection:
         for lane, epoch, position in positions:
             if self.postgres.advance_position(replica, lane, epoch, position):
                 self.postgres.lanes[lane].owner = None
+        await _Instant()
+
+    async def drain(self, replica: UUID) -> None:
         await _Instant()
 
     async def unregister(self, replica: UUID) -> None:
@@ -267,6 +271,4 @@ class SimulatedRelay:
 
     async def _beat(self) -> None:
         await self._claim.beat()
-        if self.tenure.draining:
-            self._claim._surplus = len(self.tenure.lanes)
-        await self._claim._hand_back()
+        await self._claim.hand_back()

@@ -203,7 +203,7 @@ class StressedRelay:
                 task.cancel()
 
     def drain(self) -> None:
-        self._relay.tenure.drain_begun.set()
+        self._relay.tenure.begin_drain()
 
     @property
     def taken(self) -> list[PendingEvent]:

@@ -1,24 +1,151 @@
-"""How many lanes each replica should own."""
+"""Which lanes a replica should claim and which it should give back: told what is there and what time it is, it says."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
+    from uuid import UUID
 
 LANES = 16
 """Number of lanes: `hash(key) mod 16`, fixed by the generated column `outbox.event.lane`."""
 
+ORPHAN_AFTER = 0.5
+"""Seconds after which a free lane is claimed by whoever sees it, fair share or not. The replica whose share it is has
+died a moment ago, or is paused: its own lease must not add to that of the lane's last owner."""
+
+GRAIN = 0.01
+"""Seconds to look later than something ends, so that it has ended by then."""
+
 Replica = TypeVar("Replica")
 
 
-def fair_share(replica: Replica, live: Sequence[Replica]) -> int:
-    """The number of lanes for `replica` when the replicas `live`, in (started_at, id) order, share them all.
+class LiveReplica(NamedTuple):
+    """A replica whose lease runs."""
 
-    One more for the first ones when it does not divide evenly; 0 for a replica that is not among them.
+    id: UUID
+    lease_seconds: float
+    """What is left of it."""
+    lease_ends: float
+    """Unix seconds of the database's clock; every heartbeat moves it."""
+    draining: bool
+
+
+class LaneRow(NamedTuple):
+    """A lane as `outbox.lane` has it, and what people want of it."""
+
+    lane: int
+    epoch: int
+    owner: UUID | None
+    free: bool
+    asked: bool = False
+    """Whoever owns it at this epoch is asked to give it back."""
+    parked: bool = False
+    """Nobody is to own it for now."""
+    reserved_for: UUID | None = None
+    """The live replica that it was moved to."""
+    intent_seconds: float | None = None
+    """How long that is to last."""
+
+
+class Plan(NamedTuple):
+    """What to do now."""
+
+    claim: list[LaneRow]
+    give_back: frozenset[int]
+    look_in: float
+    """Seconds until something may be different that nobody tells about."""
+
+
+def fair_shares(live: Sequence[Replica], reserved: Mapping[Replica, int], lanes: int) -> dict[Replica, int]:
+    """How many lanes each of the replicas `live`, in (started_at, id) order, should own when they share `lanes`.
+
+    Each owns at least those that are `reserved` for it. Otherwise as evenly as possible, one more for the first ones.
     """
-    if replica not in live:
-        return 0
-    share, rest = divmod(LANES, len(live))
-    return share + (live.index(replica) < rest)
+    shares = {replica: reserved.get(replica, 0) for replica in live}
+    for _ in range(lanes - sum(shares.values()) if shares else 0):
+        least = min(shares, key=lambda replica: shares[replica])
+        shares[least] += 1
+    return shares
+
+
+class Sharing:
+    """Decides from one look after the other. It remembers since when lanes have been free, and who was silent."""
+
+    def __init__(self, replica: UUID) -> None:
+        self._replica = replica
+        self._free_since: dict[tuple[int, int], float] = {}
+        """By (lane, epoch)."""
+        self._silent: dict[UUID, float] = {}
+        """Replicas that did not claim what was theirs, with the end of their lease then."""
+
+    def plan(
+        self, live: Sequence[LiveReplica], lanes: Sequence[LaneRow], releasing: Collection[int], now: float
+    ) -> Plan:
+        """What this replica should do. `releasing` are the lanes it is giving back already, `now` monotonic seconds."""
+        takers = [each.id for each in live if not each.draining]
+        # Whom a lane was moved to may have gone between two statements.
+        lanes = [row if row.reserved_for in takers else row._replace(reserved_for=None) for row in lanes]
+        owned = [row for row in lanes if row.owner == self._replica]
+        if self._replica not in takers:
+            return Plan([], frozenset(row.lane for row in owned), self._look_in(live, lanes, [], now))
+        shares = fair_shares(
+            takers,
+            Counter(row.reserved_for for row in lanes if row.reserved_for is not None),
+            sum(not row.parked for row in lanes),
+        )
+        free = [row for row in lanes if row.free and not row.parked]
+        self._note_free(free, now)
+        self._note_renewed(live)
+        ours = [row for row in free if row.reserved_for == self._replica]
+        anybodys = [row for row in free if row.reserved_for is None]
+        claim = [*ours, *anybodys][: max(shares[self._replica] - len(owned), len(ours))]
+        orphans = [
+            row for row in free if row not in claim and now - self._free_since[row.lane, row.epoch] >= ORPHAN_AFTER
+        ]
+        if orphans:
+            holding = Counter(row.owner for row in lanes if not row.free)
+            self._silent = {
+                each.id: each.lease_ends
+                for each in live
+                if each.id in shares and each.id != self._replica and holding[each.id] < shares[each.id]
+            }
+        claim += orphans
+        return Plan(
+            claim,
+            self._give_back(owned, shares[self._replica], releasing),
+            self._look_in(live, lanes, claim, now),
+        )
+
+    def _give_back(self, owned: Sequence[LaneRow], share: int, releasing: Collection[int]) -> frozenset[int]:
+        back = {row.lane for row in owned if row.asked or row.parked}
+        if self._silent:
+            # They would not claim what we give back, and we would claim it again.
+            return frozenset(back)
+        back |= {row.lane for row in owned if row.reserved_for not in (None, self._replica)}
+        rest = sorted(
+            (row for row in owned if row.lane not in back),
+            key=lambda row: (row.reserved_for is not None, row.lane not in releasing, -row.lane),
+        )
+        surplus = len(owned) - len(back) - share
+        return frozenset(back | {row.lane for row in rest[: max(0, surplus)]})
+
+    def _note_free(self, free: Sequence[LaneRow], now: float) -> None:
+        self._free_since = {(row.lane, row.epoch): self._free_since.get((row.lane, row.epoch), now) for row in free}
+
+    def _note_renewed(self, live: Sequence[LiveReplica]) -> None:
+        ends = {each.id: each.lease_ends for each in live}
+        self._silent = {replica: seen for replica, seen in self._silent.items() if ends.get(replica) == seen}
+
+    def _look_in(
+        self, live: Sequence[LiveReplica], lanes: Sequence[LaneRow], claim: Sequence[LaneRow], now: float
+    ) -> float:
+        claimed = {row.lane for row in claim}
+        ends = [each.lease_seconds for each in live if each.id != self._replica]
+        ends += [row.intent_seconds for row in lanes if row.intent_seconds is not None]
+        ends += [
+            max(0.0, since + ORPHAN_AFTER - now) for (lane, _), since in self._free_since.items() if lane not in claimed
+        ]
+        return min(ends, default=float("inf")) + GRAIN

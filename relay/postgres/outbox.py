@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never, cast
 from asyncpg import UniqueViolationError
 
 from relay.decide.failing import Fail, Retry
+from relay.decide.shares import LaneRow, LiveReplica
 from relay.decide.snapshot import Snapshot
 from relay.event import PendingEvent
 from relay.postgres import segments
 from relay.postgres.errors import translated
 from relay.postgres.sql import query
+from relay.stages.claim import Renewal
 from relay.stages.settle import Written
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from relay.stages.claim import Report
     from relay.stages.records import Failure, HeldBack
     from relay.stages.scan import LaneRequest
     from relay.stages.settle import Receipts
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 
 REPLAY_WAKE_UP = "replay"
 """Payload of the notification that somebody asked for, or cancelled, a replay of delivered events."""
+
+LANES_WAKE_UP = "lanes"
+"""Payload of the notification that a replica came, goes, or gave lanes back, or that a person wants something of them.
+Only statements that are rare send it: a NOTIFY takes a lock that all senders share."""
 
 FORGET_AT_ONCE = 10_000
 """Receipts of replays dropped in one statement: a fraction of a second."""
@@ -41,15 +48,6 @@ class ScanResult(NamedTuple):
     transactions that are not in it, only about those that take their xid once the result is there."""
     events: list[PendingEvent]
     """Per lane the swept, then the fresh ones, each in id order."""
-
-
-class LaneRow(NamedTuple):
-    """A lane as `outbox.lane` has it."""
-
-    lane: int
-    epoch: int
-    owner: UUID | None
-    free: bool
 
 
 class ClaimedLane(NamedTuple):
@@ -244,14 +242,14 @@ class ControlConnection(_Blocking):
         """Enter a replica with a lease of `lease` seconds, in place of `former`; returns the transaction's xid."""
         return int((await self._rows("register", replica, name, version, lease, former))[0][0])
 
-    async def renew(self, replica: UUID, lease: float) -> int | None:
-        """Extend the lease; returns the transaction's xid, or None when the lease had run out."""
-        rows = await self._rows("renew", replica, lease)
-        return int(rows[0][0]) if rows else None
+    async def renew(self, replica: UUID, lease: float, report: Report) -> Renewal | None:
+        """Extend the lease and show the report; None when the lease had run out."""
+        rows = await self._rows("renew", replica, lease, *report)
+        return Renewal(int(rows[0]["xid"]), rows[0]["open_replays"]) if rows else None
 
-    async def live_replicas(self) -> list[UUID]:
+    async def live_replicas(self) -> list[LiveReplica]:
         """Replicas with a running lease, in the order of their claim to one lane more."""
-        return [row[0] for row in await self._rows("live_replicas")]
+        return [LiveReplica(*row) for row in await self._rows("live_replicas")]
 
     async def lanes(self) -> list[LaneRow]:
         """All lanes."""
@@ -267,10 +265,6 @@ class ControlConnection(_Blocking):
             for row in highest
         ]
 
-    async def has_open_replays(self) -> bool:
-        """Whether a replay of delivered events is under way."""
-        return cast("bool", (await self._rows("has_open_replays"))[0][0])
-
     async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
         """Raise positions: (lane, epoch, position) each."""
         await self._rows("advance_positions", replica, *map(list, zip(*positions, strict=True)))
@@ -278,6 +272,10 @@ class ControlConnection(_Blocking):
     async def release(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
         """Give lanes back: (lane, epoch, position) each."""
         await self._rows("release", replica, *map(list, zip(*positions, strict=True)))
+
+    async def drain(self, replica: UUID) -> None:
+        """Nothing more is taken; the others may count the lanes as theirs."""
+        await self._rows("drain", replica)
 
     async def unregister(self, replica: UUID) -> None:
         """Take the replica off the list."""
@@ -287,12 +285,16 @@ class ControlConnection(_Blocking):
         """Remove replicas that have been gone for long."""
         await self._rows("forget_replicas")
 
-    async def listen(self, on_wake_up: Callable[[], None], on_replay: Callable[[], None]) -> None:
+    async def listen(
+        self, on_wake_up: Callable[[], None], on_replay: Callable[[], None], on_lanes: Callable[[], None]
+    ) -> None:
         """Call `on_wake_up` for every wake-up that a writer sends with `outbox.wake_up()`, `on_replay` for a person's
-        request to replay delivered events."""
+        request to replay delivered events, `on_lanes` when lanes were given back (by ourselves, too: whether somebody
+        claims them has to be watched), a replica came or goes, or a person wants something of lanes."""
+        hearers = {REPLAY_WAKE_UP: on_replay, LANES_WAKE_UP: on_lanes}
 
         def hear(_connection: object, _pid: int, _channel: str, payload: object) -> None:
-            (on_replay if payload == REPLAY_WAKE_UP else on_wake_up)()
+            hearers.get(str(payload), on_wake_up)()
 
         with translated():
             await self._connection.add_listener(self._schema, hear)

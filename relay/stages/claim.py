@@ -1,30 +1,59 @@
-"""Registers the replica, keeps its lease, and claims and releases lanes up to its fair share."""
+"""Registers the replica, keeps its lease, and claims and releases lanes up to its fair share.
+
+Every third of the lease a *beat* renews it. A *look* sees who owns what and acts on it: with every beat, when another
+replica or a person says that something changed, and when a lease that others depend on has ended. What is said may be
+missed, so the beats are the guarantee.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import relay
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
-from relay.decide.shares import fair_share
+from relay.decide.shares import Sharing
 from relay.stages.tenure import LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from uuid import UUID
 
-    from relay.postgres.outbox import ClaimedLane, LaneRow
+    from relay.decide.shares import LaneRow, LiveReplica
+    from relay.postgres.outbox import ClaimedLane
     from relay.settings import ReplicaSettings
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
 HEARTBEATS_PER_LEASE = 3
 
-HAND_BACK_INTERVAL = 0.05
-"""Seconds between looks at lanes that are to be given back: their next owner waits for them."""
+HAND_BACK_INTERVAL = 0.02
+"""Seconds between looks (in memory) whether a lane that is to be given back is settled: its next owner waits for it."""
+
+CLAIM_AGAIN_AFTER = 0.02
+"""Seconds until the next look when others were faster with some of the lanes, or had one locked."""
+
+SHOW_AFTER = 0.5
+"""Seconds after which giving lanes back is worth a beat of its own, which shows it to people."""
+
+
+class Report(NamedTuple):
+    """What a replica shows of itself."""
+
+    releasing: list[int]
+    """Lanes that it is giving back."""
+    duplicates: int
+    leases_lost: int
+
+
+class Renewal(NamedTuple):
+    """A lease was extended."""
+
+    xid: int
+    open_replays: bool
+    """Whether a replay of delivered events is under way."""
 
 
 class ClaimPort(Protocol):
@@ -36,10 +65,10 @@ class ClaimPort(Protocol):
     async def register(self, replica: UUID, name: str, version: str, lease: float, former: UUID | None) -> int:
         """Enter the replica; returns the transaction's xid."""
 
-    async def renew(self, replica: UUID, lease: float) -> int | None:
-        """Extend the lease; returns the transaction's xid, None when it had run out."""
+    async def renew(self, replica: UUID, lease: float, report: Report) -> Renewal | None:
+        """Extend the lease; None when it had run out."""
 
-    async def live_replicas(self) -> list[UUID]:
+    async def live_replicas(self) -> list[LiveReplica]:
         """Replicas with a running lease, in the order of their claim to one lane more."""
 
     async def lanes(self) -> list[LaneRow]:
@@ -57,14 +86,14 @@ class ClaimPort(Protocol):
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         """Whether there is a failure that may have to be acted on."""
 
-    async def has_open_replays(self) -> bool:
-        """Whether a replay of delivered events is under way."""
-
     async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
         """Raise (lane, epoch, position)."""
 
     async def release(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
         """Give back (lane, epoch, position)."""
+
+    async def drain(self, replica: UUID) -> None:
+        """Nothing more is taken; the others may count the lanes as theirs."""
 
     async def unregister(self, replica: UUID) -> None:
         """Take the replica off the list."""
@@ -89,7 +118,12 @@ class Claim:
         self._on_claimed = on_claimed
         self._settings = settings
         self._telemetry = telemetry
-        self._surplus = 0
+        self._sharing = Sharing(tenure.replica)
+        self._give_back: frozenset[int] = frozenset()
+        self._look_at = 0.0
+        self._drain_told = False
+        self._shown: frozenset[int] = frozenset()
+        self._show_at = float("inf")
 
     async def register(self, former: UUID | None) -> None:
         """Begin the tenure: the ladder's first rung, then the registration's lease. No lane is owned yet."""
@@ -113,46 +147,79 @@ class Claim:
         next_beat = 0.0
         while True:
             now = time.monotonic()
-            if now >= next_beat:
+            if now >= min(next_beat, self._show_at):
                 next_beat = now + interval
                 await self.beat()
                 self._telemetry.emit("heartbeat.done", seconds=time.monotonic() - now)
-            if tenure.draining:
-                self._surplus = len(tenure.lanes)
-            await self._hand_back()
+            elif tenure.claim_wake_up.is_set() or now >= self._look_at:
+                await self.look()
+            await self.hand_back()
             if tenure.draining and not tenure.lanes:
                 await self._port.unregister(tenure.replica)
                 return
-            pause = HAND_BACK_INTERVAL if self._surplus else next_beat - time.monotonic()
-            if tenure.draining:
-                await asyncio.sleep(pause)
-            else:
-                await self._wait_for_drain(pause)
+            until = min(next_beat, self._look_at, self._show_at) - time.monotonic()
+            await self._wait(min(until, HAND_BACK_INTERVAL) if self._give_back else until)
 
     async def beat(self) -> None:
-        """Renew the lease, persist positions, then claim or release towards the fair share."""
+        """Renew the lease, persist positions, then look."""
         tenure = self._tenure
         # Looked at here and not left to the scans: without a recent rung, the sweep of a lane that is claimed next
         # would go back again and again, and lanes without room would not advance their positions.
         value = await self._look_at_sequence()
+        report = self._report()
         sent = time.monotonic()
-        xid = await self._port.renew(tenure.replica, self._settings.lease)
-        if xid is None:
+        renewal = await self._port.renew(tenure.replica, self._settings.lease, report)
+        if renewal is None:
             raise LeaseLostError("the lease had run out before it was renewed")
         tenure.lease_ends = sent + self._settings.lease
-        tenure.ladder.add(xid, value)
+        tenure.ladder.add(renewal.xid, value)
+        self._shown, self._show_at = frozenset(report.releasing), float("inf")
+        if renewal.open_replays:
+            tenure.replay_wake_up.set()
         if tenure.lanes:
             await self._port.advance_positions(tenure.replica, self._positions(tenure.lanes.values()))
+        await self.look()
+
+    async def look(self) -> None:
+        """See who owns what; claim what is ours, and begin to give back what is not."""
+        tenure = self._tenure
+        # What is said from now on may not be in the rows.
+        tenure.claim_wake_up.clear()
         live = await self._port.live_replicas()
         rows = await self._port.lanes()
         self._check_still_ours(rows)
-        missing = 0 if tenure.draining else fair_share(tenure.replica, live) - len(tenure.lanes)
-        self._surplus = max(0, -missing)
-        if missing > 0:
-            await self._claim([row for row in rows if row.free and row.lane not in tenure.lanes][:missing])
-        if await self._port.has_open_replays():
-            tenure.replay_wake_up.set()
+        now = time.monotonic()
+        plan = self._sharing.plan(live, rows, self._give_back, now)
+        self._give_back = plan.give_back
+        self._look_at = now + plan.look_in
+        if plan.claim and not tenure.draining:
+            await self._claim(plan.claim)
         self._telemetry.gauge("lanes_owned", len(tenure.lanes))
+
+    async def hand_back(self) -> None:
+        """Stop taking from the lanes that are to be given back, and release those of them that are settled."""
+        tenure = self._tenure
+        if tenure.draining:
+            self._give_back = frozenset(tenure.lanes)
+            if not self._drain_told:
+                self._drain_told = True
+                await self._port.drain(tenure.replica)
+        for state in tenure.lanes.values():
+            state.releasing = state.lane in self._give_back
+        ready = [state for state in tenure.lanes.values() if state.releasing and not state.unsettled]
+        if ready:
+            await self._release(ready)
+        if self._give_back <= self._shown:
+            self._show_at = float("inf")
+        else:
+            self._show_at = min(self._show_at, time.monotonic() + SHOW_AFTER)
+
+    def _report(self) -> Report:
+        return Report(
+            sorted(self._give_back),
+            int(self._telemetry.value("duplicate_events_total") or 0),
+            int(self._telemetry.value("leases_lost_total") or 0),
+        )
 
     async def _look_at_sequence(self) -> int:
         before = self._tenure.sequence_value
@@ -166,10 +233,10 @@ class Claim:
             raise LeaseLostError(f"lanes {lost} have another owner")
 
     async def _claim(self, free: Sequence[LaneRow]) -> None:
-        if not free:
-            return
         tenure = self._tenure
         claimed = await self._port.claim(tenure.replica, free)
+        if len(claimed) < len(free):
+            self._look_at = time.monotonic() + CLAIM_AGAIN_AFTER
         # Before the first scan: what stands behind a failure must not be published by it.
         numbers = [lane.lane for lane in claimed]
         blocking = await self._port.blocking(numbers)
@@ -187,21 +254,12 @@ class Claim:
             self._telemetry.emit("lanes.claimed", lanes=sorted(lane.lane for lane in claimed))
             self._on_claimed()
 
-    async def _hand_back(self) -> None:
-        """Stop taking from as many lanes as are too many, and release those of them that are settled."""
-        states = sorted(self._tenure.lanes.values(), key=lambda state: (not state.releasing, -state.lane))
-        for index, state in enumerate(states):
-            state.releasing = index < self._surplus
-        ready = [state for state in states if state.releasing and not state.unsettled]
-        if ready:
-            await self._release(ready)
-            self._surplus -= len(ready)
-
     async def _release(self, states: Sequence[LaneScan]) -> None:
         tenure = self._tenure
         await self._port.release(tenure.replica, self._positions(states))
         for state in states:
             tenure.remove_lane(state.lane)
+        self._give_back -= {state.lane for state in states}
         tenure.share_room()
         self._telemetry.emit("lanes.released", lanes=sorted(state.lane for state in states))
 
@@ -209,9 +267,10 @@ class Claim:
         ladder = self._tenure.ladder
         return [(state.lane, state.epoch, state.advance_position(ladder)) for state in states]
 
-    async def _wait_for_drain(self, seconds: float) -> None:
+    async def _wait(self, seconds: float) -> None:
+        """Until then, or until there is something to look at; a drain that begins is such."""
         try:
             async with asyncio.timeout(max(0.0, seconds)):
-                await self._tenure.drain_begun.wait()
+                await self._tenure.claim_wake_up.wait()
         except TimeoutError:
             return

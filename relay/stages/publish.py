@@ -123,6 +123,10 @@ class Publish:
         heads += [topic.unrouted[0] for topic in self.topics.values() if topic.unrouted]
         return max(0.0, now - min(event[8] for event in heads) / 1000) if heads else 0.0
 
+    async def ready(self) -> None:
+        """Wait until there is a producer."""
+        await self._main.ready()
+
     async def wait_landed(self) -> None:
         """Wait until nothing is in flight."""
         while self.in_flight:

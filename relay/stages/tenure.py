@@ -42,6 +42,8 @@ class Tenure:
         """Attempts so far of failed events that are under way again, by (lane, id)."""
         self.has_failures = False
         """Whether there may be a failure in an owned lane that a person or the clock can make due."""
+        self.claim_wake_up = asyncio.Event()
+        """Set when lanes may have become free, or may have to be given back."""
         self.resume_wake_up = asyncio.Event()
         self.replay_wake_up = asyncio.Event()
         """Set when a replay of delivered events is, or may be, under way."""
@@ -54,6 +56,11 @@ class Tenure:
     def draining(self) -> bool:
         """Whether nothing new is taken any more."""
         return self.drain_begun.is_set()
+
+    def begin_drain(self) -> None:
+        """Take nothing new from now on, and give the lanes back as they are settled."""
+        self.drain_begun.set()
+        self.claim_wake_up.set()
 
     def holds_lease(self) -> bool:
         """Whether the lease is certain to be running."""

@@ -1,34 +1,54 @@
 -- name: register
--- Enter replica $1 (name $2, version $3) with a lease of $4 seconds, in place of the one it was before, $5.
-WITH former AS (DELETE FROM outbox.replica WHERE id = $5::uuid)
-INSERT INTO outbox.replica (id, name, version, started_at, lease_expires_at)
-VALUES ($1::uuid, $2::text, $3::text, clock_timestamp(), clock_timestamp() + make_interval(secs => $4::float8))
-RETURNING pg_current_xact_id()::text;
+-- Enter replica $1 (name $2, version $3) with a lease of $4 seconds, in place of the one it was before, $5, and tell the others.
+WITH former AS (DELETE FROM outbox.replica WHERE id = $5::uuid),
+registered AS (
+    INSERT INTO outbox.replica (id, name, version, started_at, lease_expires_at)
+    VALUES ($1::uuid, $2::text, $3::text, clock_timestamp(), clock_timestamp() + make_interval(secs => $4::float8))
+    RETURNING id
+)
+SELECT pg_current_xact_id()::text AS xid, pg_notify('outbox', 'lanes') FROM registered;
 
 -- name: renew
--- Extend the lease of replica $1 to $2 seconds from now; no row when it has run out.
+-- Extend the lease of replica $1 to $2 seconds from now, and show lanes $3 being given back, $4 duplicates, $5 lost leases; no row when it has run out.
 UPDATE outbox.replica
-SET lease_expires_at = clock_timestamp() + make_interval(secs => $2::float8)
+SET lease_expires_at = clock_timestamp() + make_interval(secs => $2::float8),
+    releasing = $3::smallint[], duplicates = $4::bigint, leases_lost = $5::bigint
 WHERE id = $1::uuid AND lease_expires_at > clock_timestamp()
-RETURNING pg_current_xact_id()::text;
+RETURNING pg_current_xact_id()::text AS xid,
+          EXISTS (SELECT FROM outbox.action AS a WHERE a.finished_at IS NULL AND a.kind = 'replay-delivered') AS open_replays;
 
 -- name: live_replicas
 -- Replicas whose lease is running, in the order in which they get one lane more.
-SELECT id FROM outbox.replica WHERE lease_expires_at > clock_timestamp() ORDER BY started_at, id;
+SELECT id,
+       extract(epoch FROM lease_expires_at - clock_timestamp())::float8 AS lease_seconds,
+       extract(epoch FROM lease_expires_at)::float8 AS lease_ends,
+       draining
+FROM outbox.replica
+WHERE lease_expires_at > clock_timestamp()
+ORDER BY started_at, id;
 
 -- name: lanes
--- Every lane with its owner and epoch, and whether it is free: no owner, or one whose lease has run out.
+-- Every lane with its owner and epoch, whether it is free (no owner, or one whose lease has run out), and what people want of it.
 SELECT l.lane, l.epoch, l.owner,
-       NOT EXISTS (SELECT FROM outbox.replica AS r WHERE r.id = l.owner AND r.lease_expires_at > clock_timestamp()) AS free
+       NOT EXISTS (SELECT FROM outbox.replica AS r WHERE r.id = l.owner AND r.lease_expires_at > clock_timestamp()) AS free,
+       coalesce(i.replica IS NULL AND i.epoch = l.epoch, false) AS asked,
+       coalesce(i.replica IS NULL AND i.until > clock_timestamp(), false) AS parked,
+       CASE WHEN i.until > clock_timestamp() AND EXISTS (
+           SELECT FROM outbox.replica AS r
+           WHERE r.id = i.replica AND r.lease_expires_at > clock_timestamp() AND NOT r.draining
+       ) THEN i.replica END AS reserved_for,
+       CASE WHEN i.until > clock_timestamp() THEN extract(epoch FROM i.until - clock_timestamp())::float8 END AS intent_seconds
 FROM outbox.lane AS l
+LEFT JOIN outbox.lane_intent AS i ON i.lane = l.lane
 ORDER BY l.lane;
 
 -- name: claim
--- Claim for replica $1 those of the lanes $2 that are still at the epochs $3 at which they were seen to be free.
+-- Claim for replica $1, if its lease runs, those of the lanes $2 that are still at the epochs $3 at which they were seen to be free.
 WITH free AS (
     SELECT l.lane
     FROM outbox.lane AS l
     JOIN unnest($2::smallint[], $3::bigint[]) AS seen (lane, epoch) ON seen.lane = l.lane AND seen.epoch = l.epoch
+    WHERE EXISTS (SELECT FROM outbox.replica AS r WHERE r.id = $1::uuid AND r.lease_expires_at > clock_timestamp())
     ORDER BY l.lane
     FOR UPDATE OF l SKIP LOCKED
 )
@@ -46,15 +66,25 @@ FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS n (lane, epoch, posit
 WHERE l.lane = n.lane AND l.epoch = n.epoch AND l.owner = $1::uuid AND l.position < n.position;
 
 -- name: release
--- Give back lanes $2 at epochs $3 with their positions $4, as far as replica $1 still owns them.
-UPDATE outbox.lane AS l
-SET owner = NULL, claimed_at = NULL, position = greatest(l.position, n.position)
-FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS n (lane, epoch, position)
-WHERE l.lane = n.lane AND l.epoch = n.epoch AND l.owner = $1::uuid;
+-- Give back lanes $2 at epochs $3 with their positions $4, as far as replica $1 still owns them, and tell the others.
+WITH released AS (
+    UPDATE outbox.lane AS l
+    SET owner = NULL, claimed_at = NULL, position = greatest(l.position, n.position)
+    FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS n (lane, epoch, position)
+    WHERE l.lane = n.lane AND l.epoch = n.epoch AND l.owner = $1::uuid
+    RETURNING l.lane
+)
+SELECT pg_notify('outbox', 'lanes') WHERE EXISTS (SELECT FROM released);
+
+-- name: drain
+-- Replica $1 takes nothing more: its lanes are for the others, one by one as it gives them back.
+WITH draining AS (UPDATE outbox.replica SET draining = true WHERE id = $1::uuid AND NOT draining RETURNING id)
+SELECT pg_notify('outbox', 'lanes') FROM draining;
 
 -- name: unregister
--- Take replica $1 off the list; its lanes are free from now on.
-DELETE FROM outbox.replica WHERE id = $1::uuid;
+-- Take replica $1 off the list; its lanes are free from now on, and the others are told.
+WITH gone AS (DELETE FROM outbox.replica WHERE id = $1::uuid RETURNING id)
+SELECT pg_notify('outbox', 'lanes') FROM gone;
 
 -- name: forget_replicas
 -- Drop replicas whose lease ran out more than an hour ago.

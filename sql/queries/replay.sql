@@ -3,10 +3,6 @@
 -- The request is a row of outbox.action: filter has what a person asked for (topic, key, since, until, rate), counts
 -- how many events matched then (events) and what became of them (published, failed), progress how far the lanes are.
 
--- name: has_open_replays
--- Whether a replay of delivered events is under way.
-SELECT EXISTS (SELECT FROM outbox.action AS a WHERE a.finished_at IS NULL AND a.kind = 'replay-delivered');
-
 -- name: open_replays
 -- Replays of delivered events that are under way.
 SELECT a.id, a.filter::text AS filter, a.progress::text AS progress, a.requested_at

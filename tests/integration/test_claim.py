@@ -36,7 +36,7 @@ async def owners(connection: asyncpg.Connection) -> dict[object, int]:
 async def hand_back(relay: HandRelay) -> None:
     """A beat that finds another replica, and the look at what can be given back that follows it."""
     await relay.claim.beat()
-    await relay.claim._hand_back()
+    await relay.claim.hand_back()
 
 
 class TestSharing:
@@ -115,7 +115,7 @@ class TestHandingOver:
                 await service.enqueue(key)
             assert len(await first.take_all()) == LANES // 2, "events were taken from lanes that are to be given back"
             await first.settle(taken)
-            await first.claim._hand_back()
+            await first.claim.hand_back()
             await second.claim.beat()
             assert sorted(second.tenure.lanes) == list(range(8, 16))
             assert sorted(event.lane for event in await second.take_all()) == list(range(8, 16))
@@ -203,7 +203,7 @@ class TestDraining:
                 await service.enqueue()
             taken = await relay.take_all()
             running = asyncio.create_task(relay.claim.run())
-            relay.tenure.drain_begun.set()
+            relay.tenure.begin_drain()
             await asyncio.sleep(0.2)
             assert not running.done()
             await service.enqueue()
@@ -324,8 +324,8 @@ class TestTheFirstRung:
 
 async def give_all_back(relay: HandRelay) -> None:
     """Nothing is unsettled: every lane is released at once."""
-    relay.claim._surplus = len(relay.tenure.lanes)
-    await relay.claim._hand_back()
+    relay.claim._give_back = frozenset(relay.tenure.lanes)
+    await relay.claim.hand_back()
 
 
 class GivingBack:

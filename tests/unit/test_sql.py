@@ -71,3 +71,9 @@ def test_checksums_do_not_depend_on_the_schema() -> None:
 def test_a_name_that_would_need_quoting_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="RELAY_POSTGRES_SCHEMA"):
         sql.query("enqueue", name)
+
+
+def test_only_statements_that_are_rare_notify() -> None:
+    """A NOTIFY takes a lock that all senders share, until its transaction is on disk."""
+    notifying = {name for name in NAMES if "pg_notify" in sql.query(name)}
+    assert notifying == {"register", "release", "drain", "unregister", "replay_wake_up"}

@@ -1,0 +1,148 @@
+"""Lanes change hands at once: no beat is waited for. The leases here are so long that none falls into a test."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.decide.shares import LANES
+from relay.errors import PostgresLostError
+from tests.outbox import connected, migrated
+from tests.scan_harness import HandRelay, lane_of, relay_connections, writer
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+
+LONG = 600.0
+KEYS = {lane_of(key): key for key in map(str, range(1000))}
+"""A key of each lane."""
+
+
+@pytest.fixture
+async def outbox(database: str) -> str:
+    """The DSN of a database with an outbox."""
+    async with migrated(database):
+        return database
+
+
+@asynccontextmanager
+async def running(dsn: str, lease: float = LONG) -> AsyncIterator[HandRelay]:
+    """A replica that listens and runs its claim stage, and nothing else. At the end it is gone without a word."""
+    async with relay_connections(dsn) as connections:
+        relay = HandRelay(connections, lease=lease)
+        await relay.claim.register(None)
+        await relay.control.listen(lambda: None, lambda: None, relay.tenure.claim_wake_up.set)
+        claiming = asyncio.create_task(relay.claim.run())
+        try:
+            yield relay
+        finally:
+            claiming.cancel()
+            await asyncio.wait([claiming])
+            with suppress(PostgresLostError):
+                if not claiming.cancelled():
+                    claiming.result()
+
+
+async def owns(relay: HandRelay, lanes: int) -> None:
+    """Wait until a replica owns so many lanes."""
+
+    async def look() -> bool:
+        return len(relay.tenure.lanes) == lanes
+
+    await until(f"{relay.tenure!r} owns {lanes} lanes", look, 20.0)
+
+
+async def owners(connection: asyncpg.Connection) -> dict[object, int]:
+    return dict(await connection.fetch("SELECT owner, count(*) FROM outbox.lane GROUP BY owner"))
+
+
+async def test_who_comes_gets_its_share_and_who_drains_leaves_it_to_the_others(outbox: str) -> None:
+    async with running(outbox) as first, connected(outbox) as connection:
+        await owns(first, LANES)
+        async with running(outbox) as second:
+            await owns(second, 8)
+            async with running(outbox) as third:
+                for relay, share in ((first, 6), (second, 5), (third, 5)):
+                    await owns(relay, share)
+                second.tenure.begin_drain()
+                await owns(first, 8)
+                await owns(third, 8)
+                assert await owners(connection) == {first.tenure.replica: 8, third.tenure.replica: 8}
+
+
+async def test_each_lane_is_given_back_as_soon_as_it_is_settled(outbox: str) -> None:
+    async with running(outbox) as first, writer(outbox) as service:
+        await owns(first, LANES)
+        await service.enqueue(KEYS[12])
+        taken = await first.take_all()
+        async with running(outbox) as second:
+            await owns(second, 7)
+            await first.settle(taken)
+            await owns(second, 8)
+
+
+async def test_the_others_claim_the_lanes_of_one_that_drains_before_it_has_drained(outbox: str) -> None:
+    async with running(outbox) as first, running(outbox) as second, writer(outbox) as service:
+        await owns(first, 8)
+        await owns(second, 8)
+        (lane, *_) = first.tenure.lanes
+        await service.enqueue(KEYS[lane])
+        while not (taken := await first.take_all()):
+            pass
+        first.tenure.begin_drain()
+        await owns(second, LANES - 1)
+        assert list(first.tenure.lanes) == [lane]
+        # Without it they would wait for half a second, whether somebody else claims what is no more than its share.
+        draining = "SELECT draining FROM outbox.replica WHERE id = $1"
+        assert await service.connection.fetchval(draining, first.tenure.replica)
+        await first.settle(taken)
+        await owns(second, LANES)
+
+
+async def test_the_lanes_of_a_dead_replica_are_claimed_when_its_lease_ends_and_not_at_the_next_beat(
+    outbox: str,
+) -> None:
+    async with running(outbox, lease=3.0) as doomed:
+        await owns(doomed, LANES)
+        async with running(outbox) as survivor:
+            await owns(survivor, 8)
+            replica = doomed.tenure.replica
+            doomed.disconnect()
+            await owns(survivor, LANES)
+            async with connected(outbox) as connection:
+                late = await connection.fetchval(
+                    "SELECT extract(epoch FROM max(l.claimed_at) - r.lease_expires_at)::float8"
+                    " FROM outbox.lane AS l, outbox.replica AS r WHERE r.id = $1 GROUP BY r.lease_expires_at",
+                    replica,
+                )
+            assert 0 < late < 5
+
+
+async def test_lanes_that_were_given_back_for_a_replica_that_died_are_claimed_again_at_once(outbox: str) -> None:
+    async with running(outbox) as survivor:
+        await owns(survivor, LANES)
+        async with relay_connections(outbox) as connections:
+            doomed = HandRelay(connections, lease=LONG)
+            await doomed.claim.register(None)
+        await owns(survivor, 8)
+        await owns(survivor, LANES)
+
+
+async def test_two_that_find_the_same_lanes_free_share_them_without_waiting_for_a_beat(outbox: str) -> None:
+    """Both try the first ones; who was slower has to look again."""
+    async with connected(outbox) as connection, running(outbox) as first, running(outbox) as second:
+        await owns(first, 8)
+        await owns(second, 8)
+        await connection.execute("UPDATE outbox.lane SET owner = NULL, claimed_at = NULL, epoch = epoch + 1")
+        for relay in (first, second):
+            for lane in list(relay.tenure.lanes):
+                relay.tenure.remove_lane(lane)
+        await connection.execute("SELECT pg_notify('outbox', 'lanes')")
+        await owns(first, 8)
+        await owns(second, 8)
