@@ -108,12 +108,12 @@ class Replicas:
         """SIGKILL; returns when it is gone."""
         relay = self.running.pop(name)
         await relay.kill()
-        return await self._hit("killed", name)
+        return await self.hit("killed", name)
 
     async def pause(self, name: str) -> Hit:
         """SIGSTOP."""
         self.running[name].signal(signal.SIGSTOP)
-        return await self._hit("paused", name)
+        return await self.hit("paused", name)
 
     def resume(self, name: str) -> None:
         """SIGCONT."""
@@ -134,18 +134,8 @@ class Replicas:
         """What all of them counted by their logs, which also tell of those that are dead."""
         return sum(line["events"] for relay in self.all for line in relay.happened("settle.duplicates"))
 
-    async def take_overs(self, hit: Hit) -> dict[int, float]:
-        """Seconds from the hit until another replica claimed each lane that it owned; inf where none did."""
-        rows = await self._connection.fetch(
-            "SELECT lane, extract(epoch FROM min(at) - $2)::float8 FROM lane_history"
-            " WHERE lane = ANY($1::int[]) AND at > $2 AND owner IS NOT NULL AND owner <> $3 GROUP BY lane",
-            hit.lanes,
-            hit.at,
-            hit.owner,
-        )
-        return dict.fromkeys(hit.lanes, float("inf")) | dict(map(tuple, rows))
-
-    async def _hit(self, how: str, name: str) -> Hit:
+    async def hit(self, how: str, name: str) -> Hit:
+        """What is known of a replica to which something happens now."""
         rows = await self._connection.fetch(
             "SELECT r.id, l.lane, clock_timestamp() AS at FROM outbox.replica AS r"
             " LEFT JOIN outbox.lane AS l ON l.owner = r.id"
@@ -156,3 +146,14 @@ class Replicas:
             return Hit(how, None, frozenset(), await self._connection.fetchval("SELECT clock_timestamp()"))
         lanes = frozenset(row["lane"] for row in rows if row["lane"] is not None)
         return Hit(how, rows[0]["id"], lanes, rows[0]["at"])
+
+    async def take_overs(self, hit: Hit) -> dict[int, float]:
+        """Seconds from the hit until another replica claimed each lane that it owned; inf where none did."""
+        rows = await self._connection.fetch(
+            "SELECT lane, extract(epoch FROM min(at) - $2)::float8 FROM lane_history"
+            " WHERE lane = ANY($1::int[]) AND at > $2 AND owner IS NOT NULL AND owner <> $3 GROUP BY lane",
+            hit.lanes,
+            hit.at,
+            hit.owner,
+        )
+        return dict.fromkeys(hit.lanes, float("inf")) | dict(map(tuple, rows))

@@ -58,11 +58,20 @@ async def test_kill_9_every_few_seconds_and_pauses_beyond_the_lease_lose_and_reo
 
     repeats = await here.check_everything()
     await _check_only_what_was_under_way(here, repeats, chaos.hits)
+    await _check_taken_over_in_time(replicas, chaos.hits)
     killed = sum(hit.how == "killed" for hit in chaos.hits)
     _tell(f"{len(repeats)} repeats, {counted} counted, {killed} killed")
     # What a killed replica had in Kafka's hands is in nobody's count.
     assert counted <= len(repeats) <= counted + killed * BUFFER
     assert killed >= SECONDS // 8
+
+
+async def _check_taken_over_in_time(replicas: Replicas, hits: list[Hit]) -> None:
+    """Whatever else is hit meanwhile: within the lease that was running, and a second."""
+    took = [(await replicas.take_overs(hit), hit) for hit in hits if hit.lanes]
+    slowest = sorted((max(each.values()), hit.how, hit.at.isoformat()) for each, hit in took)
+    _tell(f"{len(took)} take-overs, the slowest: {slowest[-3:]}")
+    assert slowest[-1][0] <= LEASE + 1, slowest[-1]
 
 
 def _tell(text: str) -> None:

@@ -1,0 +1,116 @@
+"""Several replicas share the lanes: restarted one by one, joined by another, cut off from the database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from tests.arrivals import Arrivals
+from tests.load import Load
+from tests.proxy import Proxy
+from tests.replicas import Replicas
+from tests.writers import fill
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Place
+
+LEASE = 6.0
+HEARTBEAT = LEASE / 3
+NAMES = ("one", "two", "three")
+
+
+async def test_a_rolling_restart_under_load_repeats_nothing_and_leaves_no_gap(here: Place) -> None:
+    async with Replicas(here, replica_lease=LEASE, kafka_request_timeout=3) as replicas:
+        for name in NAMES:
+            await replicas.start(name)
+        await replicas.own(one=6, two=5, three=5)
+        async with (
+            Load(here.dsn, here.topic, rate=1_000) as load,
+            Arrivals(here.bootstrap_servers, here.topic) as arrivals,
+        ):
+            await load.commit(1_000)
+            began = time.monotonic()
+            # As much time as the restarts will take: what the machine alone makes of the load.
+            await asyncio.sleep(10)
+            restarting = time.monotonic()
+            for name in NAMES:
+                await replicas.stop(name)
+                relay = await replicas.start(name)
+                await relay.logged("lanes.claimed")
+            await load.commit(1_000)
+            ended = time.monotonic()
+            without, during = arrivals.longest_gap(began, restarting), arrivals.longest_gap(restarting, ended)
+        await here.settled()
+        await replicas.stop_all()
+
+    assert await here.check_everything() == []
+    assert during <= without + 1, f"a lane stood still for {during:.2f} s, without restarts for {without:.2f} s"
+
+
+async def test_a_second_replica_under_full_backlog_has_its_share_within_two_heartbeats(here: Place) -> None:
+    events = 150_000
+    await fill(here.connection, here.topic, events)
+    # So fast that the buffer is full and the backlog lasts.
+    async with Replicas(
+        here, replica_lease=LEASE, kafka_request_timeout=3, publish_events_per_second=12_000
+    ) as replicas:
+        await replicas.start("first")
+        await here.receipts_reach(1_000)
+        await replicas.start("second")
+        await replicas.own(first=8, second=8)
+        assert await here.receipts() < events * 0.9, "there was no backlog any more"
+        seconds = await here.connection.fetchval(
+            "SELECT extract(epoch FROM max(h.at) - max(r.started_at))::float8 FROM lane_history AS h"
+            " JOIN outbox.replica AS r ON r.id = h.owner WHERE r.name = 'second'"
+        )
+        await here.settled()
+        await replicas.stop_all()
+
+    assert await here.check_everything() == []
+    assert seconds <= 2 * HEARTBEAT + 0.5, f"it took {seconds:.1f} s"
+
+
+async def test_a_replica_that_postgres_does_not_answer_stops_at_its_leases_end_and_the_other_takes_over(
+    here: Place,
+) -> None:
+    async with (
+        Proxy(urlsplit(here.dsn).port or 0) as line,
+        Replicas(here, replica_lease=LEASE, kafka_request_timeout=3, postgres_connect_timeout=2) as replicas,
+    ):
+        # So slow that it would still have something to publish when its lease is over.
+        cut_off = await replicas.start("cut_off", dsn=_by_way_of(line, here.dsn), publish_events_per_second=200)
+        other = await replicas.start("other")
+        await replicas.own(cut_off=8, other=8)
+        await fill(here.connection, here.topic, 20_000)
+        await here.receipts_reach(8_000)
+        hit = await replicas.hit("cut off", "cut_off")
+        line.hang()
+        hung = time.monotonic()
+        acknowledged = await cut_off.metric("published_events_total")
+        await cut_off.logged("lease.lost")
+        assert time.monotonic() - hung < LEASE + 1
+
+        # One more that was on the wire then may still be acknowledged.
+        await replicas.own(other=16)
+        after = await cut_off.metric("published_events_total")
+        assert after > acknowledged, "it had nothing to publish"
+        assert await cut_off.metric("buffer_events") > 0
+        assert max((await replicas.take_overs(hit)).values()) < LEASE + 1
+        await here.settled()
+        assert await cut_off.metric("published_events_total") == after, "it published after its lease"
+
+        line.pass_on()
+        await cut_off.logged("postgres.connected", 2)
+        await replicas.own(cut_off=8, other=8)
+        in_metrics = await cut_off.metric("duplicate_events_total") + await other.metric("duplicate_events_total")
+        await replicas.stop_all()
+
+    repeats = await here.check_everything()
+    assert len(repeats) == replicas.duplicates_counted() == in_metrics > 0
+
+
+def _by_way_of(proxy: Proxy, dsn: str) -> str:
+    parts = urlsplit(dsn)
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{proxy.port}")))
