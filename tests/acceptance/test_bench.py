@@ -11,12 +11,18 @@ from xml.etree import ElementTree
 import pytest
 
 from relay.local.errors import MissingPartError
+from relay.session import CONNECTIONS
 from tests.bench import compare, debezium
 from tests.bench.drain import measure_drain, measure_held_snapshot
 from tests.bench.failures import measure_bad_event, measure_missing_topic
+from tests.bench.idle import measure_idle
 from tests.bench.latency import measure_latency
+from tests.bench.memory import measure_memory
+from tests.bench.outage import measure_outage
 from tests.bench.place import Place
 from tests.bench.report import Report
+from tests.bench.soak import measure_soak
+from tests.bench.writers import measure_writers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,3 +129,35 @@ async def test_debezium_streams_a_backlog_and_what_follows(place: Place) -> None
     assert drained.keys() >= {"events_per_second", *USAGE}
     waited = await compare.wait(place, "Debezium Server", rate=50, seconds=1)
     assert waited.keys() == {"p50_ms", "p99_ms", "max_ms"}
+
+
+async def test_writers(place: Place) -> None:
+    report = await measure_writers(place, seconds=1, rounds=1)
+    check(report, {"transactions_per_second"})
+    assert report.series["relay runs"][0]["lag_events"] >= 0
+
+
+async def test_memory(place: Place) -> None:
+    check(await measure_memory(place, small=500, large=1_000, rounds=1), {"rss_mb"})
+
+
+async def test_idle(place: Place) -> None:
+    report = await measure_idle(place, seconds=1, history=200, rounds=1, settle=0)
+    check(report, {"commits_per_second", "relay_cpu_percent", "postgres_cpu_percent", "wal_bytes_per_second"})
+
+
+async def test_outage(place: Place) -> None:
+    report = await measure_outage(place, rate=50, seconds=1, before=1, rounds=1)
+    check(report, {"writers_before", "writers_during", "rss_growth_mb", "catch_up_per_second", "drain_per_second"})
+    (found,) = report.series["outage"]
+    assert (found["lost"], found["out_of_order"]) == (0, 0)
+    assert found["writers_before"] > 0
+    (curves,) = report.curves.values()
+    assert curves["written"]
+    assert curves["delivered"]
+
+
+async def test_soak(place: Place) -> None:
+    report = await measure_soak(place, rate=50, seconds=1)
+    check(report, {"rss_growth_mb", "connections", "file_handles", "threads", "lag_events", *USAGE})
+    assert report.series["soak"][0]["connections"] >= len(CONNECTIONS)

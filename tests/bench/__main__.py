@@ -9,8 +9,13 @@ import click
 COMMANDS = {
     "drain": ("drain:drain_command", "Drain a backlog with one replica: speed, cost, memory."),
     "compare": ("compare:compare_command", "This relay, a naive one and Debezium Server, side by side."),
+    "writers": ("writers:writers_command", "What the outbox costs the transactions that write to it."),
+    "memory": ("memory:memory_command", "Memory while draining a small and a large backlog."),
     "held-snapshot": ("drain:held_snapshot_command", "The same beside an old REPEATABLE READ transaction."),
     "latency": ("latency:latency_command", "Commit to consumer, at a rate and when idle most of the time."),
+    "idle": ("idle:idle_command", "What a relay with nothing to do costs."),
+    "outage": ("outage:outage_command", "Kafka is killed and comes back."),
+    "soak": ("soak:soak_command", "A steady rate for a long time: does anything grow?"),
     "bad-event": ("failures:bad_event_command", "What one event that Kafka refuses costs the others."),
     "missing-topic": ("failures:missing_topic_command", "What a topic that does not exist costs the others."),
 }

@@ -83,6 +83,13 @@ class Tool:
         if self._process.poll() is not None:
             raise RuntimeError(f"{self} ended by itself with {self._process.returncode}{self._end_of_log()}")
 
+    async def ended(self) -> str:
+        """Wait until it ends by itself; returns its log."""
+        code = await asyncio.to_thread(self._process.wait)
+        if code not in self._ok or self._log is None:
+            raise RuntimeError(f"{self} ended with {code}{self._end_of_log()}")
+        return self._log.read_text()
+
     def _end_of_log(self) -> str:
         text = self._log.read_text(errors="replace") if self._log else ""
         # Without the stacks of Java's exceptions.

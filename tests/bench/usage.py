@@ -33,15 +33,15 @@ class Reading:
 
 
 class Usage:
-    """Watches a relay while its process lives, as a context manager; its memory is looked at all the time.
+    """Watches a relay (or several) while it lives, as a context manager; its memory is looked at all the time.
 
     Commits and fsyncs count from the beginning until `figures`, everything else from the last `mark` until `stop`.
     """
 
-    def __init__(self, place: Place, connection: asyncpg.Connection, pid: int) -> None:
+    def __init__(self, place: Place, connection: asyncpg.Connection, *pids: int) -> None:
         self._place = place
         self._connection = connection
-        self._pid = pid
+        self._pids = pids
         self.rss: list[float] = []
 
     async def __aenter__(self) -> Self:
@@ -65,7 +65,7 @@ class Usage:
     async def stop(self) -> None:
         """Count until here."""
         self._until = await self._read()
-        self.rss.append(rss_mb(self._pid))
+        self.rss.append(sum(map(rss_mb, self._pids)))
         self._servers = {
             "postgres_rss_mb": await asyncio.to_thread(rss_of_tree_mb, self._place.postgres.pid),
             "kafka_rss_mb": rss_mb(self._place.kafka.pid),
@@ -105,7 +105,7 @@ class Usage:
 
     async def _read(self) -> Reading:
         return Reading(
-            relay=cpu_of_tree(self._pid),
+            relay=sum(map(cpu_of_tree, self._pids)),
             postgres=cpu_of_tree(self._place.postgres.pid),
             kafka=cpu_of_tree(self._place.kafka.pid),
             wal=await self._connection.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"),
@@ -115,7 +115,7 @@ class Usage:
         while True:
             # A relay that has ended is for others to notice.
             with suppress(psutil.NoSuchProcess):
-                self.rss.append(rss_mb(self._pid))
+                self.rss.append(sum(map(rss_mb, self._pids)))
             await asyncio.sleep(RSS_INTERVAL)
 
 

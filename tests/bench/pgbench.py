@@ -1,0 +1,84 @@
+"""Services for load: pgbench, whose transactions change a row and enqueue, as fast as they can or at a rate."""
+
+from __future__ import annotations
+
+import re
+import signal
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from relay.local.parts import postgres_programs
+from tests.bench.process import Tool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import asyncpg
+
+CLIENTS = 8
+ACCOUNTS = 10_000
+TABLES = """
+    CREATE TABLE account (id int PRIMARY KEY, number bigint NOT NULL) WITH (fillfactor = 50);
+    CREATE TABLE plain_event (
+        id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        created_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+        topic      text        NOT NULL,
+        key        bytea,
+        payload    bytea
+    );
+"""
+# The number counts an account's events, so that the order in Kafka can be checked.
+SCRIPT = """
+\\set id random(1, {accounts})
+BEGIN;
+UPDATE account SET number = number + 1 WHERE id = :id RETURNING number \\gset
+INSERT INTO {table} (topic, key, payload) VALUES ('{topic}',
+    convert_to('order-' || lpad(:id::text, 30, '0'), 'UTF8'),
+    convert_to(rpad(:number::text || ' ', 500, 'x'), 'UTF8'));
+COMMIT;
+"""
+
+
+async def create_accounts(connection: asyncpg.Connection) -> None:
+    """The tables that the transactions write to, beside the outbox."""
+    await connection.execute(TABLES)
+    await connection.execute("INSERT INTO account SELECT i, 0 FROM generate_series(1, $1::int) AS i", ACCOUNTS)
+    await connection.execute("VACUUM ANALYZE account")
+
+
+class Services(Tool):
+    """pgbench with 8 connections for `seconds`, at `rate` transactions a second or (0) as fast as it can.
+
+    May be stopped before its time. `folder` is for its script and log.
+    """
+
+    def __init__(
+        self, folder: Path, dsn: str, topic: str, seconds: float, rate: float = 0, table: str = "outbox.event"
+    ) -> None:
+        server = urlsplit(dsn)
+        script = folder / "script.sql"
+        script.write_text(SCRIPT.format(accounts=ACCOUNTS, table=table, topic=topic))
+        command = [
+            *(str(postgres_programs() / "pgbench"), "--no-vacuum", "--protocol=prepared"),
+            *(f"--client={CLIENTS}", "--jobs=1", f"--time={max(1, round(seconds))}", f"--file={script}"),
+            *([f"--rate={rate:g}"] if rate else []),
+            *(f"--host={server.hostname}", f"--port={server.port}", f"--username={server.username}"),
+            server.path.lstrip("/"),
+        ]
+        password = {"PGPASSWORD": unquote(server.password or "")}
+        super().__init__(command, password, log=folder / "pgbench.log", ok=(0, -signal.SIGTERM))
+
+    async def transactions_per_second(self) -> float:
+        """What it reached in all of its time; waits for its end."""
+        return float(_found(r"^tps = ([\d.]+)", await self.ended()))
+
+    async def latency_ms(self) -> float:
+        """How long a transaction took on average; waits for its end."""
+        return float(_found(r"^latency average = ([\d.]+) ms", await self.ended()))
+
+
+def _found(pattern: str, text: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"pgbench did not say what was asked:\n{text}")
+    return found[1]
