@@ -14,19 +14,21 @@ from relay.local.errors import MissingPartError
 from relay.session import CONNECTIONS
 from tests.bench import compare, debezium
 from tests.bench.drain import measure_drain, measure_held_snapshot
+from tests.bench.everything import markdown
 from tests.bench.failures import measure_bad_event, measure_missing_topic
 from tests.bench.idle import measure_idle
 from tests.bench.latency import measure_latency
 from tests.bench.memory import measure_memory
 from tests.bench.outage import measure_outage
 from tests.bench.place import Place
-from tests.bench.report import Report
 from tests.bench.soak import measure_soak
 from tests.bench.writers import measure_writers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.bench.report import Report
 
 USAGE = {
     *("relay_cpu_us", "postgres_cpu_us", "kafka_cpu_us", "rss_mb", "postgres_rss_mb", "kafka_rss_mb"),
@@ -71,16 +73,11 @@ def test_the_command_prints_json_with_the_figures_and_draws_a_picture(tmp_path: 
     assert "events/s" in texts
 
 
-def test_the_table_is_as_wide_as_it_needs_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    series = {f"a series with a long name {number}": [{"events_per_second": 123456.0}] for number in range(4)}
-    Report("drain", "Something", {}, series).print()
-    assert max(map(len, capsys.readouterr().out.splitlines())) > 120
-
-
 async def test_drain(place: Place) -> None:
     report = await measure_drain(place, events=2_000, rounds=2)
     check(report, {"events_per_second", "last_to_first", "loop_delay_ms", *USAGE})
     assert len(report.series["drain"]) == 2
+    assert "Where the time goes" in markdown([report])
 
 
 async def test_held_snapshot(place: Place) -> None:

@@ -21,7 +21,7 @@ FIGURES = {
     "relay_cpu_us": "CPU us/event, relay",
     "postgres_cpu_us": "CPU us/event, PostgreSQL",
     "kafka_cpu_us": "CPU us/event, Kafka",
-    "rss_first_mb": "RSS MB when a tenth was done",
+    "rss_first_mb": "RSS MB, first, relay",
     "rss_mb": "RSS MB, most, relay",
     "postgres_rss_mb": "RSS MB, PostgreSQL",
     "kafka_rss_mb": "RSS MB, Kafka",

@@ -108,7 +108,7 @@ async def latency(place: Place, dsn: str, topic: str, write: Write, rate: float,
             for writer in range(WRITERS):
                 writers.create_task(_write(dsn, write, writer, rate / WRITERS, seconds + warm_up, committed))
         async with asyncio.timeout(ARRIVE_SECONDS):
-            while len(arrived) < len(committed) and not consuming.done():  # noqa: ASYNC110 the consumer stays plain
+            while not (committed.keys() <= arrived.keys() or consuming.done()):  # noqa: ASYNC110 the consumer stays plain
                 await asyncio.sleep(0.05)
     finally:
         consuming.cancel()

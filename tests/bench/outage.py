@@ -28,6 +28,8 @@ LONGEST_RESTART = 300.0
 CATCH_UP_SECONDS = 300.0
 START = 2.0
 """Seconds at the beginning that do not count: connecting."""
+AFTER = 3.0
+"""Seconds at the end, to see in the curves that it is over."""
 
 
 async def measure_outage(place: Place, rate: float, seconds: float, before: float, rounds: int) -> Report:
@@ -98,16 +100,19 @@ async def outage(
                     await asyncio.to_thread(place.kafka.kill)
                     killed = await _now(connection)
                     await asyncio.sleep(seconds)
+                    # Its start takes a lot of CPU from the writers, which is no matter of the relay's.
+                    starting = await _now(connection)
                     await asyncio.to_thread(place.kafka.start)
                     back = await _now(connection)
                     await _until_delivered(outbox, back)
+                    await asyncio.sleep(AFTER)
                     services.check()
                 # All of them: what was committed last, too.
                 await _until_delivered(outbox, await _now(connection))
                 growth = max(usage.rss) - usual
         figures = {
             "writers_before": await _written(connection, begin, killed),
-            "writers_during": await _written(connection, killed, back),
+            "writers_during": await _written(connection, killed, starting),
             "rss_mb": usual + growth,
             "rss_growth_mb": growth,
             **await _catching_up(connection, back),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ VALUES = 110
 BAR = 26
 PLOT = 150
 """Height of a panel of curves."""
+COLOURS = 4
+NOTE_LETTERS = 130
 
 STYLE = """
     text { font: 14px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328 }
@@ -45,11 +48,17 @@ def draw(title: str, bars: Sequence[Bars], curves: Mapping[str, Mapping[str, Poi
     """The whole picture: a panel per figure in `bars` (name and value of each series), then one per set of curves."""
     parts: list[str] = []
     y = 34
+    # The same name has the same colour in every panel.
+    colours: dict[str, int] = {}
     for heading, values in bars:
-        y = _bars(parts, y, heading, values)
+        for name in values:
+            colours.setdefault(name, len(colours) % COLOURS)
+        y = _bars(parts, y, heading, values, colours)
     for heading, lines in curves.items():
         y = _curves(parts, y, heading, lines)
-    parts.append(_text(20, y + 14, note if len(note) < 150 else note[:147] + "...", "note"))
+    for line in textwrap.wrap(note, NOTE_LETTERS):
+        parts.append(_text(20, y + 14, line, "note"))
+        y += 17
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 30}" role="img">',
@@ -62,14 +71,14 @@ def draw(title: str, bars: Sequence[Bars], curves: Mapping[str, Mapping[str, Poi
     )
 
 
-def _bars(parts: list[str], y: int, heading: str, values: Mapping[str, float]) -> int:
+def _bars(parts: list[str], y: int, heading: str, values: Mapping[str, float], colours: Mapping[str, int]) -> int:
     parts.append(_text(20, y, heading, "title"))
     most = max([*values.values(), 1e-9])
     for number, (name, value) in enumerate(values.items()):
         top = y + 12 + number * BAR
         width = (WIDTH - NAMES - VALUES) * value / most
         parts.append(_text(NAMES - 10, top + 14, name, "end"))
-        parts.append(f'<rect class="c{number % 4}" x="{NAMES}" y="{top}" width="{width:.1f}" height="{BAR - 8}"/>')
+        parts.append(f'<rect class="c{colours[name]}" x="{NAMES}" y="{top}" width="{width:.1f}" height="{BAR - 8}"/>')
         parts.append(_text(NAMES + width + 8, top + 14, readable(value)))
     return y + 12 + len(values) * BAR + 30
 
@@ -86,10 +95,9 @@ def _curves(parts: list[str], y: int, heading: str, lines: Mapping[str, Points])
     parts.append(_text(left + width, top + PLOT + 18, f"{readable(seconds)} s", "end"))
     for number, (name, line) in enumerate(lines.items()):
         drawn = " ".join(f"{left + width * x / seconds:.1f},{top + PLOT * (1 - v / most):.1f}" for x, v in line)
-        parts.append(f'<polyline class="c{number % 4}" style="fill:none" points="{drawn}"/>')
-        parts.append(
-            f'<rect class="c{number % 4}" x="{left + width + 16}" y="{top + number * 22}" width="12" height="12"/>'
-        )
+        parts.append(f'<polyline class="c{number % COLOURS}" style="fill:none" points="{drawn}"/>')
+        legend = f'x="{left + width + 16}" y="{top + number * 22}" width="12" height="12"'
+        parts.append(f'<rect class="c{number % COLOURS}" {legend}/>')
         parts.append(_text(left + width + 34, top + number * 22 + 11, name))
     return top + PLOT + 50
 

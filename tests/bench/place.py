@@ -81,7 +81,7 @@ class Place:
             "RELAY_POSTGRES_DSN": outbox.dsn,
             "RELAY_KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
         }
-        return RelayProcess({**servers_of_it, **settings})
+        return RelayProcess({**servers_of_it, **settings}, log=self.folder / "relay.log")
 
     async def _postgres_version(self) -> str:
         connection = await asyncpg.connect(self.postgres.dsn)

@@ -98,12 +98,12 @@ class Tool:
 
 
 class RelayProcess(Tool):
-    """`relay run`."""
+    """`relay run`; `log` is where its log goes."""
 
-    def __init__(self, settings: dict[str, str]) -> None:
+    def __init__(self, settings: dict[str, str], log: Path) -> None:
         self.port = free_port()
         own = {"RELAY_HTTP_HOST": HOST, "RELAY_HTTP_PORT": str(self.port), "RELAY_LOG_LEVEL": "warning"}
-        super().__init__([sys.executable, "-m", "relay", "run"], own | settings)
+        super().__init__([sys.executable, "-m", "relay", "run"], own | settings, log=log)
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()

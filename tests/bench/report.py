@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +15,7 @@ from tests.bench.figures import FIGURES, readable, spread
 from tests.bench.picture import draw
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from tests.bench.figures import Figures
@@ -81,22 +81,36 @@ class Report:
         findings = [
             {**asdict(each), "median": each.median, "target": each.target, "met": each.met} for each in self.findings
         ]
-        named = ("benchmark", "what", "at", "machine", "parameters", "series", "notes", "curves")
+        named = ("benchmark", "what", "at", "machine", "parameters", "series", "notes", "curves", "bars")
         return {**{name: getattr(self, name) for name in named}, "findings": findings}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Report:
+        """What `as_json` made, read again."""
+        names = {each.name for each in fields(Finding)}
+        findings = [Finding(**{name: each[name] for name in names}) for each in found["findings"]]
+        own = {each.name for each in fields(cls)} & found.keys()
+        return cls(**{**{name: found[name] for name in own}, "findings": findings})
 
     def markdown(self) -> list[str]:
         """One row of the README's table per finding."""
-        command = f"`.venv/bin/python -m tests.bench {self.benchmark}`"
-        return [f"| {each.what} | {each.value} | {each.target or '-'} | {command} |" for each in self.findings]
+        rows = []
+        for each in self.findings:
+            missed = " (missed)" if each.met is False else ""
+            rows.append(f"| `{self.benchmark}` | {each.what} | {each.value} | {each.target or '-'}{missed} |")
+        return rows
 
     def draw(self, path: Path) -> None:
         """Write the picture."""
-        panels = [
-            (FIGURES[figure], {name: _median(rounds, figure) for name, rounds in self.series.items()})
-            for figure in self.bars
-            if any(figure in each for rounds in self.series.values() for each in rounds)
-        ]
-        path.write_text(draw(self.what, panels, self.curves, machine.one_line(self.machine)))
+        path.write_text(draw(self.what, self.panels(), self.curves, machine.one_line(self.machine)))
+
+    def panels(self) -> list[tuple[str, dict[str, float]]]:
+        """For the picture: the title of a figure, and its median by series."""
+        found = []
+        for figure in self.bars:
+            rounds = {name: [each[figure] for each in one if figure in each] for name, one in self.series.items()}
+            found.append((FIGURES[figure], {name: statistics.median(each) for name, each in rounds.items() if each}))
+        return found
 
     def print(self) -> None:
         """Write the table for people."""
@@ -119,11 +133,6 @@ class Report:
         for note in self.notes:
             console.print(note, soft_wrap=True)
         console.print(machine.one_line(self.machine), style="dim", soft_wrap=True)
-
-
-def _median(rounds: Sequence[Figures], figure: str) -> float:
-    values = [each[figure] for each in rounds if figure in each]
-    return statistics.median(values) if values else 0.0
 
 
 async def interleave(rounds: int, series: Mapping[str, Callable[[], Awaitable[Figures]]]) -> dict[str, list[Figures]]:

@@ -1,0 +1,163 @@
+"""All benchmarks one after the other, and the README's table and picture from what they found."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tests.bench import machine
+from tests.bench.compare import measure_compare
+from tests.bench.drain import measure_drain, measure_held_snapshot
+from tests.bench.failures import measure_bad_event, measure_missing_topic
+from tests.bench.figures import median
+from tests.bench.idle import measure_idle
+from tests.bench.latency import measure_latency
+from tests.bench.memory import measure_memory
+from tests.bench.outage import measure_outage
+from tests.bench.picture import draw
+from tests.bench.place import Place
+from tests.bench.report import Report
+from tests.bench.soak import measure_soak
+from tests.bench.writers import measure_writers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PICTURE = ROOT / "deploy/performance.svg"
+SHOWN = f"![Bars: this relay, a naive one and Debezium Server]({PICTURE.relative_to(ROOT)})\n"
+BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How `all` calls a benchmark: as its command does by default, and with sizes for a first look."""
+
+    measure: Callable[..., Coroutine[object, object, Report]]
+    full: Mapping[str, Any]
+    quick: Mapping[str, Any]
+    settings: Mapping[str, object]
+    """Of PostgreSQL."""
+
+
+def _plan(
+    measure: Callable[..., Coroutine[object, object, Report]],
+    full: Mapping[str, Any],
+    quick: Mapping[str, Any],
+    **settings: object,
+) -> Plan:
+    return Plan(measure, full, {**full, **quick}, settings)
+
+
+PLANS = {
+    "drain": _plan(measure_drain, {"events": 1_000_000, "rounds": 3}, {"events": 100_000, "rounds": 1}),
+    "compare": _plan(
+        measure_compare,
+        {"events": 1_000_000, "rate": 1_000, "seconds": 15, "rounds": 3},
+        {"events": 100_000, "seconds": 5, "rounds": 1},
+        wal_level="logical",
+    ),
+    "latency": _plan(
+        measure_latency, {"rate": 1_000, "seconds": 15, "rounds": 3}, {"rate": 1_000, "seconds": 5, "rounds": 1}
+    ),
+    "writers": _plan(measure_writers, {"seconds": 15, "rounds": 5}, {"seconds": 5, "rounds": 1}),
+    "memory": _plan(
+        measure_memory,
+        {"small": 1_000_000, "large": 5_000_000, "rounds": 1},
+        {"small": 50_000, "large": 250_000},
+    ),
+    "held-snapshot": _plan(measure_held_snapshot, {"events": 2_000_000, "rounds": 3}, {"events": 100_000, "rounds": 1}),
+    "idle": _plan(measure_idle, {"seconds": 60, "history": 100_000, "rounds": 1}, {"seconds": 10, "history": 10_000}),
+    "outage": _plan(
+        measure_outage, {"rate": 1_000, "seconds": 60, "before": 20, "rounds": 1}, {"seconds": 10, "before": 5}
+    ),
+    "soak": _plan(measure_soak, {"rate": 2_000, "seconds": 120}, {"seconds": 15}),
+    "bad-event": _plan(measure_bad_event, {"events": 200_000, "rounds": 3}, {"events": 20_000, "rounds": 1}),
+    "missing-topic": _plan(measure_missing_topic, {"events": 220_000, "rounds": 3}, {"events": 22_000, "rounds": 1}),
+}
+
+
+@click.command
+@click.option("--quick", is_flag=True, help="Small sizes and one round: minutes instead of most of an hour.")
+@click.option("--only", multiple=True, type=click.Choice(list(PLANS)), help="Only this one; may be repeated.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Keep what was found.")
+@click.pass_context
+def all_command(context: click.Context, quick: bool, only: tuple[str, ...], json_file: Path | None) -> None:
+    """Run all benchmarks; print each one's table, and at the end the rows for the README.
+
+    With --json, what was found so far is in the file after each benchmark; `readme FILE` takes it over.
+    """
+    reports: list[Report] = []
+    broken: list[str] = []
+    for name in only or PLANS:
+        plan = PLANS[name]
+        click.echo(f"\n== {name}")
+        begin = time.monotonic()
+        try:
+            with Place(**plan.settings) as place:
+                report = asyncio.run(plan.measure(place, **(plan.quick if quick else plan.full)))
+        except Exception as error:  # noqa: BLE001 one that fails must not cost what the others found
+            broken.append(f"{name}: {type(error).__name__}: {error}")
+            click.echo(broken[-1], err=True)
+            continue
+        report.print()
+        click.echo(f"{time.monotonic() - begin:.0f} s")
+        reports.append(report)
+        if json_file is not None:
+            json_file.write_text(json.dumps([each.as_json() for each in reports], indent=1) + "\n")
+    click.echo()
+    click.echo(markdown(reports))
+    for each in broken:
+        click.echo(f"BROKEN {each}", err=True)
+    context.exit(1 if broken else 0)
+
+
+@click.command
+@click.argument("found", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def readme_command(found: Path) -> None:
+    """Put what `all --json FOUND` kept into README.md and deploy/performance.svg."""
+    reports = [Report.from_json(each) for each in json.loads(found.read_text())]
+    text = README.read_text()
+    if BEGIN not in text or END not in text:
+        raise click.ClickException(f"README.md has no lines {BEGIN.strip()} and {END.strip()}")
+    # A function: the text may have backslashes.
+    section = re.compile(f"(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", re.DOTALL)
+    README.write_text(section.sub(lambda _: f"\n{SHOWN}\n{markdown(reports)}\n", text))
+    PICTURE.write_text(picture(reports))
+    click.echo(f"wrote the table in {README.name} and {PICTURE.relative_to(ROOT)}")
+
+
+def markdown(reports: list[Report]) -> str:
+    """The README's table, on what it was measured, and where the time goes."""
+    rows = [row for report in reports for row in report.markdown()]
+    if not rows:
+        return ""
+    lines = ["| Command | What | Median (least to most) | Target |", "|---|---|---|---|", *rows]
+    lines += ["", f"Measured on {machine.one_line(reports[0].machine)}.", ""]
+    drained = next((report.series["drain"] for report in reports if report.benchmark == "drain"), None)
+    if drained:
+        costs = [median(drained, f"{process}_cpu_us") for process in ("relay", "postgres", "kafka")]
+        relay, postgres, kafka = (f"{cost:.1f} us ({cost / sum(costs):.0%})" for cost in costs)
+        lines += [
+            f"Where the time goes: of an event's {sum(costs):.0f} us of CPU while draining, the relay takes {relay},",
+            f"PostgreSQL {postgres} and Kafka {kafka}; beside that, {median(drained, 'wal_bytes'):,.0f} bytes of WAL,",
+            f"and a commit per {1 / median(drained, 'commits'):,.0f} events.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def picture(reports: list[Report]) -> str:
+    """The comparison as bars, and the outage as curves."""
+    named = {report.benchmark: report for report in reports}
+    bars = named["compare"].panels() if "compare" in named else []
+    curves = named["outage"].curves if "outage" in named else {}
+    return draw("Performance", bars, curves, machine.one_line(reports[0].machine))

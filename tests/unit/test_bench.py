@@ -1,0 +1,163 @@
+"""The benchmarks' frame: commands, tables, pictures and the README's part, without servers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tests.bench import everything
+from tests.bench.__main__ import COMMANDS, main
+from tests.bench.figures import FIGURES, readable, spread
+from tests.bench.report import Finding, Report, interleave
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+MACHINE = {"processor": "Some CPU", "cores": "2", "load before": "0.1, 0.1, 0.1"}
+BENCHMARKS = [name for name in COMMANDS if name not in ("all", "readme")]
+
+
+def a_report(benchmark: str = "compare") -> Report:
+    """Two series of two rounds."""
+    return Report(
+        benchmark,
+        "Something",
+        {"events": 5},
+        {
+            "relay": [{"events_per_second": 100.0, "relay_cpu_us": 10.0}, {"events_per_second": 300.0}],
+            "<naive>": [{"events_per_second": 5.0}, {"events_per_second": 7.0}],
+        },
+        [Finding("Speed", [20.0, 42.0], "times", at_least=25), Finding("Cost", [3.0], "us", at_most=2)],
+        curves={"events/s": {"written": [(0.0, 1.0), (1.0, 2.0)]}},
+        machine=MACHINE,
+    )
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_takes_rounds_or_sizes_and_writes_json_and_a_picture(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--json", "--picture"} < options
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_is_in_the_readme_and_part_of_all(name: str) -> None:
+    assert f"\n| `{name}` | " in README
+    assert name in everything.PLANS
+
+
+def test_the_readme_has_the_place_for_the_figures() -> None:
+    begin, end = README.index(everything.BEGIN), README.index(everything.END)
+    assert README.index("## Performance\n") < begin < end < README.index("## How it works\n")
+
+
+def test_a_report_survives_being_written_and_read() -> None:
+    report = a_report()
+    again = Report.from_json(json.loads(json.dumps(report.as_json())))
+    assert again.as_json() == json.loads(json.dumps(report.as_json()))
+    assert again.markdown() == report.markdown()
+
+
+def test_a_row_of_the_readme_has_median_spread_target_and_whether_it_was_missed() -> None:
+    assert a_report().markdown() == [
+        "| `compare` | Speed | 31 (20 to 42) times | at least 25 |",
+        "| `compare` | Cost | 3 us | at most 2 (missed) |",
+    ]
+
+
+def test_the_picture_has_the_bars_of_the_figures_that_a_series_has(tmp_path: Path) -> None:
+    a_report().draw(tmp_path / "picture.svg")
+    root = ElementTree.parse(tmp_path / "picture.svg").getroot()
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert [FIGURES["events_per_second"], "relay", "200", "<naive>", "6"] == texts[:5]
+    # The second figure is known of one series only.
+    assert texts[5:9] == [FIGURES["relay_cpu_us"], "relay", "10", "events/s"]
+    (curve,) = [element for element in root.iter() if element.tag.endswith("polyline")]
+    assert len(curve.attrib["points"].split()) == 2
+
+
+def test_the_table_is_not_cut_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    series = {f"a series with a long name {number}": [{"events_per_second": 123456.0}] for number in range(4)}
+    Report("drain", "Something", {}, series, machine=MACHINE).print()
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.count("123,456") == 4 for line in lines)
+    assert any(all(name in line for name in series) for line in lines)
+
+
+async def test_rounds_are_interleaved_every_second_one_backwards() -> None:
+    ran = []
+
+    async def one(name: str) -> dict[str, float]:
+        ran.append(name)
+        return {"events": float(len(ran))}
+
+    found = await interleave(3, {"a": lambda: one("a"), "b": lambda: one("b")})
+    assert ran == ["a", "b", "b", "a", "a", "b"]
+    assert [each["events"] for each in found["a"]] == [1, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "0"), (0.01234, "0.0123"), (1.5, "1.5"), (12.34, "12.3"), (123.4, "123"), (1e6, "1,000,000")],
+)
+def test_figures_are_readable(value: float, words: str) -> None:
+    assert readable(value) == words
+
+
+def test_one_round_has_no_spread() -> None:
+    assert spread([5.0]) == "5"
+    assert spread([5.0, 1.0, 9.0]) == "5 (1 to 9)"
+
+
+def test_readme_takes_the_figures_over_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{everything.BEGIN}old \\1\n{everything.END}after\n")
+    (tmp_path / "deploy").mkdir()
+    monkeypatch.setattr(everything, "ROOT", tmp_path)
+    monkeypatch.setattr(everything, "README", readme)
+    monkeypatch.setattr(everything, "PICTURE", tmp_path / "deploy/performance.svg")
+    found = tmp_path / "figures.json"
+    found.write_text(json.dumps([a_report().as_json(), a_report("outage").as_json()]))
+    for _ in range(2):
+        answer = CliRunner().invoke(main, ["readme", str(found)], catch_exceptions=False)
+        assert answer.exit_code == 0, answer.output
+        text = readme.read_text()
+        assert text.startswith(f"before\n{everything.BEGIN}")
+        assert text.endswith(f"{everything.END}after\n")
+        assert text.count("| `compare` | Speed | 31 (20 to 42) times | at least 25 |") == 1
+        assert "(deploy/performance.svg)" in text
+        assert "old" not in text
+    assert "polyline" in (tmp_path / "deploy/performance.svg").read_text()
+
+
+def test_one_broken_benchmark_costs_no_other_s_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoServers:
+        def __init__(self, **settings: object) -> None: ...
+        def __enter__(self) -> NoServers:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+    async def works(place: object, size: int) -> Report:
+        assert size == 1
+        return a_report("latency")
+
+    async def breaks(place: object) -> Report:
+        raise RuntimeError("no")
+
+    plans = {
+        "bad-event": everything._plan(breaks, {}, {}),
+        "latency": everything._plan(works, {"size": 9}, {"size": 1}),
+    }
+    monkeypatch.setattr(everything, "PLANS", plans)
+    monkeypatch.setattr(everything, "Place", NoServers)
+    found = tmp_path / "figures.json"
+    answer = CliRunner().invoke(everything.all_command, ["--quick", "--json", str(found)])
+    assert answer.exit_code == 1
+    assert "BROKEN bad-event: RuntimeError: no" in answer.output
+    assert "| `latency` | Speed |" in answer.output
+    assert [each["benchmark"] for each in json.loads(found.read_text())] == ["latency"]
