@@ -20,18 +20,19 @@ class Router:
             raise ValueError("a topic has at least one partition")
         self.partitions = partitions
         self._hash = hash_key
-        self._known: dict[bytes, int] = {}
+        self.known: dict[bytes | None, int] = {}
+        """Partitions of the keys remembered; never one for None. Look here first: most events' keys are known."""
         self._turn = 0
 
     def partition(self, key: bytes | None) -> int:
         """The partition for `key`, the same as the Java client's default partitioner chooses."""
         if key is None:
             return self._turn
-        partition = self._known.get(key)
+        partition = self.known.get(key)
         if partition is None:
-            if len(self._known) >= CACHED_KEYS:
-                self._known.clear()
-            partition = self._known[key] = (self._hash(key) & 0x7FFFFFFF) % self.partitions
+            if len(self.known) >= CACHED_KEYS:
+                self.known.clear()
+            partition = self.known[key] = (self._hash(key) & 0x7FFFFFFF) % self.partitions
         return partition
 
     def next_turn(self) -> None:

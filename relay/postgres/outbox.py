@@ -17,7 +17,7 @@ from relay.stages.claim import Renewal
 from relay.stages.settle import Written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from uuid import UUID
 
     import asyncpg
@@ -131,23 +131,26 @@ class SettleConnection(Statements):
     async def settle(self, receipts: Receipts) -> Written:
         """Write receipts."""
         try:
-            return _written(await self._rows("settle", *receipts))
+            # As text: asyncpg takes 0.35 us of CPU for an element of an array.
+            lanes, ids = _array(receipts.lanes), _array(receipts.ids)
+            rows = await self._rows("settle", lanes, ids, receipts.firsts, receipts.partitions, receipts.bases)
         except UniqueViolationError:
             # Another owner was there before us, or this is a repetition.
-            return _written(await self._rows("settle_again", *receipts))
+            rows = await self._rows("settle_again", *_columns(receipts))
+        return _written(rows)
 
     async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
         """Write receipts and delete the failure and held rows of the events `recorded`, (lane, id) each."""
         lanes, ids = map(list, zip(*recorded, strict=True))
-        return _written(await self._rows("settle_recorded", *receipts, lanes, ids))
+        return _written(await self._rows("settle_recorded", *_columns(receipts), lanes, ids))
 
     async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> Written:
         """Write receipts for events that are still the ones that were read."""
-        return _written(await self._rows("settle_checked", *receipts, event_ids))
+        return _written(await self._rows("settle_checked", *_columns(receipts), event_ids))
 
     async def count_duplicates(self, receipts: Receipts) -> int:
         """How many of these are also recorded at another place in Kafka."""
-        return cast("int", (await self._rows("count_duplicates", *receipts))[0][0])
+        return cast("int", (await self._rows("count_duplicates", *_columns(receipts)))[0][0])
 
     async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written | None:
         """Write held rows; None when one of the lanes is not this replica's any more."""
@@ -314,6 +317,16 @@ class HousekeepingConnection(Statements):
     async def forget_replayed(self, retention: float) -> bool:
         """Drop receipts of replays that were over `retention` seconds ago; returns whether more may be left."""
         return len(await self._rows("forget_replayed", retention, FORGET_AT_ONCE)) == FORGET_AT_ONCE
+
+
+def _array(numbers: Iterable[int]) -> str:
+    """An array in PostgreSQL's text form."""
+    return f"{{{','.join(map(str, numbers))}}}"
+
+
+def _columns(receipts: Receipts) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Lane, id, partition and offset of each event."""
+    return receipts.lanes, receipts.ids, *receipts.places()
 
 
 def _scan_result(rows: list[asyncpg.Record]) -> ScanResult:

@@ -67,11 +67,13 @@ class Buffer:
         """What the unsettled events of a lane occupy."""
         return self._bytes.get(lane, 0)
 
-    def add(self, lane: int, events: Iterable[PendingEvent]) -> None:
-        """Events of a lane were taken."""
+    def add(self, lane: int, events: Iterable[PendingEvent]) -> int:
+        """Events of a lane were taken; returns the bytes of their keys, payloads and headers."""
         sizes = [event[9] for event in events]
+        size = sum(sizes)
         self._events[lane] = self._events.get(lane, 0) + len(sizes)
-        self._bytes[lane] = self._bytes.get(lane, 0) + sum(sizes) + OVERHEAD_BYTES * len(sizes)
+        self._bytes[lane] = self._bytes.get(lane, 0) + size + OVERHEAD_BYTES * len(sizes)
+        return size
 
     def remove(self, settled: Mapping[int, tuple[int, int]]) -> None:
         """Events were settled: lane to (events, bytes of key, payload and headers)."""

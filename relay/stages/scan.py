@@ -110,10 +110,9 @@ class Scan:
             taken, cut = self._absorb(state, request, events, result.snapshot)
             more = more or cut
             if taken:
-                tenure.buffer.add(request.lane, taken)
+                size += tenure.buffer.add(request.lane, taken)
                 self._hand_on(taken)
                 found += len(taken)
-                size += sum(event[9] for event in taken)
         if len(tenure.ladder) > _MANY_RUNGS and (wanted := tenure.wanted_xids()):
             tenure.ladder.prune(wanted)
         self.scanned_at = time.monotonic()

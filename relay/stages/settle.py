@@ -19,12 +19,27 @@ if TYPE_CHECKING:
 
 
 class Receipts(NamedTuple):
-    """Receipts to write, one element per event in each column."""
+    """Receipts to write. Events were acknowledged in runs, one per record batch: only its beginning is kept of each."""
 
     lanes: list[int]
+    """Of each event, as `ids`."""
     ids: list[int]
+    firsts: list[int]
+    """Number of each run's first event, from 1, ascending; as many as `partitions` and `bases`."""
     partitions: list[int]
-    offsets: list[int]
+    bases: list[int]
+    """Offset of each run's first event; the others follow. -1 when the broker did not say, for all of them then."""
+
+    def places(self) -> tuple[list[int], list[int]]:
+        """Partition and offset of each event."""
+        partitions: list[int] = []
+        offsets: list[int] = []
+        ends = [*self.firsts[1:], len(self.ids) + 1]
+        for first, end, partition, base in zip(self.firsts, ends, self.partitions, self.bases, strict=True):
+            events = end - first
+            partitions += [partition] * events
+            offsets += range(base, base + events) if base >= 0 else [-1] * events
+        return partitions, offsets
 
 
 class Written(NamedTuple):
@@ -101,12 +116,13 @@ class Settle:
 
     async def _deliver(self, deliveries: list[Delivery]) -> int:
         started = time.monotonic()
-        receipts = Receipts([], [], [], [])
+        receipts = Receipts([], [], [], [], [])
         for _, events, partition, base in deliveries:
+            receipts.firsts.append(len(receipts.ids) + 1)
+            receipts.partitions.append(partition)
+            receipts.bases.append(base)
             receipts.lanes.extend([event[0] for event in events])
             receipts.ids.extend([event[1] for event in events])
-            receipts.partitions.extend([partition] * len(events))
-            receipts.offsets.extend(range(base, base + len(events)) if base >= 0 else [-1] * len(events))
         if deliveries[0].tenure is not self._tenure:
             event_ids = [event[2] for delivery in deliveries for event in delivery.events]
             written = await self._port.settle_checked(receipts, event_ids)

@@ -70,11 +70,12 @@ class Topic:
         if router is None:
             self.unrouted.extend(events)
             return
-        partition_of = router.partition
+        known, partition_of = router.known, router.partition
         partitions = self.partitions
         touched = set()
         for event in events:
-            number = partition_of(event[4])
+            key = event[4]
+            number = known[key] if key in known else partition_of(key)
             partitions[number].waiting.append(event)
             touched.add(number)
         router.next_turn()

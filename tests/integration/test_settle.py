@@ -86,7 +86,7 @@ class TestTwice:
         """Whether a commit got through is unknown when the connection breaks: it is sent again."""
         async with hand_relay(outbox) as relay, writer(outbox) as service:
             await service.enqueue()
-            receipt = Receipts([LANE], [1], [7], [100])
+            receipt = Receipts([LANE], [1], [1], [7], [100])
             assert (await relay.settle_port.settle(receipt)).new == 1
             assert (await relay.settle_port.settle(receipt)).new == 0
             assert await relay.settle_port.count_duplicates(receipt) == 0
@@ -97,7 +97,7 @@ class TestTwice:
             for _ in range(3):
                 await service.enqueue()
             taken = await relay.take_all()
-            await relay.settle_port.settle(Receipts([LANE, LANE], [1, 2], [0, 0], [90, 2]))
+            await relay.settle_port.settle(Receipts([LANE, LANE], [1, 2], [1, 2], [0, 0], [90, 2]))
             await relay.settle(taken)
             assert await receipts(service.connection) == [(1, 0, 90), (2, 0, 2), (3, 0, 3)]
             assert relay.telemetry.value("duplicate_events_total") == 1
@@ -116,7 +116,7 @@ class TestTwice:
             down = up[::-1]
             for _ in range(4):
                 both = [
-                    port.settle(Receipts([LANE] * 3000, order, [0] * 3000, order))
+                    port.settle(Receipts([LANE] * 3000, order, [1], [0], [0]))
                     for port, order in ((first, up), (second, down))
                 ]
                 written = await asyncio.gather(*both)
@@ -151,7 +151,7 @@ class TestLostConnections:
         async with hand_relay(outbox, records=records) as former, writer(outbox) as service:
             await service.enqueue()
             delivery = Delivery(former.tenure, await former.take_all(), 0, 10)
-            await former.settle_port.settle(Receipts([LANE], [1], [0], [10]))
+            await former.settle_port.settle(Receipts([LANE], [1], [1], [0], [10]))
             async with relay_connections(outbox) as connections:
                 relay = HandRelay(connections, records=records)
                 await relay.settler._record([delivery])

@@ -49,7 +49,7 @@ def test_remembering_keys_is_bounded_and_changes_nothing(monkeypatch: pytest.Mon
     router = Router(12, hash_key)
     keys = [b"%d" % number for number in range(10)]
     assert [router.partition(key) for key in keys * 2] == [murmur2(key) % 2**31 % 12 for key in keys * 2]
-    assert len(router._known) <= 3
+    assert len(router.known) <= 3
     hashed.clear()
     router.partition(keys[-1])
     assert hashed == [], "a key that is remembered is hashed again"
