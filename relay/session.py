@@ -234,7 +234,8 @@ async def _connect_all(settings: Settings) -> dict[str, asyncpg.Connection]:
     connections: dict[str, asyncpg.Connection] = {}
     try:
         for purpose in CONNECTIONS:
-            connections[purpose] = await connect.open_connection(
+            # All to the server that the first one found.
+            connections[purpose], dsn = await connect.open_first(
                 dsn, settings.postgres.connect_timeout, f"outbox-relay {purpose}"
             )
             if purpose == CONNECTIONS[0]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from relay.postgres.errors import translated
+from relay.postgres.hosts import connect_to_primary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,13 +19,17 @@ async def admin_connection(dsn: str, connect_timeout: float) -> AsyncIterator[as
 
     Raises an UnreachableError that says what to check.
     """
-    with translated():
-        connection = await asyncpg.connect(
+
+    async def connect(dsn: str) -> asyncpg.Connection:
+        connection: asyncpg.Connection = await asyncpg.connect(
             dsn,
             timeout=connect_timeout,
             statement_cache_size=0,
             server_settings={"application_name": "relay admin"},
         )
+        return connection
+
+    connection, _ = await connect_to_primary(dsn, connect)
     try:
         yield connection
     finally:

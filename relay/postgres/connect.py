@@ -9,7 +9,7 @@ import asyncpg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from relay.errors import PostgresLostError
-from relay.postgres.errors import translated
+from relay.postgres.hosts import connect_to_primary
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,7 +56,14 @@ async def open_connection(dsn: str, timeout: float, name: str) -> asyncpg.Connec
 
     Raises PostgresLostError when waiting may help, another UnreachableError when it takes a person.
     """
-    with translated():
+    connection, _ = await open_first(dsn, timeout, name)
+    return connection
+
+
+async def open_first(dsn: str, timeout: float, name: str) -> tuple[asyncpg.Connection, str]:
+    """The same, and the DSN of the host it leads to: connections that belong together must go to one server."""
+
+    async def connect(dsn: str) -> asyncpg.Connection:
         connection: asyncpg.Connection = await asyncpg.connect(
             dsn,
             timeout=timeout,
@@ -65,6 +72,8 @@ async def open_connection(dsn: str, timeout: float, name: str) -> asyncpg.Connec
             record_class=EventRow,
         )
         return connection
+
+    return await connect_to_primary(dsn, connect)
 
 
 async def wait_for(attempt: Callable[[], Awaitable[Result]], on_failure: Callable[[PostgresLostError], None]) -> Result:
