@@ -28,9 +28,6 @@ class SweepPort(Protocol):
     async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
         """Read unsettled events of one lane."""
 
-    async def sequence_value(self) -> int:
-        """The last id taken."""
-
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
         """Running transactions without an event id."""
 
@@ -54,6 +51,8 @@ class Sweep:
         self._settings = settings
         self._telemetry = telemetry
         self._first_seen: dict[int, float] = {}
+        self._looked_at: dict[int, int] = {}
+        """The sequence's value at the last look at a transaction."""
         self._started: dict[int, float] = {}
 
     async def run(self) -> None:
@@ -111,13 +110,20 @@ class Sweep:
         are still running (rule 8). Without it a foreign transaction that stays open for an hour costs a sweep of
         an hour's events when it ends, and holds every lane's position back.
         """
-        tracked = self._tenure.wanted_xids()
-        self._first_seen = {xid: self._first_seen.get(xid, now) for xid in tracked}
-        old = [xid for xid, since in self._first_seen.items() if now - since >= QUIET_CHECK_INTERVAL]
+        running = self._tenure.running_xids()
+        # Of an earlier statement than the look: whatever takes its first id after that, takes one above.
+        value = self._tenure.sequence_value
+        self._first_seen = {xid: self._first_seen.get(xid, now) for xid in running}
+        self._looked_at = {xid: at for xid, at in self._looked_at.items() if xid in running}
+        old = [
+            xid
+            for xid, since in self._first_seen.items()
+            if now - since >= QUIET_CHECK_INTERVAL and self._looked_at.get(xid, -1) < value
+        ]
         if old:
-            value = await self._port.sequence_value()
-            for xid in await self._port.quiet_transactions(old):
-                self._scan.quiet[xid] = value
+            self._scan.quiet.update(dict.fromkeys(await self._port.quiet_transactions(old), value))
+            # While nobody takes ids, a look at the same transactions would find the same.
+            self._looked_at.update(dict.fromkeys(old, value))
 
     async def _wait_for_work(self) -> None:
         sweeping = any(state.sweep is not None for state in self._tenure.lanes.values())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from relay.decide.lane_scan import LaneScan
+    from relay.decide.snapshot import Snapshot
     from relay.stages.buffer import Buffer
 
 
@@ -112,15 +113,17 @@ class Tenure:
         """Share the buffer's room among the lanes that are owned now."""
         self.buffer.share_among(len(self.lanes))
 
+    def running_xids(self) -> set[int]:
+        """Transactions that ran when a lane was last read, on whose end its next start depends."""
+        return set().union(*(snapshot.running for snapshot in self._snapshots()))
+
     def wanted_xids(self) -> set[int]:
         """Transactions and snapshot bounds that a lane's next start or position still depends on."""
-        wanted: set[int] = set()
-        for state in self.lanes.values():
-            for snapshot in (state.snapshot, state.sweep.snapshot if state.sweep else None):
-                if snapshot is not None:
-                    wanted.add(snapshot.xmax)
-                    wanted |= snapshot.running
-        return wanted
+        return self.running_xids() | {snapshot.xmax for snapshot in self._snapshots()}
+
+    def _snapshots(self) -> list[Snapshot]:
+        found = [(state.snapshot, state.sweep.snapshot if state.sweep else None) for state in self.lanes.values()]
+        return [snapshot for pair in found for snapshot in pair if snapshot is not None]
 
 
 class TenureLostError(Exception):

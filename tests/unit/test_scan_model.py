@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.decide import lane_scan, shares
+from relay.decide import lane_scan
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import Bound, LaneScan, LongSweep
 from relay.stages import scan
 from relay.stages.sweep import Sweep
-from tests.scan_model import LANES, Model
+from tests.scan_model import Model
 from tests.simulated_postgres import SimulatedPostgres, Violation
 from tests.simulated_relay import SimulatedConnection
 
@@ -36,9 +36,8 @@ MOST_SEEDS = 500
 
 
 @pytest.fixture(autouse=True)
-def few_lanes_and_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that short schedules hand lanes over and prune the ladder."""
-    monkeypatch.setattr(shares, "LANES", LANES)
+def few_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that short schedules prune the ladder."""
     monkeypatch.setattr(scan, "_MANY_RUNGS", 3)
 
 

@@ -1,4 +1,4 @@
-"""The sweep's loop: when it ends."""
+"""The sweep's loop: when it ends, and what it asks while there is nothing to do."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Port:
 
     def __init__(self) -> None:
         self.steps = 0
+        self.looks: list[list[int]] = []
 
     async def scan(self, _lanes: Sequence[object], _longest_sweep: int) -> ScanResult:
         raise AssertionError("no scan was asked for")
@@ -37,11 +38,9 @@ class Port:
         self.steps += 1
         return ScanResult(SNAPSHOT, 0, [])
 
-    async def sequence_value(self) -> int:
-        return 0
-
-    async def quiet_transactions(self, _xids: Sequence[int]) -> list[int]:
-        return []
+    async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
+        self.looks.append(sorted(xids))
+        return list(xids)
 
 
 @pytest.fixture
@@ -73,3 +72,28 @@ async def test_a_drain_that_begins_right_after_lanes_were_claimed_ends_it(claime
     tenure.drain_begun.set()
     await sweep.run()
     assert port.steps == 0
+
+
+async def test_an_idle_database_is_not_asked_again_and_again_about_the_same_transactions() -> None:
+    tenure = Tenure(Buffer(100, 1 << 20))
+    state = LaneScan.take_over(3, 1, 0, 0, SNAPSHOT)
+    tenure.add_lane(state, Closed())
+    port = Port()
+    settings, telemetry = ScanSettings(), Telemetry()
+    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
+    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
+    for now in range(5):
+        await sweep.look_for_quiet_transactions(float(now))
+    assert port.looks == [], "nothing runs"
+
+    # A transaction of somebody else, as long as it may last.
+    state.snapshot = Snapshot(41, 45, frozenset({41, 44}))
+    for now in range(5, 10):
+        await sweep.look_for_quiet_transactions(float(now))
+    assert port.looks == [[41, 44]]
+    assert scan.quiet == {41: 0, 44: 0}
+    tenure.saw_sequence(7, 0)
+    for now in range(10, 15):
+        await sweep.look_for_quiet_transactions(float(now))
+    assert port.looks == [[41, 44]] * 2
+    assert scan.quiet == {41: 7, 44: 7}
