@@ -46,6 +46,7 @@ class HandRelay:
         max_events: int = 100_000,
         max_bytes: int = 1 << 30,
         lease: float = 60.0,
+        name: str = "by hand",
         records: Records | None = None,
         hand_on: Callable[[list[PendingEvent]], None] | None = None,
     ) -> None:
@@ -54,7 +55,7 @@ class HandRelay:
         self.taken: list[PendingEvent] = []
         self.records = Records() if records is None else records
         scan = ScanSettings(batch_events=batch_events, sweep_step_ids=sweep_step_ids)
-        replica = ReplicaSettings(name="by hand", lease=lease)
+        replica = ReplicaSettings(name=name, lease=lease)
         self.connections = connections
         self.scan_port = ScanConnection(connections["scan"], "outbox")
         self.sweep_port = ScanConnection(connections["sweep"], "outbox")

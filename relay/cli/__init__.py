@@ -17,6 +17,7 @@ COMMANDS = {
     "migrate": "Create the outbox in your database, or bring it up to date.",
     "run": "Relay events from PostgreSQL to Kafka until told to stop.",
     "status": "Show what is pending, who owns which lanes, what was delivered.",
+    "lanes": "Show who owns which lanes; move them for maintenance.",
     "failed": "See events that could not be published; replay or discard them.",
     "replay": "Publish delivered events again, for a consumer that lost data.",
     "config": "Show the settings that apply and where each comes from.",

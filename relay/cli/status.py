@@ -11,6 +11,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from relay.cli.owners import lanes_table, parking, replicas_table, silence
+from relay.cli.words import duration, plural, ranges, table
 from relay.postgres.admin import admin_connection
 from relay.postgres.status import Count, Status, read_status
 from relay.settings import load_postgres
@@ -41,7 +43,7 @@ def concerns(status: Status) -> list[str]:
     """What somebody who was woken up should look at first; empty when all is well."""
     found = []
     alive = [replica for replica in status.replicas if replica.alive]
-    orphans = [lane.lane for lane in status.lanes if lane.replica is None]
+    orphans = [lane.lane for lane in status.lanes if lane.replica is None and not lane.parked]
     if status.in_recovery:
         found.append("this server is a standby: what it shows may be old, and no relay can work on it")
     if not alive:
@@ -51,6 +53,7 @@ def concerns(status: Status) -> list[str]:
             f"lanes without a live owner: {ranges(orphans)}; their events wait until a replica claims them, which "
             "takes seconds unless its log says why not"
         )
+    found += silence(status.replicas) + parking(status.lanes)
     if status.backlog.precision == "at most":
         found.append("counting what is pending took too long: positions are far behind; is a long transaction open?")
     if failed := status.failures.get("failed", 0):
@@ -58,33 +61,6 @@ def concerns(status: Status) -> list[str]:
     if status.stranded:
         found.append("there are rows in the DEFAULT partitions: no segment was ready for them; the relay moves them")
     return found
-
-
-def duration(seconds: float | None) -> str:
-    """A length of time for people, to two units."""
-    if seconds is None:
-        return "-"
-    if seconds < 10:
-        return f"{max(seconds, 0):.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def ranges(lanes: list[int]) -> str:
-    """Ascending lanes with neighbours put together, `0-3 7`: all 16 one by one would leave no room for names."""
-    runs: list[list[int]] = []
-    for lane in lanes:
-        if runs and lane == runs[-1][-1] + 1:
-            runs[-1].append(lane)
-        else:
-            runs.append([lane])
-    return " ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def _page(status: Status) -> Group:
@@ -98,13 +74,13 @@ def _page(status: Status) -> Group:
         _summary(status),
     ]
     if status.replicas:
-        parts += ["", _replicas(status)]
-    parts += ["", _lanes(status), "", _segments(status)]
+        parts += ["", replicas_table(status.replicas)]
+    parts += ["", lanes_table(status.lanes), "", _segments(status)]
     return Group(*parts)
 
 
 def _summary(status: Status) -> Table:
-    table = Table.grid(padding=(0, 3))
+    grid = Table.grid(padding=(0, 3))
     pending = _count(status.backlog)
     if status.oldest_seconds is not None:
         pending += f", the oldest {duration(status.oldest_seconds)} old"
@@ -114,80 +90,33 @@ def _summary(status: Status) -> Table:
     owned = sum(lane.replica is not None for lane in status.lanes)
     alive = sum(replica.alive for replica in status.replicas)
     failures = ", ".join(f"{events:,} {state}" for state, events in sorted(status.failures.items()))
-    table.add_row("pending", pending)
-    table.add_row("delivered", f"{delivered} (receipts that are kept)")
-    table.add_row("failures", failures or "none")
-    table.add_row("held", _count(status.held))
+    grid.add_row("pending", pending)
+    grid.add_row("delivered", f"{delivered} (receipts that are kept)")
+    grid.add_row("failures", failures or "none")
+    grid.add_row("held", _count(status.held))
     for replay in status.replays:
         done = f"{replay.published + replay.failed:,} of {replay.events:,} delivered events published again"
-        table.add_row("replay", f"{replay.id}, topic {replay.topic}: {done}")
-    table.add_row("lanes", f"{owned} of {len(status.lanes)} owned, by {alive} live {_plural('replica', alive)}")
-    return table
-
-
-def _replicas(status: Status) -> Table:
-    table = _table("*replica", "version", ">running", ">lease", "lanes")
-    for replica in status.replicas:
-        lease = duration(replica.lease_seconds) if replica.alive else f"out for {duration(-replica.lease_seconds)}"
-        table.add_row(
-            replica.name,
-            replica.version,
-            duration(replica.running_seconds),
-            lease,
-            ranges(replica.lanes) or "none",
-            style=None if replica.alive else "red",
-        )
-    return table
-
-
-def _lanes(status: Status) -> Table:
-    table = _table(">lane", "*owner", ">owned for", ">position", ">pending", ">oldest")
-    for lane in status.lanes:
-        table.add_row(
-            str(lane.lane),
-            lane.replica or ("free" if lane.owner is None else "free (lease ran out)"),
-            duration(lane.owned_seconds if lane.replica else None),
-            f"{lane.position:,}",
-            "?" if lane.pending is None else f"{lane.pending:,}",
-            duration(lane.oldest_seconds),
-            style=None if lane.replica else "red",
-        )
-    return table
+        grid.add_row("replay", f"{replay.id}, topic {replay.topic}: {done}")
+    grid.add_row("lanes", f"{owned} of {len(status.lanes)} owned, by {alive} live {plural('replica', alive)}")
+    return grid
 
 
 def _segments(status: Status) -> Table:
-    table = _table("segment", ">from id", ">to id", ">MiB", "")
+    made = table("segment", ">from id", ">to id", ">MiB", "")
     for segment in status.segments:
         in_use = segment.lower_id <= status.newest_id < segment.upper_id
-        table.add_row(
+        made.add_row(
             segment.name,
             f"{segment.lower_id:,}",
             f"{segment.upper_id - 1:,}",
             "-" if segment.bytes is None else f"{segment.bytes / 2**20:,.1f}",
             f"in use, newest id {status.newest_id:,}" if in_use else "",
         )
-    return table
-
-
-def _table(*columns: str) -> Table:
-    """A plain table; > marks a column of numbers, * one that goes on in the next line where there is no room for it."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(
-            column.lstrip(">*"),
-            justify="right" if column.startswith(">") else "left",
-            no_wrap=not column.startswith("*"),
-            overflow="fold",
-        )
-    return table
+    return made
 
 
 def _count(count: Count) -> str:
     if count.events is None:
         return "unknown (counting took too long)"
     hedge = "" if count.precision == "exact" else f"{count.precision} "
-    return f"{hedge}{count.events:,} {_plural('event', count.events)}"
-
-
-def _plural(word: str, number: int) -> str:
-    return word if number == 1 else f"{word}s"
+    return f"{hedge}{count.events:,} {plural('event', count.events)}"

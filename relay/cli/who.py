@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 
-from relay.cli.failed.words import safe
+from relay.cli.words import safe
 
 
 def who() -> str:

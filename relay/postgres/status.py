@@ -6,19 +6,18 @@ each count says whether it is exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from asyncpg.exceptions import QueryCanceledError
 
 from relay.postgres.checks import check_schema
 from relay.postgres.errors import translated
+from relay.postgres.ownership import OwnedLane, Replica, read_ownership
 from relay.postgres.replay_requests import ReplayRow
 from relay.postgres.sql import DEFAULT_SCHEMA, query
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     import asyncpg
 
 LANES = 16
@@ -36,29 +35,10 @@ class Count:
     precision: Literal["exact", "at least", "at most", "about", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """A running instance of the relay, or one that ended without taking itself off the list."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane(OwnedLane):
+    """A lane, its owner, and what waits in it."""
 
-    id: UUID
-    name: str
-    version: str
-    running_seconds: float
-    lease_seconds: float
-    alive: bool
-    lanes: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """A lane. `replica` is the name of its owner while that one's lease runs."""
-
-    lane: int
-    owner: UUID | None
-    replica: str | None
-    epoch: int
-    position: int
-    owned_seconds: float | None
     pending: int | None
     oldest_seconds: float | None
 
@@ -125,17 +105,15 @@ async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHE
     per_lane_limit = COUNT_LIMIT // LANES
     with translated():
         (server,) = await rows("status_server")
-        lane_rows = await rows("status_lanes")
+        replicas, lanes = await read_ownership(connection, schema)
         oldest = _dict(await rows_in_time("status_oldest"))
         pending = _dict(await rows_in_time("status_pending", per_lane_limit))
         delivered = await rows_in_time("status_delivered", COUNT_LIMIT)
         held = await rows_in_time("status_held", COUNT_LIMIT)
-        replicas = [_replica(row, lane_rows) for row in await rows("status_replicas")]
-        alive = {replica.id: replica.name for replica in replicas if replica.alive}
         return Status(
             schema=schema,
             **server,
-            backlog=_backlog(list(pending.values()), per_lane_limit, server, lane_rows),
+            backlog=_backlog(list(pending.values()), per_lane_limit, server, lanes),
             oldest_seconds=max(oldest.values(), default=None),
             delivered=_delivered(delivered),
             last_delivered_seconds=delivered[0]["last_seconds"] if delivered else None,
@@ -143,13 +121,8 @@ async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHE
             held=_held(held),
             replays=[_replay(ReplayRow.of(row)) for row in await rows("replays", MOST_REPLAYS, None, True)],
             lanes=[
-                Lane(
-                    **row,
-                    replica=alive.get(row["owner"]),
-                    pending=pending.get(row["lane"]),
-                    oldest_seconds=oldest.get(row["lane"]),
-                )
-                for row in lane_rows
+                Lane(**asdict(lane), pending=pending.get(lane.lane), oldest_seconds=oldest.get(lane.lane))
+                for lane in lanes
             ],
             replicas=replicas,
             segments=[Segment(**row) for row in await rows("status_segments")],
@@ -171,16 +144,11 @@ def _dict(rows: list[asyncpg.Record] | None) -> dict[Any, Any]:
     return {row[0]: row[1] for row in rows or []}
 
 
-def _replica(row: asyncpg.Record, lanes: list[asyncpg.Record]) -> Replica:
-    owned = [lane["lane"] for lane in lanes if lane["owner"] == row["id"]]
-    return Replica(**row, alive=row["lease_seconds"] > 0, lanes=owned)
-
-
-def _backlog(counts: list[int], limit: int, server: asyncpg.Record, lanes: list[asyncpg.Record]) -> Count:
+def _backlog(counts: list[int], limit: int, server: asyncpg.Record, lanes: list[OwnedLane]) -> Count:
     """Add the lanes' counts, each of which went up to `limit`; there are none if counting took too long."""
     if not counts:
         # One id is one event in one lane, so this many can be pending and no more.
-        return Count(server["newest_id"] - min(lane["position"] for lane in lanes), "at most")
+        return Count(server["newest_id"] - min(lane.position for lane in lanes), "at most")
     return Count(sum(counts), "exact" if max(counts) < limit else "at least")
 
 

@@ -32,8 +32,9 @@ HEARTBEATS_PER_LEASE = 3
 HAND_BACK_INTERVAL = 0.02
 """Seconds between looks (in memory) whether a lane that is to be given back is settled: its next owner waits for it."""
 
-CLAIM_AGAIN_AFTER = 0.02
-"""Seconds until the next look when others were faster with some of the lanes, or had one locked."""
+LOOK_AGAIN_AFTER = 0.02
+"""Seconds until the next look after lanes were claimed: others may have been faster with some of them or had one
+locked, and lanes that were moved here may be more than the share, so that others have to go."""
 
 SHOW_AFTER = 0.5
 """Seconds after which giving lanes back is worth a beat of its own, which shows it to people."""
@@ -235,8 +236,7 @@ class Claim:
     async def _claim(self, free: Sequence[LaneRow]) -> None:
         tenure = self._tenure
         claimed = await self._port.claim(tenure.replica, free)
-        if len(claimed) < len(free):
-            self._look_at = time.monotonic() + CLAIM_AGAIN_AFTER
+        self._look_at = time.monotonic() + LOOK_AGAIN_AFTER
         # Before the first scan: what stands behind a failure must not be published by it.
         numbers = [lane.lane for lane in claimed]
         blocking = await self._port.blocking(numbers)

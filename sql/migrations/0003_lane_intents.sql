@@ -1,13 +1,14 @@
 -- What people want of lanes, and what a replica tells about itself.
 -- Runs with programs from version 1.
 
--- draining: it takes nothing more, and the others share its lanes among them. The rest is for people: lanes it is giving
--- back and that are not settled yet, and what it has counted since its process began. Written with the heartbeat.
+-- draining: it takes nothing more, and the others share its lanes among them. The rest is for people, written with the
+-- heartbeat: when that was, lanes that are being given back and are not settled yet, and what the process has counted.
 ALTER TABLE outbox.replica
-    ADD COLUMN draining    boolean    NOT NULL DEFAULT false,
-    ADD COLUMN releasing   smallint[] NOT NULL DEFAULT '{}',
-    ADD COLUMN duplicates  bigint     NOT NULL DEFAULT 0,
-    ADD COLUMN leases_lost bigint     NOT NULL DEFAULT 0;
+    ADD COLUMN draining    boolean     NOT NULL DEFAULT false,
+    ADD COLUMN renewed_at  timestamptz,
+    ADD COLUMN releasing   smallint[]  NOT NULL DEFAULT '{}',
+    ADD COLUMN duplicates  bigint      NOT NULL DEFAULT 0,
+    ADD COLUMN leases_lost bigint      NOT NULL DEFAULT 0;
 
 -- What a person last asked for a lane; the relays act on it. With a replica: it is to own the lane until then, as long
 -- as it is alive. Without: whoever owned the lane at this epoch gives it back, and nobody claims it until then.

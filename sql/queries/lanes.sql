@@ -11,7 +11,7 @@ SELECT pg_current_xact_id()::text AS xid, pg_notify('outbox', 'lanes') FROM regi
 -- name: renew
 -- Extend the lease of replica $1 to $2 seconds from now, and show lanes $3 being given back, $4 duplicates, $5 lost leases; no row when it has run out.
 UPDATE outbox.replica
-SET lease_expires_at = clock_timestamp() + make_interval(secs => $2::float8),
+SET lease_expires_at = clock_timestamp() + make_interval(secs => $2::float8), renewed_at = clock_timestamp(),
     releasing = $3::smallint[], duplicates = $4::bigint, leases_lost = $5::bigint
 WHERE id = $1::uuid AND lease_expires_at > clock_timestamp()
 RETURNING pg_current_xact_id()::text AS xid,

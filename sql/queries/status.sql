@@ -19,20 +19,6 @@ SELECT current_database() AS database,
        EXISTS (SELECT FROM outbox.event_default) OR EXISTS (SELECT FROM outbox.delivery_default) AS stranded
 FROM outbox.event_id AS v;
 
--- name: status_replicas
--- Replicas with what is left of their leases (below zero: run out), the longest running first.
-SELECT id, name, version,
-       extract(epoch FROM clock_timestamp() - started_at)::float8 AS running_seconds,
-       extract(epoch FROM lease_expires_at - clock_timestamp())::float8 AS lease_seconds
-FROM outbox.replica
-ORDER BY started_at, id;
-
--- name: status_lanes
--- Every lane and its owner.
-SELECT lane, owner, epoch, position, extract(epoch FROM clock_timestamp() - claimed_at)::float8 AS owned_seconds
-FROM outbox.lane
-ORDER BY lane;
-
 -- name: status_oldest
 -- The age of the first pending event of each lane that has one.
 SELECT l.lane, extract(epoch FROM clock_timestamp() - oldest.created_at)::float8 AS seconds

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from relay.decide import shares
 from relay.decide.shares import LANES
-from relay.errors import PostgresLostError
 from tests.outbox import connected, migrated
-from tests.scan_harness import HandRelay, lane_of, relay_connections, writer
-from tests.waiting import until
+from tests.running import KEYS, LONG, owns, running
+from tests.scan_harness import HandRelay, relay_connections, writer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import asyncpg
 
-LONG = 600.0
-KEYS = {lane_of(key): key for key in map(str, range(1000))}
-"""A key of each lane."""
+
+@pytest.fixture
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine no replica is to be taken for a silent one."""
+    monkeypatch.setattr(shares, "ORPHAN_AFTER", LONG)
 
 
 @pytest.fixture
@@ -31,37 +29,11 @@ async def outbox(database: str) -> str:
         return database
 
 
-@asynccontextmanager
-async def running(dsn: str, lease: float = LONG) -> AsyncIterator[HandRelay]:
-    """A replica that listens and runs its claim stage, and nothing else. At the end it is gone without a word."""
-    async with relay_connections(dsn) as connections:
-        relay = HandRelay(connections, lease=lease)
-        await relay.claim.register(None)
-        await relay.control.listen(lambda: None, lambda: None, relay.tenure.claim_wake_up.set)
-        claiming = asyncio.create_task(relay.claim.run())
-        try:
-            yield relay
-        finally:
-            claiming.cancel()
-            await asyncio.wait([claiming])
-            with suppress(PostgresLostError):
-                if not claiming.cancelled():
-                    claiming.result()
-
-
-async def owns(relay: HandRelay, lanes: int) -> None:
-    """Wait until a replica owns so many lanes."""
-
-    async def look() -> bool:
-        return len(relay.tenure.lanes) == lanes
-
-    await until(f"{relay.tenure!r} owns {lanes} lanes", look, 20.0)
-
-
 async def owners(connection: asyncpg.Connection) -> dict[object, int]:
     return dict(await connection.fetch("SELECT owner, count(*) FROM outbox.lane GROUP BY owner"))
 
 
+@pytest.mark.usefixtures("_patience")
 async def test_who_comes_gets_its_share_and_who_drains_leaves_it_to_the_others(outbox: str) -> None:
     async with running(outbox) as first, connected(outbox) as connection:
         await owns(first, LANES)
@@ -76,6 +48,7 @@ async def test_who_comes_gets_its_share_and_who_drains_leaves_it_to_the_others(o
                 assert await owners(connection) == {first.tenure.replica: 8, third.tenure.replica: 8}
 
 
+@pytest.mark.usefixtures("_patience")
 async def test_each_lane_is_given_back_as_soon_as_it_is_settled(outbox: str) -> None:
     async with running(outbox) as first, writer(outbox) as service:
         await owns(first, LANES)
@@ -87,6 +60,7 @@ async def test_each_lane_is_given_back_as_soon_as_it_is_settled(outbox: str) -> 
             await owns(second, 8)
 
 
+@pytest.mark.usefixtures("_patience")
 async def test_the_others_claim_the_lanes_of_one_that_drains_before_it_has_drained(outbox: str) -> None:
     async with running(outbox) as first, running(outbox) as second, writer(outbox) as service:
         await owns(first, 8)
@@ -105,6 +79,7 @@ async def test_the_others_claim_the_lanes_of_one_that_drains_before_it_has_drain
         await owns(second, LANES)
 
 
+@pytest.mark.usefixtures("_patience")
 async def test_the_lanes_of_a_dead_replica_are_claimed_when_its_lease_ends_and_not_at_the_next_beat(
     outbox: str,
 ) -> None:
@@ -134,6 +109,7 @@ async def test_lanes_that_were_given_back_for_a_replica_that_died_are_claimed_ag
         await owns(survivor, LANES)
 
 
+@pytest.mark.usefixtures("_patience")
 async def test_two_that_find_the_same_lanes_free_share_them_without_waiting_for_a_beat(outbox: str) -> None:
     """Both try the first ones; who was slower has to look again."""
     async with connected(outbox) as connection, running(outbox) as first, running(outbox) as second:

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from relay.cli import main
-from relay.cli.status import concerns, duration, ranges
+from relay.cli.status import concerns
+from relay.cli.words import duration, ranges
 from relay.errors import SchemaError
 from relay.postgres import status as reading
 from relay.postgres.migrate import make_roles

@@ -13,7 +13,7 @@ from relay.cli.failed import pages
 from relay.cli.failed.filters import Wanted, filter_options, recorded, words
 from relay.cli.failed.reasons import MARKABLE
 from relay.cli.failed.words import key_text
-from relay.cli.status import duration
+from relay.cli.words import duration
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,8 +14,8 @@ from relay.cli.failed import pages
 from relay.cli.failed.filters import Wanted, filter_options, recorded, words
 from relay.cli.failed.reasons import MARKABLE, RefusedError, reasons, refusal
 from relay.cli.failed.waiting import Waited, wait_for
-from relay.cli.failed.words import safe
 from relay.cli.who import who
+from relay.cli.words import safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relay.cli.failed.words import key_text, safe
-from relay.cli.status import duration
+from relay.cli.failed.words import key_text
+from relay.cli.words import duration, safe
 from relay.postgres.admin import admin_connection
 from relay.postgres.checks import check_schema
 from relay.postgres.failures import Failures

@@ -15,7 +15,7 @@ from relay.cli.failed import pages
 from relay.cli.failed.actions import progress, report
 from relay.cli.failed.reasons import RefusedError, state_of, unknown
 from relay.cli.failed.words import key_text, payload_view
-from relay.cli.status import duration
+from relay.cli.words import duration
 from relay.postgres.failures import Filter
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from relay.cli.words import safe
+
 HEX = "hex:"
 """Begins a key that is shown, and given, as hexadecimal digits. Not 0x: there are keys that are texts like 0x4f."""
 
@@ -15,15 +17,6 @@ _MOST_CHARACTERS = 4_000
 _DUMPED_BYTES = 256
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """No text has these. Others that are not printable, joiners of emoji say, it may have."""
-
-
-def safe(text: str, also: str = "") -> str:
-    """The text with everything escaped that is not printable, control sequences above all, but for `also`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() or each in also else each.encode("unicode_escape").decode("ascii") for each in text
-    )
 
 
 def key_text(key: bytes) -> str:

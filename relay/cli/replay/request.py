@@ -14,11 +14,11 @@ import click
 from relay.cli.failed import pages
 from relay.cli.failed.filters import words
 from relay.cli.failed.reasons import RefusedError
-from relay.cli.failed.words import key_text, safe
+from relay.cli.failed.words import key_text
 from relay.cli.replay.opened import opened
 from relay.cli.replay.watching import end, follow
-from relay.cli.status import duration
 from relay.cli.who import who
+from relay.cli.words import duration, safe
 from relay.postgres.replay_requests import Wanted
 
 if TYPE_CHECKING:

@@ -1,0 +1,109 @@
+"""Who owns which lanes, for people, and what they ask of it. Only the relays act on what is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relay.postgres.errors import translated
+from relay.postgres.sql import DEFAULT_SCHEMA, query
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    import asyncpg
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A running instance of the relay, or one that ended without taking itself off the list."""
+
+    id: UUID
+    name: str
+    version: str
+    running_seconds: float
+    lease_seconds: float
+    alive: bool
+    lanes: list[int]
+    draining: bool = False
+    """Whether it is stopping, and hands over its lanes."""
+    silent_seconds: float | None = None
+    """Since its last heartbeat, if the next one is overdue: it is dead, paused, or cut off."""
+    duplicates: int = 0
+    """Events it found to be in Kafka more than once, since its process began."""
+    leases_lost: int = 0
+    """Since its process began."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedLane:
+    """A lane and its owner. `replica` is the owner's name while its lease runs."""
+
+    lane: int
+    owner: UUID | None
+    replica: str | None
+    epoch: int
+    position: int
+    owned_seconds: float | None
+    handing_back: bool = False
+    """Whether its owner takes nothing more from it, and releases it once what was taken is settled."""
+    free_in_seconds: float | None = None
+    """Of a lane whose owner is silent: until the lease ends and others claim it."""
+    parked: bool = False
+    """Whether a person asked that nobody owns it for now."""
+    moved_to: str | None = None
+    """Name of the replica that a person moved it to; None when that one is gone."""
+    intent_seconds: float | None = None
+    """How long that is to last."""
+    requested_by: str | None = None
+    reason: str | None = None
+
+
+async def read_ownership(
+    connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA
+) -> tuple[list[Replica], list[OwnedLane]]:
+    """Replicas, the longest running first, and all lanes."""
+    with translated():
+        lane_rows = await connection.fetch(query("status_lanes", schema))
+        replica_rows = await connection.fetch(query("status_replicas", schema))
+    replicas = [
+        Replica(
+            **row,
+            alive=row["lease_seconds"] > 0,
+            lanes=[lane["lane"] for lane in lane_rows if lane["owner"] == row["id"]],
+        )
+        for row in replica_rows
+    ]
+    alive = {replica.id: replica for replica in replicas if replica.alive}
+    return replicas, [_lane(row, alive) for row in lane_rows]
+
+
+def _lane(row: asyncpg.Record, alive: dict[UUID, Replica]) -> OwnedLane:
+    owner, target = alive.get(row["owner"]), alive.get(row["moved_to"])
+    return OwnedLane(
+        **{
+            **row,
+            "parked": bool(row["parked"]),
+            "handing_back": owner is not None and row["handing_back"],
+            "moved_to": target.name if target is not None else None,
+        },
+        replica=owner.name if owner is not None else None,
+        free_in_seconds=owner.lease_seconds if owner is not None and owner.silent_seconds is not None else None,
+    )
+
+
+async def ask(
+    connection: asyncpg.Connection,
+    lanes: Sequence[int],
+    replica: UUID | None,
+    seconds: float,
+    reason: str,
+    who: str,
+    schema: str = DEFAULT_SCHEMA,
+) -> None:
+    """Ask that `replica` own these lanes for so long, or, when it is None, that their owners give them back and nobody
+    owns them for so long; and wake the relays up. What was asked of a lane before does not hold any more."""
+    with translated():
+        await connection.execute(query("ask_lanes", schema), lanes, replica, seconds, reason, who)
+        await connection.execute(query("lanes_wake_up", schema))
