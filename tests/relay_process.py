@@ -167,8 +167,13 @@ def environment(**settings: object) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def relay_run(dsn: str, bootstrap_servers: str, **settings: object) -> AsyncIterator[RelayProcess]:
-    """A running relay, killed at the end if it still runs; returns when its process has started."""
+async def relay_run(
+    dsn: str, bootstrap_servers: str, *, code: Any = None, **settings: object
+) -> AsyncIterator[RelayProcess]:
+    """A running relay, killed at the end if it still runs; returns when its process has started.
+
+    `code` is the folder (a Path) of another version to run.
+    """
     port = free_port()
     given: dict[str, object] = {
         "postgres_dsn": dsn,
@@ -181,7 +186,8 @@ async def relay_run(dsn: str, bootstrap_servers: str, **settings: object) -> Asy
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "relay", "run"),
-        env=environment(**given),
+        env=environment(**given) | ({"PYTHONPATH": str(code)} if code else {}),
+        cwd=code,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

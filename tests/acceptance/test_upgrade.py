@@ -1,0 +1,78 @@
+"""A rolling upgrade: migrate first, then replace the replicas one by one, under load."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.postgres.checks import schema_state
+from relay.postgres.migrate import migrate
+from tests.acceptance.conftest import Place
+from tests.load import Load
+from tests.outbox import connected
+from tests.relay_process import environment
+from tests.replicas import Replicas
+from tests.yesterday import unpack_yesterday
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests import servers
+    from tests.conftest import MakeTopic
+
+
+@pytest.fixture
+def yesterday(tmp_path: Path) -> Path:
+    """Where the code from before the newest migration is."""
+    unpack_yesterday(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+async def here(yesterday: Path, database: str, kafka: servers.Kafka, make_topic: MakeTopic) -> AsyncIterator[Place]:
+    """An outbox as yesterday's `relay migrate` makes it."""
+    await asyncio.to_thread(_run, yesterday, database, "migrate")
+    async with connected(database) as connection:
+        made = Place(database, kafka.bootstrap_servers, make_topic(4), connection)
+        yield made
+
+
+async def test_yesterdays_replicas_work_on_todays_schema_and_beside_todays(here: Place, yesterday: Path) -> None:
+    assert (await schema_state(here.connection)).pending
+    async with Replicas(here, replica_lease=5, kafka_request_timeout=2) as replicas:
+        old = [await replicas.start(name, code=yesterday) for name in ("one", "two")]
+        await replicas.own(one=8, two=8)
+        async with Load(here.dsn, here.topic, rate=500) as load:
+            await load.commit(500)
+            assert await migrate(here.connection)
+            await load.commit(500)
+            # They look at the schema when they connect.
+            await here.connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'outbox-relay%'"
+            )
+            for relay in old:
+                await relay.logged("postgres.connected", 2)
+            await replicas.own(one=8, two=8)
+            await asyncio.to_thread(_run, yesterday, here.dsn, "migrate", "--check")
+            await load.commit(500)
+            for name, new in (("one", "three"), ("two", "four")):
+                await replicas.start(new)
+                await replicas.stop(name)
+                await load.commit(500)
+            await replicas.own(three=8, four=8)
+        await here.settled()
+        await replicas.stop_all()
+
+    await here.check_everything()
+
+
+def _run(code: Path, dsn: str, *arguments: str) -> None:
+    """A command of yesterday's, which must work."""
+    environ = environment(postgres_dsn=dsn) | {"PYTHONPATH": str(code)}
+    subprocess.run([sys.executable, "-m", "relay", *arguments], env=environ, cwd=code, check=True, capture_output=True)
