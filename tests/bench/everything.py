@@ -68,7 +68,7 @@ PLANS = {
     "latency": _plan(
         measure_latency, {"rate": 1_000, "seconds": 15, "rounds": 3}, {"rate": 1_000, "seconds": 5, "rounds": 1}
     ),
-    "writers": _plan(measure_writers, {"seconds": 15, "rounds": 5}, {"seconds": 5, "rounds": 1}),
+    "writers": _plan(measure_writers, {"seconds": 15, "rate": 1_000, "rounds": 3}, {"seconds": 5, "rounds": 1}),
     "memory": _plan(
         measure_memory,
         {"small": 1_000_000, "large": 5_000_000, "rounds": 1},

@@ -93,7 +93,7 @@ async def outage(
             services = Services(Path(folder), outbox.dsn, outbox.topic, longest, rate)
             async with place.relay(outbox) as relay, Usage(place, connection, relay.pid) as usage:
                 async with services:
-                    await asyncio.sleep(START)
+                    await asyncio.sleep(min(START, before))
                     begin = await _now(connection)
                     await asyncio.sleep(before)
                     usual = max(usage.rss)
@@ -105,7 +105,7 @@ async def outage(
                     await asyncio.to_thread(place.kafka.start)
                     back = await _now(connection)
                     await _until_delivered(outbox, back)
-                    await asyncio.sleep(AFTER)
+                    await asyncio.sleep(min(AFTER, seconds))
                     services.check()
                 # All of them: what was committed last, too.
                 await _until_delivered(outbox, await _now(connection))

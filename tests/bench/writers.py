@@ -22,37 +22,47 @@ if TYPE_CHECKING:
 FIGURE = "transactions_per_second"
 
 
-async def measure_writers(place: Place, seconds: float, rounds: int) -> Report:
-    """Writers as fast as they can: with the relay, without it, and with a plain table instead of the outbox."""
+async def measure_writers(place: Place, seconds: float, rate: float, rounds: int) -> Report:
+    """With the relay and without it, at a rate and as fast as they can; and a plain table instead of the outbox."""
+    full, plain = "outbox.event", "plain_event"
     series = await interleave(
         rounds,
         {
-            "relay runs": partial(writers, place, seconds, "outbox.event", relay=True),
-            "no relay": partial(writers, place, seconds, "outbox.event", relay=False),
-            "plain table": partial(writers, place, seconds, "plain_event", relay=False),
+            f"relay, {rate:g}/s": partial(writers, place, seconds, full, rate=rate, relay=True),
+            f"no relay, {rate:g}/s": partial(writers, place, seconds, full, rate=rate),
+            "relay, fastest": partial(writers, place, seconds, full, relay=True),
+            "no relay, fastest": partial(writers, place, seconds, full),
+            "plain table, fastest": partial(writers, place, seconds, plain),
         },
     )
-    running, without, plain = series.values()
+    paced, paced_alone, running, alone, without_outbox = series.values()
+    slower = [one["average_ms"] - other["average_ms"] for one, other in zip(paced, paced_alone, strict=True)]
     findings = [
-        Finding("Writers' transactions/s with the relay against without", ratios(running, without, FIGURE), "", 0.95),
-        Finding("Writers' transactions/s, outbox against a plain table", ratios(without, plain, FIGURE)),
-        Finding("Writers' transactions/s with the relay", [each[FIGURE] for each in running], "/s"),
+        Finding(f"Writers at {rate:g}/s: reached with the relay against without", ratios(paced, paced_alone, FIGURE)),
+        Finding(f"Writers at {rate:g}/s: longer transactions by the relay, average", slower, "ms"),
+        Finding(
+            "Writers as fast as they can: with the relay against without", ratios(running, alone, FIGURE), "", 0.95
+        ),
+        Finding("Writers as fast as they can: outbox against a plain table", ratios(alone, without_outbox, FIGURE)),
     ]
-    what = f"{CLIENTS} writers that update a row and enqueue, as fast as they can, on the relay's own machine"
-    bars = (FIGURE,)
-    return Report("writers", what, {"seconds": seconds}, series, findings, bars=bars, machine=place.machine)
+    what = f"{CLIENTS} writers that update a row and enqueue, on the relay's own machine"
+    notes = ["as fast as they can, writers take all cores, and what the relay and its sessions take is theirs no more"]
+    parameters: dict[str, object] = {"seconds": seconds, "rate": rate}
+    bars = (FIGURE, "average_ms")
+    return Report("writers", what, parameters, series, findings, notes, bars=bars, machine=place.machine)
 
 
 @click.command
 @click.option("--seconds", default=15.0, show_default=True, help="Of each round.")
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rate", default=1_000.0, show_default=True, help="Transactions per second, where there is a rate.")
+@click.option("--rounds", default=3, show_default=True)
 @output
-def writers_command(seconds: float, rounds: int, json_file: Any, picture: Path | None) -> None:
+def writers_command(seconds: float, rate: float, rounds: int, json_file: Any, picture: Path | None) -> None:
     """Transactions per second of writers, with the relay running and without, and with a plain table."""
-    run(lambda place: measure_writers(place, seconds, rounds), json_file, picture)
+    run(lambda place: measure_writers(place, seconds, rate, rounds), json_file, picture)
 
 
-async def writers(place: Place, seconds: float, table: str, *, relay: bool) -> Figures:
+async def writers(place: Place, seconds: float, table: str, *, rate: float = 0, relay: bool = False) -> Figures:
     """One round of writers; a fresh database."""
     async with place.outbox() as outbox, AsyncExitStack() as exits:
         await create_accounts(outbox.connection)
@@ -60,7 +70,7 @@ async def writers(place: Place, seconds: float, table: str, *, relay: bool) -> F
         if relay:
             await exits.enter_async_context(place.relay(outbox))
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="bench-writers-")))
-        services = Services(folder, outbox.dsn, outbox.topic, seconds, table=table)
+        services = Services(folder, outbox.dsn, outbox.topic, seconds, rate, table)
         await exits.enter_async_context(services)
         figures = {FIGURE: await services.transactions_per_second(), "average_ms": await services.latency_ms()}
         if relay:
