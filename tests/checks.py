@@ -15,21 +15,25 @@ if TYPE_CHECKING:
     from tests.consumer import Record
 
 
-async def check_everything(connection: asyncpg.Connection, bootstrap_servers: str, topic: str) -> list[Record]:
+async def check_everything(
+    connection: asyncpg.Connection, bootstrap_servers: str, topic: str, schema: str = "outbox"
+) -> list[Record]:
     """Check that every event is in Kafka as it was written, in order, and where its receipt says.
 
     Returns the repeats: records of events that were in their partition already.
     """
     records = await read_topic(bootstrap_servers, topic)
-    await check_nothing_lost(connection, topic, records)
+    await check_nothing_lost(connection, topic, records, schema)
     check_first_occurrences_in_order(records)
-    await check_receipts(connection, topic, records)
+    await check_receipts(connection, topic, records, schema)
     return repeats(records)
 
 
-async def check_nothing_lost(connection: asyncpg.Connection, topic: str, records: Iterable[Record]) -> None:
+async def check_nothing_lost(
+    connection: asyncpg.Connection, topic: str, records: Iterable[Record], schema: str = "outbox"
+) -> None:
     """Exactly the committed events are there, each with the key and payload it was written with."""
-    rows = await connection.fetch("SELECT id, event_id, key, payload FROM outbox.event WHERE topic = $1", topic)
+    rows = await connection.fetch(f"SELECT id, event_id, key, payload FROM {schema}.event WHERE topic = $1", topic)
     written = {(row["id"], row["event_id"], row["key"], row["payload"]) for row in rows}
     there = {(record.id, record.event_id, record.key, record.value) for record in records}
     lost, invented = sorted(written - there), sorted(there - written)
@@ -52,12 +56,14 @@ def check_first_occurrences_in_order(records: Iterable[Record]) -> None:
         last[record.key] = number
 
 
-async def check_receipts(connection: asyncpg.Connection, topic: str, records: Iterable[Record]) -> None:
+async def check_receipts(
+    connection: asyncpg.Connection, topic: str, records: Iterable[Record], schema: str = "outbox"
+) -> None:
     """Every event has a receipt, and its partition and offset point at that event."""
     at = {(record.partition, record.offset): record.id for record in records}
     receipts = await connection.fetch(
-        "SELECT e.id, d.kafka_partition, d.kafka_offset FROM outbox.event AS e"
-        " LEFT JOIN outbox.delivery AS d USING (lane, id) WHERE e.topic = $1",
+        f"SELECT e.id, d.kafka_partition, d.kafka_offset FROM {schema}.event AS e"
+        f" LEFT JOIN {schema}.delivery AS d USING (lane, id) WHERE e.topic = $1",
         topic,
     )
     wrong = [row for row in receipts if at.get((row["kafka_partition"], row["kafka_offset"])) != row["id"]]

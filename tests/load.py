@@ -43,7 +43,7 @@ class Load:
         self._dsn = dsn
         self._topic = topic
         self._pause = WRITERS * PER_TRANSACTION / rate
-        self._keys = [f"account-{number}" for number in range(keys)]
+        self._keys = [f"{schema}-{number}" for number in range(keys)]
         self._random = random.Random(seed)
         self._change = CHANGE.format(schema=schema)
         self._ending = False
