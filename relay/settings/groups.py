@@ -144,9 +144,11 @@ class ScanSettings(Group):
 
     batch_events: Count = Field(default=1_000, description="Most events that one scan reads.")
     idle_interval: Seconds = Field(
-        default=0.1, description="Pause between scans when nothing is pending: the idle latency."
+        default=0.125, description="Pause between scans when nothing is pending: the idle latency."
     )
-    busy_interval: Seconds = Field(default=0.005, description="Pause between scans while events flow.")
+    busy_interval: Seconds = Field(
+        default=0.002, description="Pause between scans while events flow; at least as long as a scan takes."
+    )
     sweep_step_ids: Count = Field(
         default=50_000, description="Range of ids that one step of a long sweep looks through."
     )

@@ -51,19 +51,22 @@ class Scan:
         hand_on: Callable[[list[PendingEvent]], None],
         settings: ScanSettings,
         telemetry: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._port = port
         self._tenure = tenure
         self._hand_on = hand_on
         self._settings = settings
         self._telemetry = telemetry
+        self._clock = clock
+        self._took = 0.0
         self._snapshot: Snapshot | None = None
         self._wake_up = asyncio.Event()
         self.long_sweeps = asyncio.Event()
         """Set when a lane needs a long sweep."""
         self.quiet: dict[int, int] = {}
         """Transactions found without an event id, and the sequence's value before that look (rule 8)."""
-        self.scanned_at = time.monotonic()
+        self.scanned_at = clock()
 
     def wake_up(self) -> None:
         """Look at once instead of at the next poll."""
@@ -78,7 +81,9 @@ class Scan:
                 found, more = await self.scan_once(requests)
                 if more:
                     continue
-                pause = self._settings.busy_interval if found else min(pause * 2, self._settings.idle_interval)
+                # At least as long as the scan took: on a busy machine, looking more often only makes it busier.
+                busy = min(max(self._settings.busy_interval, self._took), self._settings.idle_interval)
+                pause = busy if found else min(pause * 2, self._settings.idle_interval)
                 await self._wait(self._wake_up, pause)
             else:
                 # No lane has room, or all are being swept: room is what to wait for.
@@ -88,7 +93,7 @@ class Scan:
     async def scan_once(self, requests: Sequence[LaneRequest]) -> tuple[int, bool]:
         """One scan; returns how many events it found and whether there is more that would fit."""
         tenure = self._tenure
-        started = time.monotonic()
+        started = self._clock()
         self._wake_up.clear()
         quiet, self.quiet = self.quiet, {}
         states = [tenure.lanes[request.lane] for request in requests]
@@ -115,8 +120,9 @@ class Scan:
                 found += len(taken)
         if len(tenure.ladder) > _MANY_RUNGS and (wanted := tenure.wanted_xids()):
             tenure.ladder.prune(wanted)
-        self.scanned_at = time.monotonic()
-        self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self.scanned_at - started)
+        self.scanned_at = self._clock()
+        self._took = self.scanned_at - started
+        self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self._took)
         return found, more
 
     def _requests(self) -> list[LaneRequest]:

@@ -60,7 +60,8 @@ class Scanning:
             self.tenure.add_lane(state, Closed())
         self.tenure.share_room()
         settings = ScanSettings(batch_events=20, busy_interval=0.005, idle_interval=0.1)
-        self.scan = Scan(self.port, self.tenure, self.taken.extend, settings, Telemetry())
+        self.now = 0.0
+        self.scan = Scan(self.port, self.tenure, self.taken.extend, settings, Telemetry(), lambda: self.now)
 
     async def run(self, pauses: int) -> list[float]:
         """Let the loop run for so many pauses; returns them."""
@@ -85,6 +86,16 @@ class TestPace:
         scanning = Scanning(*idle, answer(event(1, lane=3)), answer())
         assert await scanning.run(8) == [0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.005, 0.01]
         assert ids(scanning.taken) == [1]
+
+    async def test_scans_that_take_long_are_no_more_than_half_of_the_time(self) -> None:
+        scanning = Scanning(answer(event(1, lane=3)), answer(event(2, lane=3)), answer(event(3, lane=3)))
+        durations = iter([0.001, 0.03, 0.4])
+
+        def take_time() -> None:
+            scanning.now += next(durations)
+
+        scanning.port.meanwhile = take_time
+        assert await scanning.run(3) == pytest.approx([0.005, 0.03, 0.1])
 
     async def test_it_does_not_pause_while_there_is_more_that_fits(self) -> None:
         full = events(*range(1, 11), lane=3)
