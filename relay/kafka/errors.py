@@ -13,6 +13,18 @@ _CLUSTER, _TOPIC, _EVENT, _UNKNOWN = (
     FailureKind.UNKNOWN,
 )
 
+
+class InvalidRecordError(kafka.BrokerResponseError):
+    """The topic does not take such a record: one without a key, say, where old ones are compacted by key."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "This record has failed the validation on the broker."
+
+
+# A code that aiokafka 0.14 does not know would be an "unknown" error, and tried again for many minutes.
+kafka.kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+
 # aiokafka's own `.retriable` is no safe guide: KafkaTimeoutError and BrokerNotAvailableError do not have it.
 KINDS: dict[type[BaseException], FailureKind] = {
     kafka.TopicAuthorizationFailedError: _TOPIC,
@@ -23,11 +35,13 @@ KINDS: dict[type[BaseException], FailureKind] = {
     kafka.RecordListTooLargeError: _EVENT,
     kafka.RecordTooLargeError: _EVENT,
     kafka.InvalidMessageError: _EVENT,
-    kafka.CorruptRecordException: _EVENT,
     kafka.InvalidTimestampError: _EVENT,
+    InvalidRecordError: _EVENT,
     kafka.InvalidTopicError: _EVENT,
     kafka.PolicyViolationError: _EVENT,
     kafka.UnsupportedForMessageFormatError: _EVENT,
+    # Damaged on its way, or really unreadable: the broker does not say which.
+    kafka.CorruptRecordException: _UNKNOWN,
     kafka.UnknownError: _UNKNOWN,
 }
 """What is not here is the cluster's: to wait too often is safe, to fail an event for an outage is not."""
@@ -44,6 +58,7 @@ _ADVICE: dict[type[BaseException], str] = {
     kafka.NotEnoughReplicasError: "bring its brokers back, or lower the topic's min.insync.replicas",
     kafka.MessageSizeTooLargeError: "raise max.message.bytes of the topic, or make the event smaller",
     kafka.RecordListTooLargeError: "raise max.message.bytes of the topic, or make the event smaller",
+    InvalidRecordError: "a topic with cleanup.policy=compact takes no event without a key",
     kafka.ClusterAuthorizationFailedError: "grant the relay IDEMPOTENT_WRITE on the cluster, or WRITE on a topic",
 }
 

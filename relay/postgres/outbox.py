@@ -227,6 +227,10 @@ class ResumeConnection(_Blocking):
         )
         return [(PendingEvent(*row[:10]), row[10]) for row in rows]
 
+    async def finish_replays(self) -> None:
+        """Record the end of replays of which nothing is under way any more."""
+        await self._rows("finish_replays")
+
     async def held_events(
         self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
     ) -> list[PendingEvent]:

@@ -42,6 +42,9 @@ class ResumePort(Protocol):
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         """Whether there is a failure that may have to be acted on."""
 
+    async def finish_replays(self) -> None:
+        """Record the end of replays of which nothing is under way any more."""
+
     async def held_events(
         self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
     ) -> list[PendingEvent]:
@@ -66,6 +69,7 @@ class Resume:
         self._hand_in = hand_in
         self._try_anew = try_anew
         self._settings = settings
+        self._resumed = False
 
     async def run(self) -> None:
         """Resume until cancelled."""
@@ -118,9 +122,13 @@ class Resume:
         for event, attempts in due:
             if self._resume(lanes[event[0]], [event]):
                 tenure.attempts[(event[0], event[1])] = attempts
+                self._resumed = True
         if not due and not under_way:
             # Nothing that a person or the clock could make due: stop asking until the next failure.
             tenure.has_failures = await self._port.has_failures(sorted(tenure.lanes))
+            if self._resumed:
+                self._resumed = False
+                await self._port.finish_replays()
         return bool(due)
 
     async def resume_held(self, state: LaneScan) -> bool:

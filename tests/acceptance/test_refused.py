@@ -63,6 +63,26 @@ async def test_a_refused_event_is_overtaken_by_none_of_its_key_and_arrives_when_
         assert await check_everything(here.connection, here.bootstrap_servers, each) == []
 
 
+async def test_an_event_without_a_key_for_a_compacted_topic_fails_and_stops_no_other(
+    here: Place, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(1, **{"cleanup.policy": "compact"})
+    async with here.relay() as relay:
+        async with here.connection.transaction():
+            await enqueue_numbers(here, topic, 1, 20)
+            await here.connection.execute("INSERT INTO outbox.event (topic, payload) VALUES ($1, 'no key')", topic)
+            await enqueue_numbers(here, topic, 21, 40)
+        failed = await relay.logged("event.failed")
+        assert (failed["topic"], failed["policy"]) == (topic, "block")
+        assert failed["error"].endswith("a topic with cleanup.policy=compact takes no event without a key")
+        await here.receipts_reach(40)
+        assert relay.happened("event.retrying") == []
+        await relay.stop()
+    # As if it had never been written, the others are all there.
+    await here.connection.execute("DELETE FROM outbox.failure; DELETE FROM outbox.event WHERE key IS NULL")
+    assert await check_everything(here.connection, here.bootstrap_servers, topic) == []
+
+
 async def test_a_missing_topic_is_said_once_stops_no_other_and_gets_its_events_in_order_once_made(here: Place) -> None:
     missing = f"missing-{secrets.token_hex(6)}"
     async with here.relay() as relay:

@@ -37,10 +37,10 @@ TOPIC = """
     NotEnoughReplicasAfterAppendError NotEnoughReplicasError TopicAuthorizationFailedError UnknownTopicOrPartitionError
 """
 EVENT = """
-    CorruptRecordException InvalidTimestampError InvalidTopicError MessageSizeTooLargeError PolicyViolationError
+    InvalidTimestampError InvalidTopicError MessageSizeTooLargeError PolicyViolationError
     RecordListTooLargeError RecordTooLargeError UnsupportedForMessageFormatError
 """
-UNKNOWN = "ConsumerStoppedError UnknownError"
+UNKNOWN = "ConsumerStoppedError CorruptRecordException UnknownError"
 
 EXPECTED = {
     name: kind
@@ -97,7 +97,11 @@ def test_too_few_replicas_in_sync_are_not_retried_in_silence() -> None:
     assert kafka.NotEnoughReplicasAfterAppendError.retriable, "sent anew it would be there twice"
 
 
-@pytest.mark.parametrize("code", [87, 89, 12_345])
+def test_an_invalid_record_is_the_events_fault_though_aiokafka_does_not_know_its_code() -> None:
+    assert translate(kafka.for_code(87)()).kind is FailureKind.EVENT
+
+
+@pytest.mark.parametrize("code", [89, 12_345])
 def test_a_brokers_code_that_aiokafka_does_not_know_is_unknown(code: int) -> None:
     assert translate(kafka.for_code(code)()).kind is FailureKind.UNKNOWN
 

@@ -34,6 +34,8 @@ class Tables:
         self.blocked: list[tuple[str, bytes]] = []
         self.held: list[PendingEvent] = []
         self.while_reading: list[Callable[[], None]] = []
+        self.due: list[PendingEvent] = []
+        self.finished = 0
 
     async def due_failures(
         self,
@@ -43,7 +45,10 @@ class Tables:
         paused: Sequence[str],
         under_way: Sequence[tuple[int, int]],
     ) -> list[tuple[PendingEvent, int]]:
-        return []
+        return [(each, 0) for each in self.due if (each.lane, each.id) not in under_way]
+
+    async def finish_replays(self) -> None:
+        self.finished += 1
 
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         return bool(self.blocked)
@@ -112,6 +117,23 @@ async def test_a_blocked_key_stays_closed_and_its_events_held() -> None:
     await setting.one_pass()
     assert setting.handed_in == [6]
     assert setting.closed.holds_back("t", b"k")
+
+
+async def test_the_end_of_a_replay_is_recorded_once_when_the_last_of_its_events_is_settled() -> None:
+    setting = Setting()
+    setting.tables.due = [event(5), event(6)]
+    await setting.resume.resume_failures()
+    assert setting.handed_in == [5, 6]
+    await setting.resume.resume_failures()
+    setting.tables.due = [event(6)]
+    setting.state.settle([5])
+    await setting.resume.resume_failures()
+    assert setting.tables.finished == 0
+    setting.tables.due = []
+    setting.state.settle([6])
+    for _ in range(2):
+        await setting.resume.resume_failures()
+    assert setting.tables.finished == 1
 
 
 async def test_nothing_is_resumed_behind_a_failure_that_is_not_written_yet() -> None:
