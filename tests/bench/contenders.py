@@ -65,7 +65,8 @@ async def naive_relay(place: Place) -> AsyncIterator[Scene]:
         await connection.execute("CHECKPOINT")
 
     async def write(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
-        await connection.execute(f"{insert} VALUES ($1, $2, $3)", topic, key.encode(), payload)
+        async with connection.transaction():
+            await connection.execute(f"{insert} VALUES ($1, $2, $3)", topic, key.encode(), payload)
         return time.perf_counter()
 
     async with place.database() as (connection, dsn):
@@ -95,7 +96,8 @@ async def debezium_server(place: Place) -> AsyncIterator[Scene]:
         await connection.execute("CHECKPOINT")
 
     async def write(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
-        await connection.execute(f"{insert} VALUES ($1, $2, $3)", topic, key, payload.decode())
+        async with connection.transaction():
+            await connection.execute(f"{insert} VALUES ($1, $2, $3)", topic, key, payload.decode())
         return time.perf_counter()
 
     async with place.database() as (connection, dsn):

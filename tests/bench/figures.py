@@ -38,6 +38,7 @@ FIGURES = {
     "postgres_cpu_percent": "% of a core, PostgreSQL",
     "kafka_cpu_percent": "% of a core, Kafka",
     "wal_bytes_per_second": "WAL bytes/s",
+    "wal_fsyncs_per_second": "WAL fsyncs/s",
     "writers_before": "transactions/s before the outage",
     "writers_during": "transactions/s during the outage",
     "rss_growth_mb": "RSS MB, growth",

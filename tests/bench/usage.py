@@ -33,7 +33,9 @@ class Reading:
 
 
 class Usage:
-    """Watches a relay (or several) while it lives, as a context manager; its memory is looked at all the time.
+    """Watches a relay while it lives, as a context manager; its memory is looked at all the time.
+
+    It may be several, or none: then only the servers are watched.
 
     Commits and fsyncs count from the beginning until `figures`, everything else from the last `mark` until `stop`.
     """
@@ -93,13 +95,17 @@ class Usage:
     async def shares(self, seconds: float) -> Figures:
         """Per second: percent of a core, bytes of WAL."""
         first, last = self._from, self._until
-        commits, _ = await _counts(self._connection)
-        return {
+        commits, fsyncs = await _counts(self._connection)
+        relay = {
             "relay_cpu_percent": (last.relay - first.relay) / seconds * 100,
+            "rss_mb": max(self.rss, default=0.0),
+        }
+        return {
+            **(relay if self._pids else {}),
             "postgres_cpu_percent": (last.postgres - first.postgres) / seconds * 100,
             "kafka_cpu_percent": (last.kafka - first.kafka) / seconds * 100,
-            "rss_mb": max(self.rss),
             "wal_bytes_per_second": (last.wal - first.wal) / seconds,
+            "wal_fsyncs_per_second": (fsyncs - self._counted[1]) / seconds,
             "commits_per_second": (commits - self._counted[0]) / seconds,
         }
 

@@ -14,6 +14,7 @@ from tests.bench.command import output, run
 from tests.bench.figures import ratios
 from tests.bench.pgbench import CLIENTS, Services, create_accounts
 from tests.bench.report import Finding, Report, interleave
+from tests.bench.usage import Usage
 
 if TYPE_CHECKING:
     from tests.bench.figures import Figures
@@ -67,15 +68,15 @@ async def writers(place: Place, seconds: float, table: str, *, rate: float = 0, 
     async with place.outbox() as outbox, AsyncExitStack() as exits:
         await create_accounts(outbox.connection)
         await outbox.connection.execute("CHECKPOINT")
-        if relay:
-            await exits.enter_async_context(place.relay(outbox))
+        pids = [(await exits.enter_async_context(place.relay(outbox))).pid] if relay else []
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="bench-writers-")))
         services = Services(folder, outbox.dsn, outbox.topic, seconds, rate, table)
-        await exits.enter_async_context(services)
-        figures = {FIGURE: await services.transactions_per_second(), "average_ms": await services.latency_ms()}
+        async with Usage(place, outbox.connection, *pids) as usage, services:
+            figures = {FIGURE: await services.transactions_per_second(), "average_ms": await services.latency_ms()}
+            await usage.stop()
+        figures |= await usage.shares(seconds)
         if relay:
-            behind = await outbox.connection.fetchval(
+            figures["lag_events"] = await outbox.connection.fetchval(
                 "SELECT (SELECT count(*) FROM outbox.event) - (SELECT count(*) FROM outbox.delivery)"
             )
-            figures["lag_events"] = behind
         return figures
