@@ -39,6 +39,7 @@ async def measure_outage(place: Place, rate: float, seconds: float, before: floa
     for _ in range(rounds):
         figures, curves = await outage(place, rate, seconds, before)
         found.append(figures)
+    notes = ["catching up competes with the writers, and meets a Kafka that was just started"]
     findings = [
         Finding(
             "Writers during an outage of Kafka against before",
@@ -51,6 +52,10 @@ async def measure_outage(place: Place, rate: float, seconds: float, before: floa
             [each["catch_up_per_second"] / each["drain_per_second"] for each in found],
             at_least=0.8,
         ),
+        Finding(
+            "Speed of catching up against draining as many to a Kafka just started",
+            [each["catch_up_per_second"] / each["cold_drain_per_second"] for each in found],
+        ),
         Finding("Lost in the outage", [each["lost"] for each in found], "events", at_most=0),
         Finding("Out of order in the outage", [each["out_of_order"] for each in found], "events", at_most=0),
     ]
@@ -62,6 +67,7 @@ async def measure_outage(place: Place, rate: float, seconds: float, before: floa
         parameters,
         {"outage": found},
         findings,
+        notes,
         curves={f"{what}: events/s": curves},
         bars=(),
         machine=place.machine,
@@ -111,6 +117,7 @@ async def outage(
                 await _until_delivered(outbox, await _now(connection))
                 growth = max(usage.rss) - usual
         figures = {
+            "outage_seconds": (back - killed).total_seconds(),
             "writers_before": await _written(connection, begin, killed),
             "writers_during": await _written(connection, killed, starting),
             "rss_mb": usual + growth,
@@ -122,9 +129,13 @@ async def outage(
             "written": await _per_second(connection, "outbox.event", "created_at", begin),
             "delivered": await _per_second(connection, "outbox.delivery", "delivered_at", begin),
         }
-    drained = await drain(place, round(figures["caught_up"]))
-    del figures["caught_up"]
-    return {**figures, "drain_per_second": drained["events_per_second"]}, curves
+    events = round(figures.pop("caught_up"))
+    drained = await drain(place, events)
+    # What catching up meets: a broker whose code is not compiled yet.
+    await asyncio.to_thread(place.kafka.restart)
+    cold = await drain(place, events)
+    drains = {"drain_per_second": drained["events_per_second"], "cold_drain_per_second": cold["events_per_second"]}
+    return {**figures, **drains}, curves
 
 
 async def _now(connection: asyncpg.Connection) -> datetime:
