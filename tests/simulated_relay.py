@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from tests.simulated_postgres import SimulatedPostgres, Transaction
 
 
-class _Instant:
+class Instant:
     def __await__(self) -> Generator[None, None, None]:
         yield
 
 
-class _SilentTelemetry:
+class SilentTelemetry:
     def emit(self, name: str, **fields: object) -> None:
         pass
 
@@ -58,32 +58,32 @@ class SimulatedConnection:
         self.postgres = postgres
 
     async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
-        await _Instant()
+        await Instant()
         snapshot, events = self.postgres.scan(lanes, longest_sweep)
-        await _Instant()
+        await Instant()
         # Not in the snapshot: a sequence is read as it is at that moment.
         value = self.postgres.sequence
-        await _Instant()
+        await Instant()
         return ScanResult(snapshot, value, events)
 
     async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
-        await _Instant()
+        await Instant()
         snapshot, found = self.postgres.sweep_step(lane, above, up_to, events, size)
-        await _Instant()
+        await Instant()
         value = self.postgres.sequence
-        await _Instant()
+        await Instant()
         return ScanResult(snapshot, value, found)
 
     async def sequence_value(self) -> int:
-        await _Instant()
+        await Instant()
         value = self.postgres.sequence
-        await _Instant()
+        await Instant()
         return value
 
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
-        await _Instant()
+        await Instant()
         found = self.postgres.quiet(xids)
-        await _Instant()
+        await Instant()
         return found
 
     async def settle(self, receipts: Receipts) -> Written:
@@ -128,58 +128,58 @@ class SimulatedConnection:
         return Renewal(xid, open_replays=False) if replica in self.postgres.replicas else None
 
     async def live_replicas(self) -> list[LiveReplica]:
-        await _Instant()
+        await Instant()
         return [LiveReplica(replica, 1e6, 0.0, draining=False) for replica in self.postgres.replicas]
 
     async def lanes(self) -> list[LaneRow]:
-        await _Instant()
+        await Instant()
         rows = self.postgres.lane_rows()
-        await _Instant()
+        await Instant()
         return rows
 
     async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
-        await _Instant()
+        await Instant()
         claimed = [(row, self.postgres.lanes[row.lane].position) for row in self.postgres.claim(replica, seen)]
-        await _Instant()
+        await Instant()
         snapshot = self.postgres.snapshot()
         result = [
             ClaimedLane(row.lane, row.epoch, position, self.postgres.highest_settled(row.lane), snapshot)
             for row, position in claimed
         ]
-        await _Instant()
+        await Instant()
         return result
 
     async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
-        await _Instant()
+        await Instant()
         for lane, epoch, position in positions:
             self.postgres.advance_position(replica, lane, epoch, position)
 
     async def release(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
-        await _Instant()
+        await Instant()
         for lane, epoch, position in positions:
             if self.postgres.advance_position(replica, lane, epoch, position):
                 self.postgres.lanes[lane].owner = None
-        await _Instant()
+        await Instant()
 
     async def drain(self, replica: UUID) -> None:
-        await _Instant()
+        await Instant()
 
     async def unregister(self, replica: UUID) -> None:
-        await _Instant()
+        await Instant()
         del self.postgres.replicas[replica]
 
     async def forget_replicas(self) -> None:
         pass
 
     async def _begin(self) -> Transaction:
-        await _Instant()
+        await Instant()
         transaction = self.postgres.begin()
-        await _Instant()
+        await Instant()
         return transaction
 
     async def _commit(self, transaction: Transaction) -> int:
         self.postgres.commit(transaction)
-        await _Instant()
+        await Instant()
         return transaction.xid
 
 
@@ -199,7 +199,7 @@ class SimulatedRelay:
         self.unsettled: list[PendingEvent] = []
         """Taken, and not yet on their way to a receipt."""
         self.looks = 0
-        telemetry = cast("Telemetry", _SilentTelemetry())
+        telemetry = cast("Telemetry", SilentTelemetry())
         scan = ScanSettings(batch_events=batch_events, sweep_step_ids=step_ids)
         hand_on = partial(on_taken, self)
         self._scan = Scan(self.port, self.tenure, hand_on, scan, telemetry)

@@ -172,7 +172,7 @@ class Claim:
         renewal = await self._port.renew(tenure.replica, self._settings.lease, report)
         if renewal is None:
             raise LeaseLostError("the lease had run out before it was renewed")
-        tenure.lease_ends = sent + self._settings.lease
+        tenure.extend_lease(sent + self._settings.lease)
         tenure.ladder.add(renewal.xid, value)
         self._shown, self._show_at = frozenset(report.releasing), float("inf")
         if renewal.open_replays:

@@ -67,6 +67,16 @@ class Tenure:
         """Whether the lease is certain to be running."""
         return time.monotonic() < self.lease_ends
 
+    def extend_lease(self, ends: float) -> None:
+        """A renewal was answered: the lease runs until `ends` at least. Raises LeaseLostError if it was over already.
+
+        Though the renewal was sent and carried out in time: publish may have seen the end and dropped events by then,
+        and later ones of their keys must not go on without them.
+        """
+        if not self.holds_lease():
+            raise LeaseLostError("the lease was over before the answer to its renewal came")
+        self.lease_ends = ends
+
     def saw_sequence(self, value: int, before: int) -> None:
         """A finished statement read the sequence; when it was sent, `sequence_value` was `before`.
 

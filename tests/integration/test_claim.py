@@ -229,6 +229,22 @@ class TestLeases:
             assert 40 < await connection.fetchval(left) <= 50
             assert before + 50 <= relay.tenure.lease_ends <= time.monotonic() + 50
 
+    async def test_a_renewal_whose_answer_comes_after_the_lease_ends_the_tenure_though_it_was_in_time(
+        self, outbox: str
+    ) -> None:
+        """Publish may have seen the end, and dropped events: later ones of their keys went on without them."""
+        async with hand_relay(outbox) as relay:
+            port = Between(relay.control, "renew")
+            relay.claim._port = port  # type: ignore[assignment]
+
+            async def stand_still() -> None:
+                relay.tenure.lease_ends = time.monotonic()
+
+            port.after = stand_still
+            with pytest.raises(LeaseLostError, match="before the answer"):
+                await relay.claim.beat()
+            assert not relay.tenure.holds_lease()
+
     async def test_lanes_of_a_replica_whose_lease_ran_out_are_claimed(self, outbox: str) -> None:
         async with hand_relay(outbox) as silent, connected(outbox) as connection:
             await connection.execute(EXPIRE, silent.tenure.replica)
