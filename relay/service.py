@@ -89,7 +89,7 @@ class Service:
         async with serving(self._settings.http, self._health, self._telemetry), asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._publish.run(), name="publish"),
-                tasks.create_task(watch_loop(self._health, self._telemetry), name="watchdog"),
+                tasks.create_task(watch_loop(self._health, self._telemetry, self._busy), name="watchdog"),
             ]
             sessions = tasks.create_task(self._sessions(), name="sessions")
             await self._until_stopped(sessions)
@@ -184,6 +184,10 @@ class Service:
         finally:
             stop.cancel()
             stop_now.cancel()
+
+    def _busy(self) -> bool:
+        """Whether events are under way."""
+        return self._session is not None and self._session.tenure.buffer.events > 0
 
     def _unsettled(self) -> int:
         """Events that were taken and have no receipt: redelivered by whoever claims their lanes next."""

@@ -6,11 +6,17 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relay.health import Health
     from relay.telemetry import Telemetry
 
-INTERVAL = 0.02
-"""Seconds between looks. Short, because of a block only the part after the next look's time is seen."""
+BUSY_INTERVAL = 0.02
+"""Seconds between looks while events are under way. Short, because of a block only the part after the next look's time
+is seen."""
+
+IDLE_INTERVAL = 0.25
+"""Seconds between looks at other times: fifty a second were most of an idle relay's CPU."""
 
 BLOCKED = 0.02
 """Seconds of delay from which on the loop counts as blocked: two scans of a busy outbox would fit in."""
@@ -19,10 +25,11 @@ STALLED = 1.0
 """Seconds of delay worth a warning: heartbeats and acknowledgements wait as long."""
 
 
-async def watch_loop(health: Health, telemetry: Telemetry, interval: float = INTERVAL) -> None:
+async def watch_loop(health: Health, telemetry: Telemetry, busy: Callable[[], bool]) -> None:
     """Measure for ever how late the loop is; tell `telemetry`, and `health` that the loop turns."""
     clock = asyncio.get_running_loop().time
     while True:
+        interval = BUSY_INTERVAL if busy() else IDLE_INTERVAL
         due = clock() + interval
         await asyncio.sleep(interval)
         now = clock()

@@ -129,7 +129,7 @@ class Sweep:
         sweeping = any(state.sweep is not None for state in self._tenure.lanes.values())
         try:
             # A sweep under way lacks only room, which comes with the next receipts.
-            async with asyncio.timeout(self._settings.busy_interval if sweeping else QUIET_CHECK_INTERVAL / 4):
+            async with asyncio.timeout(self._settings.busy_interval if sweeping else QUIET_CHECK_INTERVAL):
                 await self._scan.long_sweeps.wait()
         except TimeoutError:
             return
