@@ -24,7 +24,8 @@ NAMES = ("one", "two", "three")
 async def test_a_rolling_restart_under_load_repeats_nothing_and_leaves_no_gap(here: Place) -> None:
     async with Replicas(here, replica_lease=LEASE, kafka_request_timeout=3) as replicas:
         for name in NAMES:
-            await replicas.start(name)
+            # One after the other: who registers first owns one more.
+            await (await replicas.start(name)).logged("lanes.claimed")
         await replicas.own(one=6, two=5, three=5)
         async with (
             Load(here.dsn, here.topic, rate=1_000) as load,
