@@ -123,7 +123,7 @@ async def outage(
             "rss_mb": usual + growth,
             "rss_growth_mb": growth,
             **await _catching_up(connection, back),
-            **_check(await _ids(connection), await read_topic(place.kafka.bootstrap_servers, outbox.topic)),
+            **check_records(await _ids(connection), await read_topic(place.kafka.bootstrap_servers, outbox.topic)),
         }
         curves = {
             "written": await _per_second(connection, "outbox.event", "created_at", begin),
@@ -180,7 +180,7 @@ async def _ids(connection: asyncpg.Connection) -> set[int]:
     return {row["id"] for row in await connection.fetch("SELECT id FROM outbox.event")}
 
 
-def _check(committed: set[int], records: list[Record]) -> Figures:
+def check_records(committed: set[int], records: list[Record]) -> Figures:
     """What is missing in Kafka, what came after a later event of its key, and what came again."""
     seen: set[int] = set()
     last: dict[bytes | None, int] = {}

@@ -98,13 +98,13 @@ async def soak(place: Place, rate: float, seconds: float) -> tuple[list[tuple[fl
                 loop_delay = await relay.loop_delay()
             figures = await usage.figures(events, events)
     measured = [sample for _, sample in samples]
-    growths = {growth: _growth([sample[name] for sample in measured]) for name, growth in GROWTHS.items()}
+    growths = {growth: growth_of([sample[name] for sample in measured]) for name, growth in GROWTHS.items()}
     most = {name: max(sample[name] for sample in measured) for name in GROWTHS}
     rates = {"events": float(events), "events_per_second": events / samples[-1][0], "lag_events": float(pending)}
     return samples, {**rates, **figures, **most, **growths, **loop_delay}
 
 
-def _growth(values: list[float]) -> float:
+def growth_of(values: list[float]) -> float:
     """How much more at the end than after warming up, both as medians of a fifth of the time."""
     fifth = max(1, len(values) // 5)
     return statistics.median(values[-fifth:]) - statistics.median(values[fifth : 2 * fifth])

@@ -13,7 +13,10 @@ from click.testing import CliRunner
 from tests.bench import everything
 from tests.bench.__main__ import COMMANDS, main
 from tests.bench.figures import FIGURES, readable, spread
+from tests.bench.outage import check_records
 from tests.bench.report import Finding, Report, interleave
+from tests.bench.soak import growth_of
+from tests.consumer import Record
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 MACHINE = {"processor": "Some CPU", "cores": "2", "load before": "0.1, 0.1, 0.1"}
@@ -161,3 +164,22 @@ def test_one_broken_benchmark_costs_no_other_s_figures(tmp_path: Path, monkeypat
     assert "BROKEN bad-event: RuntimeError: no" in answer.output
     assert "| `latency` | Speed |" in answer.output
     assert [each["benchmark"] for each in json.loads(found.read_text())] == ["latency"]
+
+
+def record(event: int, key: bytes, number: int) -> Record:
+    """A record as pgbench's transactions make it: the payload begins with the number of the key's event."""
+    return Record("bench", 0, event, key, f"{number} ".ljust(500).encode(), {"outbox-id": str(event)}, 0)
+
+
+def test_the_outage_counts_what_is_lost_out_of_order_or_there_again() -> None:
+    in_order = [record(1, b"a", 1), record(2, b"b", 1), record(3, b"a", 2), record(4, b"a", 3)]
+    assert check_records({1, 2, 3, 4}, in_order) == {"lost": 0, "out_of_order": 0, "repeats": 0}
+    repeated = [*in_order, record(1, b"a", 1)]
+    assert check_records({1, 2, 3, 4}, repeated) == {"lost": 0, "out_of_order": 0, "repeats": 1}
+    swapped = [in_order[0], in_order[3], in_order[2]]
+    assert check_records({1, 2, 3, 4}, swapped) == {"lost": 1, "out_of_order": 1, "repeats": 0}
+
+
+def test_growth_is_that_after_warming_up() -> None:
+    assert growth_of([10.0, 50.0, 60.0, 70.0, 55.0]) == 5
+    assert growth_of([7.0, 7.0, 7.0, 7.0, 7.0]) == 0
