@@ -216,6 +216,7 @@ class Publish:
             await self._fail_too_large(topic, partition, producer, tenure)
             return
         batch = producer.pack(partition.waiting, partition.most, topic.max_bytes)
+        partition.packed(len(batch.events))
         self._pacing.charge(batch.events)
         flight = Flight(tenure, producer, batch.events, time.monotonic())
         partition.flights.append(flight)

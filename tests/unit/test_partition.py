@@ -48,7 +48,9 @@ def new_partition() -> Partition:
 
 
 def send(partition: Partition, producer: str, now: float = 0.0) -> Flight:
+    """A full batch, though of one event."""
     flight = Flight(Tenure(Buffer(1, 1)), producer, [partition.waiting.popleft()], now)
+    partition.packed(1)
     partition.flights.append(flight)
     return flight
 
@@ -77,6 +79,32 @@ def test_then_one_is_in_flight_and_one_is_queued_behind_it() -> None:
     assert partition.may_send("producer", 1.0)
     send(partition, "producer")
     assert not partition.may_send("producer", 1.0)
+
+
+def test_nothing_is_queued_behind_a_batch_until_there_is_enough_to_fill_one() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    partition.waiting.extend(events(5, 6))
+    # Three of five fill a batch.
+    flight = Flight(Tenure(Buffer(1, 1)), "producer", [partition.waiting.popleft() for _ in range(3)], 0.0)
+    partition.packed(3)
+    partition.flights.append(flight)
+    assert not partition.may_send("producer", 1.0)
+    partition.waiting.extend(events(7))
+    assert partition.may_send("producer", 1.0)
+
+
+def test_a_batch_that_took_all_there_was_says_nothing_about_what_fills_one() -> None:
+    partition = new_partition()
+    send(partition, "producer")
+    acknowledge(partition, 0.0)
+    flight = Flight(Tenure(Buffer(1, 1)), "producer", list(partition.waiting), 0.0)
+    partition.waiting.clear()
+    partition.packed(3)
+    partition.flights.append(flight)
+    partition.waiting.extend(events(5))
+    assert partition.may_send("producer", 1.0), "one event filled a batch before"
 
 
 def test_another_producer_begins_alone_again() -> None:
