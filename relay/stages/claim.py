@@ -36,6 +36,9 @@ LOOK_AGAIN_AFTER = 0.02
 """Seconds until the next look after lanes were claimed: others may have been faster with some of them or had one
 locked, and lanes that were moved here may be more than the share, so that others have to go."""
 
+MOST_LOOK_AGAIN_AFTER = 1.0
+"""The same after many tries without success: somebody may keep a lane's row locked for long."""
+
 SHOW_AFTER = 0.5
 """Seconds after which giving lanes back is worth a beat of its own, which shows it to people."""
 
@@ -122,6 +125,7 @@ class Claim:
         self._sharing = Sharing(tenure.replica)
         self._give_back: frozenset[int] = frozenset()
         self._look_at = 0.0
+        self._look_again_after = LOOK_AGAIN_AFTER
         self._drain_told = False
         self._shown: frozenset[int] = frozenset()
         self._show_at = float("inf")
@@ -236,7 +240,8 @@ class Claim:
     async def _claim(self, free: Sequence[LaneRow]) -> None:
         tenure = self._tenure
         claimed = await self._port.claim(tenure.replica, free)
-        self._look_at = time.monotonic() + LOOK_AGAIN_AFTER
+        self._look_again_after = LOOK_AGAIN_AFTER if claimed else min(2 * self._look_again_after, MOST_LOOK_AGAIN_AFTER)
+        self._look_at = time.monotonic() + self._look_again_after
         # Before the first scan: what stands behind a failure must not be published by it.
         numbers = [lane.lane for lane in claimed]
         blocking = await self._port.blocking(numbers)

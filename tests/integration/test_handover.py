@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -122,3 +123,25 @@ async def test_two_that_find_the_same_lanes_free_share_them_without_waiting_for_
         await connection.execute("SELECT pg_notify('outbox', 'lanes')")
         await owns(first, 8)
         await owns(second, 8)
+
+
+@pytest.mark.usefixtures("_patience")
+async def test_a_lane_that_somebody_keeps_locked_is_not_tried_all_the_time(outbox: str) -> None:
+    async with connected(outbox) as other:
+        await other.execute("BEGIN")
+        await other.execute("SELECT FROM outbox.lane WHERE lane = 5 FOR UPDATE")
+        async with running(outbox) as relay:
+            await owns(relay, LANES - 1)
+            tries = 0
+            claim = relay.control.claim
+
+            async def counted(*arguments: Any) -> Any:
+                nonlocal tries
+                tries += 1
+                return await claim(*arguments)
+
+            relay.control.claim = counted  # type: ignore[assignment,method-assign]
+            await asyncio.sleep(3)
+            assert 0 < tries < 15
+            await other.execute("COMMIT")
+            await owns(relay, LANES)
