@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from relay.stages.troubles import Troubles
     from relay.telemetry import Telemetry
 
+ROUTED_AT_ONCE = 1_000
+"""Events: some milliseconds, if all their keys are new."""
+
 
 class Publish:
     """Outlives tenures: what is in flight when PostgreSQL is lost is still awaited and settled."""
@@ -195,6 +198,8 @@ class Publish:
             self._troubles.end(topic)
             for partition in new:
                 self._spawn(self._pump(topic, partition))
+            while topic.route_waiting(ROUTED_AT_ONCE):  # noqa: ASYNC110 it only lets others have their turn
+                await asyncio.sleep(0)
             return
 
     async def _pump(self, topic: Topic, partition: Partition) -> None:

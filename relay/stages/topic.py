@@ -49,16 +49,24 @@ class Topic:
         return all(partition.idle for partition in self.partitions)
 
     def resolved(self, count: int) -> list[Partition]:
-        """The topic has `count` partitions; routes what waited, and returns the partitions that are new.
+        """The topic has `count` partitions; returns those that are new. What waited for this is to be routed next.
 
         Only for an idle topic: a key may move to another partition.
         """
         self.router = Router(count, self.hash_key)
         new = [Partition(self.name, number, self.new_backoff()) for number in range(len(self.partitions), count)]
         self.partitions += new
-        events, self.unrouted = self.unrouted, deque()
-        self.route(events)
         return new
+
+    def route_waiting(self, most: int) -> bool:
+        """Route up to `most` events of those that waited until the partitions were known; returns whether any is left.
+
+        In parts, because there may be a buffer full of them, and what comes meanwhile waits behind them.
+        """
+        if self.router is None:
+            return False
+        self._route(self.router, [self.unrouted.popleft() for _ in range(min(most, len(self.unrouted)))])
+        return bool(self.unrouted)
 
     def unresolve(self) -> None:
         """The number of partitions is in question: what comes from now on waits."""
@@ -66,10 +74,12 @@ class Topic:
 
     def route(self, events: Iterable[PendingEvent]) -> None:
         """Put events, in order, behind those that wait for their partitions."""
-        router = self.router
-        if router is None:
+        if self.router is None or self.unrouted:
             self.unrouted.extend(events)
-            return
+        else:
+            self._route(self.router, events)
+
+    def _route(self, router: Router, events: Iterable[PendingEvent]) -> None:
         known, partition_of = router.known, router.partition
         partitions = self.partitions
         touched = set()
