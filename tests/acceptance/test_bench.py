@@ -22,6 +22,7 @@ from tests.bench.memory import measure_memory
 from tests.bench.outage import measure_outage
 from tests.bench.place import Place
 from tests.bench.report import Report
+from tests.bench.scale import measure_scale
 from tests.bench.soak import measure_soak
 from tests.bench.writers import measure_writers
 
@@ -153,3 +154,9 @@ async def test_soak(place: Place) -> None:
     report = await measure_soak(place, rate=50, seconds=1)
     check(report, {"rss_growth_mb", "connections", "file_handles", "threads", "lag_events", *USAGE})
     assert report.series["soak"][0]["connections"] >= len(CONNECTIONS)
+
+
+async def test_scale(place: Place) -> None:
+    report = await measure_scale(place, events=1_000, rounds=1)
+    check(report, {"events_per_second", "relay_cpu_us"})
+    assert list(report.series) == ["1", "2", "8", "1, far", "2, far", "1, far, 1 partition", "2, far, 1 partition"]

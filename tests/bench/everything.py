@@ -24,6 +24,7 @@ from tests.bench.outage import measure_outage
 from tests.bench.picture import draw
 from tests.bench.place import Place
 from tests.bench.report import Report
+from tests.bench.scale import measure_scale
 from tests.bench.soak import measure_soak
 from tests.bench.writers import measure_writers
 
@@ -82,6 +83,7 @@ PLANS = {
     "soak": _plan(measure_soak, {"rate": 2_000, "seconds": 120}, {"seconds": 15}),
     "bad-event": _plan(measure_bad_event, {"events": 200_000, "rounds": 3}, {"events": 20_000, "rounds": 1}),
     "missing-topic": _plan(measure_missing_topic, {"events": 220_000, "rounds": 3}, {"events": 22_000, "rounds": 1}),
+    "scale": _plan(measure_scale, {"events": 400_000, "rounds": 3}, {"events": 50_000, "rounds": 1}),
 }
 
 
