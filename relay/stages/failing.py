@@ -67,12 +67,14 @@ class Failing:
         self._hold(tenure, wait)
         self._hand_in(go)
 
-    def fail(self, tenure: Tenure, partition: Partition, event: PendingEvent, error: PublishError) -> None:
-        """The event, no longer in `partition`, was refused alone, for its own or an unknown reason."""
+    def fail(
+        self, tenure: Tenure, topic: Topic, partition: Partition, event: PendingEvent, error: PublishError
+    ) -> None:
+        """The event, no longer in `partition` of `topic`, was refused alone, for its own or an unknown reason."""
         if isinstance(event, ReplayedEvent):
             self._replayed.refused(event, error)
             return
-        lane, id_, _, topic, *_ = event
+        lane, id_, *_ = event
         if id(event) in self._dead:
             # The dead letter was refused too: there is nothing left but to record both.
             _, original = self._dead.pop(id(event))
@@ -83,7 +85,7 @@ class Failing:
         verdict = judge(
             error.kind,
             tenure.attempts.pop((lane, id_), 0),
-            policy_for(topic, settings.by_pattern(), settings.policy),
+            policy_for(topic.name, settings.by_pattern(), settings.policy),
             settings.max_attempts,
             settings.first_delay,
             settings.most_delay,
@@ -92,12 +94,12 @@ class Failing:
         failure = Failure(tenure, [event], verdict, error)
         match verdict:
             case Retry():
-                self._telemetry.emit("event.retrying", topic=topic, id=id_, error=error)
-                self._hold_key(tenure, partition, event)
+                self._telemetry.emit("event.retrying", topic=topic.name, id=id_, error=error)
+                self._hold_key(tenure, topic, partition, event)
                 self._records.add(failure)
             case Fail(policy="block"):
                 self._tell(failure, verdict)
-                self._hold_key(tenure, partition, event)
+                self._hold_key(tenure, topic, partition, event)
                 self._records.add(failure)
             case Fail(policy="skip"):
                 self._tell(failure, verdict)
@@ -148,11 +150,11 @@ class Failing:
             tenure.closed_in(lane).held_back(its_events)
         self._records.add(HeldBack(tenure, events))
 
-    def _hold_key(self, tenure: Tenure, partition: Partition, event: PendingEvent) -> None:
+    def _hold_key(self, tenure: Tenure, topic: Topic, partition: Partition, event: PendingEvent) -> None:
         key = event[4]
         if key is not None:
             tenure.closed_in(event[0]).close_key(event[3], key)
-            self._hold(tenure, self._replayed.without(partition.pull_key(key)))
+            self._hold(tenure, self._replayed.without(topic.pull_key(partition, key)))
 
     def _tell(self, failure: Failure, verdict: Fail) -> None:
         """One line per failure, but not thousands: `relay failed list` has them all."""

@@ -239,7 +239,7 @@ class Publish:
             return
         if tenure is self._tenure and partition.waiting and sizes.seems_too_large(topic, partition.waiting[0]):
             event = partition.waiting.popleft()
-            self._failing.fail(tenure, partition, event, sizes.too_large(topic, event))
+            self._failing.fail(tenure, topic, partition, event, sizes.too_large(topic, event))
             # A thousand such in a row must not keep the loop from its heartbeat.
             await asyncio.sleep(0)
 
@@ -320,7 +320,8 @@ class Publish:
                     partition.split(len(flight.events))
                 else:
                     partition.culprit_found()
-                    self._failing.fail(flight.tenure, partition, partition.waiting.popleft(), error)
+                    topic = self.topics[partition.topic]
+                    self._failing.fail(flight.tenure, topic, partition, partition.waiting.popleft(), error)
             case _ as never:
                 assert_never(never)
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from relay.stages.tenure import Tenure
 
 RESUME_INTERVAL = 0.5
-"""Seconds between looks while there are failures or held events; without any there is nothing to look for."""
+"""Seconds until the next look while there are failures or held events; without any there is nothing to look for."""
+
+LONGEST_INTERVAL = 4.0
+"""What it doubles to while nothing happens: a failure may wait for a person for a week, who wakes us up."""
 
 
 MOST_READS = 200
@@ -74,14 +77,17 @@ class Resume:
     async def run(self) -> None:
         """Resume until cancelled."""
         tenure = self._tenure
+        pause = RESUME_INTERVAL
         while not tenure.draining:
             progress = False
             if tenure.has_failures:
                 progress = await self.resume_failures()
             for state in await self._openable():
                 progress = await self.resume_held(state) or progress
-            if not progress:
-                await self._wait()
+            if progress or await self._woken_up_within(pause):
+                pause = RESUME_INTERVAL
+            else:
+                pause = min(pause * 2, LONGEST_INTERVAL)
 
     async def _openable(self) -> list[LaneScan]:
         """Lanes in which something is closed that nothing blocks any more."""
@@ -186,12 +192,12 @@ class Resume:
             self._hand_in(new)
         return bool(new)
 
-    async def _wait(self) -> None:
-        tenure = self._tenure
+    async def _woken_up_within(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(RESUME_INTERVAL):
-                await tenure.resume_wake_up.wait()
+            async with asyncio.timeout(seconds):
+                await self._tenure.resume_wake_up.wait()
         except TimeoutError:
-            return
+            return False
         finally:
-            tenure.resume_wake_up.clear()
+            self._tenure.resume_wake_up.clear()
+        return True

@@ -166,7 +166,9 @@ class Settle:
         if written is None:
             raise LeaseLostError(f"lane {event[0]} has another owner")
         self._release([failure])
-        tenure.has_failures = True
+        if not tenure.has_failures:
+            tenure.has_failures = True
+            tenure.resume_wake_up.set()
         return written.xid
 
     def _epochs(self, records: Sequence[Record]) -> dict[int, int]:

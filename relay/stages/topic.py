@@ -92,6 +92,13 @@ class Topic:
         for number in touched:
             partitions[number].wake_up.set()
 
+    def pull_key(self, partition: Partition, key: bytes) -> list[PendingEvent]:
+        """Take out the events of a key, which go to `partition`, that are not in flight."""
+        pulled = partition.pull_key(key)
+        pulled += [event for event in self.unrouted if event[4] == key]
+        self.unrouted = deque(event for event in self.unrouted if event[4] != key)
+        return pulled
+
     def pull(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
         """Take out the `unwanted` events that are not in flight."""
         pulled = [event for event in self.unrouted if unwanted(event)]

@@ -55,6 +55,7 @@ class Bench:
         self.failing.begin(self.tenure, lambda _: None)
         self.state = lane()
         self.tenure.lanes[3] = self.state
+        self.topic = Topic("orders", lambda: Backoff(random.random), lambda key: key[0])
         self.replay = LaneReplay(request(), self.state, Progress(1_000, 0))
 
     def again(self, *ids: int, key: bytes | None = b"k") -> list[ReplayedEvent]:
@@ -126,7 +127,9 @@ async def test_a_replayed_event_that_is_refused_fails_nothing_and_closes_no_key(
     (event,) = bench.again(1)
     partition = Partition("orders", 0, Backoff(random.random))
     partition.waiting.append(live(11))
-    bench.failing.fail(bench.tenure, partition, event, PublishError(FailureKind.EVENT, "too large", "Large"))
+    bench.failing.fail(
+        bench.tenure, bench.topic, partition, event, PublishError(FailureKind.EVENT, "too large", "Large")
+    )
     assert await bench.recorded() == []
     assert not bench.tenure.closed_in(3)
     assert [event[1] for event in partition.waiting] == [11]
@@ -136,12 +139,22 @@ async def test_a_replayed_event_that_is_refused_fails_nothing_and_closes_no_key(
 async def test_a_live_event_that_fails_holds_back_live_ones_of_its_key_and_no_replayed_one(bench: Bench) -> None:
     partition = Partition("orders", 0, Backoff(random.random))
     partition.waiting.extend([*bench.again(1, 2), live(11), *bench.again(3, key=b"other"), live(12)])
-    bench.failing.fail(bench.tenure, partition, live(10), PublishError(FailureKind.EVENT, "too large"))
+    bench.failing.fail(bench.tenure, bench.topic, partition, live(10), PublishError(FailureKind.EVENT, "too large"))
     held = [each for each in await bench.recorded() if isinstance(each, HeldBack)]
     assert [event[1] for each in held for event in each.events] == [11, 12]
     assert [event[1] for event in partition.waiting] == [3]
     assert bench.replay.progress.cursor == 0, "what was taken out is not read again"
     assert bench.state.replaying == 1
+
+
+async def test_those_of_its_key_that_wait_for_the_topics_partitions_are_held_back_too(bench: Bench) -> None:
+    partition = Partition("orders", 0, Backoff(random.random))
+    partition.waiting.append(live(11))
+    bench.topic.route([*bench.again(1), live(12), live(13, b"other"), live(14)])
+    bench.failing.fail(bench.tenure, bench.topic, partition, live(10), PublishError(FailureKind.EVENT, "too large"))
+    held = [each for each in await bench.recorded() if isinstance(each, HeldBack)]
+    assert [event[1] for each in held for event in each.events] == [11, 12, 14]
+    assert [event[1] for event in bench.topic.unrouted] == [13]
 
 
 async def test_a_topic_that_is_paused_gives_replayed_events_back_to_be_read_again(bench: Bench) -> None:
@@ -156,7 +169,7 @@ async def test_a_topic_that_is_paused_gives_replayed_events_back_to_be_read_agai
 async def test_a_failure_of_a_live_event_is_recorded_while_a_replay_is_under_way(bench: Bench) -> None:
     bench.again(1)
     partition = Partition("orders", 0, Backoff(random.random))
-    bench.failing.fail(bench.tenure, partition, live(10), PublishError(FailureKind.EVENT, "too large"))
+    bench.failing.fail(bench.tenure, bench.topic, partition, live(10), PublishError(FailureKind.EVENT, "too large"))
     assert [type(each) for each in await bench.recorded()] == [Failure]
 
 

@@ -197,3 +197,18 @@ async def test_a_key_does_not_open_while_an_event_of_it_is_being_held_back() -> 
     await setting.one_pass()
     assert setting.handed_in == [5]
     assert not setting.closed.holds_back("t", b"k")
+
+
+async def test_it_looks_less_and_less_often_while_nothing_happens_and_soon_again_when_woken_up() -> None:
+    setting = Setting()
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> bool:
+        pauses.append(seconds)
+        if len(pauses) == 7:
+            setting.tenure.drain_begun.set()
+        return len(pauses) == 5
+
+    setting.resume._woken_up_within = note  # type: ignore[method-assign]
+    await setting.resume.run()
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 4.0, 0.5, 1.0]
