@@ -17,8 +17,9 @@ from relay.cli.failed import command, pages
 from relay.cli.failed.actions import progress
 from relay.cli.failed.filters import Wanted, parse_key, parse_time, parse_topic, recorded, words
 from relay.cli.failed.reasons import refusal, state_of, unknown
-from relay.cli.failed.words import key_bytes, key_text, payload_view
+from relay.cli.failed.words import key_text, payload_view
 from relay.cli.words import safe
+from relay.decide.replaying import key_bytes
 from relay.postgres.failure_rows import Action, Ids
 from relay.postgres.failures import Filter
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from relay.cli.failed.pages import moment_of
-from relay.cli.failed.words import key_bytes, key_text
+from relay.cli.failed.words import key_text
+from relay.decide.replaying import key_bytes
 from relay.postgres.failures import Filter
 
 if TYPE_CHECKING:

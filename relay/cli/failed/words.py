@@ -8,9 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 from relay.cli.words import safe
-
-HEX = "hex:"
-"""Begins a key that is shown, and given, as hexadecimal digits. Not 0x: there are keys that are texts like 0x4f."""
+from relay.decide.replaying import HEX
 
 _MOST_LINES = 60
 _MOST_CHARACTERS = 4_000
@@ -26,11 +24,6 @@ def key_text(key: bytes) -> str:
     except UnicodeDecodeError:
         return HEX + key.hex()
     return text if text and text.isprintable() and not text.startswith(HEX) else HEX + key.hex()
-
-
-def key_bytes(text: str) -> bytes:
-    """The key that `key_text` shows as `text`. Raises ValueError for hexadecimal digits that are none."""
-    return bytes.fromhex(text.removeprefix(HEX)) if text.startswith(HEX) else text.encode()
 
 
 class View(NamedTuple):
