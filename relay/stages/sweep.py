@@ -121,7 +121,9 @@ class Sweep:
             if now - since >= QUIET_CHECK_INTERVAL and self._looked_at.get(xid, -1) < value
         ]
         if old:
-            self._scan.quiet.update(dict.fromkeys(await self._port.quiet_transactions(old), value))
+            quiet = await self._port.quiet_transactions(old)
+            # Only now: a scan that was sent meanwhile has put another dictionary in its place.
+            self._scan.quiet.update(dict.fromkeys(quiet, value))
             # While nobody takes ids, a look at the same transactions would find the same.
             self._looked_at.update(dict.fromkeys(old, value))
 
@@ -129,7 +131,7 @@ class Sweep:
         sweeping = any(state.sweep is not None for state in self._tenure.lanes.values())
         try:
             # A sweep under way lacks only room, which comes with the next receipts.
-            async with asyncio.timeout(self._settings.busy_interval if sweeping else QUIET_CHECK_INTERVAL):
+            async with asyncio.timeout(self._settings.busy_interval if sweeping else QUIET_CHECK_INTERVAL / 2):
                 await self._scan.long_sweeps.wait()
         except TimeoutError:
             return

@@ -19,7 +19,7 @@ from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SNAPSHOT = Snapshot(40, 40, frozenset())
 
@@ -30,6 +30,7 @@ class Port:
     def __init__(self) -> None:
         self.steps = 0
         self.looks: list[list[int]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def scan(self, _lanes: Sequence[object], _longest_sweep: int) -> ScanResult:
         raise AssertionError("no scan was asked for")
@@ -40,6 +41,7 @@ class Port:
 
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
         self.looks.append(sorted(xids))
+        self.meanwhile()
         return list(xids)
 
 
@@ -97,3 +99,22 @@ async def test_an_idle_database_is_not_asked_again_and_again_about_the_same_tran
         await sweep.look_for_quiet_transactions(float(now))
     assert port.looks == [[41, 44]] * 2
     assert scan.quiet == {41: 7, 44: 7}
+
+
+async def test_what_is_found_while_a_scan_is_under_way_is_for_the_next_one() -> None:
+    tenure = Tenure(Buffer(100, 1 << 20))
+    state = LaneScan.take_over(3, 1, 0, 0, SNAPSHOT)
+    state.snapshot = Snapshot(41, 45, frozenset({41}))
+    tenure.add_lane(state, Closed())
+    port = Port()
+    settings, telemetry = ScanSettings(), Telemetry()
+    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
+    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
+
+    def take_what_was_found() -> None:
+        scan.quiet = {}
+
+    port.meanwhile = take_what_was_found
+    for now in range(3):
+        await sweep.look_for_quiet_transactions(float(now))
+    assert scan.quiet == {41: 0}
