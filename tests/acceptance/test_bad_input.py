@@ -86,7 +86,7 @@ async def test_without_an_outbox_it_ends_with_1_and_says_what_to_run(database: s
     ("change", "says"),
     [
         (
-            "INSERT INTO outbox.migration VALUES (999, 'later', repeat('0', 64))",
+            "INSERT INTO outbox.migration VALUES (999, 'later', repeat('0', 64), now(), 999)",
             "is at version 999, newer than this program",
         ),
         ("UPDATE outbox.migration SET checksum = repeat('0', 64)", "was applied with another text"),
