@@ -41,7 +41,7 @@ SELECT pg_is_in_recovery();
 -- What makes ids safe to scan by: the sequence's options, and how far it, the events and the positions are. One
 -- statement, so that every id it sees was taken before it reads the sequence.
 SELECT s.seqcache AS cache, s.seqincrement AS increment, s.seqcycle AS cycle,
-       CASE WHEN v.is_called THEN v.last_value ELSE 0 END AS reached,
+       coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS reached,
        (SELECT max(l.position) FROM outbox.lane AS l) AS highest_position,
        coalesce((
            SELECT max(e.id)
@@ -50,5 +50,5 @@ SELECT s.seqcache AS cache, s.seqincrement AS increment, s.seqcycle AS cycle,
                SELECT event.id FROM outbox.event AS event WHERE event.lane = l.lane ORDER BY event.id DESC LIMIT 1
            ) AS e
        ), 0) AS highest_id
-FROM outbox.event_id AS v
-JOIN pg_catalog.pg_sequence AS s ON s.seqrelid = 'outbox.event_id'::regclass;
+FROM pg_catalog.pg_sequence AS s
+WHERE s.seqrelid = 'outbox.event_id'::regclass;

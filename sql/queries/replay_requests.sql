@@ -4,13 +4,12 @@
 -- The server's time; the ids there are, lowest to newest; whether older ones were pruned, and when the first receipt that is kept was written.
 SELECT clock_timestamp() AS now,
        coalesce((SELECT min(s.lower_id) FROM outbox.segment AS s), 1) AS lowest_id,
-       CASE WHEN v.is_called THEN v.last_value ELSE 0 END AS newest_id,
+       coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS newest_id,
        (SELECT min(first.delivered_at)
         FROM outbox.lane AS l
         CROSS JOIN LATERAL (
             SELECT d.delivered_at FROM outbox.delivery AS d WHERE d.lane = l.lane ORDER BY d.id LIMIT 1
-        ) AS first) AS kept_since
-FROM outbox.event_id AS v;
+        ) AS first) AS kept_since;
 
 -- name: count_delivered
 -- Events of lanes $1 with $2 < id <= $3 that were delivered from $4 to $5, of topic $6 and key $7 (null: any), per lane.

@@ -19,7 +19,7 @@ wanted AS MATERIALIZED (
     WHERE l.taken_to - bound.start <= $12::bigint
 )
 SELECT 0::smallint AS lane,
-       CASE WHEN s.is_called THEN s.last_value ELSE 0 END AS id,
+       coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS id,
        NULL::uuid AS event_id,
        pg_current_snapshot()::text AS topic,
        NULL::bytea AS key,
@@ -28,7 +28,6 @@ SELECT 0::smallint AS lane,
        NULL::text AS type,
        0::bigint AS created_ms,
        0 AS size
-FROM outbox.event_id AS s
 UNION ALL
 SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload, found.headers::text, found.type,
        (date_part('epoch', found.created_at) * 1000)::bigint, found.size
@@ -64,7 +63,7 @@ FROM wanted CROSS JOIN LATERAL (
 -- name: sweep_step
 -- One step of a long sweep: a head row as of a scan, then the unsettled events of lane $1 with $2 < id <= $3, at most $4 rows and about $5 bytes.
 SELECT 0::smallint AS lane,
-       CASE WHEN s.is_called THEN s.last_value ELSE 0 END AS id,
+       coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS id,
        NULL::uuid AS event_id,
        pg_current_snapshot()::text AS topic,
        NULL::bytea AS key,
@@ -73,7 +72,6 @@ SELECT 0::smallint AS lane,
        NULL::text AS type,
        0::bigint AS created_ms,
        0 AS size
-FROM outbox.event_id AS s
 UNION ALL
 (SELECT swept.lane, swept.id, swept.event_id, swept.topic, swept.key, swept.payload, swept.headers::text, swept.type,
         (date_part('epoch', swept.created_at) * 1000)::bigint, swept.size
@@ -102,8 +100,10 @@ SELECT l.lane,
 FROM unnest($1::smallint[]) AS l (lane);
 
 -- name: sequence_value
--- The last id that was taken; 0 when none was.
-SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox.event_id;
+-- The last id that was taken; 0 when none was. Here and above not `last_value` of the sequence itself: about every 32 ids
+-- nextval puts a value up to 32 ahead there for the moment it writes WAL, and only this function waits for the lock under
+-- which it does so. A rung with such a value would be a floor above ids that are still to come.
+SELECT coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0);
 
 -- name: quiet_transactions
 -- Those of the xids $1 that are running and hold no lock on the id sequence: they have not taken an event id so far.
