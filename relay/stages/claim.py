@@ -246,7 +246,8 @@ class Claim:
         numbers = [lane.lane for lane in claimed]
         blocking = await self._port.blocking(numbers)
         held = await self._port.held_topics(numbers)
-        tenure.has_failures = tenure.has_failures or await self._port.has_failures(numbers)
+        if await self._port.has_failures(numbers):
+            tenure.has_failures = True
         for lane in claimed:
             closed = Closed(
                 topics={topic for number, topic in held if number == lane.lane},

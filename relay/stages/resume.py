@@ -130,8 +130,11 @@ class Resume:
                 tenure.attempts[(event[0], event[1])] = attempts
                 self._resumed = True
         if not due and not under_way:
-            # Nothing that a person or the clock could make due: stop asking until the next failure.
-            tenure.has_failures = await self._port.has_failures(sorted(tenure.lanes))
+            # Nothing that a person or the clock could make due: stop asking until the next failure. That may be
+            # recorded while we ask and be missing in the answer, so the answer never takes the flag down.
+            tenure.has_failures = False
+            if await self._port.has_failures(sorted(tenure.lanes)):
+                tenure.has_failures = True
             if self._resumed:
                 self._resumed = False
                 await self._port.finish_replays()

@@ -51,7 +51,10 @@ class Tables:
         self.finished += 1
 
     async def has_failures(self, lanes: Sequence[int]) -> bool:
-        return bool(self.blocked)
+        found = bool(self.blocked)
+        if self.while_reading:
+            self.while_reading.pop(0)()
+        return found
 
     async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
         return [(LANE, topic, key) for topic, key in self.blocked]
@@ -212,3 +215,21 @@ async def test_it_looks_less_and_less_often_while_nothing_happens_and_soon_again
     setting.resume._woken_up_within = note  # type: ignore[method-assign]
     await setting.resume.run()
     assert pauses == [0.5, 1.0, 2.0, 4.0, 4.0, 0.5, 1.0]
+
+
+async def test_a_failure_that_is_recorded_while_it_looks_whether_there_are_any_is_looked_at_again() -> None:
+    setting = Setting()
+    setting.tenure.has_failures = True
+
+    def fail() -> None:
+        """As settle does, whose commit the look's snapshot does not have."""
+        if not setting.tenure.has_failures:
+            setting.tenure.has_failures = True
+            setting.tenure.resume_wake_up.set()
+
+    setting.tables.while_reading = [fail]
+    await setting.resume.resume_failures()
+    assert setting.tenure.has_failures
+    assert setting.tenure.resume_wake_up.is_set()
+    await setting.resume.resume_failures()
+    assert not setting.tenure.has_failures, "it goes on asking though there is nothing to ask for"

@@ -1,0 +1,53 @@
+"""What a claim brings with it when other stages work meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from relay.decide.snapshot import Snapshot
+from relay.postgres.outbox import ClaimedLane
+from relay.settings import ReplicaSettings
+from relay.stages.buffer import Buffer
+from relay.stages.claim import Claim
+from relay.stages.tenure import Tenure
+from relay.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relay.decide.shares import LaneRow
+    from relay.stages.claim import ClaimPort
+
+
+class Tables:
+    """One free lane without failures, and what happens while it is looked at."""
+
+    def __init__(self, while_looking: Callable[[], None]) -> None:
+        self.while_looking = while_looking
+
+    async def claim(self, *_: Any) -> list[ClaimedLane]:
+        return [ClaimedLane(3, 1, 0, 0, Snapshot(1, 1, frozenset()))]
+
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        return []
+
+    async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
+        return []
+
+    async def has_failures(self, lanes: Sequence[int]) -> bool:
+        self.while_looking()
+        return False
+
+
+async def test_a_failure_that_another_lane_records_during_a_claim_is_not_forgotten() -> None:
+    tenure = Tenure(Buffer(10, 10_000))
+
+    def fail() -> None:
+        tenure.has_failures = True
+
+    port = cast("ClaimPort", Tables(fail))
+    no_lanes: list[LaneRow] = []
+    claim = Claim(port, tenure, lambda: None, ReplicaSettings(), Telemetry())
+    await claim._claim(no_lanes)
+    assert sorted(tenure.lanes) == [3]
+    assert tenure.has_failures
