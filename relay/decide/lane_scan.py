@@ -77,7 +77,7 @@ class LaneScan:
     """Number of delivered events that are on their way to Kafka again and have no receipt of that yet."""
     releasing: bool = False
 
-    _settled: list[int] = field(default_factory=list)
+    _settled: set[int] = field(default_factory=set)
 
     @classmethod
     def take_over(cls, lane: int, epoch: int, position: int, highest_settled: int, snapshot: Snapshot) -> LaneScan:
@@ -107,10 +107,14 @@ class LaneScan:
         """The outcome of these events is committed."""
         if self.resuming:
             ids = list(ids)
-            self._settled.extend([id_ for id_ in ids if id_ not in self.resuming])
+            self._settled.update([id_ for id_ in ids if id_ not in self.resuming])
             self.resuming.difference_update(ids)
         else:
-            self._settled.extend(ids)
+            self._settled.update(ids)
+
+    def awaits_settle(self, id_: int) -> bool:
+        """Whether the event was taken and its outcome may not be committed yet."""
+        return id_ in self.taken and id_ not in self._settled
 
     @property
     def unsettled(self) -> int:

@@ -169,13 +169,18 @@ class Resume:
             if complete:
                 above = closed.look_again_from(above)
             most = min(room.events, self._settings.batch_events)
+            # As of now: one that is settled while the read is under way is still held in its snapshot. If it was held
+            # back again, the pass looks again from there.
+            under_way = set(state.resuming)
             events = await self._port.held_events(state.lane, above, most, room.bytes, paused)
             if tenure.lanes.get(state.lane) is not state:
                 break
             free = [
                 event
                 for event in events
-                if (event[3], event[4]) not in blocked and not closed.closed_since(event[3], event[4])
+                if event[1] not in under_way
+                and (event[3], event[4]) not in blocked
+                and not closed.closed_since(event[3], event[4])
             ]
             handed_in = self._resume(state, free) or handed_in
             if events:
@@ -188,7 +193,9 @@ class Resume:
     def _resume(self, state: LaneScan, events: list[PendingEvent]) -> bool:
         if self._tenure.draining or state.releasing:
             return False
-        new = [event for event in events if event[1] not in state.resuming]
+        # A row may be seen before settle hears that it was committed. What is handed in then would count as settled as
+        # soon as settle does hear; until then it is left to the next look.
+        new = [event for event in events if not state.awaits_settle(event[1])]
         if new:
             state.resuming.update(event[1] for event in new)
             self._tenure.buffer.add(state.lane, new)

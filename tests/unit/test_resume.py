@@ -92,6 +92,11 @@ class Setting:
             ScanSettings(busy_interval=0.001),
         )
 
+    def take(self, event: PendingEvent) -> None:
+        """As a scan does."""
+        self.state.taken.add(event.id)
+        self.tenure.buffer.add(LANE, [event])
+
     async def one_pass(self) -> None:
         await self.resume.resume_held(self.state)
 
@@ -233,3 +238,57 @@ async def test_a_failure_that_is_recorded_while_it_looks_whether_there_are_any_i
     assert setting.tenure.resume_wake_up.is_set()
     await setting.resume.resume_failures()
     assert not setting.tenure.has_failures, "it goes on asking though there is nothing to ask for"
+
+
+async def test_an_event_that_is_settled_while_its_held_row_is_read_is_not_handed_in_again() -> None:
+    """The read's snapshot still has the row, but the event is not under way any more when the answer is there."""
+    setting = Setting()
+    setting.tables.held = [event(5)]
+    await setting.one_pass()
+    setting.closed.close_key("t", b"k")
+
+    def settle() -> None:
+        setting.tables.held = []
+        setting.state.settle([5])
+
+    setting.tables.while_reading = [settle]
+    await setting.one_pass()
+    assert setting.handed_in == [5]
+    assert not setting.closed.holds_back("t", b"k")
+
+
+async def test_a_held_row_that_is_read_before_settle_hears_of_its_commit_is_read_again() -> None:
+    """Handed in at once, the event would be taken for settled when the hold is, and its row outlive its receipt."""
+    setting = Setting()
+    taken = event(5)
+    setting.take(taken)
+    record = HeldBack(setting.tenure, [taken])
+    setting.records.add(record)
+    setting.closed.held_back([taken])
+    setting.tables.held = [taken]
+    seen: list[list[int]] = []
+
+    def settle() -> None:
+        setting.state.settle([5])
+        setting.records.settled([record])
+
+    def look() -> None:
+        seen.append(list(setting.handed_in))
+
+    setting.tables.while_reading = [look, look, settle]
+    await setting.one_pass()
+    assert seen == [[], []]
+    assert setting.handed_in == [5]
+    assert setting.state.resuming == {5}
+    assert not setting.closed.holds_back("t", b"k")
+
+
+async def test_a_failure_that_is_read_before_settle_hears_of_its_commit_is_read_again() -> None:
+    setting = Setting()
+    setting.take(event(5))
+    setting.tables.due = [event(5)]
+    await setting.resume.resume_failures()
+    assert setting.handed_in == []
+    setting.state.settle([5])
+    await setting.resume.resume_failures()
+    assert setting.handed_in == [5]
