@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import servers
 
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.local import KafkaServer, PostgresServer
+
+# `nohup` and `&` have it ignored, here and in every child, and then no Ctrl-C of a test would be heard.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How fast an example is says only how busy the machine is.
+settings.register_profile("relay", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("relay")
 
 
 class MakeTopic(Protocol):

@@ -7,6 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.writers import Writers, fill
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 OUTAGE = float(os.environ.get("RELAY_TEST_OUTAGE_SECONDS", "15"))
 
 
+@pytest.mark.timeout(900 + OUTAGE)
 async def test_an_outage_spends_no_attempt_and_holds_nothing_back(
     fragile_here: Place, fragile_kafka: KafkaServer
 ) -> None:

@@ -19,11 +19,13 @@ from relay.cli import main
 from relay.cli.failed import marking, waiting
 from tests.failures import Event, add, add_failed, add_held, add_replica, deliver, fail_again, states
 from tests.outbox import connected, migrated
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 BROKEN_KAFKA = {"RELAY_KAFKA_SECURITY_PROTOCOL": "nonsense", "RELAY_KAFKA_REQUEST_TIMEOUT": "-1"}
+TERMINAL_SECONDS = 120.0
 FORMATTED = '{\n    "order": 17\n  }'
 
 
@@ -72,8 +74,9 @@ class Terminal:
 
     async def read_until(self, text: str) -> None:
         """Wait until `text` is shown."""
-        while text not in self.shown:
-            assert await asyncio.to_thread(self._read), self.shown
+        async with asyncio.timeout(TERMINAL_SECONDS):
+            while text not in self.shown:
+                assert await asyncio.to_thread(self._read), self.shown
 
     def answer(self, text: str) -> None:
         """Type something."""
@@ -92,9 +95,10 @@ class Terminal:
 
     async def ended(self) -> int:
         """Wait for the end; returns the exit code."""
-        while await asyncio.to_thread(self._read):
-            pass
-        return await asyncio.to_thread(self._process.wait, 30)
+        async with asyncio.timeout(TERMINAL_SECONDS):
+            while await asyncio.to_thread(self._read):
+                pass
+            return await asyncio.to_thread(self._process.wait, 30)
 
     def _read(self) -> bool:
         """Read what is there, waiting for it if need be; whether there was something."""
@@ -493,9 +497,17 @@ async def test_waiting_for_what_fails_again_ends_with_1(database: str) -> None:
 async def test_waiting_ends_when_the_last_replica_is_gone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_PATIENCE", 0.0)
     async with migrated(database) as connection:
-        await add_replica(connection, 1.5)
+        await add_replica(connection)
         await add_failed(connection)
-        ended = await run(database, "replay", "--all", "--wait")
+
+        async def recorded() -> bool:
+            return bool(await connection.fetchval("SELECT count(*) FROM outbox.action"))
+
+        async def end_lease() -> None:
+            await until("the replay is recorded", recorded)
+            await connection.execute("UPDATE outbox.replica SET lease_expires_at = clock_timestamp()")
+
+        ended, _ = await asyncio.gather(run(database, "replay", "--all", "--wait"), end_lease())
         assert "0 delivered, 1 to go, and no replica is alive any more" in ended.output
 
 

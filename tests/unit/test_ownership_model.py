@@ -57,7 +57,7 @@ def play_random_schedules(clock: Clock, seeds: int) -> None:
         play(clock, random_schedule(seed))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(schedule=st.lists(st.integers(0, (1 << 16) - 1), max_size=500))
 def test_no_schedule_lets_two_own_a_lane_or_breaks_the_order(clock: Clock, schedule: list[int]) -> None:
     play(clock, schedule)

@@ -52,7 +52,7 @@ def play_random_schedules(seeds: int, batch_events: int, step_ids: int) -> None:
 
 
 @pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(schedule=st.lists(st.integers(0, (1 << 16) - 1), max_size=500))
 def test_no_schedule_loses_repeats_or_reorders_an_event(schedule: list[int], batch_events: int, step_ids: int) -> None:
     Model(schedule, batch_events, step_ids).play()
