@@ -30,6 +30,21 @@ MOST_TOLD = 20
 TOLD_INTERVAL = 10.0
 
 
+class DeadLetter(PendingEvent):
+    """A failed event on its way to the topic for dead letters, with what is recorded once Kafka has it.
+
+    To publish it is an event like any other. What is to be known of it goes with it, so that one that is dropped, as
+    at the end of a tenure, leaves nothing behind.
+    """
+
+    failure: Failure
+
+    def as_taken(self) -> PendingEvent:
+        """What is held back for it: the event, for the letter's topic, of the size with which the buffer counts it."""
+        (event,) = self.failure.events
+        return PendingEvent(*self)._replace(size=event[9])
+
+
 class Failing:
     """Closes keys and topics in memory at once, and queues what has to be written."""
 
@@ -48,8 +63,6 @@ class Failing:
         self._telemetry = telemetry
         self._tenure: Tenure | None = None
         self._hand_in: Callable[[list[PendingEvent]], None] = lambda _: None
-        # By identity: the same event may be on its way to its own topic again meanwhile.
-        self._dead: dict[int, tuple[PendingEvent, Failure]] = {}
         self._told_since = 0.0
         self._told = 0
 
@@ -74,13 +87,13 @@ class Failing:
         if isinstance(event, ReplayedEvent):
             self._replayed.refused(event, error)
             return
-        lane, id_, *_ = event
-        if id(event) in self._dead:
-            # The dead letter was refused too: there is nothing left but to record both.
-            _, original = self._dead.pop(id(event))
-            both = PublishError(error.kind, f"{original.error}; its dead letter: {error}", original.error.name)
-            self._records.add(original._replace(error=both))
+        if isinstance(event, DeadLetter):
+            # There is nothing left but to record both.
+            original = event.failure.error
+            both = PublishError(error.kind, f"{original}; its dead letter: {error}", original.name)
+            self._records.add(event.failure._replace(error=both))
             return
+        lane, id_, *_ = event
         settings = self._settings
         verdict = judge(
             error.kind,
@@ -107,9 +120,7 @@ class Failing:
             case Fail(policy="dead-letter"):
                 self._tell(failure, verdict)
                 # Recorded when Kafka has the dead letter: a crash before that fails the event again, and sends it.
-                letter = self._dead_letter(event, partition, error)
-                self._dead[id(letter)] = (letter, failure)
-                self._hand_in([letter])
+                self._hand_in([self._dead_letter(failure, partition)])
             case _ as never:
                 assert_never(never)  # type: ignore[arg-type]
 
@@ -119,13 +130,14 @@ class Failing:
             yield from self._without_dead_letters(each)
 
     def _without_dead_letters(self, delivery: Delivery) -> Iterator[Record]:
-        if not self._dead or not any(id(event) in self._dead for event in delivery.events):
+        _, events, _, base = delivery
+        # All of one topic: the hot path pays for no look at each.
+        if not events[0][3].endswith(self._settings.dead_letter_suffix):
             yield delivery
             return
-        for index, event in enumerate(delivery.events):
-            base = delivery.base_offset
-            if id(event) in self._dead:
-                yield self._dead.pop(id(event))[1]
+        for index, event in enumerate(events):
+            if isinstance(event, DeadLetter):
+                yield event.failure
             else:
                 yield delivery._replace(events=[event], base_offset=base + index if base >= 0 else base)
 
@@ -142,9 +154,9 @@ class Failing:
             self._tenure.unpause(name)
 
     def _hold(self, tenure: Tenure, events: list[PendingEvent]) -> None:
+        events = [event.as_taken() if isinstance(event, DeadLetter) else event for event in events]
         lanes: dict[int, list[PendingEvent]] = {}
         for event in events:
-            self._dead.pop(id(event), None)
             lanes.setdefault(event[0], []).append(event)
         for lane, its_events in lanes.items():
             tenure.closed_in(lane).held_back(its_events)
@@ -170,14 +182,17 @@ class Failing:
         else:
             self._telemetry.emit("event.failed_too", topic=topic, id=id_, policy=policy, error=error)
 
-    def _dead_letter(self, event: PendingEvent, partition: Partition, error: PublishError) -> PendingEvent:
+    def _dead_letter(self, failure: Failure, partition: Partition) -> DeadLetter:
+        (event,) = failure.events
         lane, id_, event_id, topic, key, payload, headers, type_, created_ms, size = event
         told = {
             **json.loads(headers or "{}"),
             "outbox-dead-letter-topic": topic,
             "outbox-dead-letter-partition": str(partition.number),
-            "outbox-dead-letter-error": str(error),
+            "outbox-dead-letter-error": str(failure.error),
         }
         target = topic + self._settings.dead_letter_suffix
         text = json.dumps(told)
-        return PendingEvent(lane, id_, event_id, target, key, payload, text, type_, created_ms, size + len(text))
+        letter = DeadLetter(lane, id_, event_id, target, key, payload, text, type_, created_ms, size + len(text))
+        letter.failure = failure
+        return letter

@@ -1,0 +1,142 @@
+"""Dead letters that cannot be sent: they take the place of their events, and leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import random
+import weakref
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from relay.decide.lane_scan import LaneScan
+from relay.decide.snapshot import Snapshot
+from relay.outcome import FailureKind, PublishError
+from relay.retry import Backoff
+from relay.settings import FailureSettings, SettleSettings
+from relay.stages.buffer import Buffer
+from relay.stages.failing import Failing
+from relay.stages.partition import Partition
+from relay.stages.records import Delivery, Failure, HeldBack, Records
+from relay.stages.replayed import Replayed
+from relay.stages.settle import Settle, Written
+from relay.stages.tenure import Tenure
+from relay.stages.topic import Topic
+from relay.telemetry import Telemetry
+from tests.events import event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from relay.event import PendingEvent
+    from relay.stages.records import Record
+    from relay.stages.settle import SettlePort
+
+LANE = 3
+
+
+class Tables:
+    """Takes what is recorded, and notes it."""
+
+    def __init__(self) -> None:
+        self.held: list[tuple[str, int]] = []
+        self.failed: list[tuple[str, int]] = []
+
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written:
+        self.held += [(each[3], each[1]) for record in records for each in record.events]
+        return Written(1, 0)
+
+    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> Written:
+        self.failed += [(each[3], each[1]) for each in failure.events]
+        return Written(1, 0)
+
+
+def new_topic(name: str) -> Topic:
+    return Topic(name, lambda: Backoff(random.random), lambda _: 0)
+
+
+class Setting:
+    """One lane with one event of `orders` that was taken, and fails under the policy `dead-letter`."""
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.records = Records()
+        self.telemetry = Telemetry()
+        self.handed_in: list[PendingEvent] = []
+        self.errors: list[weakref.ref[PublishError]] = []
+        self.tenure = Tenure(Buffer(1_000, 1_000_000))
+        self.tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+        settings = FailureSettings(policy="dead-letter")
+        self.failing = Failing(self.records, Replayed(), settings, random.random, self.telemetry)
+        self.failing.begin(self.tenure, self.handed_in.extend)
+        self.event = event(5, lane=LANE, topic="orders")
+        self.tenure.lanes[LANE].taken.add(5)
+        self.tenure.buffer.add(LANE, [self.event])
+
+    def fail(self, event: PendingEvent, error: str) -> None:
+        partition = Partition(event.topic, 0, Backoff(random.random))
+        refused = PublishError(FailureKind.EVENT, error)
+        self.errors.append(weakref.ref(refused))
+        self.failing.fail(self.tenure, new_topic(event.topic), partition, event, refused)
+
+    def letter(self) -> PendingEvent:
+        """Let the event fail; its dead letter, in publish's hands."""
+        self.fail(self.event, "too large")
+        return self.handed_in.pop()
+
+    def acknowledged(self, events: list[PendingEvent]) -> list[Record]:
+        return list(self.failing.records_of(Delivery(self.tenure, events, 0, 100)))
+
+    async def settle(self) -> None:
+        settle = Settle(cast("SettlePort", self.tables), self.records, self.tenure, SettleSettings(), self.telemetry)
+        while self.records.events:
+            taken = await self.records.take(100)
+            await settle._record(taken)
+            self.records.settled(taken)
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return Setting()
+
+
+async def test_a_dead_letter_that_is_held_back_frees_the_room_that_its_event_took(setting: Setting) -> None:
+    letter = setting.letter()
+    topic = new_topic(letter.topic)
+    topic.route([letter])
+    setting.failing.close_topic(topic)
+    await setting.settle()
+    assert setting.tables.held == [(letter.topic, 5)], "it does not wait for the dead letters' topic"
+    assert (setting.tenure.buffer.events, setting.tenure.buffer.bytes) == (0, 0)
+
+
+async def test_a_dead_letter_that_was_dropped_is_not_remembered(setting: Setting) -> None:
+    letter = setting.letter()
+    error = setting.errors[-1]
+    assert error() is not None
+    del letter
+    gc.collect()
+    assert error() is None
+
+
+async def test_the_failure_is_recorded_when_kafka_has_the_letter_and_events_beside_it_get_receipts(
+    setting: Setting,
+) -> None:
+    letter = setting.letter()
+    before, after = event(1, topic=letter.topic), event(2, topic=letter.topic)
+    first, failure, last = setting.acknowledged([before, letter, after])
+    assert isinstance(failure, Failure)
+    assert failure.events == [setting.event]
+    assert [(each.events, each.base_offset) for each in (first, last) if isinstance(each, Delivery)] == [
+        ([before], 100),
+        ([after], 102),
+    ]
+
+
+async def test_a_letter_that_is_refused_too_is_recorded_with_both_errors(setting: Setting) -> None:
+    setting.fail(setting.letter(), "not allowed")
+    (failure,) = await setting.records.take(1)
+    assert isinstance(failure, Failure)
+    assert failure.events == [setting.event]
+    assert str(failure.error) == "too large; its dead letter: not allowed"
