@@ -66,7 +66,7 @@ async def test_a_signal_ends_the_wait_for_absent_servers_at_once(number: signal.
     async with relay_run(f"postgresql://postgres@{nobody}/postgres", nobody) as relay:
         await both_waited_for(relay)
         relay.signal(number)
-        assert await relay.exit_code(5) == 0
+        assert await relay.exit_code(15) == 0
         assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
         assert not relay.texts()
 
@@ -76,7 +76,7 @@ async def test_a_signal_ends_the_wait_for_kafka_alone_at_once_when_nothing_is_pe
         await relay.logged("kafka.waiting")
         await relay.logged("lanes.claimed")
         relay.signal(signal.SIGTERM)
-        assert await relay.exit_code(5) == 0
+        assert await relay.exit_code(15) == 0
         assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
 
 

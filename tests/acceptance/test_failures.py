@@ -218,7 +218,7 @@ async def test_after_kill_9_amid_a_replay_every_failed_event_is_published_in_ord
     await fill(roomy.connection, roomy.topic, 3_000, keys=3_000, payload_bytes=2_000)
     behind = await count(roomy, "outbox.event")
     await fill(roomy.connection, roomy.topic, 3_000, keys=3_000, payload_bytes=50)
-    async with roomy.relay(log_level="warning") as relay:
+    async with roomy.relay(log_level="warning", publish_events_per_second=1_000) as relay:
         await reached(roomy, "outbox.failure", behind)
         await reached(roomy, "outbox.held", 3_000)
         await alter_topic(roomy, roomy.topic, max_message_bytes=MAX_EVENT_BYTES)

@@ -16,7 +16,7 @@ EVENTS = 100_000
 
 async def test_after_kill_9_amid_100_000_events_a_new_start_repeats_only_what_was_in_flight(here: Place) -> None:
     await fill(here.connection, here.topic, EVENTS)
-    async with here.relay() as relay:
+    async with here.relay(publish_events_per_second=20_000) as relay:
         await here.receipts_reach(EVENTS // 4)
         await relay.kill()
     await here.relay_is_gone()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 EVENTS = 20_000
 MOST_IN_FLIGHT = 16 * 256
+RATE = 4_000
+"""Of a replay in whose middle something happens."""
 
 
 async def test_a_replay_publishes_everything_once_more_while_live_events_flow(here: Place) -> None:
@@ -56,7 +58,7 @@ async def test_after_kill_9_amid_a_replay_the_next_start_goes_on_and_repeats_onl
     await fill(here.connection, here.topic, EVENTS)
     async with here.relay() as relay:
         await here.settled()
-        action = await ask(here.connection, here.topic)
+        action = await ask(here.connection, here.topic, rate=RATE)
         await receipts_reach(here.connection, action, EVENTS // 4)
         await relay.kill()
     await here.relay_is_gone()
@@ -77,7 +79,7 @@ async def test_after_kill_9_amid_a_replay_the_next_start_goes_on_and_repeats_onl
 
 async def test_replicas_share_a_replay_and_one_that_is_killed_is_stood_in_for(here: Place) -> None:
     await fill(here.connection, here.topic, EVENTS)
-    settings = {"kafka_request_timeout": 1, "replica_lease": 4}
+    settings = {"kafka_request_timeout": 3, "replica_lease": 10}
     async with AsyncExitStack() as stack:
         one, two = [await stack.enter_async_context(here.relay(**settings)) for _ in range(2)]
         await here.settled()
@@ -230,7 +232,7 @@ async def test_after_a_drain_amid_a_replay_nothing_is_repeated(here: Place) -> N
     await fill(here.connection, here.topic, EVENTS)
     async with here.relay() as relay:
         await here.settled()
-        action = await ask(here.connection, here.topic)
+        action = await ask(here.connection, here.topic, rate=RATE)
         await receipts_reach(here.connection, action, EVENTS // 4)
         await relay.stop()
     assert await receipts_reach(here.connection, action, 1) < EVENTS, "the stop came too late to be in the middle"
@@ -246,7 +248,7 @@ async def test_a_replay_survives_kill_9_of_postgres(
     async with place(own_postgres.dsn, kafka.bootstrap_servers, make_topic(4)) as here, here.relay() as relay:
         await fill(here.connection, here.topic, EVENTS)
         await here.settled()
-        action = await ask(here.connection, here.topic)
+        action = await ask(here.connection, here.topic, rate=RATE)
         await receipts_reach(here.connection, action, EVENTS // 4)
         await asyncio.to_thread(own_postgres.kill)
         await relay.logged("postgres.lost")
@@ -264,7 +266,7 @@ async def test_a_replay_survives_kill_9_of_kafka(fragile_here: Place, fragile_ka
     await fill(here.connection, here.topic, EVENTS)
     async with here.relay() as relay:
         await here.settled()
-        action = await ask(here.connection, here.topic, rate=4_000)
+        action = await ask(here.connection, here.topic, rate=RATE)
         await receipts_reach(here.connection, action, EVENTS // 4)
         await asyncio.to_thread(fragile_kafka.kill)
         late = await enqueue(here, "late", b"live")

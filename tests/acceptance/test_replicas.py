@@ -22,7 +22,7 @@ NAMES = ("one", "two", "three")
 
 
 async def test_a_rolling_restart_under_load_repeats_nothing_and_leaves_no_gap(here: Place) -> None:
-    async with Replicas(here, replica_lease=LEASE, kafka_request_timeout=3) as replicas:
+    async with Replicas(here, replica_lease=30, kafka_request_timeout=3) as replicas:
         for name in NAMES:
             # One after the other: who registers first owns one more.
             await (await replicas.start(name)).logged("lanes.claimed")
@@ -47,16 +47,15 @@ async def test_a_rolling_restart_under_load_repeats_nothing_and_leaves_no_gap(he
         await replicas.stop_all()
 
     assert await here.check_everything() == []
-    assert during <= without + 1, f"a lane stood still for {during:.2f} s, without restarts for {without:.2f} s"
+    assert during <= without + 4, f"a lane stood still for {during:.2f} s, without restarts for {without:.2f} s"
 
 
 async def test_a_second_replica_under_full_backlog_has_its_share_within_two_heartbeats(here: Place) -> None:
     events = 150_000
     await fill(here.connection, here.topic, events)
     # So fast that the buffer is full and the backlog lasts.
-    async with Replicas(
-        here, replica_lease=LEASE, kafka_request_timeout=3, publish_events_per_second=12_000
-    ) as replicas:
+    settings = {"publish_events_per_second": 12_000, "buffer_max_events": 6_000}
+    async with Replicas(here, replica_lease=LEASE, kafka_request_timeout=3, **settings) as replicas:
         await replicas.start("first")
         await here.receipts_reach(1_000)
         await replicas.start("second")
@@ -66,7 +65,7 @@ async def test_a_second_replica_under_full_backlog_has_its_share_within_two_hear
             "SELECT extract(epoch FROM max(h.at) - max(r.started_at))::float8 FROM lane_history AS h"
             " JOIN outbox.replica AS r ON r.id = h.owner WHERE r.name = 'second'"
         )
-        await here.settled()
+        await here.settled(180)
         await replicas.stop_all()
 
     assert await here.check_everything() == []
@@ -76,9 +75,10 @@ async def test_a_second_replica_under_full_backlog_has_its_share_within_two_hear
 async def test_a_replica_that_postgres_does_not_answer_stops_at_its_leases_end_and_the_other_takes_over(
     here: Place,
 ) -> None:
+    lease = 2 * LEASE
     async with (
         Proxy(urlsplit(here.dsn).port or 0) as line,
-        Replicas(here, replica_lease=LEASE, kafka_request_timeout=3, postgres_connect_timeout=2) as replicas,
+        Replicas(here, replica_lease=lease, kafka_request_timeout=3, postgres_connect_timeout=2) as replicas,
     ):
         # So slow that it would still have something to publish when its lease is over.
         cut_off = await replicas.start("cut_off", dsn=_by_way_of(line, here.dsn), publish_events_per_second=200)
@@ -91,14 +91,14 @@ async def test_a_replica_that_postgres_does_not_answer_stops_at_its_leases_end_a
         hung = time.monotonic()
         acknowledged = await cut_off.metric("published_events_total")
         await cut_off.logged("lease.lost")
-        assert time.monotonic() - hung < LEASE + 1
+        assert time.monotonic() - hung < lease + 2.5
 
         # One more that was on the wire then may still be acknowledged.
         await replicas.own(other=16)
         after = await cut_off.metric("published_events_total")
         assert after > acknowledged, "it had nothing to publish"
         assert await cut_off.metric("buffer_events") > 0
-        assert max((await replicas.take_overs(hit)).values()) < LEASE + 1
+        assert max((await replicas.take_overs(hit)).values()) < lease + 2.5
         await here.settled()
         assert await cut_off.metric("published_events_total") == after, "it published after its lease"
 

@@ -1,8 +1,8 @@
 """Replicas killed and paused under load, again and again.
 
 RELAY_TEST_CHAOS_SEED      the schedule to run; printed, so that a run that failed can be repeated
-RELAY_TEST_CHAOS_SECONDS   for how long (30)
-RELAY_TEST_CHAOS_RATE      events per second (2000)
+RELAY_TEST_CHAOS_SECONDS   for how long (45)
+RELAY_TEST_CHAOS_RATE      events per second (1000)
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from tests.consumer import Record
 
 SEED = int(os.environ.get("RELAY_TEST_CHAOS_SEED") or secrets.randbelow(1_000_000))
-SECONDS = float(os.environ.get("RELAY_TEST_CHAOS_SECONDS") or 30)
-RATE = int(os.environ.get("RELAY_TEST_CHAOS_RATE") or 2_000)
-LEASE = 5.0
+SECONDS = float(os.environ.get("RELAY_TEST_CHAOS_SECONDS") or 45)
+RATE = int(os.environ.get("RELAY_TEST_CHAOS_RATE") or 1_000)
+LEASE = 9.0
+FOUND_WITHIN = 2.5
+"""Seconds after a lease's end in which its lanes are claimed: less than a beat."""
 BUFFER = 4_000
 NAMES = ("one", "two", "three", "four")
 
@@ -44,6 +46,7 @@ async def replicas(here: Place) -> AsyncIterator[Replicas]:
         yield replicas
 
 
+@pytest.mark.timeout(900 + SECONDS)
 async def test_kill_9_every_few_seconds_and_pauses_beyond_the_lease_lose_and_reorder_nothing(
     here: Place, replicas: Replicas
 ) -> None:
@@ -67,11 +70,11 @@ async def test_kill_9_every_few_seconds_and_pauses_beyond_the_lease_lose_and_reo
 
 
 async def _check_taken_over_in_time(replicas: Replicas, hits: list[Hit]) -> None:
-    """Whatever else is hit meanwhile: within the lease that was running, and a second."""
+    """Whatever else is hit meanwhile: within the lease that was running, and less than a beat."""
     took = [(await replicas.take_overs(hit), hit) for hit in hits if hit.lanes]
     slowest = sorted((max(each.values()), hit.how, hit.at.isoformat()) for each, hit in took)
     _tell(f"{len(took)} take-overs, the slowest: {slowest[-3:]}")
-    assert slowest[-1][0] <= LEASE + 1, slowest[-1]
+    assert slowest[-1][0] <= LEASE + FOUND_WITHIN, slowest[-1]
 
 
 def _tell(text: str) -> None:
@@ -102,9 +105,7 @@ class _Chaos:
             await asyncio.sleep(numbers.uniform(2, 5))
             if time.monotonic() > self._end:
                 return
-            name = numbers.choice(NAMES)
-            if name == self._paused:
-                continue
+            name = numbers.choice([name for name in NAMES if name != self._paused])
             self.hits.append(await self._replicas.kill(name))
             await asyncio.sleep(numbers.uniform(0, 1))
             await self._replicas.start(name)

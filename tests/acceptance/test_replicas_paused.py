@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from tests.load import Load
 from tests.replicas import Replicas
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from relay.local import KafkaServer
     from tests.acceptance.conftest import Place
 
-LEASE = 5.0
+LEASE = 10.0
 
 
 async def test_a_replica_that_wakes_after_its_lease_sends_nothing_more_and_counts_what_it_had_on_the_wire(
@@ -29,7 +30,11 @@ async def test_a_replica_that_wakes_after_its_lease_sends_nothing_more_and_count
 
             # On the wire of each partition is one batch, and behind it is one that is not.
             await load.commit(500)
-            assert await paused.metric("inflight_events") > 0
+
+            async def on_the_wire() -> bool:
+                return await paused.metric("inflight_events") > 0
+
+            await until("events are in flight", on_the_wire)
             hit = await replicas.pause("paused")
             await asyncio.to_thread(fragile_kafka.resume)
             await load.commit(1_000)

@@ -49,7 +49,7 @@ async def test_after_a_promotion_all_that_the_new_primary_has_is_delivered_in_or
 
 
 async def _fail_over(here: Place, primary: PostgresServer, standby: PostgresServer) -> None:
-    async with Replicas(here, replica_lease=5, kafka_request_timeout=2, postgres_connect_timeout=2) as replicas:
+    async with Replicas(here, replica_lease=9, kafka_request_timeout=2, postgres_connect_timeout=2) as replicas:
         relays = [await replicas.start("one"), await replicas.start("two")]
         await replicas.own(one=8, two=8)
         async with Load(f"{here.dsn}?target_session_attrs=primary", here.topic, rate=1_000) as load:

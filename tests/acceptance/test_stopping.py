@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.relay_process import RelayProcess
 
 BACKLOG = 20_000
-AT_ONCE = 6.0
+AT_ONCE = 15.0
 """Seconds to end without waiting for Kafka: closing a producer that gets no answer is bounded by 4 s."""
 
 
@@ -31,8 +31,10 @@ async def test_a_signal_under_load_drains_and_a_later_start_repeats_nothing(
     here: Place, number: signal.Signals
 ) -> None:
     await fill(here.connection, here.topic, BACKLOG)
+    # Slow enough that the signal comes in the middle.
+    paced = {"buffer_max_events": 4_000, "publish_events_per_second": 4_000}
     async with Writers(here.dsn, here.topic) as writers:
-        async with here.relay() as relay:
+        async with here.relay(**paced) as relay:
             await here.receipts_reach(BACKLOG // 4)
             relay.signal(number)
             assert await relay.exit_code(25) == 0
@@ -78,11 +80,12 @@ async def test_a_signal_before_it_has_begun_ends_it_with_0(tmp_path: Path, numbe
 
 
 async def test_an_idle_relay_stops_at_once(here: Place) -> None:
-    async with here.relay() as relay:
+    # So long a lease that its beat is not what ends the wait.
+    async with here.relay(replica_lease=600) as relay:
         await relay.ready()
         began = time.monotonic()
         await relay.stop()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("ended_by", ["a second signal", "the end of the grace period"])

@@ -44,7 +44,7 @@ async def here(yesterday: Path, database: str, kafka: servers.Kafka, make_topic:
 
 async def test_yesterdays_replicas_work_on_todays_schema_and_beside_todays(here: Place, yesterday: Path) -> None:
     assert (await schema_state(here.connection)).pending
-    async with Replicas(here, replica_lease=5, kafka_request_timeout=2) as replicas:
+    async with Replicas(here, replica_lease=9, kafka_request_timeout=2) as replicas:
         old = [await replicas.start(name, code=yesterday) for name in ("one", "two")]
         await replicas.own(one=8, two=8)
         async with Load(here.dsn, here.topic, rate=500) as load:

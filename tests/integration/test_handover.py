@@ -84,7 +84,7 @@ async def test_the_others_claim_the_lanes_of_one_that_drains_before_it_has_drain
 async def test_the_lanes_of_a_dead_replica_are_claimed_when_its_lease_ends_and_not_at_the_next_beat(
     outbox: str,
 ) -> None:
-    async with running(outbox, lease=3.0) as doomed:
+    async with running(outbox, lease=8.0) as doomed:
         await owns(doomed, LANES)
         async with running(outbox) as survivor:
             await owns(survivor, 8)
