@@ -10,7 +10,9 @@ import asyncpg
 import pytest
 
 from relay.postgres import segments
+from relay.postgres.connect import open_connection
 from relay.postgres.segments import ensure_segments, prune
+from relay.postgres.sql import query
 from tests.outbox import add_event, add_failure, add_receipts, connected, migrated
 
 if TYPE_CHECKING:
@@ -218,3 +220,37 @@ async def test_both_refuse_a_snapshot_from_before_their_locks(connection: asyncp
         with pytest.raises(asyncpg.ActiveSQLTransactionError, match="READ COMMITTED"):
             async with connection.transaction(isolation="repeatable_read"):
                 await connection.execute(f"SELECT {call}")
+
+
+HELD = 100_000
+"""Rows above the segment that is to be dropped: some 400 pages of an index, where a few for each lane are enough."""
+
+PAGES_READ = (
+    "SELECT sum(pg_stat_get_xact_blocks_fetched(oid)) FROM pg_class"
+    " WHERE oid = $1::regclass OR oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = $1::regclass)"
+)
+"""Of a table and its indexes, by this transaction so far."""
+
+
+@pytest.mark.parametrize("table", ["held", "failure"])
+async def test_what_is_held_or_failed_elsewhere_is_not_read_to_drop_a_segment(
+    connection: asyncpg.Connection, database: str, table: str
+) -> None:
+    """Before version 18 PostgreSQL walks through a whole index on (lane, id) for a range of ids without the lane, and
+    here it does so under locks for which every writer waits."""
+    more = "" if table == "held" else ", state, attempts, error, policy"
+    values = "" if table == "held" else ", 'failed', 1, 'e', 'block'"
+    await connection.execute(
+        f"INSERT INTO outbox.{table} (lane, id, topic{more})"
+        f" SELECT i % 16, 5000001 + i, 'orders'{values} FROM generate_series(1, {HELD}) AS i"
+    )
+    await set_newest_id(connection, 5_000_000)
+    await ensure_segments(connection, 1_000_000, 1)
+    await set_positions(connection, 5_000_001)
+    relay = await open_connection(database, 5, "outbox-relay housekeeping")
+    for name, argument in (("droppable_segments", 0.0), ("drop_segment", 1)):
+        async with relay.transaction():
+            assert await relay.fetchval(query(name), argument) in ("event_1", True)
+            pages = await relay.fetchval(PAGES_READ, f"outbox.{table}")
+            assert pages < 200, f"{name} reads {pages} pages of {table}"
+    await relay.close()
