@@ -28,6 +28,13 @@ class PostgresLostError(UnreachableError):
     """PostgreSQL cannot be reached, the connection broke, or the server is no primary; waiting may help."""
 
 
+class StatementGivenUpError(PostgresLostError):
+    """The server gave up a statement, of which nothing is written: by a timeout, a person, or to end a deadlock.
+
+    The connection works. But whoever cannot tell what the statement would have done has to start over.
+    """
+
+
 class SchemaError(RelayError):
     """The outbox schema is missing, older or newer than this program, or was changed by hand."""
 

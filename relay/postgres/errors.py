@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from asyncpg import exceptions as pg
 
-from relay.errors import PostgresLostError, RelayError, SchemaError, SettingsError, UnreachableError
+from relay.errors import (
+    PostgresLostError,
+    RelayError,
+    SchemaError,
+    SettingsError,
+    StatementGivenUpError,
+    UnreachableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,7 +81,7 @@ def _tls(error: BaseException) -> RelayError:
 
 
 def _given_up(error: BaseException) -> RelayError:
-    return PostgresLostError(f"PostgreSQL gave up a statement: {_text(error)}; see which session holds its locks")
+    return StatementGivenUpError(f"PostgreSQL gave up a statement: {_text(error)}; see which session holds its locks")
 
 
 def _not_ready(error: BaseException) -> RelayError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from relay.errors import StatementGivenUpError
+
 if TYPE_CHECKING:
     from relay.settings import SegmentSettings
     from relay.telemetry import Telemetry
@@ -34,10 +36,22 @@ class Housekeeping:
     async def run(self) -> None:
         """Keep house until cancelled."""
         while True:
-            for name in await self._port.ensure_segments(self._settings.ids, self._settings.ahead):
-                self._telemetry.emit("segment.created", segment=name)
-            for name in await self._port.prune(self._settings.retention):
-                self._telemetry.emit("segment.dropped", segment=name)
-            while await self._port.forget_replayed(self._settings.retention):
-                pass
+            for chore in (self._make_segments, self._drop_segments, self._forget_replayed):
+                try:
+                    await chore()
+                except StatementGivenUpError as error:
+                    # Nothing of the flow depends on it soon: no reason to give up the tenure.
+                    self._telemetry.emit("housekeeping.put_off", error=error)
             await asyncio.sleep(self._settings.check_interval)
+
+    async def _make_segments(self) -> None:
+        for name in await self._port.ensure_segments(self._settings.ids, self._settings.ahead):
+            self._telemetry.emit("segment.created", segment=name)
+
+    async def _drop_segments(self) -> None:
+        for name in await self._port.prune(self._settings.retention):
+            self._telemetry.emit("segment.dropped", segment=name)
+
+    async def _forget_replayed(self) -> None:
+        while await self._port.forget_replayed(self._settings.retention):
+            pass

@@ -209,4 +209,7 @@ HAPPENINGS: dict[str, Happening] = {
     # housekeeping
     "segment.created": Happening("info", "Segment created", ("segment",), (Update("segments_created_total"),)),
     "segment.dropped": Happening("info", "Segment dropped", ("segment",), (Update("segments_dropped_total"),)),
+    "housekeeping.put_off": Happening(
+        "warning", "Segments are seen to later: PostgreSQL gave up a statement", ("error",)
+    ),
 }

@@ -9,7 +9,7 @@ import ssl
 import pytest
 from asyncpg import exceptions as pg
 
-from relay.errors import PostgresLostError, RelayError, SchemaError, SettingsError
+from relay.errors import PostgresLostError, RelayError, SchemaError, SettingsError, StatementGivenUpError
 from relay.postgres.errors import PostgresRefusedError, PrivilegeError, translate, translated
 
 
@@ -29,8 +29,12 @@ from relay.postgres.errors import PostgresRefusedError, PrivilegeError, translat
         (pg.AdminShutdownError("terminating connection"), PostgresLostError, "lost"),
         (pg.CrashShutdownError("terminating connection"), PostgresLostError, "lost"),
         (pg.IdleInTransactionSessionTimeoutError("idle"), PostgresLostError, "lost"),
-        (pg.QueryCanceledError("canceling statement due to statement timeout"), PostgresLostError, "statement timeout"),
-        (pg.DeadlockDetectedError("deadlock detected"), PostgresLostError, "deadlock"),
+        (
+            pg.QueryCanceledError("canceling statement due to statement timeout"),
+            StatementGivenUpError,
+            "statement timeout",
+        ),
+        (pg.DeadlockDetectedError("deadlock detected"), StatementGivenUpError, "deadlock"),
         (pg.CannotConnectNowError("the database system is starting up"), PostgresLostError, "starting up"),
         (pg.TooManyConnectionsError("sorry, too many clients already"), PostgresLostError, "too many clients"),
         (pg.DiskFullError("could not extend file"), PostgresLostError, "could not extend"),
