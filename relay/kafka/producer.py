@@ -146,6 +146,17 @@ class KafkaProducer:
         """Whether the metadata at hand says that no broker leads this partition just now."""
         return bool(self._producer.client.cluster.leader_for_partition(TopicPartition(topic, partition)) == -1)
 
+    async def refresh_topic(self, topic: str) -> None:
+        """Ask the cluster for the topic's partitions anew. Raises PublishError when it does not answer."""
+        try:
+            async with asyncio.timeout(self._request_timeout):
+                await self._producer.client.add_topic(topic)
+                await self._producer.client.force_metadata_update()
+        except Exception as error:
+            raise translate(error) from error
+        if not self.known_partition_count(topic):
+            self.forget_topic(topic)
+
     def forget_topic(self, topic: str) -> None:
         """Stop asking for the metadata of a topic that does not exist."""
         self._producer.client._topics.discard(topic)  # noqa: SLF001 there is no public way
@@ -239,6 +250,11 @@ class KafkaProducer:
             except KafkaTimeoutError:
                 # The partition's place is still taken: nothing was lost, it is the same batch that goes in again.
                 continue
+            except AssertionError as error:
+                # aiokafka's word for it.
+                raise PublishError(
+                    FailureKind.TOPIC, f"topic {topic} has no partition {partition}", "NoSuchPartition"
+                ) from error
             except Exception as error:
                 raise translate(error) from error
             break

@@ -46,6 +46,9 @@ class Producer(Protocol):
     def leaderless(self, topic: str, partition: int) -> bool:
         """Whether it is known that no broker leads the partition."""
 
+    async def refresh_topic(self, topic: str) -> None:
+        """Ask for the topic's partitions anew."""
+
     def forget_topic(self, topic: str) -> None:
         """The topic is of no interest for now."""
 

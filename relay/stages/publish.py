@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 ROUTED_AT_ONCE = 1_000
 """Events: some milliseconds, if all their keys are new."""
+
+IDLE_CHECK_INTERVAL = 0.05
+"""Seconds between looks whether a topic whose number of partitions changed has become idle."""
 
 
 class Publish:
@@ -192,8 +196,9 @@ class Publish:
                 producer.forget_topic(topic.name)
                 await asyncio.sleep(backoff.next_delay())
                 continue
-            while not topic.idle:
-                await self._wait_for_landing()
+            # It may be that nothing lands: what waits is held back when the topic is paused or the tenure ends.
+            while not topic.idle:  # noqa: ASYNC110
+                await asyncio.sleep(IDLE_CHECK_INTERVAL)
             new = topic.resolved(count)
             self._troubles.end(topic)
             for partition in new:
@@ -201,6 +206,12 @@ class Publish:
             while topic.route_waiting(ROUTED_AT_ONCE):  # noqa: ASYNC110 it only lets others have their turn
                 await asyncio.sleep(0)
             return
+
+    async def _look_up(self, topic: Topic) -> None:
+        """A refusal may come of another number of partitions, which the main producer may hear of much later."""
+        producer = await self._main.ready()
+        with suppress(PublishError):
+            await producer.refresh_topic(topic.name)
 
     async def _pump(self, topic: Topic, partition: Partition) -> None:
         """Send the batches of one partition for as long as the service runs."""
@@ -260,7 +271,7 @@ class Publish:
         now = self.last_acknowledged = time.monotonic()
         partition.acknowledged(flight, now)
         (self._side if flight.producer is self._side.current else self._main).works()
-        self._troubles.acknowledged(self.topics[partition.topic], now)
+        self._troubles.acknowledged(self.topics[partition.topic], partition, now)
         self._telemetry.emit(
             "publish.acknowledged",
             topic=partition.topic,
@@ -305,13 +316,16 @@ class Publish:
         self.discard(first.producer, f"{partition.topic}-{partition.number}: {error}")
 
     def _act_on(self, error: PublishError, partition: Partition, flight: Flight) -> None:
+        topic = self.topics[partition.topic]
         match error.kind:
             case FailureKind.CLUSTER:
                 partition.back_off()
+                self._troubles.given_back(topic)
             case FailureKind.TOPIC:
                 partition.suspect = True
                 partition.back_off()
-                self._troubles.begin(self.topics[partition.topic], error)
+                self._troubles.begin(topic, error, partition)
+                self._spawn(self._look_up(topic))
             case FailureKind.EVENT | FailureKind.UNKNOWN:
                 partition.suspect = True
                 if flight.tenure is not self._tenure:
@@ -320,7 +334,6 @@ class Publish:
                     partition.split(len(flight.events))
                 else:
                     partition.culprit_found()
-                    topic = self.topics[partition.topic]
                     self._failing.fail(flight.tenure, topic, partition, partition.waiting.popleft(), error)
             case _ as never:
                 assert_never(never)

@@ -23,9 +23,16 @@ class Trouble:
 
     error: PublishError
     since: float
+    partitions: set[Partition] = field(default_factory=set)
+    """Those that take no events; that others of the topic take theirs does not end the trouble."""
     paused: bool = False
     """Its events are held back, so that they do not take up the room of others."""
     probe_at: float = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits or is in flight where nothing moved."""
+        return all(partition.idle for partition in self.partitions)
 
 
 @dataclass(slots=True, eq=False)

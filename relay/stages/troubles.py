@@ -62,19 +62,21 @@ class Troubles:
             if topic.trouble is not None and topic.trouble.paused:
                 self._failing.close_topic(topic)
 
-    def begin(self, topic: Topic, error: PublishError) -> None:
-        """A topic does not move, for `error`."""
+    def begin(self, topic: Topic, error: PublishError, partition: Partition | None = None) -> None:
+        """A topic, or one `partition` of it, does not move, for `error`."""
         now = time.monotonic()
         trouble = topic.trouble
         if trouble is None or str(trouble.error) != str(error):
             self._telemetry.emit("topic.troubled", topic=topic.name, error=error)
         if trouble is None:
-            topic.trouble = Trouble(error, now)
+            trouble = topic.trouble = Trouble(error, now)
         else:
             trouble.error = error
             if trouble.probe_at:
                 # It was resumed to see whether it works again. It does not.
                 self._pause(topic, trouble)
+        if partition is not None:
+            trouble.partitions.add(partition)
         self._health.topic_troubled(topic.name, str(error))
 
     def end(self, topic: Topic) -> None:
@@ -86,14 +88,22 @@ class Troubles:
             self._telemetry.emit("topic.resumed", topic=topic.name)
             self._failing.open_topic(topic.name)
 
-    def acknowledged(self, topic: Topic, now: float) -> None:
-        """Kafka took a batch of this topic."""
-        if topic.trouble is not None:
-            self.end(topic)
+    def acknowledged(self, topic: Topic, partition: Partition, now: float) -> None:
+        """Kafka took a batch of this partition."""
+        trouble = topic.trouble
+        if trouble is not None and partition in trouble.partitions:
+            trouble.partitions.discard(partition)
+            if trouble.idle:
+                self.end(topic)
         if self._alive_since is None:
             self._alive_since = now
         self._health.kafka_ok(now)
         self._telemetry.emit("kafka.connected")
+
+    def given_back(self, topic: Topic) -> None:
+        """Events that were in flight wait again: of a paused topic they are held back like the others."""
+        if topic.trouble is not None and topic.trouble.paused:
+            self._failing.close_topic(topic)
 
     async def run(self, publish: Publish) -> None:
         """Watch until cancelled."""
@@ -129,7 +139,7 @@ class Troubles:
             self._failing.open_topic(topic.name)
         elif not trouble.paused and trouble.probe_at and now - trouble.probe_at > PAUSE_AFTER + STUCK_AFTER:
             # What was resumed to see whether it works again hangs, or there was nothing to resume.
-            if topic.idle:
+            if topic.router is not None and trouble.idle:
                 self.end(topic)
             else:
                 self._pause(topic, trouble)
@@ -140,7 +150,7 @@ class Troubles:
             leaderless = producer is not None and producer.leaderless(topic.name, partition.number)
             if not leaderless:
                 self._leaderless_since.pop(partition, None)
-            if partition.suspect or not partition.flights:
+            if not partition.flights:
                 continue
             oldest = partition.flights[0]
             if leaderless:
@@ -154,12 +164,15 @@ class Troubles:
             if now - since > STUCK_AFTER:
                 text = f"partition {partition.number} of topic {topic.name} {what}"
                 error = PublishError(FailureKind.TOPIC, text, "NotAcknowledged")
-                # aiokafka makes a broker's other partitions wait for the retries of this one: not in our midst.
-                partition.suspect = True
-                publish.discard(oldest.producer, str(error))
+                if not partition.suspect:
+                    # aiokafka makes a broker's other partitions wait for the retries of this one: not in our midst.
+                    partition.suspect = True
+                    publish.discard(oldest.producer, str(error))
                 if topic.trouble is None:
-                    # Of its other partitions nothing new is to be told.
-                    self.begin(topic, error)
+                    self.begin(topic, error, partition)
+                else:
+                    # Nothing new is to be told.
+                    topic.trouble.partitions.add(partition)
 
     def _pause(self, topic: Topic, trouble: Trouble) -> None:
         """Hold its events back; look again after a while."""

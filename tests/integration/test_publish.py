@@ -16,7 +16,7 @@ from relay.local import create_topic
 from relay.service import Service
 from relay.settings import Settings
 from relay.telemetry import Telemetry
-from tests.checks import check_everything, check_nothing_lost, check_receipts
+from tests.checks import check_everything, check_nothing_lost, check_receipts, first_occurrences
 from tests.consumer import Record, read_topic
 from tests.outbox import migrated
 from tests.relay_process import environment
@@ -152,6 +152,32 @@ async def test_a_topic_that_is_deleted_and_made_again_gets_all_later_events_in_o
 
     records = await read_topic(relaying.bootstrap_servers, topic)
     assert sorted(record.id for record in records) == list(range(1_001, 2_001))
+    in_order(records)
+
+
+async def test_a_topic_that_is_made_again_with_fewer_partitions_gets_all_events_that_waited(
+    relaying: Relaying, make_topic: MakeTopic
+) -> None:
+    """They waited for partitions that there are no more: no event's fault, and no reason to stop."""
+    topic = make_topic(6)
+    await fill(relaying.connection, topic, 1_000)
+    await relaying.settled(topic)
+    async with administration(relaying) as admin:
+        await admin.delete_topics([topic])
+        await fill(relaying.connection, topic, 2_000)
+
+        async def troubled() -> bool:
+            return bool(relaying.service._publish.topics[topic].trouble)
+
+        await until("publish notices that the topic is gone", troubled)
+        await create_topic(relaying.bootstrap_servers, topic, partitions=2)
+    await relaying.settled(topic)
+
+    assert await relaying.connection.fetchval("SELECT count(*) FROM outbox.failure") == 0
+    # What was on the wire when the producer was replaced may be there twice.
+    records = first_occurrences(await read_topic(relaying.bootstrap_servers, topic))
+    assert sorted(record.id for record in records) == list(range(1_001, 3_001))
+    assert all(record.partition == (murmur2(record.key) & 0x7FFFFFFF) % 2 for record in records)
     in_order(records)
 
 

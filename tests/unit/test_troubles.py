@@ -134,9 +134,14 @@ class Watched:
     def acknowledge(self, name: str) -> None:
         """Kafka takes a batch of the topic; what it had in flight before it too."""
         for partition in self.topic(name).partitions:
-            partition.flights.clear()
+            self.acknowledge_of(partition)
+
+    def acknowledge_of(self, partition: Partition) -> None:
+        """Kafka takes a batch of the partition; what it had in flight before it too."""
+        partition.flights.clear()
+        partition.suspect = False
         self.publish.last_acknowledged = self.now
-        self.troubles.acknowledged(self.topic(name), self.now)
+        self.troubles.acknowledged(self.topic(partition.topic), partition, self.now)
 
     def look(self) -> None:
         self.troubles._watch_kafka(cast("Publish", self.publish), self.now)
@@ -276,6 +281,56 @@ def test_a_stuck_topic_works_again_with_its_first_acknowledgement(watched: Watch
     assert watched.heard.told("topic.resumed") == 1
 
 
+def test_that_other_partitions_of_the_topic_take_theirs_does_not_end_its_trouble(watched: Watched) -> None:
+    """Else what waits for the one that does not would fill the buffer, and stop every topic."""
+    assert watched.publish.producer is not None
+    watched.publish.producer.without_leader.add("stuck")
+    lame = watched.send("stuck")
+    healthy = watched.topic("stuck").partitions[1]
+    for _ in range(8 * round(STUCK_AFTER + PAUSE_AFTER)):
+        watched.acknowledge_of(healthy)
+        watched.pass_time(WATCH_INTERVAL)
+    assert watched.paused("stuck")
+    assert watched.heard.told("topic.troubled") == 1
+    watched.acknowledge_of(lame)
+    assert watched.topic("stuck").trouble is None
+
+
+def test_a_partition_that_is_suspect_for_its_events_can_be_its_topics_trouble_as_well(watched: Watched) -> None:
+    partition = watched.send("stuck", "side")
+    partition.suspect = True
+    watched.pass_time(STUCK_AFTER + 2 * WATCH_INTERVAL, flowing="other")
+    assert watched.topic("stuck").trouble is not None
+    assert watched.publish.discarded == []
+
+
+def test_a_trouble_of_two_partitions_ends_when_both_work(watched: Watched) -> None:
+    topic = watched.topic("stuck")
+    for partition in topic.partitions:
+        watched.troubles.begin(topic, MISSING, partition)
+        partition.put_back(events(1))
+    first, second = topic.partitions
+    first.pull_all()
+    watched.acknowledge_of(first)
+    assert topic.trouble is not None
+    second.pull_all()
+    watched.acknowledge_of(second)
+    assert topic.trouble is None
+
+
+def test_events_of_a_paused_topic_that_come_back_are_held_like_the_others(watched: Watched) -> None:
+    topic = watched.topic("stuck")
+    watched.troubles.given_back(topic)
+    watched.troubles.begin(topic, MISSING, topic.partitions[0])
+    watched.troubles.given_back(topic)
+    assert watched.heard.closed == []
+    watched.pass_time(PAUSE_AFTER + WATCH_INTERVAL, flowing="other")
+    topic.partitions[0].put_back(events(1))
+    watched.troubles.given_back(topic)
+    assert watched.heard.closed == ["stuck", "stuck"]
+    assert topic.idle
+
+
 def test_what_hangs_in_the_producer_is_waited_for_and_nothing_is_added(watched: Watched) -> None:
     watched.send("stuck")
     watched.pass_time(300, flowing="other")
@@ -307,7 +362,7 @@ def test_a_refused_topic_is_tried_again_after_a_while_and_paused_again_for_longe
 
 def test_a_try_that_hangs_pauses_the_topic_again(watched: Watched) -> None:
     topic = watched.topic("stuck")
-    watched.troubles.begin(topic, MISSING)
+    watched.troubles.begin(topic, MISSING, topic.partitions[0])
     watched.pass_time(PAUSE_AFTER + PROBE_AFTER + 1, flowing="other")
     assert watched.heard.opened == ["stuck"]
     topic.route([event(5)])
