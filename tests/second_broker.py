@@ -40,18 +40,20 @@ class SecondBroker(KafkaServer):
 
 
 async def create_topic_on(
-    first: KafkaServer, topic: str, brokers: list[int], partitions: int = 4, configs: dict[str, str] | None = None
+    first: KafkaServer, topic: str, *brokers: list[int], partitions: int = 4, configs: dict[str, str] | None = None
 ) -> None:
-    """A topic that these brokers have, led by the first of them; returns when all of them are in sync."""
+    """A topic that these brokers have, led by the first of them; returns when all of them are in sync.
+
+    Of several lists the partitions take one each, in turn; then all have the same length.
+    """
+    assignments = {partition: brokers[partition % len(brokers)] for partition in range(partitions)}
     admin = AIOKafkaAdminClient(bootstrap_servers=first.bootstrap_servers)
     await admin.start()
     try:
-        wanted = NewTopic(
-            topic, -1, -1, replica_assignments=dict.fromkeys(range(partitions), brokers), topic_configs=configs
-        )
+        wanted = NewTopic(topic, -1, -1, replica_assignments=assignments, topic_configs=configs)
         answer: Any = await admin.create_topics([wanted])
         assert [code for _, code, *_ in answer.topic_errors] == [0], answer
-        await in_sync(first, topic, len(brokers), admin)
+        await in_sync(first, topic, len(brokers[0]), admin)
     finally:
         await admin.close()
 

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import defaultdict
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,9 +19,10 @@ from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 
 from relay.local import create_topic
 from tests import servers
-from tests.acceptance.conftest import place
+from tests.acceptance.conftest import Place, place
 from tests.checks import check_everything, first_occurrences
 from tests.consumer import read_topic
+from tests.outbox import connected
 from tests.second_broker import FIRST, SECOND, SecondBroker, create_topic_on, in_sync
 from tests.waiting import until
 from tests.writers import Writers
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.local import KafkaServer
-    from tests.acceptance.conftest import Place
     from tests.relay_process import RelayProcess
 
 LOGGER = logging.getLogger(__name__)
@@ -103,6 +104,42 @@ async def test_a_topic_without_enough_replicas_waits_and_disturbs_no_other(
         # What was on its way when the broker died may be there twice.
         assert len(repeats) <= MOST_IN_FLIGHT
         assert await check_everything(here.connection, bootstrap_servers, plain) == []
+
+
+async def test_a_topic_half_of_which_has_no_leader_waits_as_a_whole_and_disturbs_no_other(
+    database: str, own_kafka: KafkaServer, second_broker: SecondBroker
+) -> None:
+    """That its other half takes events must not hide what is wrong; nor is it a reason to call the replica unready."""
+    lame, plain = f"lame-{secrets.token_hex(4)}", f"plain-{secrets.token_hex(4)}"
+    await create_topic_on(own_kafka, lame, [FIRST], [SECOND])
+    await create_topic_on(own_kafka, plain, [FIRST])
+    async with (
+        place(database, own_kafka.bootstrap_servers, plain) as here,
+        here.relay(buffer_max_events=BUFFER_EVENTS, kafka_request_timeout=4, health_max_lag=10) as relay,
+    ):
+        for topic in (lame, plain):
+            await fill_on(here, topic, 1_000)
+        await here.settled()
+
+        await asyncio.to_thread(second_broker.kill)
+        filling = asyncio.create_task(fill_steadily(here, lame))
+        await relay.logged("topic.paused")
+        for paused in range(2, 5):
+            assert await troubled_topics(relay) == [lame]
+            await until("the topic was tried again", lambda: paused_so_often(relay, paused))  # noqa: B023
+            await seconds_to_deliver(here, plain, 2_000)
+        filling.cancel()
+        await asyncio.wait([filling])
+        assert await troubled_topics(relay) == [lame]
+
+        await asyncio.to_thread(second_broker.start)
+        await here.settled(120)
+        await until("no topic is in trouble", lambda: works(relay))
+        assert await failures_and_held(here) == (0, 0)
+        await relay.stop()
+        repeats = await check_everything(here.connection, own_kafka.bootstrap_servers, lame)
+        assert len(repeats) <= MOST_IN_FLIGHT
+        assert await check_everything(here.connection, own_kafka.bootstrap_servers, plain) == []
 
 
 @pytest.fixture
@@ -231,6 +268,20 @@ async def fill_on(here: Place, topic: str, events: int) -> None:
 
 
 KEYS = 100
+
+
+async def fill_steadily(here: Place, topic: str) -> None:
+    """Commit 2,000 events a second, more or less, until cancelled."""
+    async with connected(here.dsn) as connection:
+        other = replace(here, connection=connection)
+        while True:
+            await fill_on(other, topic, 200)
+            await asyncio.sleep(0.1)
+
+
+async def paused_so_often(relay: RelayProcess, times: int) -> bool:
+    """Whether topics were paused at least so often."""
+    return await relay.metric("topics_paused_total") >= times
 
 
 async def seconds_to_deliver(here: Place, topic: str, events: int) -> float:
