@@ -130,6 +130,8 @@ class Settle:
             recorded = self._recorded(receipts)
             if recorded:
                 written = await self._port.settle_recorded(receipts, recorded)
+                for each in recorded:
+                    self._tenure.attempts.pop(each, None)
             else:
                 written = await self._port.settle(receipts)
             self._release(deliveries)
