@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
+from relay.decide.routing import KnownKeys
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages import sizes
@@ -60,6 +61,7 @@ class Publish:
         self._replayed = replayed
         self._pacing = pacing
         self._hash_key = hash_key
+        self._known_keys = KnownKeys()
         self._random = random
         self._quiesce_timeout = quiesce_timeout
         self._telemetry = telemetry
@@ -172,7 +174,7 @@ class Publish:
         topic = self.topics.get(name)
         if topic is None:
             new_backoff = partial(Backoff, self._random, first=0.2, most=15.0)
-            topic = self.topics[name] = Topic(name, new_backoff, self._hash_key)
+            topic = self.topics[name] = Topic(name, new_backoff, self._hash_key, self._known_keys)
             self._spawn(self._resolve(topic))
         return topic
 

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from relay.decide.routing import Router
+from relay.decide.routing import KnownKeys, Router
 from relay.stages.partition import Partition
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Topic:
     name: str
     new_backoff: Callable[[], Backoff]
     hash_key: Callable[[bytes], int]
+    known_keys: KnownKeys = field(default_factory=KnownKeys)
     router: Router | None = None
     partitions: list[Partition] = field(default_factory=list)
     unrouted: deque[PendingEvent] = field(default_factory=deque)
@@ -60,7 +61,7 @@ class Topic:
 
         Only for an idle topic: a key may move to another partition.
         """
-        self.router = Router(count, self.hash_key)
+        self.router = Router(count, self.hash_key, self.known_keys)
         new = [Partition(self.name, number, self.new_backoff()) for number in range(len(self.partitions), count)]
         self.partitions += new
         return new
