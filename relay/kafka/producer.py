@@ -53,6 +53,7 @@ class KafkaProducer:
     def __init__(self, settings: KafkaSettings, topics: TopicSettings) -> None:
         self._topics = topics
         self._admin: AIOKafkaAdminClient | None = None
+        self._starting_admin = asyncio.Lock()
         self._options = {
             "bootstrap_servers": settings.bootstrap_servers,
             "client_id": settings.client_id,
@@ -200,11 +201,17 @@ class KafkaProducer:
                 )
 
     async def _administration(self) -> AIOKafkaAdminClient:
-        if self._admin is None:
-            admin = AIOKafkaAdminClient(**self._options)
-            await admin.start()
-            self._admin = admin
-        return self._admin
+        # At a start all topics ask at once.
+        async with self._starting_admin:
+            if self._admin is None:
+                admin = AIOKafkaAdminClient(**self._options)
+                try:
+                    await admin.start()
+                except BaseException:
+                    await admin.close()
+                    raise
+                self._admin = admin
+            return self._admin
 
     def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None) -> RecordBatch:
         """Move events from the left of `waiting` into a record batch until it is full; at least one.
