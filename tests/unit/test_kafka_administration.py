@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from relay.kafka import producer as module
 from relay.kafka.producer import KafkaProducer
 from relay.settings import KafkaSettings, TopicSettings
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Clients:
