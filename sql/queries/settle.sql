@@ -88,6 +88,7 @@ WHERE (d.kafka_partition, d.kafka_offset) IS DISTINCT FROM (r.kafka_partition, r
 -- name: hold
 -- Held rows for lanes $2, ids $3, topics $4, keys $5, if replica $1 owns all of lanes $6 at epochs $7; `owned` says how many it does.
 -- None for an event with a failure: that says when it goes on, and a held row beside it would outlive its discard.
+-- By order: planned while there were no failures, an equality alone would read all of the lane for each event.
 WITH mine AS MATERIALIZED (
     SELECT l.lane
     FROM outbox.lane AS l
@@ -101,7 +102,8 @@ written AS (
     SELECT r.lane, r.id, r.topic, r.key
     FROM unnest($2::smallint[], $3::bigint[], $4::text[], $5::bytea[]) AS r (lane, id, topic, key)
     WHERE (SELECT count(*) FROM mine) = cardinality($6::smallint[])
-      AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = r.lane AND f.id = r.id)
+      AND (SELECT f.id FROM outbox.failure AS f
+           WHERE f.lane = r.lane AND f.id >= r.id ORDER BY f.id LIMIT 1) IS DISTINCT FROM r.id
     ORDER BY r.lane, r.id
     ON CONFLICT (lane, id) DO NOTHING
     RETURNING 1

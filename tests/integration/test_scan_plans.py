@@ -145,3 +145,20 @@ async def test_a_scan_across_segments_returns_everything_in_order(database: str,
         for lane in range(16):
             ids = [event.id for event in taken if event.lane == lane]
             assert ids == sorted(ids)
+
+
+@pytest.mark.parametrize("analyzed", [True, False])
+async def test_holding_back_looks_failures_up_by_id_though_there_were_none_when_it_was_planned(
+    database: str, analyzed: bool
+) -> None:
+    """The plan stays until the next ANALYZE, and through the index of keys it reads all failures of a lane each time."""
+    async with migrated(database) as connection, relay_connections(database) as connections:
+        if analyzed:
+            await connection.execute("ANALYZE")
+        owner = "'00000000-0000-0000-0000-000000000000'"
+        nodes = await plan_of(
+            connections["settle"], "hold", owner, "'{3}'", "'{1}'", "'{orders}'", "'{k}'", "'{3}'", "'{0}'"
+        )
+        looked_up = [node for node in nodes if node.get("Relation Name") == "failure"]
+        assert [node["Index Name"] for node in looked_up] == ["failure_pkey"]
+        assert "id >= r.id" in looked_up[0]["Index Cond"]
