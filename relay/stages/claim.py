@@ -271,7 +271,8 @@ class Claim:
 
     def _positions(self, states: Iterable[LaneScan]) -> list[tuple[int, int, int]]:
         ladder = self._tenure.ladder
-        return [(state.lane, state.epoch, state.advance_position(ladder)) for state in states]
+        # By lane, the order in which the other connections lock them: otherwise the two could wait for each other.
+        return sorted((state.lane, state.epoch, state.advance_position(ladder)) for state in states)
 
     async def _wait(self, seconds: float) -> None:
         """Until then, or until there is something to look at; a drain that begins is such."""

@@ -13,6 +13,7 @@ from relay.stages.tenure import LeaseLostError
 from tests.events import ids
 from tests.outbox import connected, migrated
 from tests.scan_harness import Between, HandRelay, hand_relay, lane_of, relay_connections, writer
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import asyncpg
@@ -366,3 +367,28 @@ class GivingBack:
     async def _hold(self) -> None:
         self._released.set()
         await self._go_on.wait()
+
+
+@pytest.mark.parametrize("call", ["advance_positions", "release"])
+async def test_positions_are_written_lane_by_lane_and_never_wait_crosswise_for_settling(outbox: str, call: str) -> None:
+    """Settling locks the lanes it writes for, in their order, on a connection of its own."""
+    async with hand_relay(outbox) as relay, connected(outbox) as settling:
+        for state in relay.tenure.lanes.values():
+            state.position = 7
+        # As they are when the later ones were claimed first.
+        states = sorted(relay.tenure.lanes.values(), key=lambda state: -state.lane)
+        positions = relay.claim._positions(states)
+        lock = "SELECT FROM outbox.lane WHERE lane = $1 FOR SHARE"
+        async with settling.transaction():
+            await settling.execute(lock, 3)
+            writing = asyncio.create_task(getattr(relay.control, call)(relay.tenure.replica, positions))
+            await until_it_waits(settling)
+            await settling.execute(lock, 5)
+        await writing
+        assert await settling.fetchval("SELECT min(position) FROM outbox.lane") == 7
+
+
+async def until_it_waits(connection: asyncpg.Connection) -> None:
+    """Return when a session waits for this one."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+    await until("somebody waits for a lane", lambda: connection.fetchval(waiting))
