@@ -151,7 +151,7 @@ async def test_a_scan_across_segments_returns_everything_in_order(database: str,
 async def test_holding_back_looks_failures_up_by_id_though_there_were_none_when_it_was_planned(
     database: str, analyzed: bool
 ) -> None:
-    """The plan stays until the next ANALYZE, and through the index of keys it reads all failures of a lane each time."""
+    """The plan stays until the next ANALYZE, and by the index of keys it reads all failures of a lane each time."""
     async with migrated(database) as connection, relay_connections(database) as connections:
         if analyzed:
             await connection.execute("ANALYZE")
