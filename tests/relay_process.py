@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -16,10 +17,11 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.local.ports import HOST, free_port
+from relay.session import FLIGHT_WAIT
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 START_SECONDS = 30.0
 _LINE_LIMIT = 1 << 20
@@ -155,6 +157,30 @@ class RelayProcess:
             except ValueError:
                 line = None
             self.lines.append(line if isinstance(line, dict) else {"text": text})
+
+
+def check_repeats(relay: RelayProcess, repeats: Sequence[object]) -> None:
+    """Check what was published again over losses of PostgreSQL.
+
+    A new session waits until what was in flight has landed and has its receipts, so that nothing is repeated; where
+    that took longer than it waits, exactly those that the relay counted.
+    """
+    counted = sum(line["events"] for line in relay.happened("settle.duplicates"))
+    if max(_seconds_to_claim(relay)) < FLIGHT_WAIT:
+        assert (len(repeats), counted) == (0, 0), relay
+    else:
+        assert len(repeats) == counted, relay
+
+
+def _seconds_to_claim(relay: RelayProcess) -> Iterator[float]:
+    connected: datetime | None = None
+    for line in relay.lines:
+        happening = line.get("happening")
+        if happening == "postgres.connected":
+            connected = datetime.fromisoformat(line["timestamp"])
+        elif happening == "lanes.claimed" and connected:
+            yield (datetime.fromisoformat(line["timestamp"]) - connected).total_seconds()
+            connected = None
 
 
 def environment(**settings: object) -> dict[str, str]:

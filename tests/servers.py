@@ -13,9 +13,10 @@ import secrets
 import shutil
 import tarfile
 import tempfile
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -24,13 +25,22 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from relay.local import KafkaServer, PostgresServer, create_topic
+from relay.local.keeper import descendants
 from relay.local.parts import KAFKA_VERSION, maven_jars
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping
 
-# Enough for the stress tests' writers beside the relay; two-phase commits are off by default.
-POSTGRES_SETTINGS = {"max_connections": 200, "max_prepared_transactions": 20, "shared_buffers": "128MB"}
+# Enough for the stress tests' writers beside the relay; two-phase commits are off by default. Without fsync a commit is
+# lost only with the machine, not with the server: the kernel has it.
+POSTGRES_SETTINGS = {
+    "max_connections": 200,
+    "max_prepared_transactions": 20,
+    "shared_buffers": "128MB",
+    "fsync": "off",
+}
+
+PAUSE_SECONDS = 30.0
 
 
 class Postgres(Protocol):
@@ -83,6 +93,25 @@ def own_kafka_server(folder: Path, properties: Mapping[str, object] | None = Non
     """A Kafka of the version that is being tested, not started yet."""
     version = os.environ.get("RELAY_TEST_KAFKA_VERSION") or KAFKA_VERSION
     return KafkaServer(folder / "kafka", properties=properties, version=version)
+
+
+def pause(server: KafkaServer | PostgresServer) -> None:
+    """Pause a server; returns when none of its threads runs any more, which on a busy machine takes a moment."""
+    pid = server.pid
+    server.pause()
+    give_up = time.monotonic() + PAUSE_SECONDS
+    while any(_runs(each) for each in (pid, *descendants(pid))):
+        assert time.monotonic() < give_up, f"{server.name} is not paused after {PAUSE_SECONDS:g} s"
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a thread of it is neither stopped nor at its end."""
+    for thread in Path("/proc").glob(f"{pid}/task/*/stat"):
+        with suppress(OSError):  # It has ended since.
+            if thread.read_text().rpartition(")")[2].split()[0] not in "TZX":
+                return True
+    return False
 
 
 def postgres_programs_of(version: str, folder: Path) -> Path:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCES = Path(relay.__file__).parent.parent
-END_SECONDS = 120
+END_SECONDS = 300
 """For everything from start to end, on a busy machine."""
 
 
@@ -84,7 +84,7 @@ def test_the_demo_loses_nothing_and_says_so_in_json(own_folder: Path) -> None:
     assert result["ok"] is True
     assert result["committed"] == result["delivered"] > 300
     assert result["lost"] == result["out_of_order"] == result["duplicates"] == result["uncommitted"] == 0
-    assert result["seconds"] == pytest.approx(6, abs=1)
+    assert 6 <= result["seconds"] < 20
     assert 0 < result["events_per_second"] <= 400
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p99"] <= result["latency_ms"]["max"]
     # What makes it hard did happen.
@@ -131,7 +131,7 @@ def test_a_killed_demo_leaves_no_process_behind(own_folder: Path) -> None:
         assert len(children) > 20
         process.kill()
         process.wait()
-        wait_gone(children, 20)
+        wait_gone(children, 40)
 
 
 def test_a_dead_relay_is_reported_with_the_end_of_its_log_and_everything_ends(own_folder: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_dead_relay_is_reported_with_the_end_of_its_log_and_everything_ends(ow
     assert "relay: the relay ended by itself" in errors
     assert "Lanes claimed" in errors
     assert "Traceback" not in errors
-    wait_gone(children, 1)
+    wait_gone(children, 15)
 
 
 def command_of(pid: int) -> list[str]:

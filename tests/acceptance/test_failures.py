@@ -5,21 +5,17 @@ from __future__ import annotations
 import re
 import secrets
 from collections import defaultdict
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from relay.local import create_topic
 from tests.consumer import read_topic
+from tests.topics import admin, alter_topic
 from tests.waiting import until
 from tests.writers import fill
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.acceptance.conftest import Place
     from tests.consumer import Record
 
@@ -36,24 +32,6 @@ async def enqueue(here: Place, key: str, payload: bytes, topic: str | None = Non
         payload,
     )
     return id_
-
-
-async def alter_topic(here: Place, topic: str, **configs: object) -> None:
-    """Change a topic's configuration."""
-    async with admin(here) as client:
-        given = {name.replace("_", "."): str(value) for name, value in configs.items()}
-        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, given)])
-
-
-@asynccontextmanager
-async def admin(here: Place) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client."""
-    client = AIOKafkaAdminClient(bootstrap_servers=here.bootstrap_servers)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 async def count(here: Place, what: str, *arguments: object) -> int:
@@ -108,7 +86,7 @@ async def test_one_huge_event_fails_alone_and_holds_back_only_its_key_until_it_i
         before = await read_topic(roomy.bootstrap_servers, roomy.topic)
         assert not [record for record in before if record.key == b"backlog-7" and record.id > huge]
 
-        await alter_topic(roomy, roomy.topic, max_message_bytes=MAX_EVENT_BYTES)
+        await alter_topic(roomy.bootstrap_servers, roomy.topic, max_message_bytes=MAX_EVENT_BYTES)
         await mark(roomy, "replaying")
         await reached(roomy, "outbox.delivery", 10_001)
         assert await count(roomy, "outbox.failure") == await count(roomy, "outbox.held") == 0
@@ -164,7 +142,7 @@ async def test_under_another_policy_the_key_goes_on_without_the_failed_event(roo
 
 async def test_a_batch_refused_for_one_event_is_split_until_the_culprit_is_found(roomy: Place) -> None:
     # With compression the relay cannot tell the size of a record batch beforehand: the broker refuses it.
-    await alter_topic(roomy, roomy.topic, max_message_bytes=20_000)
+    await alter_topic(roomy.bootstrap_servers, roomy.topic, max_message_bytes=20_000)
     ids = [await enqueue(roomy, "k", b"%d" % number) for number in range(20)]
     huge = await enqueue(roomy, "other", secrets.token_bytes(40_000))
     ids += [await enqueue(roomy, "k", b"%d" % number) for number in range(20)]
@@ -207,21 +185,21 @@ async def test_a_missing_topic_is_created_where_that_is_wanted(here: Place) -> N
     async with here.relay(topic_create="true", topic_partitions=5, topic_replication=1) as relay:
         await reached(here, "outbox.delivery", 100)
         await relay.stop()
-    async with admin(here) as client:
+    async with admin(here.bootstrap_servers) as client:
         (described,) = await client.describe_topics([missing])
     assert len(described["partitions"]) == 5
 
 
 async def test_after_kill_9_amid_a_replay_every_failed_event_is_published_in_order(roomy: Place) -> None:
     # Event and topic limit the other way round: everything of the topic is too large until it is raised.
-    await alter_topic(roomy, roomy.topic, max_message_bytes=1_000)
+    await alter_topic(roomy.bootstrap_servers, roomy.topic, max_message_bytes=1_000)
     await fill(roomy.connection, roomy.topic, 3_000, keys=3_000, payload_bytes=2_000)
     behind = await count(roomy, "outbox.event")
     await fill(roomy.connection, roomy.topic, 3_000, keys=3_000, payload_bytes=50)
     async with roomy.relay(log_level="warning", publish_events_per_second=1_000) as relay:
         await reached(roomy, "outbox.failure", behind)
         await reached(roomy, "outbox.held", 3_000)
-        await alter_topic(roomy, roomy.topic, max_message_bytes=MAX_EVENT_BYTES)
+        await alter_topic(roomy.bootstrap_servers, roomy.topic, max_message_bytes=MAX_EVENT_BYTES)
         await mark(roomy, "replaying")
 
         async def some() -> bool:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from relay.local import KafkaServer
+from tests import servers
 from tests.waiting import until
 from tests.writers import Writers, fill
 
 if TYPE_CHECKING:
-    from relay.local import KafkaServer
     from tests.acceptance.conftest import Place
     from tests.relay_process import RelayProcess
 
@@ -38,10 +39,10 @@ async def test_nothing_is_lost_repeated_or_reordered_when_kafka_is_away_under_lo
     async with Writers(here.dsn, here.topic) as writers, here.relay(**settings) as relay:
         await here.receipts_reach(500)
         memory = relay.rss()
-        lines = len(relay.lines)
+        lines, broken = len(relay.lines), writers.broken
 
         began = time.monotonic()
-        await asyncio.to_thread(fragile_kafka.kill if how == "killed" else fragile_kafka.pause)
+        await asyncio.to_thread(KafkaServer.kill if how == "killed" else servers.pause, fragile_kafka)
         await relay.logged("kafka.lost")
         await writers.commit(300)
         await fill(here.connection, here.topic, BACKLOG, payload_bytes=500)
@@ -50,7 +51,7 @@ async def test_nothing_is_lost_repeated_or_reordered_when_kafka_is_away_under_lo
         await writers.commit(300)
         await asyncio.sleep(max(0.0, LEAST_OUTAGE - (time.monotonic() - began)))
         assert relay.rss() - memory < 2 * BUFFER_BYTES
-        assert [line["happening"] for line in relay.lines[lines:]] == ["kafka.lost"]
+        assert told_since(relay, lines) == ["kafka.lost"]
         assert (await relay.get("/livez"))[0] == 200
 
         await asyncio.to_thread(fragile_kafka.start if how == "killed" else fragile_kafka.resume)
@@ -58,10 +59,10 @@ async def test_nothing_is_lost_repeated_or_reordered_when_kafka_is_away_under_lo
         await here.settled(90)
         await relay.ready()
         await writers.commit(100)
-        assert writers.broken == 0
+        assert writers.broken == broken
         await relay.stop()
         # Lanes are released as they are settled, which may take more than one round.
-        assert list(dict.fromkeys(line["happening"] for line in relay.lines[lines:])) == [
+        assert list(dict.fromkeys(told_since(relay, lines))) == [
             *("kafka.lost", "kafka.connected"),
             *("service.stopping", "lanes.released", "drain.done", "service.stopped"),
         ]
@@ -70,6 +71,11 @@ async def test_nothing_is_lost_repeated_or_reordered_when_kafka_is_away_under_lo
         await relay.stop()
 
     assert await here.check_everything() == []
+
+
+def told_since(relay: RelayProcess, lines: int) -> list[str]:
+    """What it has logged since there were so many lines; how busy the machine is does not count."""
+    return [line["happening"] for line in relay.lines[lines:] if line["happening"] != "loop.stalled"]
 
 
 async def says_that_kafka_is_away(relay: RelayProcess) -> None:

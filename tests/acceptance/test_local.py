@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SOURCES = Path(relay.__file__).parent.parent
 START_SECONDS = 180
 # The keeper's grace and some more, for a busy machine.
-END_SECONDS = 15
+END_SECONDS = 40
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from relay.local import create_topic
 from tests.checks import check_everything
+from tests.topics import alter_topic
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ async def test_a_refused_event_is_overtaken_by_none_of_its_key_and_arrives_when_
         assert await here.receipts() == delivered_before + 10
         assert len(relay.happened("event.failed")) == 1, relay
 
-        await set_limit(here.bootstrap_servers, topic, 1_000_000)
+        await alter_topic(here.bootstrap_servers, topic, max_message_bytes=1_000_000)
         await here.connection.execute("UPDATE outbox.failure SET state = 'replaying'")
         await here.receipts_reach(delivered_before + 11 + BEHIND)
         await relay.stop()
@@ -113,15 +112,3 @@ async def enqueue_numbers(here: Place, topic: str, first: int, last: int, payloa
         last,
         payload_bytes,
     )
-
-
-async def set_limit(bootstrap_servers: str, topic: str, max_bytes: int) -> None:
-    """Change the size of record batches that a topic takes."""
-    admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
-    await admin.start()
-    try:
-        resource: Any = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"max.message.bytes": str(max_bytes)})
-        for answer in await admin.alter_configs([resource]):
-            assert [code for code, *_ in answer.resources] == [0], answer
-    finally:
-        await admin.close()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from relay.local import create_topic
 from relay.postgres.replay_requests import ReplayRequests
 from tests.acceptance.conftest import place
-from tests.acceptance.test_failures import admin, alter_topic, enqueue
+from tests.acceptance.test_failures import enqueue
 from tests.checks import check_everything, first_occurrences
 from tests.consumer import read_topic
 from tests.replays import ask, check_replay, finished, insert_action, live, look, of_replay, receipts_reach
+from tests.topics import alter_topic, delete_topic
 from tests.waiting import until
 from tests.writers import Writers, fill
 
@@ -172,7 +173,7 @@ async def test_events_that_kafka_refuses_now_are_counted_and_stop_nothing(here: 
     last = await enqueue(here, "k", b"last")
     async with here.relay() as relay:
         await here.settled()
-        await alter_topic(here, here.topic, max_message_bytes=8_000)
+        await alter_topic(here.bootstrap_servers, here.topic, max_message_bytes=8_000)
         await here.connection.execute("SELECT pg_sleep(5)")  # the limit is believed for so long
         action = await ask(here.connection, here.topic)
         replay = await finished(here.connection, action)
@@ -197,8 +198,7 @@ async def test_a_replay_of_a_topic_that_is_gone_waits_holds_nothing_back_and_goe
     await fill(here.connection, here.topic, 3_000)
     async with here.relay() as relay:
         await here.settled()
-        async with admin(here) as client:
-            await client.delete_topics([here.topic])
+        await delete_topic(here.bootstrap_servers, here.topic)
         action = await ask(here.connection, here.topic)
         await relay.logged("topic.paused", timeout=60)
         await enqueue(here, "k", b"live", other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from tests import servers
 from tests.load import Load
 from tests.replicas import Replicas
 from tests.waiting import until
@@ -26,7 +27,7 @@ async def test_a_replica_that_wakes_after_its_lease_sends_nothing_more_and_count
         await replicas.own(paused=8, other=8)
         async with Load(here.dsn, here.topic, rate=1_000) as load:
             await load.commit(2_000)
-            await asyncio.to_thread(fragile_kafka.pause)
+            await asyncio.to_thread(servers.pause, fragile_kafka)
 
             # On the wire of each partition is one batch, and behind it is one that is not.
             await load.commit(500)

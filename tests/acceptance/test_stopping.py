@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import servers
 from tests.relay_process import relay_run
 from tests.waiting import until
 from tests.writers import Writers, fill
@@ -97,7 +98,7 @@ async def test_a_stop_that_cannot_drain_is_ended_and_what_was_abandoned_is_deliv
     grace = 1.0 if ended_by == "the end of the grace period" else 60.0
     async with here.relay(stop_grace=grace) as relay:
         await here.receipts_reach(1_000)
-        await asyncio.to_thread(fragile_kafka.pause)
+        await asyncio.to_thread(servers.pause, fragile_kafka)
         abandoned = 500
         await hold_events(here, relay, abandoned)
         began = time.monotonic()

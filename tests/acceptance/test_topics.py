@@ -7,13 +7,10 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 
@@ -24,11 +21,12 @@ from tests.checks import check_everything, first_occurrences
 from tests.consumer import read_topic
 from tests.outbox import connected
 from tests.second_broker import FIRST, SECOND, SecondBroker, create_topic_on, in_sync
+from tests.topics import admin, alter_topic
 from tests.waiting import until
 from tests.writers import Writers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from relay.local import KafkaServer
@@ -93,7 +91,7 @@ async def test_a_topic_without_enough_replicas_waits_and_disturbs_no_other(
         if ending == "broker back":
             await asyncio.to_thread(second_broker.start)
         else:
-            await alter_topic(bootstrap_servers, lame, {"min.insync.replicas": "1"})
+            await alter_topic(bootstrap_servers, lame, min_insync_replicas=1)
         await fill_on(here, lame, 1_000)
         await here.receipts_reach(93_000, 90)
         await until("no topic is in trouble", lambda: works(relay))
@@ -329,20 +327,3 @@ async def troubled_topics(relay: RelayProcess) -> list[str]:
 async def works(relay: RelayProcess) -> bool:
     """Whether no topic is in trouble."""
     return await troubled_topics(relay) == []
-
-
-@asynccontextmanager
-async def admin(bootstrap_servers: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client."""
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-async def alter_topic(bootstrap_servers: str, topic: str, configs: dict[str, str]) -> None:
-    """Change a topic's configuration."""
-    async with admin(bootstrap_servers) as client:
-        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs)])

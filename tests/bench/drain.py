@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LOOK_INTERVAL = 0.5
 """Seconds between looks at the relay's progress: each costs it a few milliseconds."""
+LONGEST = 3600.0
+"""Seconds in which a backlog must be drained."""
 
 BENCHMARK = "Draining a backlog of 500-byte events, one replica, default settings"
 
@@ -102,12 +104,13 @@ async def measure(place: Place, outbox: Outbox, events: int) -> Figures:
     """Drain what is there. CPU and WAL count from when a tenth is done: starting is no part of draining."""
     marked = 0
     async with place.relay(outbox) as relay, Usage(place, outbox.connection, relay.pid) as usage:
-        while (settled := await relay.settled()) < events:
-            relay.check()
-            if not marked and events / 10 <= settled < events / 2:
-                await usage.mark()
-                marked = settled
-            await asyncio.sleep(LOOK_INTERVAL)
+        async with asyncio.timeout(LONGEST):
+            while (settled := await relay.settled()) < events:
+                relay.check()
+                if not marked and events / 10 <= settled < events / 2:
+                    await usage.mark()
+                    marked = settled
+                await asyncio.sleep(LOOK_INTERVAL)
         await usage.stop()
         loop_delay = await relay.loop_delay()
     figures = await usage.figures(events - marked, events)

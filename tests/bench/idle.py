@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 12.0
 """Two heartbeats and a check of the segments: what happens once has happened."""
 HISTORY = 100_000
+LONGEST = 300.0
+"""Seconds to deliver it."""
 
 
 async def measure_idle(
@@ -65,8 +67,9 @@ async def idle(place: Place, seconds: float, history: int, replicas: int, settle
         if history:
             await outbox.fill(history)
         running = [await exits.enter_async_context(place.relay(outbox)) for _ in range(replicas)]
-        while await outbox.receipts() < history:  # noqa: ASYNC110 receipts tell nobody
-            await asyncio.sleep(0.2)
+        async with asyncio.timeout(LONGEST):
+            while await outbox.receipts() < history:  # noqa: ASYNC110 receipts tell nobody
+                await asyncio.sleep(0.2)
         await asyncio.sleep(settle)
         usage = Usage(place, outbox.connection, *(relay.pid for relay in running))
         async with usage:

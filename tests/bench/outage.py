@@ -129,7 +129,7 @@ async def outage(
             "written": await _per_second(connection, "outbox.event", "created_at", begin),
             "delivered": await _per_second(connection, "outbox.delivery", "delivered_at", begin),
         }
-    events = round(figures.pop("caught_up"))
+    events = max(1, round(figures.pop("caught_up")))
     drained = await drain(place, events)
     # What catching up meets: a broker whose code is not compiled yet.
     await asyncio.to_thread(place.kafka.restart)

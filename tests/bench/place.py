@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PARTITIONS = 12
-# As a small production server would have it; 128 MB would make every round a test of the disk. fsync is on.
-POSTGRES_SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
+# As a small production server would have it; 128 MB would make every round a test of the disk.
+POSTGRES_SETTINGS = {"fsync": "on", "shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
 
 
 class Place:

@@ -39,6 +39,8 @@ ROUND_TRIP = 0.005
 LONGER = f"{ROUND_TRIP * 1000:g} ms"
 REPLICAS = (1, 2, 8)
 LOOK_INTERVAL = 0.5
+LONGEST = 300.0
+"""Seconds for the replicas to share the lanes, and again to drain."""
 FILL = """
 INSERT INTO outbox.event (topic, key, payload)
 SELECT $1, convert_to('order-' || lpad((i * 7919 % 100000)::text, 30, '0'), 'UTF8'),
@@ -116,21 +118,21 @@ async def _drain(
             await _shared(outbox, replicas)
             before = sum(cpu_of_tree(relay.pid) for relay in relays)
             await connection.execute(FILL, topic, events)
-            while sum([await relay.settled() for relay in relays]) < events:
-                for relay in relays:
-                    relay.check()
-                await asyncio.sleep(LOOK_INTERVAL)
+            async with asyncio.timeout(LONGEST):
+                while sum([await relay.settled() for relay in relays]) < events:
+                    for relay in relays:
+                        relay.check()
+                    await asyncio.sleep(LOOK_INTERVAL)
             cpu = sum(cpu_of_tree(relay.pid) for relay in relays) - before
         return {"events": events, "events_per_second": await _speed(outbox), "relay_cpu_us": cpu / events * 1e6}
 
 
 async def _shared(outbox: Outbox, replicas: int) -> None:
     """Wait until each owns as many lanes as the others."""
-    while True:
-        rows = await outbox.connection.fetch("SELECT count(*) FROM outbox.lane WHERE owner IS NOT NULL GROUP BY owner")
-        if [row[0] for row in rows] == [LANES // replicas] * replicas:
-            return
-        await asyncio.sleep(LOOK_INTERVAL)
+    share = "SELECT count(*) FROM outbox.lane WHERE owner IS NOT NULL GROUP BY owner"
+    async with asyncio.timeout(LONGEST):
+        while [row[0] for row in await outbox.connection.fetch(share)] != [LANES // replicas] * replicas:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_INTERVAL)
 
 
 async def _speed(outbox: Outbox) -> float:

@@ -83,7 +83,7 @@ class TestSharing:
         async with connected(outbox) as other:
             await other.execute("BEGIN")
             await other.execute("SELECT FROM outbox.lane WHERE lane = 5 FOR UPDATE")
-            async with asyncio.timeout(5), hand_relay(outbox) as relay:
+            async with asyncio.timeout(30), hand_relay(outbox) as relay:
                 assert sorted(relay.tenure.lanes) == [lane for lane in range(LANES) if lane != 5]
                 await other.execute("COMMIT")
                 await relay.claim.beat()
@@ -210,7 +210,7 @@ class TestDraining:
             await service.enqueue()
             assert await relay.take() == []
             await relay.settle(taken)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await running
             assert await owners(service.connection) == {None: LANES}
             assert await service.connection.fetchval("SELECT count(*) FROM outbox.replica") == 0

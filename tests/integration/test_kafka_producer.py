@@ -19,6 +19,7 @@ from relay.local import create_topic
 from relay.local.ports import HOST, free_port
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.settings.groups import KafkaSettings, TopicSettings
+from tests import servers
 from tests.consumer import read_topic
 from tests.waiting import until
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from relay.local import KafkaServer
-    from tests import servers
     from tests.conftest import MakeTopic
 
 CREATED = 1_700_000_000_123
@@ -145,9 +145,9 @@ async def test_batches_behind_one_that_is_not_acknowledged_wait_and_arrive_in_or
 ) -> None:
     topic = f"test-{secrets.token_hex(6)}"
     await create_topic(fragile_kafka.bootstrap_servers, topic)
-    async with connected(fragile_kafka, request_timeout=1) as producer:
+    async with connected(fragile_kafka, request_timeout=3) as producer:
         assert await published(producer, topic, [event(0)]) == [Acknowledged(0)]
-        await asyncio.to_thread(fragile_kafka.pause)
+        await asyncio.to_thread(servers.pause, fragile_kafka)
         outcomes: dict[int, Outcome] = {}
         sending = []
         for number in range(1, 4):
@@ -155,7 +155,7 @@ async def test_batches_behind_one_that_is_not_acknowledged_wait_and_arrive_in_or
             done = lambda outcome, number=number: outcomes.__setitem__(number, outcome)  # noqa: E731
             sending.append(asyncio.create_task(producer.send(batch, topic, 0, done)))
             # Longer than the time after which aiokafka gives up waiting for the partition's place.
-            await asyncio.wait([sending[-1]], timeout=1.5 if number == 3 else 0.2)
+            await asyncio.wait([sending[-1]], timeout=4.5 if number == 3 else 0.2)
         assert [task.done() for task in sending] == [True, True, False]
         assert outcomes == {}
 
@@ -179,12 +179,12 @@ async def test_closing_is_bounded_when_the_broker_does_not_answer(fragile_kafka:
     async with connected(fragile_kafka) as producer:
         assert await producer.max_batch_bytes(topic)
         await published(producer, topic, [event(0)])
-        await asyncio.to_thread(fragile_kafka.pause)
+        await asyncio.to_thread(servers.pause, fragile_kafka)
         await producer.send(producer.pack(deque([event(1)]), ALL, None), topic, 0, outcomes.append)
         await producer.send(producer.pack(deque([event(2)]), ALL, None), topic, 0, outcomes.append)
         began = time.monotonic()
         await producer.close(0.5)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         assert producer.died.done()
     assert not any(isinstance(outcome, Acknowledged) for outcome in outcomes)
 
@@ -197,9 +197,9 @@ async def test_connecting_ends_in_bounded_time_with_what_to_check(fragile_kafka:
         await KafkaProducer.connect(KafkaSettings(bootstrap_servers=nobody), TopicSettings())
     assert raised.value.kind is FailureKind.CLUSTER
 
-    await asyncio.to_thread(fragile_kafka.pause)
+    await asyncio.to_thread(servers.pause, fragile_kafka)
     settings = KafkaSettings(bootstrap_servers=fragile_kafka.bootstrap_servers, request_timeout=0.5)
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(20):
         with pytest.raises(PublishError) as raised:
             await KafkaProducer.connect(settings, TopicSettings())
     assert raised.value.kind is FailureKind.CLUSTER

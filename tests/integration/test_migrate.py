@@ -219,6 +219,7 @@ async def test_changing_the_size_limit_waits_for_an_open_writer_in_small_steps(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrating, "LIMIT_PAUSE", 0.01)
+    monkeypatch.setattr(migrating, "LIMIT_ATTEMPTS", 10_000)
     async with migrated(database) as connection, connected(database) as writer, connected(database) as other:
         transaction = writer.transaction()
         await transaction.start()

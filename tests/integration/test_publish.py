@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin import NewPartitions
 from aiokafka.partitioner import murmur2
 
 from relay.local import create_topic
@@ -20,6 +19,7 @@ from tests.checks import check_everything, check_nothing_lost, check_receipts, f
 from tests.consumer import Record, read_topic
 from tests.outbox import migrated
 from tests.relay_process import environment
+from tests.topics import admin, delete_topic
 from tests.waiting import until
 from tests.writers import fill
 
@@ -111,8 +111,9 @@ async def test_partitions_that_are_added_get_the_keys_that_the_hash_gives_them(
     topic = make_topic(1)
     await fill(relaying.connection, topic, 1_000)
     await relaying.settled(topic)
-    async with administration(relaying) as admin:
-        assert (await admin.create_partitions({topic: NewPartitions(3)})).topic_errors[0][1] == 0
+    async with admin(relaying.bootstrap_servers) as client:
+        answer: Any = await client.create_partitions({topic: NewPartitions(3)})
+        assert answer.topic_errors[0][1] == 0
 
     async def known() -> bool:
         # By itself aiokafka asks every five minutes.
@@ -139,15 +140,14 @@ async def test_a_topic_that_is_deleted_and_made_again_gets_all_later_events_in_o
     topic = make_topic(2)
     await fill(relaying.connection, topic, 1_000)
     await relaying.settled(topic)
-    async with administration(relaying) as admin:
-        await admin.delete_topics([topic])
-        await fill(relaying.connection, topic, 1_000)
+    await delete_topic(relaying.bootstrap_servers, topic)
+    await fill(relaying.connection, topic, 1_000)
 
-        async def troubled() -> bool:
-            return bool(relaying.service._publish.topics[topic].trouble)
+    async def troubled() -> bool:
+        return bool(relaying.service._publish.topics[topic].trouble)
 
-        await until("publish notices that the topic is gone", troubled)
-        await create_topic(relaying.bootstrap_servers, topic, partitions=2)
+    await until("publish notices that the topic is gone", troubled)
+    await create_topic(relaying.bootstrap_servers, topic, partitions=2)
     await relaying.settled(topic)
 
     records = await read_topic(relaying.bootstrap_servers, topic)
@@ -162,15 +162,14 @@ async def test_a_topic_that_is_made_again_with_fewer_partitions_gets_all_events_
     topic = make_topic(6)
     await fill(relaying.connection, topic, 1_000)
     await relaying.settled(topic)
-    async with administration(relaying) as admin:
-        await admin.delete_topics([topic])
-        await fill(relaying.connection, topic, 2_000)
+    await delete_topic(relaying.bootstrap_servers, topic)
+    await fill(relaying.connection, topic, 2_000)
 
-        async def troubled() -> bool:
-            return bool(relaying.service._publish.topics[topic].trouble)
+    async def troubled() -> bool:
+        return bool(relaying.service._publish.topics[topic].trouble)
 
-        await until("publish notices that the topic is gone", troubled)
-        await create_topic(relaying.bootstrap_servers, topic, partitions=2)
+    await until("publish notices that the topic is gone", troubled)
+    await create_topic(relaying.bootstrap_servers, topic, partitions=2)
     await relaying.settled(topic)
 
     assert await relaying.connection.fetchval("SELECT count(*) FROM outbox.failure") == 0
@@ -193,14 +192,3 @@ async def count_is(relaying: Relaying, topic: str, count: int) -> bool:
     """Whether events of a topic are routed to so many partitions."""
     router = relaying.service._publish.topics[topic].router
     return router is not None and router.partitions == count
-
-
-@asynccontextmanager
-async def administration(relaying: Relaying) -> AsyncIterator[Any]:
-    """An admin client."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=relaying.bootstrap_servers)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()

@@ -204,7 +204,7 @@ class TestPrune:
                 await add_event(writer)
                 longest = max(longest, time.monotonic() - began)
             assert await pruning == []
-            assert longest < 1
+            assert longest < 5
             # Once the reader is a second old nobody even tries.
             await asyncio.sleep(1.1)
             assert await connection.fetchval("SELECT outbox.drop_segment(1)") is False

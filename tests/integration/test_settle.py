@@ -141,7 +141,7 @@ class TestLostConnections:
             async with relay_connections(outbox) as connections:
                 relay = HandRelay(connections, records=records)
                 settling = asyncio.create_task(relay.settler.run())
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await records.wait_idle()
                 settling.cancel()
             assert await receipts(service.connection) == [(1, 0, 10), (2, 0, 11), (3, 0, 12)]
