@@ -162,3 +162,17 @@ async def test_holding_back_looks_failures_up_by_id_though_there_were_none_when_
         looked_up = [node for node in nodes if node.get("Relation Name") == "failure"]
         assert [node["Index Name"] for node in looked_up] == ["failure_pkey"]
         assert "id >= r.id" in looked_up[0]["Index Cond"]
+
+
+@pytest.mark.parametrize("analyzed", [True, False])
+async def test_what_blocks_held_events_is_looked_up_by_key_though_there_was_nothing_when_it_was_planned(
+    database: str, analyzed: bool
+) -> None:
+    """2 s for 1,000 held events beside 100,000 failures, until the next ANALYZE."""
+    async with migrated(database) as connection, relay_connections(database) as connections:
+        if analyzed:
+            await connection.execute("ANALYZE")
+        nodes = await plan_of(connections["control"], "held_events", "3", "0", "1000", "1000000", "'{}'")
+        looked_up = [node for node in nodes if node.get("Relation Name") == "failure"]
+        assert [node["Index Name"] for node in looked_up] == ["failure_key"]
+        assert "(key = h.key)" in looked_up[0]["Index Cond"]
