@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 WATCH_INTERVAL = 0.25
-"""Seconds between looks."""
+"""Seconds between looks while something is in flight or in trouble."""
+
+IDLE_INTERVAL = 1.0
+"""Seconds between looks at other times, at whether topics have other partitions."""
 
 STUCK_AFTER = 3.0
 """Seconds for which a batch may stay unacknowledged while Kafka acknowledges others."""
@@ -108,7 +111,8 @@ class Troubles:
     async def run(self, publish: Publish) -> None:
         """Watch until cancelled."""
         while True:
-            await asyncio.sleep(WATCH_INTERVAL)
+            in_trouble = any(topic.trouble for topic in publish.topics.values())
+            await asyncio.sleep(WATCH_INTERVAL if publish.in_flight or in_trouble else IDLE_INTERVAL)
             now = time.monotonic()
             self._telemetry.gauge("inflight_events", publish.in_flight)
             self._watch_kafka(publish, now)
