@@ -69,6 +69,7 @@ class Publish:
         self._last_tenure: Tenure | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._landed = asyncio.Event()
+        self._looking_up: set[str] = set()
         self.topics: dict[str, Topic] = {}
         self.last_acknowledged = 0.0
         """Monotonic seconds."""
@@ -162,6 +163,13 @@ class Publish:
         topic.unresolve()
         self._spawn(self._resolve(topic))
 
+    def look_up(self, topic: Topic) -> None:
+        """Have the main producer ask for the topic's partitions and their leaders; nothing to wait for."""
+        producer = self._main.current
+        if producer is not None and topic.name not in self._looking_up:
+            self._looking_up.add(topic.name)
+            self._spawn(self._look_up(topic, producer))
+
     def current_producer(self) -> Producer | None:
         """The main producer, if there is one just now."""
         return self._main.current
@@ -209,11 +217,10 @@ class Publish:
                 await asyncio.sleep(0)
             return
 
-    async def _look_up(self, topic: Topic) -> None:
-        """A refusal may come of another number of partitions, which the main producer may hear of much later."""
-        producer = await self._main.ready()
+    async def _look_up(self, topic: Topic, producer: Producer) -> None:
         with suppress(PublishError):
             await producer.refresh_topic(topic.name)
+        self._looking_up.discard(topic.name)
 
     async def _pump(self, topic: Topic, partition: Partition) -> None:
         """Send the batches of one partition for as long as the service runs."""
@@ -327,7 +334,6 @@ class Publish:
                 partition.suspect = True
                 partition.back_off()
                 self._troubles.begin(topic, error, partition)
-                self._spawn(self._look_up(topic))
             case FailureKind.EVENT | FailureKind.UNKNOWN:
                 partition.suspect = True
                 if flight.tenure is not self._tenure:

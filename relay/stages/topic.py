@@ -28,6 +28,9 @@ class Trouble:
     paused: bool = False
     """Its events are held back, so that they do not take up the room of others."""
     probe_at: float = 0.0
+    """When it is to be tried again, or was (monotonic seconds); 0 before the first pause."""
+    look_up_at: float = 0.0
+    """When Kafka is to be asked about it."""
 
     @property
     def idle(self) -> bool:

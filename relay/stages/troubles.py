@@ -35,6 +35,10 @@ STUCK_AFTER = 3.0
 PAUSE_AFTER = 2.0
 """Seconds of trouble after which a topic's events are held back and its lanes go on."""
 
+LOOK_UP_INTERVAL = 2.0
+"""Seconds between questions to Kafka about a paused topic. What it answers shows whether a try is worth it: one that
+hangs fills the buffer with what was held back, and stops the other topics meanwhile."""
+
 ALIVE_FOR = 1.0
 """Seconds without any acknowledgement after which Kafka does not count as working for the others."""
 
@@ -138,9 +142,14 @@ class Troubles:
             return
         if not trouble.paused and not trouble.probe_at and now - trouble.since > PAUSE_AFTER:
             self._pause(topic, trouble)
-        elif trouble.paused and topic.router is not None and topic.idle and now >= trouble.probe_at:
-            trouble.paused = False
-            self._failing.open_topic(topic.name)
+        elif trouble.paused and topic.router is not None:
+            if now >= trouble.look_up_at:
+                trouble.look_up_at = now + LOOK_UP_INTERVAL
+                publish.look_up(topic)
+            if now >= trouble.probe_at and topic.idle and _may_work(publish, topic, trouble):
+                trouble.paused = False
+                trouble.probe_at = now
+                self._failing.open_topic(topic.name)
         elif not trouble.paused and trouble.probe_at and now - trouble.probe_at > PAUSE_AFTER + STUCK_AFTER:
             # What was resumed to see whether it works again hangs, or there was nothing to resume.
             if topic.router is not None and trouble.idle:
@@ -199,3 +208,13 @@ class Troubles:
         # 0: not known at the moment, perhaps deleted, perhaps a new producer: what is routed waits there.
         if count:
             publish.resolve_anew(topic)
+
+
+def _may_work(publish: Publish, topic: Topic, trouble: Trouble) -> bool:
+    """Whether Kafka has the topic, and a leader for each partition that took no events."""
+    producer = publish.current_producer()
+    return (
+        producer is not None
+        and producer.known_partition_count(topic.name) > 0
+        and not any(producer.leaderless(topic.name, partition.number) for partition in trouble.partitions)
+    )

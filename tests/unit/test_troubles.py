@@ -18,7 +18,7 @@ from relay.stages.buffer import Buffer
 from relay.stages.partition import Flight, Partition
 from relay.stages.tenure import Tenure
 from relay.stages.topic import Topic
-from relay.stages.troubles import ALIVE_FOR, PAUSE_AFTER, STUCK_AFTER, WATCH_INTERVAL, Troubles
+from relay.stages.troubles import ALIVE_FOR, LOOK_UP_INTERVAL, PAUSE_AFTER, STUCK_AFTER, WATCH_INTERVAL, Troubles
 from tests.events import event, events
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class FakePublish:
         self.last_acknowledged = 0.0
         self.discarded: list[object] = []
         self.resolved_anew: list[str] = []
+        self.looked_up: list[str] = []
         self.producer: FakeProducer | None = FakeProducer()
 
     @property
@@ -98,6 +99,9 @@ class FakePublish:
 
     def current_producer(self) -> FakeProducer | None:
         return self.producer
+
+    def look_up(self, topic: Topic) -> None:
+        self.looked_up.append(topic.name)
 
     def resolve_anew(self, topic: Topic) -> None:
         self.resolved_anew.append(topic.name)
@@ -369,6 +373,36 @@ def test_a_try_that_hangs_pauses_the_topic_again(watched: Watched) -> None:
     watched.pass_time(PAUSE_AFTER + STUCK_AFTER + 2 * WATCH_INTERVAL, flowing="other")
     assert watched.paused("stuck")
     assert watched.heard.closed == ["stuck", "stuck"]
+
+
+def test_a_paused_topic_without_a_leader_is_asked_about_and_tried_once_it_has_one(watched: Watched) -> None:
+    """A try that hangs fills the buffer, and stops the others meanwhile."""
+    assert watched.publish.producer is not None
+    watched.publish.producer.without_leader.add("stuck")
+    partition = watched.send("stuck")
+    watched.pass_time(STUCK_AFTER + PAUSE_AFTER + 1, flowing="other")
+    assert watched.paused("stuck")
+    partition.flights.clear()
+    watched.pass_time(300, flowing="other")
+    assert watched.heard.opened == []
+    assert len(watched.publish.looked_up) == pytest.approx(300 / LOOK_UP_INTERVAL, abs=2)
+    watched.publish.producer.without_leader.clear()
+    watched.pass_time(WATCH_INTERVAL, flowing="other")
+    watched.topic("stuck").route([event(5)])
+    watched.pass_time(PAUSE_AFTER + STUCK_AFTER, flowing="other")
+    assert watched.heard.opened == ["stuck"]
+    assert not watched.paused("stuck"), "it is given time from then on"
+
+
+def test_a_paused_topic_that_kafka_does_not_have_is_not_tried(watched: Watched) -> None:
+    assert watched.publish.producer is not None
+    watched.publish.producer.counts["stuck"] = 0
+    watched.troubles.begin(watched.topic("stuck"), MISSING, watched.topic("stuck").partitions[0])
+    watched.pass_time(300, flowing="other")
+    assert watched.heard.opened == []
+    del watched.publish.producer.counts["stuck"]
+    watched.pass_time(2 * WATCH_INTERVAL, flowing="other")
+    assert watched.heard.opened == ["stuck"]
 
 
 def test_a_try_with_nothing_to_send_ends_the_trouble(watched: Watched) -> None:
