@@ -148,15 +148,22 @@ class KafkaProducer:
         return bool(self._producer.client.cluster.leader_for_partition(TopicPartition(topic, partition)) == -1)
 
     async def refresh_topic(self, topic: str) -> None:
-        """Ask the cluster for the topic's partitions anew. Raises PublishError when it does not answer."""
+        """Ask the cluster for the topic's partitions anew; create it if it is gone and the settings say so.
+
+        Raises PublishError when Kafka does not answer or has no such topic.
+        """
         try:
             async with asyncio.timeout(self._request_timeout):
+                # Named, because a client that knows no name asks for the metadata of all topics there are.
                 await self._producer.client.add_topic(topic)
                 await self._producer.client.force_metadata_update()
         except Exception as error:
             raise translate(error) from error
-        if not self.known_partition_count(topic):
+        try:
+            await self.partition_count(topic)
+        except PublishError:
             self.forget_topic(topic)
+            raise
 
     def forget_topic(self, topic: str) -> None:
         """Stop asking for the metadata of a topic that does not exist."""

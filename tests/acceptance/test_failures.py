@@ -11,7 +11,7 @@ import pytest
 
 from relay.local import create_topic
 from tests.consumer import read_topic
-from tests.topics import admin, alter_topic
+from tests.topics import admin, alter_topic, delete_topic
 from tests.waiting import until
 from tests.writers import fill
 
@@ -184,6 +184,10 @@ async def test_a_missing_topic_is_created_where_that_is_wanted(here: Place) -> N
     await fill(here.connection, missing, 100)
     async with here.relay(topic_create="true", topic_partitions=5, topic_replication=1) as relay:
         await reached(here, "outbox.delivery", 100)
+        # Also when it is gone later.
+        await delete_topic(here.bootstrap_servers, missing)
+        await fill(here.connection, missing, 100)
+        await reached(here, "outbox.delivery", 200)
         await relay.stop()
     async with admin(here.bootstrap_servers) as client:
         (described,) = await client.describe_topics([missing])

@@ -217,11 +217,11 @@ async def test_a_replica_shows_what_it_has_counted(outbox: str) -> None:
         await owns(one, LANES)
         one.telemetry.emit("settle.done", events=10, duplicates=4, seconds=0.1)
         one.telemetry.emit("lease.lost", reason="test")
-        # The next beat would be in 200 s.
-        one.claim._show_at = 0.0
-        one.tenure.claim_wake_up.set()
 
         async def shown() -> bool:
+            # The next beat would be in 200 s; a look that is under way may undo this.
+            one.claim._show_at = 0.0
+            one.tenure.claim_wake_up.set()
             found = (await report(outbox))["replicas"][0]
             return (found["duplicates"], found["leases_lost"], found["lanes"]) == (4, 1, list(range(LANES)))
 
