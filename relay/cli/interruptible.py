@@ -15,20 +15,31 @@ T = TypeVar("T")
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end, like asyncio.run. Raises KeyboardInterrupt, and only that, on Ctrl-C.
 
-    A Ctrl-C amid the set-up of an event loop leaves half a loop behind, with tracebacks from its destructor, so it is
-    held back until the loop handles it.
+    A Ctrl-C amid the set-up or the end of an event loop leaves half a loop behind, with tracebacks from its destructor,
+    so it is only noted then. By a handler and not by blocking the signal: it would go to a thread that does not block
+    it, such as that of a progress bar, and interrupt us all the same.
     """
+    pressed = False
+
+    def note(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
 
     async def listening() -> T:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        # A held-back signal is handled here: the loop then cancels us at the first wait.
-        return await work
+        loop, task = asyncio.get_running_loop(), asyncio.create_task(work)
+        signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(task.cancel))
+        try:
+            if pressed:
+                task.cancel()
+            return await task
+        finally:
+            signal.signal(signal.SIGINT, note)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    former = signal.signal(signal.SIGINT, note)
     try:
         return asyncio.run(listening())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
         work.close()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, former)
