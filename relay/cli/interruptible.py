@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     so it is only noted then. By a handler and not by blocking the signal: it would go to a thread that does not block
     it, such as that of a progress bar, and interrupt us all the same.
     """
+    if threading.current_thread() is not threading.main_thread():
+        # Python handles signals in the main thread only.
+        return asyncio.run(work)
     pressed = False
 
     def note(*_: object) -> None:
