@@ -138,17 +138,7 @@ async def test_a_topic_that_is_deleted_and_made_again_gets_all_later_events_in_o
     relaying: Relaying, make_topic: MakeTopic
 ) -> None:
     topic = make_topic(2)
-    await fill(relaying.connection, topic, 1_000)
-    await relaying.settled(topic)
-    await delete_topic(relaying.bootstrap_servers, topic)
-    await fill(relaying.connection, topic, 1_000)
-
-    async def troubled() -> bool:
-        return bool(relaying.service._publish.topics[topic].trouble)
-
-    await until("publish notices that the topic is gone", troubled)
-    await create_topic(relaying.bootstrap_servers, topic, partitions=2)
-    await relaying.settled(topic)
+    await make_again(relaying, topic, waiting=1_000)
 
     records = await read_topic(relaying.bootstrap_servers, topic)
     assert sorted(record.id for record in records) == list(range(1_001, 2_001))
@@ -160,17 +150,7 @@ async def test_a_topic_that_is_made_again_with_fewer_partitions_gets_all_events_
 ) -> None:
     """They waited for partitions that there are no more: no event's fault, and no reason to stop."""
     topic = make_topic(6)
-    await fill(relaying.connection, topic, 1_000)
-    await relaying.settled(topic)
-    await delete_topic(relaying.bootstrap_servers, topic)
-    await fill(relaying.connection, topic, 2_000)
-
-    async def troubled() -> bool:
-        return bool(relaying.service._publish.topics[topic].trouble)
-
-    await until("publish notices that the topic is gone", troubled)
-    await create_topic(relaying.bootstrap_servers, topic, partitions=2)
-    await relaying.settled(topic)
+    await make_again(relaying, topic, waiting=2_000)
 
     assert await relaying.connection.fetchval("SELECT count(*) FROM outbox.failure") == 0
     # What was on the wire when the producer was replaced may be there twice.
@@ -178,6 +158,21 @@ async def test_a_topic_that_is_made_again_with_fewer_partitions_gets_all_events_
     assert sorted(record.id for record in records) == list(range(1_001, 3_001))
     assert all(record.partition == (murmur2(record.key) & 0x7FFFFFFF) % 2 for record in records)
     in_order(records)
+
+
+async def make_again(relaying: Relaying, topic: str, waiting: int) -> None:
+    """After 1,000 events delete the topic, commit others, and make it again with two partitions once they wait."""
+    await fill(relaying.connection, topic, 1_000)
+    await relaying.settled(topic)
+    await delete_topic(relaying.bootstrap_servers, topic)
+    await fill(relaying.connection, topic, waiting)
+
+    async def troubled() -> bool:
+        return bool(relaying.service._publish.topics[topic].trouble)
+
+    await until("publish notices that the topic is gone", troubled)
+    await create_topic(relaying.bootstrap_servers, topic, partitions=2)
+    await relaying.settled(topic)
 
 
 def in_order(records: list[Record]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
+import time
 from typing import Never
 
 import pytest
@@ -30,6 +32,30 @@ def test_ctrl_c_while_the_event_loop_is_being_made_waits_for_the_loop(monkeypatc
 
 
 @pytest.mark.filterwarnings("error")
+def test_ctrl_c_that_another_thread_gets_meanwhile_waits_for_the_loop_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progress bar has a thread, and a signal that the main thread blocks goes there."""
+    made = asyncio.new_event_loop
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+
+    def interrupted() -> asyncio.AbstractEventLoop:
+        assert other.ident is not None
+        signal.pthread_kill(other.ident, signal.SIGINT)
+        # Long enough for Python to hear of it, and if not, it does later.
+        time.sleep(0.1)
+        return made()
+
+    monkeypatch.setattr(asyncio.events, "new_event_loop", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interruptible.run(wait())
+    finally:
+        over.set()
+        other.join()
+
+
+@pytest.mark.filterwarnings("error")
 def test_ctrl_c_while_it_waits() -> None:
     async def interrupted() -> None:
         asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
@@ -38,6 +64,7 @@ def test_ctrl_c_while_it_waits() -> None:
     with pytest.raises(KeyboardInterrupt):
         interruptible.run(interrupted())
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_it_returns_and_raises_goes_through() -> None:
@@ -51,3 +78,4 @@ def test_what_it_returns_and_raises_goes_through() -> None:
     with pytest.raises(LookupError):
         interruptible.run(fails())
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
