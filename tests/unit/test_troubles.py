@@ -296,6 +296,9 @@ def test_that_other_partitions_of_the_topic_take_theirs_does_not_end_its_trouble
         watched.pass_time(WATCH_INTERVAL)
     assert watched.paused("stuck")
     assert watched.heard.told("topic.troubled") == 1
+    lame.flights.clear()
+    watched.acknowledge_of(healthy)
+    assert watched.paused("stuck"), "what was in flight is held back now, and no better off"
     watched.acknowledge_of(lame)
     assert watched.topic("stuck").trouble is None
 
