@@ -17,16 +17,23 @@ if TYPE_CHECKING:
 class Buffer:
     """Counts events and bytes that were taken and are not settled yet; its fullness is the backpressure.
 
-    The room is shared out evenly to the lanes that are owned, so that one that does not move cannot take its
-    neighbours' room. An event leaves when its receipt is committed, not when Kafka has it.
+    A lane may hold up to half as much as is free. So one that is alone gets a third of all, sixteen of the same pace
+    get an eighteenth each, and one that does not move leaves room for its neighbours: the dynamic thresholds of
+    Choudhury and Hahne (IEEE/ACM Transactions on Networking 6, 1998) with alpha = 1/2. With fixed parts the lane that
+    was left at the end of a backlog, or that of a hot key, had a sixteenth to itself.
+
+    An event leaves when its receipt is committed, not when Kafka has it.
     """
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._lanes = 1
         self._events: dict[int, int] = {}
         self._bytes: dict[int, int] = {}
+        self.events = 0
+        """Events taken and not settled."""
+        self.bytes = 0
+        """What they occupy in memory, about."""
         self.settled = 0
         """Events that have left so far."""
         self.changed = asyncio.Event()
@@ -35,33 +42,24 @@ class Buffer:
     def __repr__(self) -> str:
         return f"<Buffer events={self.events}/{self._max_events} bytes={self.bytes}/{self._max_bytes}>"
 
-    @property
-    def events(self) -> int:
-        """Events taken and not settled."""
-        return sum(self._events.values())
+    def lane_room(self, lane: int, lanes: int = 1) -> Reach | None:
+        """What may be taken from a lane now, if so many `lanes` take theirs at once; None when that is little.
 
-    @property
-    def bytes(self) -> int:
-        """What they occupy in memory, about."""
-        return sum(self._bytes.values())
-
-    def share_among(self, lanes: int) -> None:
-        """Give each of `lanes` owned lanes an equal part from now on."""
-        self._lanes = max(1, lanes)
-        self.changed.set()
-
-    def lane_room(self, lane: int) -> Reach | None:
-        """What may be taken from a lane now; None while less than half of its part is free.
-
-        Half, because a scan costs the same for one event as for many. The last event may exceed the bytes.
+        Little is less than half of what the lane may hold, because a scan costs the same for one event as for many.
+        The last event may exceed the bytes, and a lane that holds nothing always has room for one event.
         """
-        max_events = max(1, self._max_events // self._lanes)
-        max_bytes = max(1, self._max_bytes // self._lanes)
-        events = max_events - self._events.get(lane, 0)
-        size = max_bytes - self._bytes.get(lane, 0)
-        if events * 2 < max_events or size * 2 < max_bytes:
+        held = self._events.get(lane, 0)
+        if not held:
+            return Reach(
+                max(1, _room(self._max_events - self.events, 0, lanes)),
+                max(1, _room(self._max_bytes - self.bytes, 0, lanes)),
+            )
+        free_events, free_bytes = self._max_events - self.events, self._max_bytes - self.bytes
+        held_bytes = self._bytes.get(lane, 0)
+        # Alone it could come to hold a third of `free + held`.
+        if held * 6 > free_events + held or held_bytes * 6 > free_bytes + held_bytes:
             return None
-        return Reach(events, size)
+        return Reach(max(1, _room(free_events, held, lanes)), max(1, _room(free_bytes, held_bytes, lanes)))
 
     def lane_bytes(self, lane: int) -> int:
         """What the unsettled events of a lane occupy."""
@@ -71,14 +69,23 @@ class Buffer:
         """Events of a lane were taken; returns the bytes of their keys, payloads and headers."""
         sizes = [event[9] for event in events]
         size = sum(sizes)
-        self._events[lane] = self._events.get(lane, 0) + len(sizes)
-        self._bytes[lane] = self._bytes.get(lane, 0) + size + OVERHEAD_BYTES * len(sizes)
+        self._count(lane, len(sizes), size + OVERHEAD_BYTES * len(sizes))
         return size
 
     def remove(self, settled: Mapping[int, tuple[int, int]]) -> None:
         """Events were settled: lane to (events, bytes of key, payload and headers)."""
         for lane, (events, size) in settled.items():
-            self._events[lane] -= events
+            self._count(lane, -events, -size - OVERHEAD_BYTES * events)
             self.settled += events
-            self._bytes[lane] -= size + OVERHEAD_BYTES * events
         self.changed.set()
+
+    def _count(self, lane: int, events: int, size: int) -> None:
+        self._events[lane] = self._events.get(lane, 0) + events
+        self._bytes[lane] = self._bytes.get(lane, 0) + size
+        self.events += events
+        self.bytes += size
+
+
+def _room(free: int, held: int, lanes: int) -> int:
+    """So much that, after `lanes` take it, what each holds is half of what is left free."""
+    return (free - 2 * held) // (2 + lanes)

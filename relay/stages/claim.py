@@ -256,7 +256,6 @@ class Claim:
             state = LaneScan.take_over(lane.lane, lane.epoch, lane.position, lane.highest_settled, lane.snapshot)
             tenure.add_lane(state, closed)
         if claimed:
-            tenure.share_room()
             self._telemetry.emit("lanes.claimed", lanes=sorted(lane.lane for lane in claimed))
             self._on_claimed()
 
@@ -266,7 +265,6 @@ class Claim:
         for state in states:
             tenure.remove_lane(state.lane)
         self._give_back -= {state.lane for state in states}
-        tenure.share_room()
         self._telemetry.emit("lanes.released", lanes=sorted(state.lane for state in states))
 
     def _positions(self, states: Iterable[LaneScan]) -> list[tuple[int, int, int]]:

@@ -71,6 +71,7 @@ class Scan:
     def wake_up(self) -> None:
         """Look at once instead of at the next poll."""
         self._wake_up.set()
+        self._tenure.buffer.changed.set()
 
     async def run(self) -> None:
         """Scan until cancelled, or until the tenure drains."""
@@ -84,11 +85,11 @@ class Scan:
                 # At least as long as the scan took: on a busy machine, looking more often only makes it busier.
                 busy = min(max(self._settings.busy_interval, self._took), self._settings.idle_interval)
                 pause = busy if found else min(pause * 2, self._settings.idle_interval)
-                await self._wait(self._wake_up, pause)
+                await self._pause(pause)
             else:
-                # No lane has room, or all are being swept: room is what to wait for.
-                self._tenure.buffer.changed.clear()
-                await self._wait(self._tenure.buffer.changed, self._settings.idle_interval)
+                # No lane has room, or all are being swept.
+                self._wake_up.clear()
+                await self._pause(self._settings.idle_interval)
 
     async def scan_once(self, requests: Sequence[LaneRequest]) -> tuple[int, bool]:
         """One scan; returns how many events it found and whether there is more that would fit."""
@@ -127,24 +128,35 @@ class Scan:
 
     def _requests(self) -> list[LaneRequest]:
         """Every lane that may be scanned, with what it may return."""
-        tenure = self._tenure
-        ready: list[tuple[LaneScan, Reach]] = []
-        for state in tenure.lanes.values():
-            if state.releasing or state.sweep is not None:
-                continue
-            room = tenure.buffer.lane_room(state.lane)
-            if room is not None:
-                ready.append((state, room))
+        buffer = self._tenure.buffer
+        scannable = self._scannable()
+        ready = [
+            (state, room) for state in scannable if (room := buffer.lane_room(state.lane, len(scannable))) is not None
+        ]
         if not ready:
             return []
-        most = max(1, self._settings.batch_events // len(ready))
+        most_quiet, most_others = self._limits([state for state, _ in ready])
         requests = []
         for state, room in ready:
-            fresh = Reach(min(most, room.events), room.bytes)
+            fresh = Reach(min(most_quiet if state.exhausted else most_others, room.events), room.bytes)
             # The sweep meets the taken events again: they must not use up its limit, or it would never advance.
-            sweep = Reach(fresh.events + len(state.taken), room.bytes + tenure.buffer.lane_bytes(state.lane))
-            requests.append(LaneRequest(state.lane, state.taken_to, state.bound(tenure.ladder), sweep, fresh))
+            sweep = Reach(fresh.events + len(state.taken), room.bytes + buffer.lane_bytes(state.lane))
+            requests.append(LaneRequest(state.lane, state.taken_to, state.bound(self._tenure.ladder), sweep, fresh))
         return requests
+
+    def _scannable(self) -> list[LaneScan]:
+        return [state for state in self._tenure.lanes.values() if not state.releasing and state.sweep is None]
+
+    def _limits(self, states: Sequence[LaneScan]) -> tuple[int, int]:
+        """Events to read of a lane that had no more when it was last read, and of one that had."""
+        most = self._settings.batch_events
+        quiet = sum(state.exhausted for state in states)
+        others = len(states) - quiet
+        if not others:
+            return max(1, most // quiet), 0
+        # Half of an equal share, in case it wakes up. When one lane has all of the backlog, it gets over half of all.
+        most_quiet = max(1, most // (2 * len(states)))
+        return most_quiet, max(1, (most - most_quiet * quiet) // others)
 
     def _absorb(
         self, state: LaneScan, request: LaneRequest, events: list[PendingEvent], snapshot: Snapshot
@@ -169,10 +181,17 @@ class Scan:
             )
         self._snapshot = snapshot
 
-    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+    async def _pause(self, seconds: float) -> None:
+        """Wait for a wake-up, or until a lane that has more has room for it, at most so long."""
+        buffer = self._tenure.buffer
+        full = [state.lane for state in self._scannable() if not state.exhausted]
         try:
             async with asyncio.timeout(seconds):
-                await event.wait()
+                if not full:
+                    await self._wake_up.wait()
+                while not self._wake_up.is_set() and all(buffer.lane_room(lane) is None for lane in full):
+                    buffer.changed.clear()
+                    await buffer.changed.wait()
         except TimeoutError:
             return
 

@@ -82,7 +82,6 @@ class Sweep:
             if started is not None:
                 self._telemetry.emit("sweep.done", lane=state.lane, seconds=round(time.monotonic() - started, 3))
             self._scan.wake_up()
-            self._tenure.buffer.changed.set()
             return True
         room = self._tenure.buffer.lane_room(state.lane)
         if room is None:

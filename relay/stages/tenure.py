@@ -119,10 +119,6 @@ class Tenure:
         self.paused.discard(topic)
         self.resume_wake_up.set()
 
-    def share_room(self) -> None:
-        """Share the buffer's room among the lanes that are owned now."""
-        self.buffer.share_among(len(self.lanes))
-
     def running_xids(self) -> set[int]:
         """Transactions that ran when a lane was last read, on whose end its next start depends."""
         return set().union(*(snapshot.running for snapshot in self._snapshots()))

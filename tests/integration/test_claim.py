@@ -89,18 +89,6 @@ class TestSharing:
                 await relay.claim.beat()
                 assert 5 in relay.tenure.lanes
 
-    async def test_the_buffers_room_is_shared_among_the_lanes_that_are_owned(self, outbox: str) -> None:
-        async with hand_relay(outbox, max_events=1600) as first, hand_relay(outbox) as second:
-            assert first.tenure.buffer.lane_room(0) is not None
-            room = first.tenure.buffer.lane_room(0)
-            assert room is not None
-            assert room.events == 100
-            await hand_back(first)
-            await second.claim.beat()
-            room = first.tenure.buffer.lane_room(0)
-            assert room is not None
-            assert room.events == 200
-
 
 class TestHandingOver:
     async def test_a_lane_is_given_back_when_what_was_taken_is_settled_and_not_before(self, outbox: str) -> None:

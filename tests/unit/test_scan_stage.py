@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,7 +59,6 @@ class Scanning:
             state = LaneScan.take_over(lane, 1, 0, 0, Snapshot(40, 40, frozenset()))
             state.next_step(1)
             self.tenure.add_lane(state, Closed())
-        self.tenure.share_room()
         settings = ScanSettings(batch_events=20, busy_interval=0.005, idle_interval=0.1)
         self.now = 0.0
         self.scan = Scan(self.port, self.tenure, self.taken.extend, settings, Telemetry(), lambda: self.now)
@@ -66,12 +66,12 @@ class Scanning:
     async def run(self, pauses: int) -> list[float]:
         """Let the loop run for so many pauses; returns them."""
 
-        async def note(event: asyncio.Event, seconds: float) -> None:
+        async def note(seconds: float) -> None:
             self.pauses.append(seconds)
             if len(self.pauses) == pauses:
                 self.tenure.drain_begun.set()
 
-        self.scan._wait = note  # type: ignore[method-assign]
+        self.scan._pause = note  # type: ignore[method-assign]
         async with asyncio.timeout(5):
             await self.scan.run()
         return self.pauses
@@ -104,25 +104,69 @@ class TestPace:
         assert len(scanning.port.asked) == 2
         assert ids(scanning.taken) == list(range(1, 16))
 
-    async def test_lanes_without_room_are_not_asked_for_and_room_is_waited_for(self) -> None:
-        scanning = Scanning(answer(*events(*range(1, 7), lane=3)), max_events=20)
+    async def test_lanes_without_room_are_not_asked_for(self) -> None:
+        scanning = Scanning(answer(), max_events=20)
         scanning.tenure.buffer.add(5, events(*range(100, 106), lane=5))
-        assert await scanning.run(1) == [0.005]
+        assert await scanning.run(1) == [0.01]
         assert [[request.lane for request in asked] for asked in scanning.port.asked] == [[3]]
-        assert scanning.scan._requests() == []
+
+    async def test_the_pause_ends_when_a_lane_that_has_more_has_room_for_it(self) -> None:
+        """Or the lane of a hot key, and the last one of a backlog, would go on at the pace of an idle relay."""
+        scanning = Scanning()
+        scanning.tenure.buffer.add(5, events(*range(100, 150), lane=5))
+        scanning.tenure.lanes[3].exhausted = True
+        pausing = asyncio.create_task(scanning.scan._pause(60))
+        scanning.tenure.buffer.remove({5: (10, 100)})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not pausing.done(), "with 40 of 100 it still holds more than half of what it may"
+        scanning.tenure.buffer.remove({5: (40, 400)})
+        await asyncio.wait_for(pausing, 5)
+
+    async def test_receipts_do_not_end_the_pause_when_no_lane_has_more(self) -> None:
+        scanning = Scanning(answer(event(1, lane=3)), answer())
+        await scanning.once()
+        await scanning.once()
+        pausing = asyncio.create_task(scanning.scan._pause(60))
+        await asyncio.sleep(0)
+        scanning.tenure.buffer.remove({3: (1, 10)})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not pausing.done()
+        scanning.scan.wake_up()
+        await asyncio.wait_for(pausing, 5)
+
+    async def test_a_wake_up_while_nothing_can_be_asked_for_does_not_keep_the_loop_busy(self) -> None:
+        scanning = Scanning()
+        for lane in (3, 5):
+            scanning.tenure.buffer.add(lane, events(*range(50), lane=lane))
+        scanning.scan.wake_up()
+        running = asyncio.create_task(scanning.scan.run())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert scanning.port.asked == []
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
 
     async def test_a_wake_up_during_a_scan_is_not_lost(self) -> None:
         scanning = Scanning()
         scanning.port.meanwhile = scanning.scan.wake_up
         await scanning.once()
-        async with asyncio.timeout(1):
-            await scanning.scan._wait(scanning.scan._wake_up, 60)
+        await asyncio.wait_for(scanning.scan._pause(60), 5)
 
     async def test_the_batch_is_shared_among_the_lanes_that_are_asked_for(self) -> None:
         scanning = Scanning()
         assert [request.fresh.events for request in scanning.scan._requests()] == [10, 10]
         scanning.tenure.lanes[5].releasing = True
         assert [request.fresh.events for request in scanning.scan._requests()] == [20]
+
+    async def test_a_lane_that_has_more_gets_most_of_the_batch(self) -> None:
+        scanning = Scanning()
+        scanning.tenure.lanes[5].exhausted = True
+        assert [request.fresh.events for request in scanning.scan._requests()] == [15, 5]
+        scanning.tenure.lanes[3].exhausted = True
+        assert [request.fresh.events for request in scanning.scan._requests()] == [10, 10]
 
     async def test_events_that_are_taken_do_not_use_up_the_sweeps_limit(self) -> None:
         """Or a sweep that meets them all again would be cut off for ever."""
