@@ -160,7 +160,7 @@ class ScanSettings(Group):
 class BufferSettings(Group):
     """The bound on what is read and not yet settled; the relay's memory grows with it."""
 
-    max_events: Count = Field(default=20_000, description="Most events between scan and receipt.")
+    max_events: Count = Field(default=8_000, description="Most events between scan and receipt.")
     max_bytes: int = Field(
         default=33_554_432, ge=1_048_576, description="Most bytes of events between scan and receipt."
     )

@@ -44,7 +44,7 @@ def test_two_variables_are_enough_and_the_rest_has_the_documented_defaults() -> 
     assert settings.postgres.schema_name == "outbox"
     assert settings.kafka.bootstrap_servers == "broker-1:9092"
     assert (settings.kafka.request_timeout, settings.replica.lease) == (8.0, 15.0)
-    assert (settings.scan.batch_events, settings.buffer.max_events) == (1_000, 20_000)
+    assert (settings.scan.batch_events, settings.buffer.max_events) == (1_000, 8_000)
     assert (settings.http.port, settings.stop.grace) == (8080, 25.0)
 
 
