@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from relay.decide.shares import LaneRow
+    from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
     from relay.stages.claim import Report
     from relay.stages.records import Failure, HeldBack
@@ -65,6 +66,12 @@ class SimulatedConnection:
         value = self.postgres.sequence
         await Instant()
         return ScanResult(snapshot, value, events)
+
+    async def snapshot(self) -> Snapshot:
+        await Instant()
+        now = self.postgres.snapshot()
+        await Instant()
+        return now
 
     async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
         await Instant()

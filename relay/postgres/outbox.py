@@ -110,6 +110,10 @@ class ScanConnection(Statements):
         )
         return _scan_result(rows)
 
+    async def snapshot(self) -> Snapshot:
+        """The snapshot that a scan would see now."""
+        return Snapshot.parse((await self._rows("snapshot"))[0][0])
+
     async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
         """Read unsettled events of one lane with above < id <= up_to, at most `events` and about `size` bytes."""
         return _scan_result(await self._rows("sweep_step", lane, above, up_to, events, size))

@@ -40,6 +40,9 @@ class ScanPort(Protocol):
     async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
         """Read several lanes in one snapshot."""
 
+    async def snapshot(self) -> Snapshot:
+        """The snapshot that a scan would see now."""
+
 
 class Scan:
     """The loop: poll every few milliseconds while events flow, back off when none do."""
@@ -61,7 +64,10 @@ class Scan:
         self._clock = clock
         self._took = 0.0
         self._snapshot: Snapshot | None = None
-        self._wake_up = asyncio.Event()
+        self._still = False
+        """Whether no transaction had ended between the last two looks."""
+        self._woken_up = False
+        self._pause_over = False
         self.long_sweeps = asyncio.Event()
         """Set when a lane needs a long sweep."""
         self.quiet: dict[int, int] = {}
@@ -70,15 +76,17 @@ class Scan:
 
     def wake_up(self) -> None:
         """Look at once instead of at the next poll."""
-        self._wake_up.set()
+        self._woken_up = True
         self._tenure.buffer.changed.set()
 
     async def run(self) -> None:
         """Scan until cancelled, or until the tenure drains."""
         pause = self._settings.busy_interval
         while not self._tenure.draining:
-            requests = self._requests()
-            if requests:
+            if await self._nothing_new():
+                pause = min(pause * 2, self._settings.idle_interval)
+                await self._pause(pause)
+            elif requests := self._requests():
                 found, more = await self.scan_once(requests)
                 if more:
                     continue
@@ -88,21 +96,21 @@ class Scan:
                 await self._pause(pause)
             else:
                 # No lane has room, or all are being swept.
-                self._wake_up.clear()
+                self._woken_up = False
                 await self._pause(self._settings.idle_interval)
 
     async def scan_once(self, requests: Sequence[LaneRequest]) -> tuple[int, bool]:
         """One scan; returns how many events it found and whether there is more that would fit."""
         tenure = self._tenure
         started = self._clock()
-        self._wake_up.clear()
+        self._woken_up = False
         quiet, self.quiet = self.quiet, {}
         states = [tenure.lanes[request.lane] for request in requests]
         for state in states:
             state.begin()
         value_before = tenure.sequence_value
         result = await self._port.scan(requests, self._settings.sweep_step_ids)
-        self._check_time_goes_forward(result.snapshot)
+        self._saw(result.snapshot)
         tenure.saw_sequence(result.sequence_value, value_before)
         for xid, value in quiet.items():
             # Only now is it certain that the transaction was not just ending while we looked at its locks.
@@ -125,6 +133,21 @@ class Scan:
         self._took = self.scanned_at - started
         self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self._took)
         return found, more
+
+    async def _nothing_new(self) -> bool:
+        """Whether it is certain that a scan would find nothing: no transaction has ended since all lanes were read.
+
+        Asked for only when that was so the last time. It costs half of a scan, and in a database where others write
+        each scan sees another snapshot.
+        """
+        lanes = self._scannable()
+        if self._woken_up or not (self._still and lanes and all(state.exhausted for state in lanes)):
+            return False
+        snapshot = await self._port.snapshot()
+        self._saw(snapshot)
+        self.scanned_at = self._clock()
+        # As they are now: one may have been claimed meanwhile.
+        return all(state.exhausted and state.snapshot == snapshot for state in self._scannable())
 
     def _requests(self) -> list[LaneRequest]:
         """Every lane that may be scanned, with what it may return."""
@@ -173,27 +196,32 @@ class Scan:
         taken = state.absorb(snapshot, events[:split], events[split:], request.sweep, request.fresh)
         return taken, not state.exhausted
 
-    def _check_time_goes_forward(self, snapshot: Snapshot) -> None:
+    def _saw(self, snapshot: Snapshot) -> None:
         if self._snapshot is not None and snapshot.xmax < self._snapshot.xmax:
             raise TenureLostError(
                 f"transaction ids went back from {self._snapshot.xmax} to {snapshot.xmax}: "
                 "a crash or fail-over took commits back"
             )
+        self._still = snapshot == self._snapshot
         self._snapshot = snapshot
 
     async def _pause(self, seconds: float) -> None:
         """Wait for a wake-up, or until a lane that has more has room for it, at most so long."""
         buffer = self._tenure.buffer
         full = [state.lane for state in self._scannable() if not state.exhausted]
+        self._pause_over = False
+        # A timer: raising TimeoutError would be a tenth of what an idle relay costs.
+        timer = asyncio.get_running_loop().call_later(seconds, self._end_pause)
         try:
-            async with asyncio.timeout(seconds):
-                if not full:
-                    await self._wake_up.wait()
-                while not self._wake_up.is_set() and all(buffer.lane_room(lane) is None for lane in full):
-                    buffer.changed.clear()
-                    await buffer.changed.wait()
-        except TimeoutError:
-            return
+            while not self._woken_up and not self._pause_over and all(buffer.lane_room(lane) is None for lane in full):
+                buffer.changed.clear()
+                await buffer.changed.wait()
+        finally:
+            timer.cancel()
+
+    def _end_pause(self) -> None:
+        self._pause_over = True
+        self._tenure.buffer.changed.set()
 
 
 def _by_lane(requests: Sequence[LaneRequest], events: list[PendingEvent]) -> list[list[PendingEvent]]:

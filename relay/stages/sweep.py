@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 QUIET_CHECK_INTERVAL = 1.0
 """Seconds between looks for long transactions that have written no event."""
 
+IDLE_INTERVAL = QUIET_CHECK_INTERVAL + 0.01
+"""Pause in seconds when there is nothing to sweep; a little more, because timers may fire early."""
+
 
 class SweepPort(Protocol):
     """What sweeps need of PostgreSQL."""
@@ -130,7 +133,7 @@ class Sweep:
         sweeping = any(state.sweep is not None for state in self._tenure.lanes.values())
         try:
             # A sweep under way lacks only room, which comes with the next receipts.
-            async with asyncio.timeout(self._settings.busy_interval if sweeping else QUIET_CHECK_INTERVAL / 2):
+            async with asyncio.timeout(self._settings.busy_interval if sweeping else IDLE_INTERVAL):
                 await self._scan.long_sweeps.wait()
         except TimeoutError:
             return

@@ -60,6 +60,10 @@ FROM wanted CROSS JOIN LATERAL (
      WHERE fresh.bytes_before < wanted.fresh_bytes)
 ) AS found;
 
+-- name: snapshot
+-- Which transactions have ended: while this stays the same, nothing can have become visible.
+SELECT pg_current_snapshot()::text;
+
 -- name: sweep_step
 -- One step of a long sweep: a head row as of a scan, then the unsettled events of lane $1 with $2 < id <= $3, at most $4 rows and about $5 bytes.
 SELECT 0::smallint AS lane,

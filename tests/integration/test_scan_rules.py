@@ -53,6 +53,42 @@ async def record(connection: asyncpg.Connection, table: str, events: Iterable[in
     await connection.executemany(RECORD[table], [(LANE, id_) for id_ in events])
 
 
+class TestWhileNothingEnds:
+    """A look at the snapshot in place of a scan must not miss what any scan would have found."""
+
+    async def still(self, relay: HandRelay) -> None:
+        await relay.take_all()
+        await relay.take()
+        assert await relay.scan._nothing_new()
+
+    async def test_an_event_whose_id_is_older_than_the_last_scan(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as straggler:
+            await straggler.begin()
+            event = await straggler.enqueue()
+            await self.still(relay)
+            await straggler.commit()
+            assert not await relay.scan._nothing_new()
+            assert ids(await relay.take()) == [event.id]
+
+    async def test_an_event_of_a_savepoint(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, connected(outbox) as service:
+            await self.still(relay)
+            await service.execute(
+                "BEGIN; SAVEPOINT one; SELECT outbox.enqueue('orders', 'k', 'x'::text); RELEASE one; COMMIT"
+            )
+            assert not await relay.scan._nothing_new()
+            assert len(await relay.take()) == 1
+
+    async def test_it_is_a_scan_that_follows_a_heartbeat(self, outbox: str) -> None:
+        """Which ended a transaction of its own: what lies below its rung is looked at once more."""
+        async with hand_relay(outbox) as relay:
+            await self.still(relay)
+            await relay.claim.beat()
+            assert not await relay.scan._nothing_new()
+            await relay.take()
+            assert await relay.scan._nothing_new()
+
+
 class TestTheLadder:
     async def test_the_sequence_is_never_read_ahead_of_the_ids_that_were_taken(self, outbox: str) -> None:
         """Read like a table it is, for moments, up to 32 ids ahead: about once in a thousand reads of this test.

@@ -38,6 +38,7 @@ class FakePort:
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
         self.asked: list[Sequence[LaneRequest]] = []
+        self.looks = 0
         self.meanwhile: Callable[[], object] = lambda: None
 
     async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
@@ -45,6 +46,15 @@ class FakePort:
         self.meanwhile()
         last = self._answers[0] if len(self._answers) == 1 else answer()
         return self._answers.pop(0) if self._answers else last
+
+    async def snapshot(self) -> Snapshot:
+        """Of the next answer, which is used up if it has nothing to scan."""
+        self.looks += 1
+        self.meanwhile()
+        following = self._answers[0] if self._answers else answer()
+        if self._answers and not following.events:
+            self._answers.pop(0)
+        return following.snapshot
 
 
 class Scanning:
@@ -83,12 +93,12 @@ class Scanning:
 class TestPace:
     async def test_it_backs_off_when_nothing_comes_and_is_quick_again_when_something_does(self) -> None:
         idle = [answer()] * 6
-        scanning = Scanning(*idle, answer(event(1, lane=3)), answer())
+        scanning = Scanning(*idle, answer(event(1, lane=3), xmax=51), answer(xmax=51))
         assert await scanning.run(8) == [0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.005, 0.01]
         assert ids(scanning.taken) == [1]
 
     async def test_scans_that_take_long_are_no_more_than_half_of_the_time(self) -> None:
-        scanning = Scanning(answer(event(1, lane=3)), answer(event(2, lane=3)), answer(event(3, lane=3)))
+        scanning = Scanning(*[answer(event(number, lane=3), xmax=50 + number) for number in (1, 2, 3)])
         durations = iter([0.001, 0.03, 0.4])
 
         def take_time() -> None:
@@ -175,6 +185,62 @@ class TestPace:
         (request, _) = scanning.scan._requests()
         assert request.sweep.events == request.fresh.events + 3
         assert request.sweep.bytes > request.fresh.bytes
+
+
+class TestWhenNothingHappens:
+    """While no transaction ends nothing can become visible, and to know that costs less than a scan."""
+
+    async def test_two_scans_with_the_same_snapshot_are_followed_by_looks_at_the_snapshot(self) -> None:
+        scanning = Scanning(*[answer()] * 5)
+        await scanning.run(5)
+        assert (len(scanning.port.asked), scanning.port.looks) == (2, 3)
+
+    async def test_a_snapshot_that_has_changed_is_followed_by_a_scan_at_once(self) -> None:
+        scanning = Scanning(answer(), answer(), answer(event(1, lane=3), xmax=51), answer(xmax=51))
+        assert len(await scanning.run(3)) == 3
+        assert scanning.port.looks == 1
+        assert ids(scanning.taken) == [1]
+
+    async def test_a_database_in_which_others_write_is_scanned(self) -> None:
+        scanning = Scanning(*[answer(xmax=50 + number) for number in range(6)])
+        await scanning.run(6)
+        assert (len(scanning.port.asked), scanning.port.looks) == (6, 0)
+
+    async def test_a_wake_up_is_followed_by_a_scan(self) -> None:
+        scanning = Scanning(answer(), answer(), answer(event(1, lane=3), xmax=51))
+        for _ in range(2):
+            await scanning.once()
+        scanning.scan.wake_up()
+        assert not await scanning.scan._nothing_new()
+        assert scanning.port.looks == 0
+
+    async def test_a_lane_that_was_claimed_meanwhile_is_scanned(self) -> None:
+        scanning = Scanning(answer(), answer(), answer())
+        for _ in range(2):
+            await scanning.once()
+
+        def claim() -> None:
+            state = LaneScan.take_over(7, 1, 0, 0, Snapshot(40, 40, frozenset()))
+            state.next_step(1)
+            scanning.tenure.add_lane(state, Closed())
+
+        scanning.port.meanwhile = claim
+        assert not await scanning.scan._nothing_new()
+
+    async def test_a_lane_whose_events_wait_for_room_is_scanned(self) -> None:
+        scanning = Scanning(answer(), answer(), answer())
+        for _ in range(2):
+            await scanning.once()
+        scanning.tenure.lanes[5].exhausted = False
+        assert not await scanning.scan._nothing_new()
+        assert scanning.port.looks == 0
+
+    async def test_transaction_ids_that_go_back_end_the_tenure(self) -> None:
+        scanning = Scanning(answer(), answer(), answer(xmax=49))
+        for _ in range(2):
+            await scanning.once()
+        with pytest.raises(TenureLostError, match="went back from 50 to 49"):
+            await scanning.scan._nothing_new()
 
 
 class TestWhatEndsTheTenure:

@@ -35,6 +35,9 @@ class Port:
     async def scan(self, _lanes: Sequence[object], _longest_sweep: int) -> ScanResult:
         raise AssertionError("no scan was asked for")
 
+    async def snapshot(self) -> Snapshot:
+        raise AssertionError("no scan was asked for")
+
     async def sweep_step(self, *_: int) -> ScanResult:
         self.steps += 1
         return ScanResult(SNAPSHOT, 0, [])
