@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 import click
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from relay.enqueue import enqueue
 from tests.bench.command import output, run
@@ -36,21 +36,25 @@ Write: TypeAlias = Callable[[asyncpg.Connection, str, bytes], Awaitable[float]]
 
 
 async def measure_latency(place: Place, rate: float, seconds: float, rounds: int) -> Report:
-    """Rounds at `rate`, and at 10/s with and without wake-up, in turn."""
+    """Rounds at `rate`, at 10/s with and without wake-up, and of a service that needs no relay, in turn."""
     series = await interleave(
         rounds,
         {
             f"{rate:g}/s": lambda: of_relay(place, rate, seconds),
             f"{SLOW_RATE}/s": lambda: of_relay(place, SLOW_RATE, seconds),
             f"{SLOW_RATE}/s, wake-up": lambda: of_relay(place, SLOW_RATE, seconds, wake_up=True),
+            f"{rate:g}/s, no relay": lambda: of_service(place, rate, seconds),
+            f"{SLOW_RATE}/s, no relay": lambda: of_service(place, SLOW_RATE, seconds),
         },
     )
-    steady, slow, woken = series.values()
+    steady, slow, woken, direct, slow_direct = series.values()
     findings = [
-        Finding(f"Commit to consumer at {rate:g}/s, p50", [each["p50_ms"] for each in steady], "ms", at_most=4),
+        Finding(f"Commit to consumer at {rate:g}/s, p50", _p50(steady), "ms", at_most=4),
         Finding(f"Commit to consumer at {rate:g}/s, p99", [each["p99_ms"] for each in steady], "ms", at_most=20),
-        Finding(f"At {SLOW_RATE}/s with wake-up, p50", [each["p50_ms"] for each in woken], "ms", at_most=4),
-        Finding(f"At {SLOW_RATE}/s without wake-up, p50", [each["p50_ms"] for each in slow], "ms"),
+        Finding(f"At {SLOW_RATE}/s with wake-up, p50", _p50(woken), "ms", at_most=4),
+        Finding(f"At {SLOW_RATE}/s without wake-up, p50", _p50(slow), "ms"),
+        Finding(f"Without a relay at {rate:g}/s: the service sends after COMMIT, p50", _p50(direct), "ms"),
+        Finding(f"Without a relay at {SLOW_RATE}/s, p50", _p50(slow_direct), "ms"),
     ]
     what = "From the return of COMMIT until a consumer has the record, default settings"
     parameters: dict[str, object] = {"rate": rate, "seconds": seconds}
@@ -64,7 +68,7 @@ async def measure_latency(place: Place, rate: float, seconds: float, rounds: int
 @click.option("--rounds", default=3, show_default=True)
 @output
 def latency_command(rate: float, seconds: float, rounds: int, json_file: Any, picture: Path | None) -> None:
-    """Commit to consumer at a steady rate, and at 10/s with and without wake-up."""
+    """Commit to consumer at a steady rate, at 10/s with and without wake-up, and without a relay."""
     run(lambda place: measure_latency(place, rate, seconds, rounds), json_file, picture)
 
 
@@ -77,6 +81,29 @@ async def of_relay(place: Place, rate: float, seconds: float, *, wake_up: bool =
             )
             await usage.stop()
         return {**figures, "rss_mb": max(usage.rss), **await relay.loop_delay()}
+
+
+async def of_service(place: Place, rate: float, seconds: float) -> Figures:
+    """One round without a relay: the service commits the same, and sends to Kafka itself.
+
+    It loses events whenever it dies in between; how fast it is, no relay can be.
+    """
+    async with place.outbox() as outbox:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=place.kafka.bootstrap_servers, acks="all", enable_idempotence=True
+        )
+        await producer.start()
+        enqueue = enqueue_one(outbox)
+
+        async def write_and_send(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
+            committed = await enqueue(connection, key, payload)
+            await producer.send(outbox.topic, payload, key.encode())
+            return committed
+
+        try:
+            return await latency(place, outbox.dsn, outbox.topic, write_and_send, rate, seconds)
+        finally:
+            await producer.stop()
 
 
 def enqueue_one(outbox: Outbox, *, wake_up: bool = False) -> Write:
@@ -93,6 +120,10 @@ def enqueue_one(outbox: Outbox, *, wake_up: bool = False) -> Write:
         return committed
 
     return write_and_wake if wake_up else write
+
+
+def _p50(rounds: list[Figures]) -> list[float]:
+    return [each["p50_ms"] for each in rounds]
 
 
 async def latency(place: Place, dsn: str, topic: str, write: Write, rate: float, seconds: float) -> Figures:
