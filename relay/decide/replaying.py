@@ -19,8 +19,8 @@ BURST = 0.25
 """Seconds' worth of a replay's rate that may go at once."""
 
 MOST_EVENTS = 256
-"""Events of a lane under way, at most: enough for 10,000 events/s from a single lane, and a wait of some milliseconds
-for a live event that comes behind them."""
+"""Events of a lane under way, at most: enough for some 10,000 events/s from a replica's only lane, and a wait of some
+milliseconds for a live event that comes behind them."""
 
 PART = 4
 """At most this part of the buffer's room, and of one second's worth of a limited rate, is under way."""
@@ -83,8 +83,10 @@ class Limits(NamedTuple):
     def of(
         cls, lanes: int, max_events: int, max_bytes: int, events_per_second: float, bytes_per_second: float
     ) -> Limits:
-        """A part of what a lane of `lanes` may have in the buffer, and of what the relay may send in a second (0: any
-        number): live events queue behind it."""
+        """For each of so many `lanes`, a part of the buffer and of what the relay may send in a second (0: any number).
+
+        Live events queue behind it.
+        """
         parts = max(1, lanes) * PART
         events = [MOST_EVENTS, max_events / parts, *([events_per_second / parts] if events_per_second else [])]
         size = [max_bytes / parts, *([bytes_per_second / parts] if bytes_per_second else [])]

@@ -40,11 +40,12 @@ MARGIN_BYTES = 4_096
 class RecordBatch:
     """Events packed for one partition, in order."""
 
-    __slots__ = ("builder", "events")
+    __slots__ = ("builder", "events", "size")
 
-    def __init__(self, builder: Any, events: list[PendingEvent]) -> None:
+    def __init__(self, builder: Any, events: list[PendingEvent], size: int) -> None:
         self.builder = builder
         self.events = events
+        self.size = size
 
 
 class KafkaProducer:
@@ -233,6 +234,7 @@ class KafkaProducer:
         created = self._created
         now = 0 if created else time.time_ns() // 1_000_000
         events: list[PendingEvent] = []
+        total = 0
         while waiting and len(events) < most:
             event = waiting[0]
             _, id_, event_id, _, key, payload, headers, type_, created_ms, size = event
@@ -249,8 +251,9 @@ class KafkaProducer:
             if added is None:
                 break
             events.append(waiting.popleft())
+            total += size
         builder.close()
-        return RecordBatch(builder, events)
+        return RecordBatch(builder, events, total)
 
     async def send(self, batch: RecordBatch, topic: str, partition: int, done: Callable[[Outcome], None]) -> None:
         """Hand a batch to the producer; `done` is called once with what became of it.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Buffer:
     """Counts events and bytes that were taken and are not settled yet; its fullness is the backpressure.
 
-    A lane may hold up to half as much as is free. So one that is alone gets a third of all, sixteen of the same pace
-    get an eighteenth each, and one that does not move leaves room for its neighbours: the dynamic thresholds of
+    A lane may hold up to half as much as is free. So one that is alone may hold a third of all, sixteen of the same
+    pace an eighteenth each, and one that does not move leaves room for its neighbours: the dynamic thresholds of
     Choudhury and Hahne (IEEE/ACM Transactions on Networking 6, 1998) with alpha = 1/2. With fixed parts the lane that
     was left at the end of a backlog, or that of a hot key, had a sixteenth to itself.
 
@@ -42,24 +42,24 @@ class Buffer:
     def __repr__(self) -> str:
         return f"<Buffer events={self.events}/{self._max_events} bytes={self.bytes}/{self._max_bytes}>"
 
-    def lane_room(self, lane: int, lanes: int = 1) -> Reach | None:
+    def lane_room(self, lane: int, lanes: int = 1, *, even_little: bool = False) -> Reach | None:
         """What may be taken from a lane now, if so many `lanes` take theirs at once; None when that is little.
 
-        Little is less than half of what the lane may hold, because a scan costs the same for one event as for many.
-        The last event may exceed the bytes, and a lane that holds nothing always has room for one event.
+        Little is when the lane holds half of what it may when it is alone, because a scan costs the same for one event
+        as for many; what is then left goes to those that ask for `even_little`. The last event may exceed the bytes,
+        and a lane that holds nothing always has room for one event.
         """
-        held = self._events.get(lane, 0)
-        if not held:
-            return Reach(
-                max(1, _room(self._max_events - self.events, 0, lanes)),
-                max(1, _room(self._max_bytes - self.bytes, 0, lanes)),
-            )
-        free_events, free_bytes = self._max_events - self.events, self._max_bytes - self.bytes
-        held_bytes = self._bytes.get(lane, 0)
+        held, held_bytes = self._events.get(lane, 0), self._bytes.get(lane, 0)
+        free, free_bytes = self._max_events - self.events, self._max_bytes - self.bytes
         # Alone it could come to hold a third of `free + held`.
-        if held * 6 > free_events + held or held_bytes * 6 > free_bytes + held_bytes:
+        if held and not even_little and (held * 6 > free + held or held_bytes * 6 > free_bytes + held_bytes):
             return None
-        return Reach(max(1, _room(free_events, held, lanes)), max(1, _room(free_bytes, held_bytes, lanes)))
+        # So much that, after `lanes` take it, what each holds is half of what is left free.
+        events = (free - 2 * held) // (2 + lanes)
+        size = (free_bytes - 2 * held_bytes) // (2 + lanes)
+        if held and even_little and min(events, size) < 1:
+            return None
+        return Reach(max(1, events), max(1, size))
 
     def lane_bytes(self, lane: int) -> int:
         """What the unsettled events of a lane occupy."""
@@ -84,8 +84,3 @@ class Buffer:
         self._bytes[lane] = self._bytes.get(lane, 0) + size
         self.events += events
         self.bytes += size
-
-
-def _room(free: int, held: int, lanes: int) -> int:
-    """So much that, after `lanes` take it, what each holds is half of what is left free."""
-    return (free - 2 * held) // (2 + lanes)

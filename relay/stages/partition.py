@@ -30,6 +30,8 @@ class Flight:
     producer: object
     events: list[PendingEvent]
     sent_at: float
+    size: int = 0
+    """Bytes of the events' keys, payloads and headers."""
     outcome: Outcome | None = None
 
 

@@ -25,6 +25,8 @@ class RecordBatch(Protocol):
     """Events packed for one partition."""
 
     events: list[PendingEvent]
+    size: int
+    """Bytes of their keys, payloads and headers."""
 
 
 class Producer(Protocol):

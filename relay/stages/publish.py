@@ -243,7 +243,7 @@ class Publish:
         batch = producer.pack(partition.waiting, partition.most, topic.max_bytes)
         partition.packed(len(batch.events))
         self._pacing.charge(batch.events)
-        flight = Flight(tenure, producer, batch.events, time.monotonic())
+        flight = Flight(tenure, producer, batch.events, time.monotonic(), batch.size)
         partition.flights.append(flight)
         try:
             await producer.send(batch, partition.topic, partition.number, partial(self._ended, partition, flight))
@@ -285,7 +285,7 @@ class Publish:
             "publish.acknowledged",
             topic=partition.topic,
             events=len(flight.events),
-            bytes=sum(event[9] for event in flight.events),
+            bytes=flight.size,
             seconds=now - flight.sent_at,
         )
         delivery = Delivery(flight.tenure, flight.events, partition.number, base_offset)

@@ -213,7 +213,7 @@ class Replay:
             if replay.progress.done or replay.request.topic in self._tenure.paused:
                 continue
             # Only while live events leave room: their scan has just as much to read, then.
-            if self._tenure.buffer.lane_room(replay.state.lane) is None:
+            if self._tenure.buffer.lane_room(replay.state.lane, even_little=True) is None:
                 pause = min(pause, BUSY_PAUSE)
                 continue
             room = self._room(replay)
@@ -252,7 +252,7 @@ class Replay:
         return len(events)
 
     def _room(self, replay: LaneReplay) -> Limits | None:
-        """What may be handed in; None while less than half of the lane's part is free, as a read costs the same."""
+        """What may be handed in; None while less than half of that is free, as a read costs the same."""
         state = replay.state
         limits = Limits.of(
             len(self._tenure.lanes),

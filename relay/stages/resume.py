@@ -112,17 +112,18 @@ class Resume:
         """Hand in failures that are due; returns whether there were any."""
         tenure = self._tenure
         lanes: dict[int, LaneScan] = {}
-        room = 0
+        events = size = 0
         for state in tenure.lanes.values():
-            reach = tenure.buffer.lane_room(state.lane)
+            reach = tenure.buffer.lane_room(state.lane, len(tenure.lanes), even_little=True)
             if reach is not None and not state.releasing:
                 lanes[state.lane] = state
-                room = max(room, reach.bytes)
+                events += reach.events
+                size += reach.bytes
         if not lanes:
             return False
         under_way = [(state.lane, id_) for state in lanes.values() for id_ in state.resuming]
         due = await self._port.due_failures(
-            list(lanes), self._settings.batch_events, room, sorted(tenure.paused), under_way
+            list(lanes), min(events, self._settings.batch_events), size, sorted(tenure.paused), under_way
         )
         self._try_anew({event[3] for event, _ in due})
         for event, attempts in due:
@@ -159,7 +160,7 @@ class Resume:
         for _ in range(MOST_READS):
             if tenure.draining or state.releasing:
                 break
-            room = tenure.buffer.lane_room(state.lane)
+            room = tenure.buffer.lane_room(state.lane, len(tenure.lanes), even_little=True)
             # Rows that are not committed yet are missed by the read, and must keep their keys closed.
             complete = not self._records.holding(state.lane)
             if room is None or not complete:

@@ -34,6 +34,15 @@ class LaneRequest(NamedTuple):
     fresh: Reach
 
 
+class Part(NamedTuple):
+    """What one lane gets of a scan."""
+
+    events: int
+    """Of the scan's batch."""
+    sharers: int
+    """Lanes to share the buffer's room with."""
+
+
 class ScanPort(Protocol):
     """What the scan stage needs of PostgreSQL."""
 
@@ -122,11 +131,11 @@ class Scan:
             if tenure.draining or state.releasing or tenure.lanes.get(request.lane) is not state:
                 continue
             taken, cut = self._absorb(state, request, events, result.snapshot)
-            more = more or cut
             if taken:
                 size += tenure.buffer.add(request.lane, taken)
                 self._hand_on(taken)
                 found += len(taken)
+            more = more or (cut and tenure.buffer.lane_room(request.lane) is not None)
         if len(tenure.ladder) > _MANY_RUNGS and (wanted := tenure.wanted_xids()):
             tenure.ladder.prune(wanted)
         self.scanned_at = self._clock()
@@ -141,7 +150,8 @@ class Scan:
         each scan sees another snapshot.
         """
         lanes = self._scannable()
-        if self._woken_up or not (self._still and lanes and all(state.exhausted for state in lanes)):
+        # What was found out about quiet transactions is for a scan to use.
+        if self._woken_up or self.quiet or not (self._still and lanes and all(state.exhausted for state in lanes)):
             return False
         snapshot = await self._port.snapshot()
         self._saw(snapshot)
@@ -152,16 +162,15 @@ class Scan:
     def _requests(self) -> list[LaneRequest]:
         """Every lane that may be scanned, with what it may return."""
         buffer = self._tenure.buffer
-        scannable = self._scannable()
-        ready = [
-            (state, room) for state in scannable if (room := buffer.lane_room(state.lane, len(scannable))) is not None
-        ]
-        if not ready:
-            return []
-        most_quiet, most_others = self._limits([state for state, _ in ready])
-        requests = []
-        for state, room in ready:
-            fresh = Reach(min(most_quiet if state.exhausted else most_others, room.events), room.bytes)
+        ready = [state for state in self._scannable() if buffer.lane_room(state.lane) is not None]
+        quiet_part, others_part = self._parts(len(ready), sum(not state.exhausted for state in ready))
+        requests: list[LaneRequest] = []
+        for state in ready:
+            part = quiet_part if state.exhausted else others_part
+            room = buffer.lane_room(state.lane, part.sharers)
+            if room is None:
+                continue
+            fresh = Reach(min(part.events, room.events), room.bytes)
             # The sweep meets the taken events again: they must not use up its limit, or it would never advance.
             sweep = Reach(fresh.events + len(state.taken), room.bytes + buffer.lane_bytes(state.lane))
             requests.append(LaneRequest(state.lane, state.taken_to, state.bound(self._tenure.ladder), sweep, fresh))
@@ -170,16 +179,16 @@ class Scan:
     def _scannable(self) -> list[LaneScan]:
         return [state for state in self._tenure.lanes.values() if not state.releasing and state.sweep is None]
 
-    def _limits(self, states: Sequence[LaneScan]) -> tuple[int, int]:
-        """Events to read of a lane that had no more when it was last read, and of one that had."""
+    def _parts(self, lanes: int, with_more: int) -> tuple[Part, Part]:
+        """What a lane gets that had no more when it was last read, and one of the `with_more` that had."""
         most = self._settings.batch_events
-        quiet = sum(state.exhausted for state in states)
-        others = len(states) - quiet
-        if not others:
-            return max(1, most // quiet), 0
-        # Half of an equal share, in case it wakes up. When one lane has all of the backlog, it gets over half of all.
-        most_quiet = max(1, most // (2 * len(states)))
-        return most_quiet, max(1, (most - most_quiet * quiet) // others)
+        if with_more in (0, lanes):
+            equal = Part(max(1, most // max(1, lanes)), lanes)
+            return equal, equal
+        # Little, in case it wakes up; when one lane has all of the backlog, it gets over half of each scan. The sharers
+        # are such that all lanes together are promised no more than is free.
+        quiet = Part(max(1, most // (2 * lanes)), 8 * lanes)
+        return quiet, Part(max(1, (most - quiet.events * (lanes - with_more)) // with_more), with_more)
 
     def _absorb(
         self, state: LaneScan, request: LaneRequest, events: list[PendingEvent], snapshot: Snapshot
@@ -206,9 +215,11 @@ class Scan:
         self._snapshot = snapshot
 
     async def _pause(self, seconds: float) -> None:
-        """Wait for a wake-up, or until a lane that has more has room for it, at most so long."""
+        """Wait for a wake-up, or until a lane that has more, or could not be looked at, has room; at most so long."""
         buffer = self._tenure.buffer
-        full = [state.lane for state in self._scannable() if not state.exhausted]
+        full = [
+            state.lane for state in self._scannable() if not state.exhausted or buffer.lane_room(state.lane) is None
+        ]
         self._pause_over = False
         # A timer: raising TimeoutError would be a tenth of what an idle relay costs.
         timer = asyncio.get_running_loop().call_later(seconds, self._end_pause)

@@ -86,7 +86,7 @@ class Sweep:
                 self._telemetry.emit("sweep.done", lane=state.lane, seconds=round(time.monotonic() - started, 3))
             self._scan.wake_up()
             return True
-        room = self._tenure.buffer.lane_room(state.lane)
+        room = self._tenure.buffer.lane_room(state.lane, len(self._tenure.lanes))
         if room is None:
             return False
         self._started.setdefault(state.lane, time.monotonic())

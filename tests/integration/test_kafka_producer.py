@@ -97,7 +97,9 @@ async def test_a_batch_takes_what_fits_and_leaves_the_rest_in_order(kafka: serve
         waiting = deque([event(1, payload=b"x" * 100_000), event(2)])
         assert [each.id for each in producer.pack(waiting, ALL, None).events] == [1]
         waiting = deque(event(i) for i in range(10))
-        assert [each.id for each in producer.pack(waiting, 3, None).events] == [0, 1, 2]
+        three = producer.pack(waiting, 3, None)
+        assert [each.id for each in three.events] == [0, 1, 2]
+        assert three.size == sum(each.size for each in three.events) > 0
         assert len(waiting) == 7
 
 

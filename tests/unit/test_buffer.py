@@ -52,6 +52,26 @@ def test_a_lane_that_holds_half_of_what_it_may_has_no_room() -> None:
     assert buffer.lane_room(0) is None
 
 
+def test_what_is_left_then_is_for_those_who_ask_for_little() -> None:
+    buffer = Buffer(60, ROOMY)
+    buffer.add(0, events(*range(11)))
+    room = buffer.lane_room(0, even_little=True)
+    assert room is not None
+    assert room.events == (49 - 22) // 3
+    buffer.add(0, events(*range(9)))
+    assert buffer.lane_room(0, even_little=True) is None, "with 20 of 60 it holds half of what is free"
+
+
+@given(held=strategies.lists(strategies.integers(0, 400), min_size=16, max_size=16), lanes=strategies.integers(1, 200))
+def test_how_many_share_the_room_does_not_decide_whether_there_is_any(held: list[int], lanes: int) -> None:
+    """Or the scan would wait for a lane that has room already, and not ask for it."""
+    buffer = Buffer(1_000, ROOMY)
+    for lane, count in enumerate(held):
+        buffer.add(lane, events(*range(count), lane=lane))
+    for lane in range(16):
+        assert (buffer.lane_room(lane) is None) == (buffer.lane_room(lane, lanes) is None)
+
+
 def test_large_events_fill_the_room_by_their_bytes() -> None:
     buffer = Buffer(1000, 10_000)
     buffer.add(0, events(1, size=2000))

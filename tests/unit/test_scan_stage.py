@@ -133,6 +133,26 @@ class TestPace:
         scanning.tenure.buffer.remove({5: (40, 400)})
         await asyncio.wait_for(pausing, 5)
 
+    async def test_the_pause_ends_when_a_lane_that_could_not_be_looked_at_has_room(self) -> None:
+        """It may have more by now, though it had not when it was last read."""
+        scanning = Scanning()
+        for lane in (3, 5):
+            scanning.tenure.lanes[lane].exhausted = True
+        scanning.tenure.buffer.add(5, events(*range(100, 150), lane=5))
+        pausing = asyncio.create_task(scanning.scan._pause(60))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not pausing.done()
+        scanning.tenure.buffer.remove({5: (50, 500)})
+        await asyncio.wait_for(pausing, 5)
+
+    async def test_a_lane_that_fills_its_room_is_waited_for_and_the_others_are_not_asked_again(self) -> None:
+        scanning = Scanning(answer(*events(*range(1, 11), lane=3)), answer(*events(*range(11, 21), lane=3)))
+        assert len(await scanning.run(1)) == 1
+        assert len(scanning.port.asked) == 2
+        assert scanning.scan._requests() == [scanning.scan._requests()[0]]
+        assert scanning.scan._requests()[0].lane == 5
+
     async def test_receipts_do_not_end_the_pause_when_no_lane_has_more(self) -> None:
         scanning = Scanning(answer(event(1, lane=3)), answer())
         await scanning.once()
@@ -177,6 +197,14 @@ class TestPace:
         assert [request.fresh.events for request in scanning.scan._requests()] == [15, 5]
         scanning.tenure.lanes[3].exhausted = True
         assert [request.fresh.events for request in scanning.scan._requests()] == [10, 10]
+
+    async def test_a_lane_that_has_more_gets_most_of_the_room(self) -> None:
+        scanning = Scanning(max_events=54)
+        assert [request.fresh.events for request in scanning.scan._requests()] == [10, 10]
+        scanning.tenure.buffer.add(0, events(*range(24), lane=0))
+        assert [request.fresh.events for request in scanning.scan._requests()] == [7, 7]
+        scanning.tenure.lanes[5].exhausted = True
+        assert [request.fresh.events for request in scanning.scan._requests()] == [10, 1]
 
     async def test_events_that_are_taken_do_not_use_up_the_sweeps_limit(self) -> None:
         """Or a sweep that meets them all again would be cut off for ever."""
@@ -226,6 +254,14 @@ class TestWhenNothingHappens:
 
         scanning.port.meanwhile = claim
         assert not await scanning.scan._nothing_new()
+
+    async def test_what_was_found_out_about_quiet_transactions_is_for_a_scan(self) -> None:
+        scanning = Scanning(answer(), answer(), answer())
+        for _ in range(2):
+            await scanning.once()
+        scanning.scan.quiet[45] = 9
+        assert not await scanning.scan._nothing_new()
+        assert scanning.port.looks == 0
 
     async def test_a_lane_whose_events_wait_for_room_is_scanned(self) -> None:
         scanning = Scanning(answer(), answer(), answer())
