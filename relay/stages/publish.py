@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
@@ -14,6 +13,7 @@ from relay.retry import Backoff
 from relay.stages import sizes
 from relay.stages.partition import Flight, Partition
 from relay.stages.records import Delivery
+from relay.stages.resolving import Resolving
 from relay.stages.topic import Topic
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 ROUTED_AT_ONCE = 1_000
 """Events: some milliseconds, if all their keys are new."""
-
-IDLE_CHECK_INTERVAL = 0.05
-"""Seconds between looks whether a topic whose number of partitions changed has become idle."""
 
 
 class Publish:
@@ -69,7 +66,7 @@ class Publish:
         self._last_tenure: Tenure | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._landed = asyncio.Event()
-        self._looking_up: set[str] = set()
+        self._resolving = Resolving(main, troubles)
         self.topics: dict[str, Topic] = {}
         self.last_acknowledged = 0.0
         """Monotonic seconds."""
@@ -165,10 +162,7 @@ class Publish:
 
     def look_up(self, topic: Topic) -> None:
         """Have the main producer ask for the topic's partitions and their leaders; nothing to wait for."""
-        producer = self._main.current
-        if producer is not None and topic.name not in self._looking_up:
-            self._looking_up.add(topic.name)
-            self._spawn(self._look_up(topic, producer))
+        self._spawn(self._resolving.look_up(topic))
 
     def current_producer(self) -> Producer | None:
         """The main producer, if there is one just now."""
@@ -192,35 +186,11 @@ class Publish:
         self._tasks.create_task(work)
 
     async def _resolve(self, topic: Topic) -> None:
-        """Find out how many partitions the topic has; its events wait meanwhile, others go on."""
-        backoff = topic.new_backoff()
-        while True:
-            producer = await self._main.ready()
-            try:
-                count = await producer.partition_count(topic.name)
-                topic.max_bytes = await producer.max_batch_bytes(topic.name)
-                topic.max_bytes_read_at = time.monotonic()
-            except PublishError as error:
-                if error.kind is not FailureKind.CLUSTER:
-                    self._troubles.begin(topic, error)
-                producer.forget_topic(topic.name)
-                await asyncio.sleep(backoff.next_delay())
-                continue
-            # It may be that nothing lands: what waits is held back when the topic is paused or the tenure ends.
-            while not topic.idle:  # noqa: ASYNC110
-                await asyncio.sleep(IDLE_CHECK_INTERVAL)
-            new = topic.resolved(count)
-            self._troubles.end(topic)
-            for partition in new:
-                self._spawn(self._pump(topic, partition))
-            while topic.route_waiting(ROUTED_AT_ONCE):  # noqa: ASYNC110 it only lets others have their turn
-                await asyncio.sleep(0)
-            return
-
-    async def _look_up(self, topic: Topic, producer: Producer) -> None:
-        with suppress(PublishError):
-            await producer.refresh_topic(topic.name)
-        self._looking_up.discard(topic.name)
+        """Find out the topic's partitions, and send on what waited for that."""
+        for partition in await self._resolving.resolve(topic):
+            self._spawn(self._pump(topic, partition))
+        while topic.route_waiting(ROUTED_AT_ONCE):  # noqa: ASYNC110 it only lets others have their turn
+            await asyncio.sleep(0)
 
     async def _pump(self, topic: Topic, partition: Partition) -> None:
         """Send the batches of one partition for as long as the service runs."""
