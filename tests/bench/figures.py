@@ -46,6 +46,7 @@ FIGURES = {
     "catch_up_per_second": "events/s while catching up",
     "drain_per_second": "events/s draining as many",
     "cold_drain_per_second": "events/s draining as many, Kafka just started",
+    "cold_drain_beside_writers_per_second": "events/s draining as many, Kafka just started, beside writers",
     "lost": "lost",
     "out_of_order": "out of order",
     "repeats": "repeats",

@@ -56,6 +56,10 @@ async def measure_outage(place: Place, rate: float, seconds: float, before: floa
             "Speed of catching up against draining as many to a Kafka just started",
             [each["catch_up_per_second"] / each["cold_drain_per_second"] for each in found],
         ),
+        Finding(
+            "Speed of catching up against draining as many to such a Kafka beside the same writers",
+            [each["catch_up_per_second"] / each["cold_drain_beside_writers_per_second"] for each in found],
+        ),
         Finding("Lost in the outage", [each["lost"] for each in found], "events", at_most=0),
         Finding("Out of order in the outage", [each["out_of_order"] for each in found], "events", at_most=0),
     ]
@@ -134,8 +138,29 @@ async def outage(
     # What catching up meets: a broker whose code is not compiled yet.
     await asyncio.to_thread(place.kafka.restart)
     cold = await drain(place, events)
-    drains = {"drain_per_second": drained["events_per_second"], "cold_drain_per_second": cold["events_per_second"]}
+    await asyncio.to_thread(place.kafka.restart)
+    drains = {
+        "drain_per_second": drained["events_per_second"],
+        "cold_drain_per_second": cold["events_per_second"],
+        "cold_drain_beside_writers_per_second": await _drain_beside_writers(place, events, rate),
+    }
     return {**figures, **drains}, curves
+
+
+async def _drain_beside_writers(place: Place, events: int, rate: float) -> float:
+    """A backlog like that of the outage, which a relay meets when it starts, while the writers go on."""
+    async with place.outbox() as outbox:
+        await create_accounts(outbox.connection)
+        await outbox.fill(events)
+        with tempfile.TemporaryDirectory(prefix="bench-outage-") as folder:
+            services = Services(Path(folder), outbox.dsn, outbox.topic, CATCH_UP_SECONDS, rate)
+            async with services:
+                await asyncio.sleep(START)
+                begin = await _now(outbox.connection)
+                async with place.relay(outbox):
+                    await _until_delivered(outbox, begin)
+                services.check()
+        return (await _catching_up(outbox.connection, begin))["catch_up_per_second"]
 
 
 async def _now(connection: asyncpg.Connection) -> datetime:
@@ -163,7 +188,7 @@ async def _written(connection: asyncpg.Connection, begin: datetime, end: datetim
 
 
 async def _catching_up(connection: asyncpg.Connection, back: datetime) -> Figures:
-    """From the first receipt after the outage to the last of an event that was written before its end."""
+    """From the first receipt after `back` to the last of an event that was written before."""
     row = await connection.fetchrow(
         "WITH late AS (SELECT d.delivered_at, e.created_at FROM outbox.delivery AS d"
         "              JOIN outbox.event AS e USING (lane, id) WHERE d.delivered_at > $1),"
