@@ -45,8 +45,9 @@ class _Server:
 class Health:
     """Collects what the stages report and says what follows from it.
 
-    Ready means **progress**: what this replica could publish is published before it ages past a limit, and no
-    server has been away for long. A replica that owns no lane is ready.
+    Ready means **progress**: of what this replica has in hand something is settled, or it looks for more, at least once
+    in `max_lag`, and no server has been away for long. A backlog of hours that moves is ready, and so is a replica that
+    owns no lane.
     """
 
     def __init__(self, settings: HealthSettings, now: float) -> None:
@@ -54,7 +55,7 @@ class Health:
         self._postgres = _Server("PostgreSQL")
         self._kafka = _Server("Kafka")
         self._turned = now
-        self._oldest: tuple[float, float] | None = None
+        self._stalled: tuple[float, float] | None = None
         self._stopping = False
         self._topics: dict[str, str] = {}
 
@@ -74,12 +75,12 @@ class Health:
         """Note that Kafka does not answer; repeated reports count from the first."""
         self._kafka.lost(now, error)
 
-    def progress(self, now: float, oldest_publishable_age: float | None) -> None:
-        """Note the age in seconds of the oldest event this replica could publish; None if there is none.
+    def progress(self, now: float, stalled: float | None) -> None:
+        """Note for how many seconds nothing has moved that could; None if something does.
 
-        Until the next report that event ages on, so that a stage which hangs does not look healthy.
+        Until the next report that time goes on, so that a stage which hangs does not look healthy.
         """
-        self._oldest = None if oldest_publishable_age is None else (now, oldest_publishable_age)
+        self._stalled = None if stalled is None else (now, stalled)
 
     def topic_troubled(self, topic: str, error: str) -> None:
         """Note that a topic takes no events. Others go on, so this alone does not make the replica unready."""
@@ -101,12 +102,12 @@ class Health:
         """Note that the relay drains: from now on it is not ready."""
         self._stopping = True
 
-    def lag(self, now: float) -> float:
-        """Return the age in seconds of the oldest event this replica could publish; 0 if there is none."""
-        if self._oldest is None:
+    def stalled(self, now: float) -> float:
+        """Return for how many seconds nothing has moved that could; 0 if something does."""
+        if self._stalled is None:
             return 0.0
-        reported, age = self._oldest
-        return age + (now - reported)
+        reported, seconds = self._stalled
+        return seconds + (now - reported)
 
     def alive(self, now: float) -> bool:
         """Whether the event loop turned lately."""
@@ -115,8 +116,8 @@ class Health:
     def ready(self, now: float) -> list[str]:
         """Say why this replica is not ready; nothing if it is."""
         reasons = [server.reason(now, self._settings.max_outage) for server in (self._postgres, self._kafka)]
-        if self.lag(now) >= self._settings.max_lag:
-            reasons.append(f"the oldest event this replica could publish is {self.lag(now):.0f} s old")
+        if self.stalled(now) >= self._settings.max_lag:
+            reasons.append(f"there has been no progress for {self.stalled(now):.0f} s")
         if self._stopping:
             reasons.append("the relay is stopping")
         return [reason for reason in reasons if reason is not None]

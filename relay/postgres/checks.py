@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError, SchemaError, SettingsError
-from relay.postgres.errors import translated
+from relay.postgres.errors import shared_sessions, translated
 from relay.postgres.sql import DEFAULT_SCHEMA, Migration, migrations, query
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import asyncpg
 
 OLDEST_SERVER = 130_000
@@ -25,6 +27,17 @@ async def check_primary(connection: asyncpg.Connection) -> None:
             "the server is in recovery (a standby?) and takes no writes; waiting until it is the primary, "
             "if that is another server change RELAY_POSTGRES_DSN"
         )
+
+
+async def check_sessions(connections: Iterable[asyncpg.Connection]) -> None:
+    """Raise SettingsError if connections share a session of the server, as behind a pooler in transaction mode.
+
+    Their settings would get lost there, and LISTEN would hear nothing.
+    """
+    with translated():
+        processes = [await connection.fetchval(query("server_process")) for connection in connections]
+    if len(set(processes)) < len(processes):
+        raise shared_sessions()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,33 +10,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from relay.errors import PostgresLostError
 from relay.postgres.hosts import connect_to_primary
+from relay.postgres.sql import query
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import TypeVar
 
     Result = TypeVar("Result")
-
-SESSION_SETTINGS = {
-    "default_transaction_isolation": "read committed",
-    # A receipt that a crash takes back would be a duplicate.
-    "synchronous_commit": "on",
-    # A queue's statistics lie, and one bad ANALYZE must not flip a plan: index scans and nested loops only.
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "enable_bitmapscan": "off",
-    # While failure and held look empty, the planner would read them once and filter; the plan stays when they fill.
-    "enable_material": "off",
-    "max_parallel_workers_per_gather": "0",
-    "plan_cache_mode": "force_generic_plan",
-    "jit": "off",
-    # A statement of ours that hangs must not hold the lease's renewal for ever.
-    "statement_timeout": "60s",
-    # A role's own would end statements that only have to wait.
-    "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "60s",
-}
 
 
 class EventRow(asyncpg.Record):
@@ -68,9 +48,14 @@ async def open_first(dsn: str, timeout: float, name: str) -> tuple[asyncpg.Conne
             dsn,
             timeout=timeout,
             command_timeout=90,
-            server_settings={**SESSION_SETTINGS, "application_name": name},
+            server_settings={"application_name": name},
             record_class=EventRow,
         )
+        try:
+            await connection.execute(query("session_settings"), timeout=timeout)
+        except BaseException:
+            drop(connection)
+            raise
         return connection
 
     return await connect_to_primary(dsn, connect)

@@ -102,6 +102,14 @@ def _bad_dsn(_: BaseException) -> RelayError:
     return SettingsError("RELAY_POSTGRES_DSN cannot be read; write it as postgresql://user:password@host:5432/database")
 
 
+def shared_sessions(_: BaseException | None = None) -> RelayError:
+    """Somebody else's statements run in our session, or ours in theirs."""
+    return SettingsError(
+        "RELAY_POSTGRES_DSN leads through a pooler that gives each transaction another session (PgBouncer's "
+        "pool_mode = transaction); name PostgreSQL itself, or a pool with pool_mode = session"
+    )
+
+
 def _privilege(error: BaseException) -> RelayError:
     return PrivilegeError(
         f"PostgreSQL: {_text(error)}; connect as the outbox's owner, or with the rights `relay migrate --roles` grants"
@@ -159,6 +167,8 @@ _TABLE: tuple[tuple[tuple[type[BaseException], ...], Callable[[BaseException], R
         ),
         _refused,
     ),
+    # A prepared statement that is not there, or is there already.
+    ((pg.InvalidSQLStatementNameError, pg.DuplicatePreparedStatementError), shared_sessions),
     ((pg.InsufficientPrivilegeError,), _privilege),
     (
         (

@@ -240,7 +240,8 @@ class HealthSettings(Group):
     """When `/readyz` says no."""
 
     max_lag: Seconds = Field(
-        default=60.0, description="Not ready when the oldest event this replica could publish is older."
+        default=60.0,
+        description="Not ready after so long without progress: nothing in hand was settled, or no look for more.",
     )
     max_outage: Seconds = Field(
         default=60.0, description="Not ready when PostgreSQL or Kafka has been away for longer."

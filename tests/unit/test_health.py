@@ -61,7 +61,7 @@ def test_an_old_event_makes_a_replica_unready_until_there_is_progress() -> None:
     assert health.ready(10.0) == []
 
     health.progress(12.0, 61.0)
-    assert health.ready(12.0) == ["the oldest event this replica could publish is 61 s old"]
+    assert health.ready(12.0) == ["there has been no progress for 61 s"]
 
     health.progress(13.0, 0.5)
     assert health.ready(13.0) == []
@@ -71,7 +71,7 @@ def test_an_event_ages_while_a_stage_hangs_and_reports_nothing() -> None:
     health = healthy()
     health.progress(10.0, 1.0)
     assert health.ready(68.0) == []
-    assert health.lag(68.0) == 59.0
+    assert health.stalled(68.0) == 59.0
     assert len(health.ready(69.0)) == 1
 
 
@@ -80,7 +80,7 @@ def test_a_replica_without_lanes_is_ready_for_ever() -> None:
     health.progress(10.0, 100.0)
     health.progress(11.0, None)
     assert health.ready(100_000.0) == []
-    assert health.lag(100_000.0) == 0.0
+    assert health.stalled(100_000.0) == 0.0
 
 
 def test_a_stopping_replica_is_not_ready_and_still_alive() -> None:

@@ -43,6 +43,12 @@ from relay.postgres.errors import PostgresRefusedError, PrivilegeError, translat
         (pg.InvalidPasswordError('password authentication failed for user "a"'), PostgresRefusedError, "check user"),
         (pg.InvalidAuthorizationSpecificationError('role "a" is not there'), PostgresRefusedError, "check user"),
         (pg.InvalidCatalogNameError('database "a" does not exist'), PostgresRefusedError, "check user"),
+        (
+            pg.InvalidSQLStatementNameError('prepared statement "a" does not exist'),
+            SettingsError,
+            "pool_mode = session",
+        ),
+        (pg.DuplicatePreparedStatementError('prepared statement "a" is there'), SettingsError, "pool_mode = session"),
         (pg.InsufficientPrivilegeError("permission denied for table event"), PrivilegeError, "--roles"),
         (pg.UndefinedTableError('relation "outbox.lane" does not exist'), SchemaError, "run `relay migrate`"),
         (pg.UndefinedColumnError('column "a" does not exist'), SchemaError, "run `relay migrate`"),
