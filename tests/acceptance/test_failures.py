@@ -81,6 +81,8 @@ async def test_one_huge_event_fails_alone_and_holds_back_only_its_key_until_it_i
     async with roomy.relay() as relay:
         await reached(roomy, "outbox.delivery", 10_000 - behind)
         await reached(roomy, "outbox.held", behind)
+        # What waits behind a failure is recorded before the failure itself.
+        await reached(roomy, "outbox.failure", 1)
         assert [line["id"] for line in relay.happened("event.failed")] == [huge]
         assert await roomy.connection.fetch("SELECT id, state, attempts FROM outbox.failure") == [(huge, "failed", 1)]
         before = await read_topic(roomy.bootstrap_servers, roomy.topic)
@@ -105,6 +107,7 @@ async def test_discard_lets_the_held_back_events_go_without_the_failed_one(roomy
     others = [await enqueue(roomy, "k", b"%d" % number) for number in range(5)]
     async with roomy.relay() as relay:
         await reached(roomy, "outbox.held", 5)
+        await reached(roomy, "outbox.failure", 1)
         assert await count(roomy, "outbox.delivery") == 0
         await mark(roomy, "discarded")
         await reached(roomy, "outbox.delivery", 5)
