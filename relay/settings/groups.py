@@ -144,7 +144,7 @@ class ScanSettings(Group):
 
     batch_events: Count = Field(default=1_000, description="Most events that one scan reads.")
     idle_interval: Seconds = Field(
-        default=0.15, description="Pause between scans when nothing is pending: the idle latency."
+        default=0.2, description="Pause between scans when nothing is pending: the idle latency."
     )
     busy_interval: Seconds = Field(
         default=0.002, description="Pause between scans while events flow; at least as long as a scan takes."
