@@ -42,24 +42,27 @@ class Buffer:
     def __repr__(self) -> str:
         return f"<Buffer events={self.events}/{self._max_events} bytes={self.bytes}/{self._max_bytes}>"
 
-    def lane_room(self, lane: int, lanes: int = 1, *, even_little: bool = False) -> Reach | None:
-        """What may be taken from a lane now, if so many `lanes` take theirs at once; None when that is little.
+    def has_room(self, lane: int) -> bool:
+        """Whether it is worth reading: not while the lane holds half of what it may when it is alone.
 
-        Little is when the lane holds half of what it may when it is alone, because a scan costs the same for one event
-        as for many; what is then left goes to those that ask for `even_little`. The last event may exceed the bytes,
-        and a lane that holds nothing always has room for one event.
+        A read costs the same for one event as for many. A lane that holds nothing always has room for one event.
         """
         held, held_bytes = self._events.get(lane, 0), self._bytes.get(lane, 0)
         free, free_bytes = self._max_events - self.events, self._max_bytes - self.bytes
         # Alone it could come to hold a third of `free + held`.
-        if held and not even_little and (held * 6 > free + held or held_bytes * 6 > free_bytes + held_bytes):
-            return None
-        # So much that, after `lanes` take it, what each holds is half of what is left free.
-        events = (free - 2 * held) // (2 + lanes)
-        size = (free_bytes - 2 * held_bytes) // (2 + lanes)
-        if held and even_little and min(events, size) < 1:
-            return None
+        return not held or (held * 6 <= free + held and held_bytes * 6 <= free_bytes + held_bytes)
+
+    def room(self, lane: int, lanes: int = 1) -> Reach:
+        """What may be taken from a lane that has room, if so many `lanes` take theirs at once; the last event may
+        exceed the bytes."""
+        events, size = self._rest(lane, lanes)
         return Reach(max(1, events), max(1, size))
+
+    def rest(self, lane: int, lanes: int = 1) -> Reach | None:
+        """The same however little it is, for those whose reads are rare; None when it is nothing."""
+        if self._events.get(lane, 0) and min(self._rest(lane, lanes)) < 1:
+            return None
+        return self.room(lane, lanes)
 
     def lane_bytes(self, lane: int) -> int:
         """What the unsettled events of a lane occupy."""
@@ -78,6 +81,12 @@ class Buffer:
             self._count(lane, -events, -size - OVERHEAD_BYTES * events)
             self.settled += events
         self.changed.set()
+
+    def _rest(self, lane: int, lanes: int) -> tuple[int, int]:
+        """So much that, after `lanes` take it, what each holds is half of what is left free."""
+        free, free_bytes = self._max_events - self.events, self._max_bytes - self.bytes
+        held, held_bytes = self._events.get(lane, 0), self._bytes.get(lane, 0)
+        return (free - 2 * held) // (2 + lanes), (free_bytes - 2 * held_bytes) // (2 + lanes)
 
     def _count(self, lane: int, events: int, size: int) -> None:
         self._events[lane] = self._events.get(lane, 0) + events

@@ -213,7 +213,7 @@ class Replay:
             if replay.progress.done or replay.request.topic in self._tenure.paused:
                 continue
             # Only while live events leave room: their scan has just as much to read, then.
-            if self._tenure.buffer.lane_room(replay.state.lane, even_little=True) is None:
+            if self._tenure.buffer.rest(replay.state.lane) is None:
                 pause = min(pause, BUSY_PAUSE)
                 continue
             room = self._room(replay)

@@ -114,7 +114,7 @@ class Resume:
         lanes: dict[int, LaneScan] = {}
         events = size = 0
         for state in tenure.lanes.values():
-            reach = tenure.buffer.lane_room(state.lane, len(tenure.lanes), even_little=True)
+            reach = tenure.buffer.rest(state.lane, len(tenure.lanes))
             if reach is not None and not state.releasing:
                 lanes[state.lane] = state
                 events += reach.events
@@ -160,7 +160,7 @@ class Resume:
         for _ in range(MOST_READS):
             if tenure.draining or state.releasing:
                 break
-            room = tenure.buffer.lane_room(state.lane, len(tenure.lanes), even_little=True)
+            room = tenure.buffer.rest(state.lane, len(tenure.lanes))
             # Rows that are not committed yet are missed by the read, and must keep their keys closed.
             complete = not self._records.holding(state.lane)
             if room is None or not complete:

@@ -135,7 +135,7 @@ class Scan:
                 size += tenure.buffer.add(request.lane, taken)
                 self._hand_on(taken)
                 found += len(taken)
-            more = more or (cut and tenure.buffer.lane_room(request.lane) is not None)
+            more = more or (cut and tenure.buffer.has_room(request.lane))
         if len(tenure.ladder) > _MANY_RUNGS and (wanted := tenure.wanted_xids()):
             tenure.ladder.prune(wanted)
         self.scanned_at = self._clock()
@@ -162,14 +162,12 @@ class Scan:
     def _requests(self) -> list[LaneRequest]:
         """Every lane that may be scanned, with what it may return."""
         buffer = self._tenure.buffer
-        ready = [state for state in self._scannable() if buffer.lane_room(state.lane) is not None]
+        ready = [state for state in self._scannable() if buffer.has_room(state.lane)]
         quiet_part, others_part = self._parts(len(ready), sum(not state.exhausted for state in ready))
         requests: list[LaneRequest] = []
         for state in ready:
             part = quiet_part if state.exhausted else others_part
-            room = buffer.lane_room(state.lane, part.sharers)
-            if room is None:
-                continue
+            room = buffer.room(state.lane, part.sharers)
             fresh = Reach(min(part.events, room.events), room.bytes)
             # The sweep meets the taken events again: they must not use up its limit, or it would never advance.
             sweep = Reach(fresh.events + len(state.taken), room.bytes + buffer.lane_bytes(state.lane))
@@ -217,14 +215,12 @@ class Scan:
     async def _pause(self, seconds: float) -> None:
         """Wait for a wake-up, or until a lane that has more, or could not be looked at, has room; at most so long."""
         buffer = self._tenure.buffer
-        full = [
-            state.lane for state in self._scannable() if not state.exhausted or buffer.lane_room(state.lane) is None
-        ]
+        full = [state.lane for state in self._scannable() if not state.exhausted or not buffer.has_room(state.lane)]
         self._pause_over = False
         # A timer: raising TimeoutError would be a tenth of what an idle relay costs.
         timer = asyncio.get_running_loop().call_later(seconds, self._end_pause)
         try:
-            while not self._woken_up and not self._pause_over and all(buffer.lane_room(lane) is None for lane in full):
+            while not self._woken_up and not self._pause_over and not any(map(buffer.has_room, full)):
                 buffer.changed.clear()
                 await buffer.changed.wait()
         finally:

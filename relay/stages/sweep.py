@@ -86,9 +86,9 @@ class Sweep:
                 self._telemetry.emit("sweep.done", lane=state.lane, seconds=round(time.monotonic() - started, 3))
             self._scan.wake_up()
             return True
-        room = self._tenure.buffer.lane_room(state.lane, len(self._tenure.lanes))
-        if room is None:
+        if not self._tenure.buffer.has_room(state.lane):
             return False
+        room = self._tenure.buffer.room(state.lane, len(self._tenure.lanes))
         self._started.setdefault(state.lane, time.monotonic())
         events = min(room.events, self._settings.batch_events)
         reach = Reach(events + len(state.taken), room.bytes + self._tenure.buffer.lane_bytes(state.lane))

@@ -14,17 +14,17 @@ ROOMY = 1 << 40
 
 def test_a_lane_that_is_alone_may_hold_a_third() -> None:
     buffer = Buffer(90, 9_000)
-    assert buffer.lane_room(0) == Reach(30, 3_000)
+    assert buffer.has_room(0)
+    assert buffer.room(0) == Reach(30, 3_000)
 
 
 def test_lanes_that_take_at_once_leave_half_of_what_each_holds() -> None:
     buffer = Buffer(180, ROOMY)
-    rooms = [buffer.lane_room(lane, lanes=16) for lane in range(16)]
-    assert [room and room.events for room in rooms] == [10] * 16
+    assert [buffer.room(lane, lanes=16).events for lane in range(16)] == [10] * 16
     for lane in range(16):
         buffer.add(lane, events(*range(10), lane=lane))
     assert buffer.events == 160
-    assert [buffer.lane_room(lane, lanes=16) for lane in range(16)] == [None] * 16
+    assert not any(buffer.has_room(lane) for lane in range(16))
 
 
 def test_events_and_bytes_leave_when_they_are_settled_and_not_before() -> None:
@@ -35,9 +35,8 @@ def test_events_and_bytes_leave_when_they_are_settled_and_not_before() -> None:
         3 * (50 + OVERHEAD_BYTES),
         3 * (50 + OVERHEAD_BYTES),
     )
-    room = buffer.lane_room(3)
-    assert room is not None
-    assert room.events == (97 - 2 * 3) // 3
+    assert buffer.has_room(3)
+    assert buffer.room(3).events == (97 - 2 * 3) // 3
     buffer.remove({3: (2, 100)})
     assert (buffer.events, buffer.bytes, buffer.settled) == (1, 50 + OVERHEAD_BYTES, 2)
     buffer.remove({3: (1, 50)})
@@ -47,44 +46,34 @@ def test_events_and_bytes_leave_when_they_are_settled_and_not_before() -> None:
 def test_a_lane_that_holds_half_of_what_it_may_has_no_room() -> None:
     buffer = Buffer(60, ROOMY)
     buffer.add(0, events(*range(10)))
-    assert buffer.lane_room(0) is not None
+    assert buffer.has_room(0)
     buffer.add(0, events(11))
-    assert buffer.lane_room(0) is None
+    assert not buffer.has_room(0)
 
 
 def test_what_is_left_then_is_for_those_who_ask_for_little() -> None:
     buffer = Buffer(60, ROOMY)
     buffer.add(0, events(*range(11)))
-    room = buffer.lane_room(0, even_little=True)
+    assert not buffer.has_room(0)
+    room = buffer.rest(0)
     assert room is not None
     assert room.events == (49 - 22) // 3
     buffer.add(0, events(*range(9)))
-    assert buffer.lane_room(0, even_little=True) is None, "with 20 of 60 it holds half of what is free"
-
-
-@given(held=strategies.lists(strategies.integers(0, 400), min_size=16, max_size=16), lanes=strategies.integers(1, 200))
-def test_how_many_share_the_room_does_not_decide_whether_there_is_any(held: list[int], lanes: int) -> None:
-    """Or the scan would wait for a lane that has room already, and not ask for it."""
-    buffer = Buffer(1_000, ROOMY)
-    for lane, count in enumerate(held):
-        buffer.add(lane, events(*range(count), lane=lane))
-    for lane in range(16):
-        assert (buffer.lane_room(lane) is None) == (buffer.lane_room(lane, lanes) is None)
+    assert buffer.rest(0) is None, "with 20 of 60 it holds half of what is free"
 
 
 def test_large_events_fill_the_room_by_their_bytes() -> None:
     buffer = Buffer(1000, 10_000)
     buffer.add(0, events(1, size=2000))
-    assert buffer.lane_room(0) is None
+    assert not buffer.has_room(0)
 
 
 def test_a_full_lane_leaves_its_neighbours_room() -> None:
     buffer = Buffer(90, ROOMY)
     buffer.add(0, events(*range(30)))
-    assert buffer.lane_room(0) is None
-    room = buffer.lane_room(1)
-    assert room is not None
-    assert room.events == 20
+    assert not buffer.has_room(0)
+    assert buffer.has_room(1)
+    assert buffer.room(1).events == 20
 
 
 @given(
@@ -96,8 +85,8 @@ def test_lanes_that_take_no_more_than_their_room_never_exceed_the_bound(takes: l
     """But for the one event that a lane without any may always take."""
     buffer = Buffer(1_000, ROOMY)
     for lane, wanted in takes:
-        room = buffer.lane_room(lane)
-        if room is not None:
+        if buffer.has_room(lane):
+            room = buffer.room(lane)
             assert room.events >= 1
             buffer.add(lane, events(*range(min(wanted, room.events)), lane=lane))
     assert buffer.events <= 1_000 + 16
@@ -107,10 +96,10 @@ def test_a_lane_always_has_room_for_one_event_when_it_is_empty() -> None:
     buffer = Buffer(4, 1000)
     for lane in range(4):
         buffer.add(lane, events(1, lane=lane, size=100_000))
-    room = buffer.lane_room(5)
-    assert room == Reach(1, 1)
+    assert buffer.has_room(5)
+    assert buffer.room(5) == buffer.rest(5) == Reach(1, 1)
     buffer.add(5, events(1, lane=5, size=100_000))
-    assert buffer.lane_room(5) is None
+    assert not buffer.has_room(5)
 
 
 def test_whoever_waits_for_room_hears_of_receipts() -> None:
