@@ -17,7 +17,7 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.structs import TopicPartition
 
 from relay.kafka.errors import translate
-from relay.kafka.unsent import refuse_unsent_unless
+from relay.kafka.unsent import allow_only_while, refuse_unallowed
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class KafkaProducer:
             compression_type=None if settings.compression == "none" else settings.compression,
             **self._options,
         )
+        refuse_unallowed(self._producer)
 
     @classmethod
     async def connect(cls, settings: KafkaSettings, topics: TopicSettings) -> KafkaProducer:
@@ -99,10 +100,6 @@ class KafkaProducer:
                 raise translate(error) from error
             raise
         return producer
-
-    def send_only_while(self, allowed: Callable[[], bool]) -> None:
-        """Refuse what is queued and was never sent as soon as `allowed` says no."""
-        refuse_unsent_unless(allowed, self._producer)
 
     @property
     def died(self) -> asyncio.Task[Any]:
@@ -255,12 +252,21 @@ class KafkaProducer:
         builder.close()
         return RecordBatch(builder, events, total)
 
-    async def send(self, batch: RecordBatch, topic: str, partition: int, done: Callable[[Outcome], None]) -> None:
+    async def send(
+        self,
+        batch: RecordBatch,
+        topic: str,
+        partition: int,
+        allowed: Callable[[], bool],
+        done: Callable[[Outcome], None],
+    ) -> None:
         """Hand a batch to the producer; `done` is called once with what became of it.
 
-        Returns when the producer has it queued, which takes as long as another one is queued there.
+        It is refused if `allowed` says no when it would be sent for the first time. Returns when the producer has it
+        queued, which takes as long as another one is queued there.
         Raises PublishError when it does not take it; then it is not in Kafka and `done` is never called.
         """
+        allow_only_while(batch.builder, allowed)
         while True:
             try:
                 future = await self._producer.send_batch(batch.builder, topic, partition=partition)

@@ -12,15 +12,20 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
 
 
-class LeaseOverError(KafkaError):
-    """A queued batch was not sent, because another replica may own its lanes by now."""
+class NotSentError(KafkaError):
+    """A queued batch was not sent: the lease was over, and another replica may own its lanes by now."""
 
     def __str__(self) -> str:
         return "the lease was over before the batch was sent"
 
 
-def refuse_unsent_unless(allowed: Callable[[], bool], producer: AIOKafkaProducer) -> None:
-    """Have `producer` ask whenever it is about to send, and fail what was never sent if it may not (LeaseOverError).
+def allow_only_while(builder: Any, allowed: Callable[[], bool]) -> None:
+    """The batch that `builder` holds is sent for the first time only if `allowed` says so then."""
+    builder.allowed = allowed
+
+
+def refuse_unallowed(producer: AIOKafkaProducer) -> None:
+    """Have `producer` ask, whenever it is about to send, and fail what was never sent and may not be (NotSentError).
 
     At the last moment, because a process that was stopped for longer than its lease finds Kafka's answer to the batch
     on the wire before anything else, and aiokafka would send the queued one at once. A batch that was sent and not
@@ -32,16 +37,15 @@ def refuse_unsent_unless(allowed: Callable[[], bool], producer: AIOKafkaProducer
     queues = accumulator._batches  # noqa: SLF001
     drain = accumulator.drain_by_nodes
 
-    def drain_if_allowed(*arguments: Any, **options: Any) -> Any:
-        if not allowed():
-            for partition, queued in list(queues.items()):
-                # At most one was never sent: aiokafka takes the next `send_batch` when it has drained this one.
-                if queued[-1].retry_count == 0:
-                    never_sent = queued.pop()
-                    if not queued:
-                        del queues[partition]
-                    never_sent.drain_ready()
-                    never_sent.failure(LeaseOverError())
+    def drain_allowed(*arguments: Any, **options: Any) -> Any:
+        for partition, queued in list(queues.items()):
+            # At most one was never sent: aiokafka takes the next `send_batch` when it has drained this one.
+            if queued[-1].retry_count == 0 and not queued[-1]._builder.allowed():  # noqa: SLF001
+                never_sent = queued.pop()
+                if not queued:
+                    del queues[partition]
+                never_sent.drain_ready()
+                never_sent.failure(NotSentError())
         return drain(*arguments, **options)
 
-    accumulator.drain_by_nodes = drain_if_allowed
+    accumulator.drain_by_nodes = drain_allowed

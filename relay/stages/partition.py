@@ -34,6 +34,10 @@ class Flight:
     """Bytes of the events' keys, payloads and headers."""
     outcome: Outcome | None = None
 
+    def may_begin(self) -> bool:
+        """Whether it may still be sent for the first time, also after its tenure's connections were lost."""
+        return self.outcome is None and self.tenure.holds_lease()
+
 
 @dataclass(slots=True, eq=False)
 class Partition:

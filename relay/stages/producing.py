@@ -36,9 +36,6 @@ class Producer(Protocol):
     def died(self) -> asyncio.Future[Any]:
         """Done once this producer will never send again."""
 
-    def send_only_while(self, allowed: Callable[[], bool]) -> None:
-        """Refuse what is queued and was never sent as soon as `allowed` says no."""
-
     async def partition_count(self, topic: str) -> int:
         """Number of the topic's partitions; PublishError of kind TOPIC when there is no such topic."""
 
@@ -60,8 +57,10 @@ class Producer(Protocol):
     def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None) -> RecordBatch:
         """Move events from the left of `waiting` into a batch that fits."""
 
-    async def send(self, batch: Any, topic: str, partition: int, done: Callable[[Outcome], None]) -> None:
-        """Queue the batch; `done` hears of its outcome."""
+    async def send(
+        self, batch: Any, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[Outcome], None]
+    ) -> None:
+        """Queue the batch, to be sent if it is still `allowed` then; `done` hears of its outcome."""
 
     async def close(self, timeout: float) -> None:
         """Close in bounded time."""
@@ -92,18 +91,16 @@ class ProducerKeeper:
         self,
         quiesce: Callable[[Producer], Awaitable[None]],
         abandon: Callable[[Producer], None],
-        allowed: Callable[[], bool],
     ) -> None:
         """Keep a producer until cancelled.
 
-        It sends while that is `allowed`. A producer to be discarded gets no new batches; `quiesce` waits, bounded,
+        A producer to be discarded gets no new batches; `quiesce` waits, bounded,
         for what it has in flight, and `abandon` gives up the rest.
         """
         try:
             while True:
                 await self._wanted.wait()
                 producer = await self._connected()
-                producer.send_only_while(allowed)
                 self._discard.clear()
                 self._set(producer)
                 died = producer.died

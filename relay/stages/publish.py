@@ -63,7 +63,6 @@ class Publish:
         self._quiesce_timeout = quiesce_timeout
         self._telemetry = telemetry
         self._tenure: Tenure | None = None
-        self._last_tenure: Tenure | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._landed = asyncio.Event()
         self._resolving = Resolving(main, troubles)
@@ -77,12 +76,12 @@ class Publish:
             # The main one at once, so that health knows Kafka; the other when something is refused.
             self._main.want()
             for keeper in (self._main, self._side):
-                self._tasks.create_task(keeper.run(self._quiesce, self._abandon, self._lease_runs))
+                self._tasks.create_task(keeper.run(self._quiesce, self._abandon))
             self._tasks.create_task(self._troubles.run(self))
 
     def begin(self, tenure: Tenure) -> None:
         """Publish what `tenure` hands in from now on."""
-        self._tenure = self._last_tenure = tenure
+        self._tenure = tenure
         self._troubles.begin_tenure(self)
 
     def forget(self, tenure: Tenure) -> None:
@@ -122,6 +121,11 @@ class Publish:
     def in_flight(self) -> int:
         """Events in the producers' hands."""
         return sum(len(flight.events) for partition in self.partitions() for flight in partition.flights)
+
+    def in_flight_beside(self, tenure: Tenure | None) -> int:
+        """Those of other tenures than this one."""
+        flights = [flight for partition in self.partitions() for flight in partition.flights]
+        return sum(len(flight.events) for flight in flights if flight.tenure is not tenure)
 
     def oldest_age(self, now: float) -> float:
         """Seconds since the oldest event in hand was enqueued, at unix time `now`; 0 when there is none."""
@@ -168,10 +172,6 @@ class Publish:
         """The main producer, if there is one just now."""
         return self._main.current
 
-    def _lease_runs(self) -> bool:
-        """Whether batches that are queued may be sent, also after their tenure's connections were lost."""
-        return self._last_tenure is None or self._last_tenure.holds_lease()
-
     def _topic(self, name: str) -> Topic:
         topic = self.topics.get(name)
         if topic is None:
@@ -216,7 +216,8 @@ class Publish:
         flight = Flight(tenure, producer, batch.events, time.monotonic(), batch.size)
         partition.flights.append(flight)
         try:
-            await producer.send(batch, partition.topic, partition.number, partial(self._ended, partition, flight))
+            done = partial(self._ended, partition, flight)
+            await producer.send(batch, partition.topic, partition.number, flight.may_begin, done)
         except PublishError as error:
             self._ended(partition, flight, Refused(error))
 

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import deque
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -155,7 +156,7 @@ async def test_batches_behind_one_that_is_not_acknowledged_wait_and_arrive_in_or
         for number in range(1, 4):
             batch = producer.pack(deque([event(number)]), ALL, None)
             done = lambda outcome, number=number: outcomes.__setitem__(number, outcome)  # noqa: E731
-            sending.append(asyncio.create_task(producer.send(batch, topic, 0, done)))
+            sending.append(asyncio.create_task(producer.send(batch, topic, 0, always, done)))
             # Longer than the time after which aiokafka gives up waiting for the partition's place.
             await asyncio.wait([sending[-1]], timeout=4.5 if number == 3 else 0.2)
         assert [task.done() for task in sending] == [True, True, False]
@@ -174,6 +175,40 @@ async def test_batches_behind_one_that_is_not_acknowledged_wait_and_arrive_in_or
     assert [(record.offset, record.id) for record in records] == [(number, number) for number in range(4)]
 
 
+async def test_a_queued_batch_that_may_not_be_sent_any_more_is_refused_and_those_of_others_go_on(
+    fragile_kafka: KafkaServer,
+) -> None:
+    topic = f"test-{secrets.token_hex(6)}"
+    await create_topic(fragile_kafka.bootstrap_servers, topic, partitions=2)
+    async with connected(fragile_kafka) as producer:
+        await published(producer, topic, [event(0)])
+        await asyncio.to_thread(servers.pause, fragile_kafka)
+        outcomes: dict[int, Outcome] = {}
+        allowed = {1: True, 2: True, 3: True}
+        # The first is on the wire when the permission of the other two is looked at.
+        for number, partition in ((1, 0), (2, 0), (3, 1)):
+            await producer.send(
+                producer.pack(deque([event(number)]), ALL, None),
+                topic,
+                partition,
+                partial(allowed.__getitem__, number),
+                partial(outcomes.__setitem__, number),
+            )
+            await asyncio.sleep(0.1)
+        allowed |= {1: False, 2: False}
+        await asyncio.to_thread(fragile_kafka.resume)
+
+        async def all_ended() -> bool:
+            return len(outcomes) == 3
+
+        await until("all have an outcome", all_ended)
+    assert outcomes[1] == Acknowledged(1)
+    assert isinstance(outcomes[2], Refused)
+    assert "the lease was over before the batch was sent" in str(outcomes[2].error)
+    assert outcomes[3] == Acknowledged(0)
+    assert {record.id for record in await read_topic(fragile_kafka.bootstrap_servers, topic)} == {0, 1, 3}
+
+
 async def test_closing_is_bounded_when_the_broker_does_not_answer(fragile_kafka: KafkaServer) -> None:
     topic = f"test-{secrets.token_hex(6)}"
     await create_topic(fragile_kafka.bootstrap_servers, topic)
@@ -182,8 +217,8 @@ async def test_closing_is_bounded_when_the_broker_does_not_answer(fragile_kafka:
         assert await producer.max_batch_bytes(topic)
         await published(producer, topic, [event(0)])
         await asyncio.to_thread(servers.pause, fragile_kafka)
-        await producer.send(producer.pack(deque([event(1)]), ALL, None), topic, 0, outcomes.append)
-        await producer.send(producer.pack(deque([event(2)]), ALL, None), topic, 0, outcomes.append)
+        await producer.send(producer.pack(deque([event(1)]), ALL, None), topic, 0, always, outcomes.append)
+        await producer.send(producer.pack(deque([event(2)]), ALL, None), topic, 0, always, outcomes.append)
         began = time.monotonic()
         await producer.close(0.5)
         assert time.monotonic() - began < 10
@@ -222,6 +257,11 @@ def event(
     return PendingEvent(0, number, uuid4(), "any", key, payload, text, kind, CREATED, size)
 
 
+def always() -> bool:
+    """Permission to send."""
+    return True
+
+
 async def published(producer: KafkaProducer, topic: str, events: list[PendingEvent]) -> list[Outcome]:
     """Send events to partition 0 of a topic one batch after the other; returns the outcomes of the batches."""
     assert await producer.partition_count(topic)
@@ -230,7 +270,7 @@ async def published(producer: KafkaProducer, topic: str, events: list[PendingEve
     async with asyncio.timeout(20):
         while waiting:
             answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            await producer.send(producer.pack(waiting, ALL, None), topic, 0, answered.set_result)
+            await producer.send(producer.pack(waiting, ALL, None), topic, 0, always, answered.set_result)
             outcomes.append(await answered)
     return outcomes
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+import secrets
+from collections import Counter, defaultdict
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from relay.local import create_topic
 from relay.service import Service
 from relay.settings import Settings
 from relay.telemetry import Telemetry
+from tests import servers
 from tests.checks import check_everything, check_nothing_lost, check_receipts, first_occurrences
 from tests.consumer import Record, read_topic
 from tests.outbox import migrated
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from relay.local import KafkaServer
+    from relay.stages.partition import Flight
     from relay.stages.producing import Producer
-    from tests import servers
     from tests.conftest import MakeTopic
 
 
@@ -72,6 +76,13 @@ class Relaying:
 @pytest.fixture
 async def relaying(database: str, kafka: servers.Kafka) -> AsyncIterator[Relaying]:
     """A relay that is told to stop at the end, and must drain."""
+    async with running_relay(database, kafka) as relaying:
+        yield relaying
+
+
+@asynccontextmanager
+async def running_relay(database: str, kafka: servers.Kafka) -> AsyncIterator[Relaying]:
+    """A relay on these servers."""
     settings = Settings.load(
         environment(postgres_dsn=database, kafka_bootstrap_servers=kafka.bootstrap_servers, http_port=0)
     )
@@ -103,6 +114,43 @@ async def test_a_producer_whose_sender_died_is_replaced_and_costs_nothing_but_re
     assert relaying.telemetry.value("producers_replaced_total") == 1
     repeats = await check_everything(relaying.connection, relaying.bootstrap_servers, topic)
     assert len(repeats) <= in_flight
+
+
+async def test_what_was_queued_when_the_lease_was_lost_is_never_sent_though_a_new_tenure_began(
+    database: str, fragile_kafka: KafkaServer
+) -> None:
+    topic = f"test-{secrets.token_hex(6)}"
+    await create_topic(fragile_kafka.bootstrap_servers, topic, partitions=2)
+    async with running_relay(database, fragile_kafka) as relaying:
+        publish = relaying.service._publish
+        await fill(relaying.connection, topic, 1_000)
+        await relaying.settled(topic)
+        await asyncio.to_thread(servers.pause, fragile_kafka)
+        await fill(relaying.connection, topic, 8_000)
+
+        async def queued() -> list[Flight]:
+            """The second batch of each partition waits for the answer to the first."""
+            return [partition.flights[1] for partition in publish.partitions() if len(partition.flights) > 1]
+
+        flights = await until("batches are queued", queued)
+        tenure = publish.tenure
+        await relaying.connection.execute("UPDATE outbox.lane SET epoch = epoch + 1, owner = gen_random_uuid()")
+        await relaying.connection.execute("SELECT outbox.wake_up()")
+
+        async def taken_again() -> bool:
+            waiting = {event.id for partition in publish.partitions() for event in partition.waiting}
+            return publish.tenure is not tenure and {event.id for event in flights[0].events} <= waiting
+
+        await until("a new tenure has taken the events again", taken_again)
+        assert relaying.telemetry.value("leases_lost_total") == 1
+        await asyncio.to_thread(fragile_kafka.resume)
+        await relaying.settled(topic)
+
+        records = await read_topic(fragile_kafka.bootstrap_servers, topic)
+        await check_nothing_lost(relaying.connection, topic, records)
+    in_order(first_occurrences(records))
+    times = Counter(record.id for record in records)
+    assert {times[event.id] for event in flights[0].events} == {1}
 
 
 async def test_partitions_that_are_added_get_the_keys_that_the_hash_gives_them(
