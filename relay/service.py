@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 import time
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,10 +28,11 @@ from relay.stages.troubles import Troubles
 from relay.watchdog import watch_loop
 
 if TYPE_CHECKING:
-    from uuid import UUID
+    from collections.abc import AsyncIterator, Callable
 
     from relay.errors import PostgresLostError
     from relay.settings import Settings
+    from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -115,23 +117,45 @@ class Service:
 
     async def _sessions(self) -> None:
         """One tenure after the other, until one of them has drained, or a stop finds nothing to drain."""
-        former: UUID | None = None
+        former: Tenure | None = None
+        lost = ""
         while True:
-            session = self._session = await self._open_session()
-            if session is None:
-                return
-            if self._stop.is_set():
-                session.tenure.begin_drain()
-            reason = await session.run(former)
+            async with self._watching_lease(former, lost) as registered:
+                session = self._session = await self._open_session()
+                if session is None:
+                    return
+                if self._stop.is_set():
+                    session.tenure.begin_drain()
+                reason = await session.run(former.replica if former else None, registered)
             if reason is None:
                 return
             self._session = None
-            former = session.tenure.replica
-            if isinstance(reason, LeaseLostError) or not session.tenure.holds_lease():
-                self._publish.discard_in_flight(session.tenure, "the lease was lost")
-                self._telemetry.emit("lease.lost", reason=str(reason))
+            former, lost = session.tenure, "it ran out while PostgreSQL was away"
+            if isinstance(reason, LeaseLostError):
+                former.end_lease()
+                lost = str(reason)
             self._health.postgres_lost(time.monotonic(), reason)
             self._telemetry.emit("postgres.lost", error=reason)
+
+    @asynccontextmanager
+    async def _watching_lease(self, former: Tenure | None, lost: str) -> AsyncIterator[Callable[[], object]]:
+        """Watch the lease of a tenure that is over, until the replica is registered anew: what is yielded says so.
+
+        When it ends, others may own the lanes: what Kafka does not have yet must not be sent any more.
+        """
+        if former is None:
+            yield lambda: None
+            return
+        watching = asyncio.ensure_future(self._until_lease_ends(former, lost))
+        try:
+            yield watching.cancel
+        finally:
+            watching.cancel()
+
+    async def _until_lease_ends(self, tenure: Tenure, lost: str) -> None:
+        await tenure.wait_lease_over()
+        self._publish.discard_in_flight(tenure, "the lease was lost")
+        self._telemetry.emit("lease.lost", reason=lost)
 
     async def _open_session(self) -> Session | None:
         """Wait for PostgreSQL; None when told to stop and Kafka holds nothing that could still need a receipt."""
@@ -191,7 +215,7 @@ class Service:
 
     def _unsettled(self) -> int:
         """Events that were taken and have no receipt: redelivered by whoever claims their lanes next."""
-        if self._session is not None:
-            return self._session.tenure.buffer.events
-        # The tenure is over: only what Kafka got of it can be in the way of a receipt any more.
-        return self._publish.in_flight + self._records.events
+        tenure = self._session.tenure if self._session is not None else None
+        # Of tenures that are over only what Kafka got can be in the way of a receipt any more.
+        left = self._publish.in_flight_beside(tenure) + self._records.events_beside(tenure)
+        return left + (tenure.buffer.events if tenure is not None else 0)

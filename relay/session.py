@@ -28,7 +28,7 @@ from relay.stages.resume import Resume
 from relay.stages.scan import Scan
 from relay.stages.settle import Settle
 from relay.stages.sweep import Sweep
-from relay.stages.tenure import Tenure, TenureLostError
+from relay.stages.tenure import LeaseLostError, Tenure, TenureLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,31 +139,34 @@ class Session:
         )
         return cls(connections, settings, publish, failing, records, replayed, health, telemetry)
 
-    async def run(self, former: UUID | None) -> Exception | None:
+    async def run(self, former: UUID | None, on_registered: Callable[[], object]) -> Exception | None:
         """Run until drained (returns None) or until the tenure is lost (returns why).
 
-        `former` is the replica that this process was in its last tenure; its lanes are free from now on.
+        `former` is the replica that this process was in its last tenure; its lanes are free once this one is
+        registered.
         """
         reason: Exception | None = None
-        left = False
+        has_left = False
         try:
             async with asyncio.TaskGroup() as stages:
                 stages.create_task(self._settle.run(), name="settle")
-                stages.create_task(self._settle_flights_first(former, stages), name="start")
+                stages.create_task(self._settle_flights_first(former, on_registered, stages), name="start")
         except* Drained:
-            left = True
+            has_left = True
         except* (PostgresLostError, TenureLostError) as lost:
-            left = True
+            has_left = True
             reason = _first(lost)
         finally:
             self._publish.forget(self.tenure)
-            if not left:
+            if not has_left:
                 await self._leave()
             for connection in self._connections.values():
                 connect.drop(connection)
         return reason
 
-    async def _settle_flights_first(self, former: UUID | None, stages: asyncio.TaskGroup) -> None:
+    async def _settle_flights_first(
+        self, former: UUID | None, on_registered: Callable[[], object], stages: asyncio.TaskGroup
+    ) -> None:
         try:
             async with asyncio.timeout(FLIGHT_WAIT):
                 await self._publish.wait_landed()
@@ -172,6 +175,7 @@ class Session:
         except TimeoutError:
             pass
         await self._claim.register(former)
+        on_registered()
         self._failing.begin(self.tenure, self._publish.hand_in)
         self._publish.begin(self.tenure)
         # Before the first look at the lanes: what is said after that must be heard.
@@ -202,13 +206,15 @@ class Session:
 
     async def _claim_and_leave(self) -> None:
         await self._claim.run()
+        # What a former tenure left in Kafka's hands needs its receipts, too.
+        await self._publish.wait_landed()
+        await self._records.wait_idle()
         raise Drained
 
     async def _watch_lease(self) -> None:
-        """By our own clock, in case the heartbeat hangs: another replica may own the lanes from then on."""
-        while self.tenure.holds_lease():  # noqa: ASYNC110 the end moves with every heartbeat
-            await asyncio.sleep(max(0.001, self.tenure.lease_ends - time.monotonic()))
-        raise TenureLostError("the lease ran out before the heartbeat got through")
+        """In case the heartbeat hangs: another replica may own the lanes from then on."""
+        await self.tenure.wait_lease_over()
+        raise LeaseLostError("the lease ran out before the heartbeat got through")
 
     async def _report(self) -> None:
         """Tell health whether there is progress, and the gauges what is under way."""

@@ -60,6 +60,10 @@ class Records:
         """Number of events that are not recorded yet."""
         return sum(len(record.events) for record in self._waiting) + self._settling
 
+    def events_beside(self, tenure: Tenure | None) -> int:
+        """Those of other tenures than this one, while nothing is being recorded."""
+        return sum(len(record.events) for record in self._waiting if record.tenure is not tenure)
+
     def holding(self, lane: int) -> bool:
         """Whether events of this lane are held back whose rows are not committed yet."""
         return self._holding.get(lane, 0) > 0

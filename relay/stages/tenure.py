@@ -67,6 +67,11 @@ class Tenure:
         """Whether the lease is certain to be running."""
         return time.monotonic() < self.lease_ends
 
+    async def wait_lease_over(self) -> None:
+        """Wait until the lease may be over by our own clock, whatever becomes of the heartbeat."""
+        while self.holds_lease():  # noqa: ASYNC110 the end moves with every heartbeat
+            await asyncio.sleep(max(0.001, self.lease_ends - time.monotonic()))
+
     def extend_lease(self, ends: float) -> None:
         """A renewal was answered: the lease runs until `ends` at least. Raises LeaseLostError if it was over already.
 
@@ -76,6 +81,10 @@ class Tenure:
         if not self.holds_lease():
             raise LeaseLostError("the lease was over before the answer to its renewal came")
         self.lease_ends = ends
+
+    def end_lease(self) -> None:
+        """The database says that it is over, whatever our own clock says: what was not sent yet must not be."""
+        self.lease_ends = 0.0
 
     def saw_sequence(self, value: int, before: int) -> None:
         """A finished statement read the sequence; when it was sent, `sequence_value` was `before`.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.local import create_topic
+from relay.session import FLIGHT_WAIT
 from tests import servers
 from tests.acceptance.conftest import place
 from tests.relay_process import check_repeats
@@ -93,6 +94,37 @@ async def test_a_stop_while_postgres_is_away_ends_at_once_when_nothing_was_in_fl
         relay.signal(signal.SIGTERM)
         assert await relay.exit_code(15) == 0
         assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
+
+
+async def test_a_stop_while_postgres_is_away_waits_for_a_kafka_that_answers_later(
+    own_postgres: PostgresServer, fragile_kafka: KafkaServer
+) -> None:
+    topic = f"test-{secrets.token_hex(6)}"
+    await create_topic(fragile_kafka.bootstrap_servers, topic)
+    async with place(own_postgres.dsn, fragile_kafka.bootstrap_servers, topic) as here:
+        await fill(here.connection, topic, 100)
+        async with here.relay() as relay:
+            await here.settled()
+            await asyncio.to_thread(servers.pause, fragile_kafka)
+            await fill(here.connection, topic, 100)
+
+            async def in_flight() -> bool:
+                return await relay.metric("inflight_events") > 0
+
+            await until("events are in flight", in_flight)
+            await asyncio.to_thread(own_postgres.kill)
+            await relay.logged("postgres.lost")
+            relay.signal(signal.SIGTERM)
+            await relay.logged("service.stopping")
+            await asyncio.to_thread(own_postgres.start)
+            await relay.logged("postgres.connected", 2)
+            # Longer than it waits before it registers anew, finds no lanes and has nothing to drain.
+            await asyncio.sleep(FLIGHT_WAIT + 1)
+            await asyncio.to_thread(fragile_kafka.resume)
+            assert await relay.exit_code(25) == 0
+            assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
+        await here.reconnect()
+        assert await here.records() == await here.receipts()
 
 
 async def test_a_stop_while_postgres_is_away_waits_to_settle_what_was_acknowledged(

@@ -112,6 +112,30 @@ async def test_a_replica_that_postgres_does_not_answer_stops_at_its_leases_end_a
     assert len(repeats) == replicas.duplicates_counted() == in_metrics > 0
 
 
+async def test_a_replica_that_postgres_refuses_until_its_lease_is_over_knows_that_it_lost_it(here: Place) -> None:
+    async with (
+        Proxy(urlsplit(here.dsn).port or 0) as line,
+        Replicas(here, replica_lease=LEASE, kafka_request_timeout=3, postgres_connect_timeout=2) as replicas,
+    ):
+        refused = await replicas.start("refused", dsn=_by_way_of(line, here.dsn))
+        await replicas.start("other")
+        await replicas.own(refused=8, other=8)
+        await fill(here.connection, here.topic, 1_000)
+        await here.settled()
+        await line.refuse()
+        await refused.logged("postgres.lost")
+        assert not refused.happened("lease.lost")
+        await replicas.own(other=16)
+        await refused.logged("lease.lost")
+
+        await line.accept()
+        await replicas.own(refused=8, other=8)
+        await fill(here.connection, here.topic, 1_000)
+        await here.settled()
+        assert len(refused.happened("lease.lost")) == 1
+        await replicas.stop_all()
+
+
 def _by_way_of(proxy: Proxy, dsn: str) -> str:
     parts = urlsplit(dsn)
     return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{proxy.port}")))
