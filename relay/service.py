@@ -14,7 +14,7 @@ import relay
 from relay.health import Health
 from relay.http import serving
 from relay.kafka.connect import wait_for_producer
-from relay.kafka.partitioner import murmur2
+from relay.kafka.partitioner import murmur2_of_many
 from relay.retry import Backoff
 from relay.session import Session
 from relay.stages.failing import Failing
@@ -72,7 +72,7 @@ class Service:
             troubles,
             self._replayed,
             Pacing(settings.publish),
-            murmur2,
+            murmur2_of_many,
             random.random,
             settings.kafka.request_timeout,
             telemetry,

@@ -17,7 +17,7 @@ from relay.stages.resolving import Resolving
 from relay.stages.topic import Topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from relay.event import PendingEvent
     from relay.stages.failing import Failing
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 ROUTED_AT_ONCE = 1_000
-"""Events: some milliseconds, if all their keys are new."""
+"""Events: about a millisecond, if all their keys are new."""
 
 
 class Publish:
@@ -45,7 +45,7 @@ class Publish:
         troubles: Troubles,
         replayed: Replayed,
         pacing: Pacing,
-        hash_key: Callable[[bytes], int],
+        hash_keys: Callable[[Sequence[bytes]], Sequence[int]],
         random: Callable[[], float],
         quiesce_timeout: float,
         telemetry: Telemetry,
@@ -57,7 +57,7 @@ class Publish:
         self._troubles = troubles
         self._replayed = replayed
         self._pacing = pacing
-        self._hash_key = hash_key
+        self._hash_keys = hash_keys
         self._known_keys = KnownKeys()
         self._random = random
         self._quiesce_timeout = quiesce_timeout
@@ -176,7 +176,7 @@ class Publish:
         topic = self.topics.get(name)
         if topic is None:
             new_backoff = partial(Backoff, self._random, first=0.2, most=15.0)
-            topic = self.topics[name] = Topic(name, new_backoff, self._hash_key, self._known_keys)
+            topic = self.topics[name] = Topic(name, new_backoff, self._hash_keys, self._known_keys)
             self._spawn(self._resolve(topic))
         return topic
 

@@ -10,7 +10,7 @@ from relay.decide.routing import KnownKeys, Router
 from relay.stages.partition import Partition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from relay.event import PendingEvent
     from relay.outcome import PublishError
@@ -44,7 +44,7 @@ class Topic:
 
     name: str
     new_backoff: Callable[[], Backoff]
-    hash_key: Callable[[bytes], int]
+    hash_keys: Callable[[Sequence[bytes]], Sequence[int]]
     known_keys: KnownKeys = field(default_factory=KnownKeys)
     router: Router | None = None
     partitions: list[Partition] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Topic:
 
         Only for an idle topic: a key may move to another partition.
         """
-        self.router = Router(count, self.hash_key, self.known_keys)
+        self.router = Router(count, self.hash_keys, self.known_keys)
         new = [Partition(self.name, number, self.new_backoff()) for number in range(len(self.partitions), count)]
         self.partitions += new
         return new
@@ -83,23 +83,23 @@ class Topic:
         """The number of partitions is in question: what comes from now on waits."""
         self.router = None
 
-    def route(self, events: Iterable[PendingEvent]) -> None:
+    def route(self, events: Sequence[PendingEvent]) -> None:
         """Put events, in order, behind those that wait for their partitions."""
         if self.router is None or self.unrouted:
             self.unrouted.extend(events)
         else:
             self._route(self.router, events)
 
-    def _route(self, router: Router, events: Iterable[PendingEvent]) -> None:
-        known, partition_of = router.known, router.partition
+    def _route(self, router: Router, events: Sequence[PendingEvent]) -> None:
+        partition_of = router.partitions_of(event[4] for event in events)
+        turn = router.next_turn()
         partitions = self.partitions
         touched = set()
         for event in events:
             key = event[4]
-            number = known[key] if key in known else partition_of(key)
+            number = turn if key is None else partition_of[key]
             partitions[number].waiting.append(event)
             touched.add(number)
-        router.next_turn()
         for number in touched:
             partitions[number].wake_up.set()
 

@@ -53,7 +53,7 @@ class Tables:
 
 
 def new_topic(name: str) -> Topic:
-    return Topic(name, lambda: Backoff(random.random), lambda _: 0)
+    return Topic(name, lambda: Backoff(random.random), lambda keys: [0] * len(keys))
 
 
 class Setting:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import aiokafka.partitioner
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.kafka.partitioner import murmur2
+from relay.kafka.partitioner import murmur2, murmur2_of_many
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 @given(st.binary(max_size=200))
 def test_it_equals_the_hash_of_the_kafka_client(data: bytes) -> None:
     assert murmur2(data) == aiokafka.partitioner.murmur2(data) & 0xFFFFFFFF
+
+
+@given(st.integers(0, 40), st.integers(0, 60), st.randoms(use_true_random=False), st.lists(st.binary(max_size=9)))
+def test_many_at_once_have_the_hashes_that_each_has_alone(
+    length: int, count: int, random: Random, others: list[bytes]
+) -> None:
+    keys = others + [random.randbytes(length) for _ in range(count)]
+    random.shuffle(keys)
+    assert murmur2_of_many(keys) == [aiokafka.partitioner.murmur2(key) & 0xFFFFFFFF for key in keys]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tests.events import events, ids
 
 
 def new_topic() -> Topic:
-    return Topic("orders", lambda: Backoff(lambda: 0.0), lambda key: 0)
+    return Topic("orders", lambda: Backoff(lambda: 0.0), lambda keys: [0] * len(keys))
 
 
 def test_what_waited_is_routed_in_parts_and_what_comes_meanwhile_goes_behind_it() -> None:

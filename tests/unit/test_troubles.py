@@ -77,7 +77,7 @@ class FakePublish:
     """Topics and what they have in flight."""
 
     def __init__(self, *names: str) -> None:
-        self.topics = {name: Topic(name, lambda: Backoff(lambda: 0.0), lambda _: 0) for name in names}
+        self.topics = {name: Topic(name, lambda: Backoff(lambda: 0.0), lambda keys: [0] * len(keys)) for name in names}
         for topic in self.topics.values():
             topic.resolved(PARTITIONS)
         self.last_acknowledged = 0.0
