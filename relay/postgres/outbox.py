@@ -140,8 +140,8 @@ class SettleConnection(Statements):
             rows = await self._rows("settle", lanes, ids, receipts.firsts, receipts.partitions, receipts.bases)
         except UniqueViolationError:
             # Another owner was there before us, or this is a repetition.
-            rows = await self._rows("settle_again", *_columns(receipts))
-        return _written(rows)
+            return _written(await self._rows("settle_again", *_columns(receipts)))
+        return Written(len(receipts.ids), int(rows[0]["xid"]))
 
     async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
         """Write receipts and delete the failure and held rows of the events `recorded`, (lane, id) each."""

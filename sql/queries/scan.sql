@@ -29,7 +29,8 @@ SELECT 0::smallint AS lane,
        0::bigint AS created_ms,
        0 AS size
 UNION ALL
-SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload, found.headers::text, found.type,
+SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload,
+       nullif(found.headers, '{}')::text, found.type,
        (date_part('epoch', found.created_at) * 1000)::bigint, found.size
 FROM wanted CROSS JOIN LATERAL (
     (SELECT swept.*
@@ -77,7 +78,8 @@ SELECT 0::smallint AS lane,
        0::bigint AS created_ms,
        0 AS size
 UNION ALL
-(SELECT swept.lane, swept.id, swept.event_id, swept.topic, swept.key, swept.payload, swept.headers::text, swept.type,
+(SELECT swept.lane, swept.id, swept.event_id, swept.topic, swept.key, swept.payload,
+        nullif(swept.headers, '{}')::text, swept.type,
         (date_part('epoch', swept.created_at) * 1000)::bigint, swept.size
  FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
        FROM (SELECT event.*,

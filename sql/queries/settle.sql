@@ -2,17 +2,18 @@
 -- Receipts of acknowledged events: lanes $1, ids $2; in runs with the numbers of their first events $3, their partitions $4, and the offsets of their first events $5.
 -- Sorted, because two owners settling the same events in different orders deadlocked.
 -- Fails when one of them has a receipt already. That is rare, and without ON CONFLICT a row takes PostgreSQL a third less CPU and a quarter less WAL.
+-- OFFSET 0, or the number of the run is found anew for each use of it.
 WITH receipt AS (
     INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)
-    SELECT r.lane, r.id, ($4::int[])[run.number],
-           CASE WHEN ($5::bigint[])[run.number] < 0 THEN -1
-                ELSE ($5::bigint[])[run.number] + r.number - ($3::bigint[])[run.number] END
-    FROM unnest($1::text::smallint[], $2::text::bigint[]) WITH ORDINALITY AS r (lane, id, number)
-    CROSS JOIN LATERAL (SELECT width_bucket(r.number, $3::bigint[]) AS number) AS run
+    SELECT r.lane, r.id, ($4::int[])[r.run],
+           CASE WHEN ($5::bigint[])[r.run] < 0 THEN -1
+                ELSE ($5::bigint[])[r.run] + r.number - ($3::bigint[])[r.run] END
+    FROM (SELECT event.*, width_bucket(event.number, $3::bigint[]) AS run
+          FROM unnest($1::text::smallint[], $2::text::bigint[]) WITH ORDINALITY AS event (lane, id, number)
+          OFFSET 0) AS r
     ORDER BY r.lane, r.id
-    RETURNING 1
 )
-SELECT count(*) AS new, pg_current_xact_id()::text AS xid FROM receipt;
+SELECT pg_current_xact_id()::text AS xid;
 
 -- name: settle_again
 -- The same when some of them have one: lanes $1, ids $2, partitions $3, offsets $4.
