@@ -158,11 +158,11 @@ def release(lanes: list[int], seconds: float, reason: str, wait: float, as_json:
 
     async def act() -> _Asked:
         async with _opened() as (connection, schema):
-            before = {lane.lane: lane for lane in (await read_ownership(connection, schema))[1]}
-            await ask(connection, lanes, None, seconds, reason, who(), schema)
+            epochs = await ask(connection, lanes, None, seconds, reason, who(), schema)
 
             def released(lane: OwnedLane) -> bool:
-                return lane.replica is None or lane.epoch != before[lane.lane].epoch
+                # A claim that began earlier may have been committed since: whoever owns a parked lane gives it back.
+                return lane.replica is None or (lane.epoch != epochs[lane.lane] and not lane.parked)
 
             return await _wait(connection, schema, lanes, released, wait)
 
