@@ -118,8 +118,9 @@ def command(context: click.Context, as_json: bool) -> None:
 def move(lanes: list[int], target: str, seconds: float, reason: str, wait: float, as_json: bool) -> None:
     """Move lanes to a replica.
 
-    They stay there for the time given, or until that replica stops or dies; then they are shared out as all others.
-    The other lanes are shared among all replicas so that each has about as many.
+    They stay there for the time given, or until that replica stops, dies, or loses its lease or its connections to
+    PostgreSQL; then they are shared out as all others. The other lanes are shared among all replicas so that each has
+    about as many.
     """
 
     async def act() -> tuple[_Asked, str]:
