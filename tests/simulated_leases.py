@@ -128,7 +128,8 @@ class SimulatedDatabase:
         claimed = []
         for each in seen:
             row = self.rows[each.lane]
-            if self.alive(replica) and row.epoch == each.epoch:
+            parked = self._lane(each.lane, row).parked
+            if self.alive(replica) and row.epoch == each.epoch and not parked:
                 row.owner, row.epoch = replica, row.epoch + 1
                 claimed.append(each._replace(epoch=row.epoch))
         return claimed

@@ -118,8 +118,9 @@ def command(context: click.Context, as_json: bool) -> None:
 def move(lanes: list[int], target: str, seconds: float, reason: str, wait: float, as_json: bool) -> None:
     """Move lanes to a replica.
 
-    They stay there for the time given, or until that replica stops or dies; then they are shared out as all others.
-    The other lanes are shared among all replicas so that each has about as many.
+    They stay there for the time given, or until that replica stops, dies, or loses its lease or its connections to
+    PostgreSQL; then they are shared out as all others. The other lanes are shared among all replicas so that each has
+    about as many.
     """
 
     async def act() -> tuple[_Asked, str]:
@@ -158,11 +159,11 @@ def release(lanes: list[int], seconds: float, reason: str, wait: float, as_json:
 
     async def act() -> _Asked:
         async with _opened() as (connection, schema):
-            before = {lane.lane: lane for lane in (await read_ownership(connection, schema))[1]}
-            await ask(connection, lanes, None, seconds, reason, who(), schema)
+            epochs = await ask(connection, lanes, None, seconds, reason, who(), schema)
 
             def released(lane: OwnedLane) -> bool:
-                return lane.replica is None or lane.epoch != before[lane.lane].epoch
+                # A claim that began earlier may have been committed since: whoever owns a parked lane gives it back.
+                return lane.replica is None or (lane.epoch != epochs[lane.lane] and not lane.parked)
 
             return await _wait(connection, schema, lanes, released, wait)
 

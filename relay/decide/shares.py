@@ -90,6 +90,8 @@ class Sharing:
         lanes = [row if row.reserved_for in takers else row._replace(reserved_for=None) for row in lanes]
         owned = [row for row in lanes if row.owner == self._replica]
         if self._replica not in takers:
+            # It claims nothing, so no lane that is free concerns it.
+            self._note_free([], now)
             return Plan([], frozenset(row.lane for row in owned), self._look_in(live, lanes, [], now))
         shares = fair_shares(
             takers,
@@ -107,10 +109,13 @@ class Sharing:
         ]
         if orphans:
             holding = Counter(row.owner for row in lanes if not row.free)
-            self._silent = {
+            expected = {row.reserved_for for row in orphans}
+            self._silent |= {
                 each.id: each.lease_ends
                 for each in live
-                if each.id in shares and each.id != self._replica and holding[each.id] < shares[each.id]
+                if each.id in shares
+                and each.id != self._replica
+                and (holding[each.id] < shares[each.id] or each.id in expected)
             }
         claim += orphans
         return Plan(

@@ -267,7 +267,7 @@ class ControlConnection(_Blocking):
         return [LaneRow(*row) for row in await self._rows("lanes")]
 
     async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
-        """Claim those of `seen` that nobody claimed since."""
+        """Claim those of `seen` that nobody claimed or parked since."""
         rows = await self._rows("claim", replica, [row.lane for row in seen], [row.epoch for row in seen])
         claimed = {row["lane"]: (row["epoch"], row["position"]) for row in rows}
         highest = await self._rows("highest_settled", sorted(claimed))

@@ -101,9 +101,13 @@ async def ask(
     reason: str,
     who: str,
     schema: str = DEFAULT_SCHEMA,
-) -> None:
+) -> dict[int, int]:
     """Ask that `replica` own these lanes for so long, or, when it is None, that their owners give them back and nobody
-    owns them for so long; and wake the relays up. What was asked of a lane before does not hold any more."""
+    owns them for so long; and wake the relays up. What was asked of a lane before does not hold any more.
+
+    Returns each lane's epoch: it is asked of the owner at this one.
+    """
     with translated():
-        await connection.execute(query("ask_lanes", schema), lanes, replica, seconds, reason, who)
+        rows = await connection.fetch(query("ask_lanes", schema), lanes, replica, seconds, reason, who)
         await connection.execute(query("lanes_wake_up", schema))
+    return {row["lane"]: row["epoch"] for row in rows}

@@ -79,7 +79,7 @@ class ClaimPort(Protocol):
         """All lanes."""
 
     async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
-        """Claim lanes that nobody claimed since they were seen."""
+        """Claim lanes that nobody claimed or parked since they were seen."""
 
     async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
         """The keys behind a failure that is not resolved: (lane, topic, key)."""

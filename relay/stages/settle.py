@@ -163,8 +163,8 @@ class Settle:
         if failure.tenure is not tenure:
             return 0
         (event,) = failure.events
-        epoch = self._epochs([failure]).get(event[0], -1)
-        written = await self._port.fail(tenure.replica, failure, epoch)
+        epochs = self._epochs([failure])
+        written = await self._port.fail(tenure.replica, failure, epochs[event[0]])
         if written is None:
             raise LeaseLostError(f"lane {event[0]} has another owner")
         self._release([failure])
@@ -174,8 +174,10 @@ class Settle:
         return written.xid
 
     def _epochs(self, records: Sequence[Record]) -> dict[int, int]:
+        """The epochs at which the records' lanes are owned; -1, which no lane is at, for one that is not."""
+        owned = self._tenure.lanes
         lanes = {event[0] for record in records for event in record.events}
-        return {lane: state.epoch for lane in lanes if (state := self._tenure.lanes.get(lane)) is not None}
+        return {lane: owned[lane].epoch if lane in owned else -1 for lane in lanes}
 
     def _recorded(self, receipts: Receipts) -> list[tuple[int, int]]:
         """Those that have a failure or held row, which goes in the transaction that writes the receipt."""

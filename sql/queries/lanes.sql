@@ -44,11 +44,14 @@ ORDER BY l.lane;
 
 -- name: claim
 -- Claim for replica $1, if its lease runs, those of the lanes $2 that are still at the epochs $3 at which they were seen to be free.
+-- Not one that somebody parked meanwhile. One that was moved elsewhere meanwhile is given back at the next look.
 WITH free AS (
     SELECT l.lane
     FROM outbox.lane AS l
     JOIN unnest($2::smallint[], $3::bigint[]) AS seen (lane, epoch) ON seen.lane = l.lane AND seen.epoch = l.epoch
     WHERE EXISTS (SELECT FROM outbox.replica AS r WHERE r.id = $1::uuid AND r.lease_expires_at > clock_timestamp())
+      AND NOT EXISTS (SELECT FROM outbox.lane_intent AS i
+                      WHERE i.lane = l.lane AND i.replica IS NULL AND i.until > clock_timestamp())
     ORDER BY l.lane
     FOR UPDATE OF l SKIP LOCKED
 )

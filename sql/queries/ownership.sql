@@ -28,6 +28,7 @@ ORDER BY l.lane;
 
 -- name: ask_lanes
 -- Ask that replica $2 own the lanes $1 for $3 seconds; without one, that their owners give them back and nobody owns them for so long. For reason $4, by $5 on which machine.
+-- Returns the epochs of which that is asked.
 INSERT INTO outbox.lane_intent AS i (lane, epoch, replica, until, reason, requested_by)
 SELECT l.lane, l.epoch, $2::uuid, clock_timestamp() + make_interval(secs => $3::float8), $4::text,
        session_user || ' (' || $5::text || ')'
@@ -36,7 +37,8 @@ WHERE l.lane = ANY ($1::smallint[])
 ORDER BY l.lane
 ON CONFLICT (lane) DO UPDATE
 SET epoch = excluded.epoch, replica = excluded.replica, until = excluded.until, reason = excluded.reason,
-    requested_by = excluded.requested_by, requested_at = clock_timestamp();
+    requested_by = excluded.requested_by, requested_at = clock_timestamp()
+RETURNING i.lane, i.epoch;
 
 -- name: lanes_wake_up
 -- Let the relays look at once.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.outbox import connected
 from tests.relay_process import check_repeats
+from tests.replicas import Replicas
 from tests.waiting import until
 from tests.writers import Writers, fill
 
@@ -13,6 +14,22 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Place
 
 EVENTS = 20_000
+
+COUNT_UPDATES = """
+CREATE SEQUENCE {table}_updates MINVALUE 0 START 0;
+SELECT nextval('{table}_updates');
+CREATE FUNCTION count_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM nextval('public.{table}_updates'); RETURN NULL; END
+$$;
+CREATE TRIGGER count_updates AFTER UPDATE ON outbox.{table}
+FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION count_{table}();
+"""
+
+COUNTED = {
+    "replica": "OLD.lease_expires_at < NEW.lease_expires_at",
+    # Claims and releases are not what this is about, and on a slow machine a lease may be lost.
+    "lane": "OLD.epoch = NEW.epoch AND OLD.owner IS NOT DISTINCT FROM NEW.owner",
+}
 
 
 async def test_events_flow_past_a_snapshot_and_a_foreign_write_that_are_held_open(here: Place) -> None:
@@ -88,6 +105,71 @@ async def test_a_statement_that_is_cancelled_while_it_waits_for_a_lock_is_tried_
         assert not relay.texts()
 
     assert await here.check_everything() == []
+
+
+async def test_beside_a_held_snapshot_lanes_are_written_by_heartbeats_only_and_not_at_all_when_idle(
+    here: Place,
+) -> None:
+    """While a snapshot stays open, every update leaves a dead row behind that nothing can clean up."""
+    beats = 3
+    async with connected(here.dsn) as reader, Replicas(here, replica_lease=9, kafka_request_timeout=3) as replicas:
+        for name in ("one", "two"):
+            await replicas.start(name)
+        await replicas.own(one=8, two=8)
+        await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        assert await reader.fetchval("SELECT count(*) FROM outbox.event") == 0
+        for table, condition in COUNTED.items():
+            await here.connection.execute(COUNT_UPDATES.format(table=table, condition=condition))
+
+        async with Writers(here.dsn, here.topic) as writers:
+            await updates_reach(here, "replica", 2 * beats)
+        await here.settled()
+        await until("the positions come to the end", lambda: positions_at_the_end(here))
+        in_lanes = await updates(here, "lane")
+        heartbeats = await updates(here, "replica")
+        assert writers.committed > 100
+        # 8 each, or all 16 after a hand-over.
+        assert 0 < in_lanes <= 16 * heartbeats
+
+        rows = await lane_rows(here)
+        await updates_reach(here, "replica", heartbeats + 2 * beats)
+        assert await updates(here, "lane") == in_lanes
+        later = await lane_rows(here)
+        assert [owned for owned in rows if later.get(owned, rows[owned]) != rows[owned]] == []
+        await replicas.stop_all()
+
+    assert len(await here.check_everything()) == replicas.duplicates_counted()
+
+
+async def lane_rows(here: Place) -> dict[tuple[object, ...], object]:
+    """Where each lane's row stands in its table, by lane, owner and epoch; while a snapshot is held, every update puts
+    it somewhere else and leaves the old one there."""
+    rows = await here.connection.fetch("SELECT lane, owner, epoch, ctid FROM outbox.lane")
+    return {tuple(row[:3]): row["ctid"] for row in rows}
+
+
+async def updates(here: Place, table: str) -> int:
+    """How often a row of a table was updated, since that is counted."""
+    count: int = await here.connection.fetchval(f"SELECT last_value FROM {table}_updates")
+    return count
+
+
+async def updates_reach(here: Place, table: str, count: int) -> None:
+    """Wait for so many updates."""
+
+    async def reached() -> bool:
+        return await updates(here, table) >= count
+
+    await until(f"{count} updates of {table}", reached, timeout=60)
+
+
+async def positions_at_the_end(here: Place) -> bool:
+    """Whether the positions of all lanes have reached the newest event: there is nothing to raise them to."""
+    return bool(
+        await here.connection.fetchval(
+            "SELECT min(l.position) = s.last_value FROM outbox.lane AS l, outbox.event_id AS s GROUP BY s.last_value"
+        )
+    )
 
 
 async def cancel_waiting(here: Place) -> bool:

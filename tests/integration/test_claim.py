@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.decide.shares import LANES
+from relay.postgres.migrate import make_roles
+from relay.postgres.ownership import ask
 from relay.stages.tenure import LeaseLostError
 from tests.events import ids
 from tests.outbox import connected, migrated
@@ -78,6 +80,22 @@ class TestSharing:
             stale = [row._replace(epoch=row.epoch - 1) for row in rows]
             assert await late.control.claim(late.tenure.replica, stale) == []
             assert len(first.tenure.lanes) == LANES
+
+    async def test_a_lane_that_was_parked_since_it_was_seen_is_not_claimed(self, outbox: str) -> None:
+        """`relay lanes release --for` said that nobody claims it, as it found it without owner."""
+        async with relay_connections(outbox) as connections, connected(outbox) as connection:
+            await make_roles(connection)
+            relay = HandRelay(connections)
+            await relay.claim.register(None)
+            await connections["control"].execute("SET ROLE outbox_relay")
+            seen = await relay.control.lanes()
+            await ask(connection, [5], None, 600.0, "", "test")
+            await ask(connection, [6], None, 0.0, "", "test")
+            claimed = await relay.control.claim(relay.tenure.replica, seen)
+            assert sorted(lane.lane for lane in claimed) == [lane for lane in range(LANES) if lane != 5]
+            await connection.execute("UPDATE outbox.lane_intent SET until = clock_timestamp()")
+            claimed = await relay.control.claim(relay.tenure.replica, await relay.control.lanes())
+            assert 5 in [lane.lane for lane in claimed]
 
     async def test_a_lane_that_is_locked_is_passed_over_and_not_waited_for(self, outbox: str) -> None:
         async with connected(outbox) as other:

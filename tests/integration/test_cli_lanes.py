@@ -19,11 +19,11 @@ from relay.postgres.ownership import ask
 from relay.postgres.status import read_status
 from tests.outbox import connected, migrated
 from tests.running import KEYS, LONG, owns, running
-from tests.scan_harness import writer
+from tests.scan_harness import HandRelay, relay_connections, writer
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from tests.scan_harness import HandRelay
+    import asyncpg
 
 
 @pytest.fixture
@@ -129,6 +129,46 @@ async def test_a_lane_that_is_released_for_a_time_is_nobodys_for_so_long(outbox:
             await connection.execute("UPDATE outbox.lane_intent SET until = clock_timestamp() + interval '1 s'")
             await connection.execute("SELECT pg_notify('outbox', 'lanes')")
             await owns(two, 8)
+
+
+CLAIM_ALL = """
+UPDATE outbox.lane AS l SET owner = r.id, epoch = l.epoch + 1, claimed_at = clock_timestamp() FROM outbox.replica AS r
+"""
+
+
+@pytest.mark.parametrize("seconds", ["0", "600"])
+async def test_a_lane_that_is_claimed_just_before_somebody_asks_for_it_is_not_called_released(
+    outbox: str, monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    """Its new owner is to give it back: what was seen of it before the request says nothing."""
+
+    async def claim_and_ask(connection: asyncpg.Connection, *arguments: Any) -> dict[int, int]:
+        await connection.execute(CLAIM_ALL)
+        return await ask(connection, *arguments)
+
+    monkeypatch.setattr("relay.cli.lanes.ask", claim_and_ask)
+    async with relay_connections(outbox) as connections:
+        await HandRelay(connections).claim.register(None)
+        asked = await lanes(outbox, "release", "5", "--for", seconds, "--wait", "0.2", "--json")
+    assert json.loads(asked.output) == {"lanes": [5], "to_go": [5]}
+
+
+@pytest.mark.parametrize(("seconds", "to_go"), [("600", [5]), ("0", [])])
+async def test_a_parked_lane_with_an_owner_is_not_called_released_whoever_that_is(
+    outbox: str, monkeypatch: pytest.MonkeyPatch, seconds: str, to_go: list[int]
+) -> None:
+    """A claim that began before the request may be committed after it; the owner's next look gives the lane back."""
+
+    async def ask_and_claim(connection: asyncpg.Connection, *arguments: Any) -> dict[int, int]:
+        epochs = await ask(connection, *arguments)
+        await connection.execute(CLAIM_ALL)
+        return epochs
+
+    monkeypatch.setattr("relay.cli.lanes.ask", ask_and_claim)
+    async with relay_connections(outbox) as connections:
+        await HandRelay(connections).claim.register(None)
+        asked = await lanes(outbox, "release", "5", "--for", seconds, "--wait", "0.2", "--json")
+    assert json.loads(asked.output) == {"lanes": [5], "to_go": to_go}
 
 
 async def test_a_lane_that_is_released_once_is_taken_over_anew(outbox: str) -> None:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
+from relay.decide.failing import Fail, Retry
 from relay.errors import PostgresLostError
-from relay.stages.records import Delivery, Records
+from relay.outcome import FailureKind, PublishError
+from relay.stages.records import Delivery, Failure, HeldBack, Records
 from relay.stages.settle import Receipts
 from tests.events import event, ids
 from tests.outbox import connected, migrated
 from tests.scan_harness import HandRelay, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
     import asyncpg
+
+    from relay.decide.failing import Verdict
 
 LANE = lane_of("k")
 RECEIPTS = "SELECT id, kafka_partition, kafka_offset FROM outbox.delivery ORDER BY id"
@@ -122,6 +130,44 @@ class TestTwice:
                 written = await asyncio.gather(*both)
                 assert sum(each.new for each in written) == 3000
                 await connection.execute("TRUNCATE outbox.delivery")
+
+
+class TestWhoLostALane:
+    """A failure or a held row of a former owner would hold back, or let go, what the next one publishes."""
+
+    async def test_holds_nothing_back_any_more(self, outbox: str) -> None:
+        other = lane_of("another")
+        async with hand_relay(outbox) as relay, connected(outbox) as connection:
+            ours = {lane: relay.lane(lane).epoch for lane in (LANE, other)}
+            held = [HeldBack(relay.tenure, [event(1, lane=LANE), event(2, lane=other)])]
+            for replica, epochs in former_owners(relay, ours):
+                assert await relay.settle_port.hold(replica, held, epochs) is None
+                assert await connection.fetchval("SELECT count(*) FROM outbox.held") == 0
+            written = await relay.settle_port.hold(relay.tenure.replica, held, ours)
+            assert written is not None
+            assert written.new == 2
+
+    @pytest.mark.parametrize("verdict", [Retry(1, 0.0), Fail(1, "block")], ids=["retry", "fail"])
+    async def test_records_no_failure_any_more(self, outbox: str, verdict: Verdict) -> None:
+        counts = "SELECT (SELECT count(*) FROM outbox.failure), (SELECT count(*) FROM outbox.held)"
+        async with hand_relay(outbox) as relay, connected(outbox) as connection:
+            ours = {LANE: relay.lane(LANE).epoch}
+            failed = event(1, lane=LANE)
+            await relay.settle_port.hold(relay.tenure.replica, [HeldBack(relay.tenure, [failed])], ours)
+            failure = Failure(relay.tenure, [failed], verdict, PublishError(FailureKind.EVENT, "too large"))
+            for replica, epochs in former_owners(relay, ours):
+                assert await relay.settle_port.fail(replica, failure, epochs[LANE]) is None
+                assert tuple(await connection.fetchrow(counts)) == (0, 1)
+            written = await relay.settle_port.fail(relay.tenure.replica, failure, ours[LANE])
+            assert written is not None
+            assert tuple(await connection.fetchrow(counts)) == (1, 0)
+
+
+def former_owners(relay: HandRelay, ours: dict[int, int]) -> Iterator[tuple[UUID, dict[int, int]]]:
+    """Replicas and epochs that do not own all of these lanes, though they nearly do."""
+    yield uuid4(), ours
+    for lane, epoch in ours.items():
+        yield relay.tenure.replica, ours | {lane: epoch - 1}
 
 
 class TestLostConnections:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import pytest
+
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.settings import SettleSettings
 from relay.stages.buffer import Buffer
-from relay.stages.records import Delivery, Records
+from relay.stages.records import Delivery, HeldBack, Records
 from relay.stages.settle import Settle, Written
-from relay.stages.tenure import Tenure
+from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
 from tests.events import event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
     from relay.stages.settle import Receipts, SettlePort
 
@@ -23,7 +26,14 @@ LANE = 3
 
 
 class Tables:
-    """Takes receipts."""
+    """Takes receipts, and held rows for lanes that are owned."""
+
+    def __init__(self) -> None:
+        self.held: list[dict[int, int]] = []
+
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written | None:
+        self.held.append(epochs)
+        return Written(1, 0) if epochs.items() <= {LANE: 1}.items() else None
 
     async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
         return Written(len(receipts.ids), 0)
@@ -40,3 +50,15 @@ async def test_the_attempts_of_a_failed_event_are_forgotten_when_it_is_published
     settle = Settle(cast("SettlePort", Tables()), Records(), tenure, SettleSettings(), Telemetry())
     await settle._record([Delivery(tenure, [retried], 0, 100)])
     assert tenure.attempts == {(LANE, 6): 2}
+
+
+async def test_nothing_is_held_back_in_a_lane_that_is_not_owned() -> None:
+    """Lanes that are not owned went unmentioned: if none was, nothing was compared, and the rows were written."""
+    tenure, tables = Tenure(Buffer(1_000, 1_000_000)), Tables()
+    tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+    settle = Settle(cast("SettlePort", tables), Records(), tenure, SettleSettings(), Telemetry())
+    await settle._record([HeldBack(tenure, [event(5, lane=LANE)])])
+    for lanes in ([LANE + 1], [LANE, LANE + 1]):
+        with pytest.raises(LeaseLostError, match=f"one of the lanes \\[.*{LANE + 1}\\] has another owner"):
+            await settle._record([HeldBack(tenure, [event(6, lane=lane) for lane in lanes])])
+    assert tables.held == [{LANE: 1}, {LANE + 1: -1}, {LANE: 1, LANE + 1: -1}]

@@ -113,6 +113,38 @@ class TestOrphans:
             sharing.plan(live(A, B), rows({A: range(8)}), (), NOW + later)
         assert sharing.plan(live(A, C), rows({A: range(16)}), (), NOW + 1).give_back == frozenset(range(8, 16))
 
+    def test_a_lane_that_was_moved_to_a_paused_replica_stays_with_who_claimed_it_as_an_orphan(self) -> None:
+        """The target has its share, and is silent all the same: the lane went back and forth."""
+        sharing = Sharing(A)
+        moved = {"reserved_for": {0: B}}
+        free = rows({A: range(1, 8), B: range(8, 16)}, **moved)
+        assert claims(sharing.plan(live(A, B), free, (), NOW)) == []
+        assert claims(sharing.plan(live(A, B), free, (), NOW + ORPHAN_AFTER)) == [0]
+        taken = rows({A: range(8), B: range(8, 16)}, **moved)
+        assert not sharing.plan(live(A, B), taken, (), NOW + 1).give_back
+        assert sharing.plan(live(A, B, ends=6e9), taken, (), NOW + 2).give_back == {0}
+
+    def test_other_orphans_do_not_make_it_forget_who_is_silent(self) -> None:
+        sharing = Sharing(A)
+        moved = {"reserved_for": {0: B}}
+        for later in (0.0, ORPHAN_AFTER):
+            sharing.plan(
+                live(A, B, C), rows({A: range(1, 6), B: range(6, 11), C: range(11, 16)}, **moved), (), NOW + later
+            )
+        orphaned = rows({A: range(6), B: range(6, 11), C: range(11, 15)}, **moved)
+        for later in (1.0, 1.0 + ORPHAN_AFTER):
+            plan = sharing.plan(live(A, B, C), orphaned, (), NOW + later)
+            assert not plan.give_back
+        assert claims(plan) == [15]
+
+    def test_who_drains_does_not_look_for_orphans_again_and_again(self) -> None:
+        """It claims nothing: the time since when a lane is free stood still, and the next look was always due."""
+        sharing = Sharing(A)
+        lanes = rows({A: range(8)})
+        sharing.plan(live(A, B), lanes, (), NOW)
+        plan = sharing.plan(live(A, B, draining=(A,)), lanes, (), NOW + 1)
+        assert (claims(plan), plan.look_in) == ([], 10.0 + GRAIN)
+
     def test_a_parked_lane_is_no_orphan(self) -> None:
         sharing = Sharing(A)
         lanes = rows({A: range(15)}, parked={15: True}, intent_seconds={15: 60.0})
