@@ -67,7 +67,10 @@ HAPPENINGS: dict[str, Happening] = {
         None, "The event loop ran late", ("seconds",), (Update("loop_delay_seconds", "seconds"),)
     ),
     "loop.blocked": Happening("debug", "The event loop was blocked", ("seconds",), (Update("loop_blocked_total"),)),
-    "loop.stalled": Happening("warning", "The event loop was blocked for long", ("seconds",)),
+    "loop.starved": Happening(
+        "debug", "The event loop waited for a CPU", ("seconds",), (Update("loop_starved_total"),)
+    ),
+    "loop.stalled": Happening("warning", "The event loop stood still", ("seconds", "worked")),
     # PostgreSQL
     "postgres.waiting": Happening(
         "warning",

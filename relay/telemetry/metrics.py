@@ -59,5 +59,8 @@ METRICS: dict[str, Metric] = {
     "segments_dropped_total": Metric("counter", "Segments dropped."),
     "drain_seconds": Metric("histogram", "Time of draining at a stop.", buckets=_LONG_WAITS),
     "loop_delay_seconds": Metric("histogram", "How late the event loop ran what was due."),
-    "loop_blocked_total": Metric("counter", "Times the event loop was blocked for longer than it should."),
+    "loop_blocked_total": Metric("counter", "Times the event loop's own work kept it from what was due for 20 ms."),
+    "loop_starved_total": Metric(
+        "counter", "Times the event loop ran late by 20 ms without a CPU: too few cores, a CPU limit, a slow disk."
+    ),
 }

@@ -137,12 +137,16 @@ class RelayProcess(Tool):
         return found
 
     async def loop_delay(self) -> dict[str, float]:
-        """How late its event loop was: at most (the bound of the last bucket in use), and how often by 20 ms."""
+        """How late its event loop was: at most (the bound of the last bucket in use), and how often by 20 ms.
+
+        By its own work, or for want of a CPU.
+        """
         metrics = await self.metrics()
         start = "relay_loop_delay_seconds_bucket{"
         buckets = sorted((float(name[len(start) : -1]), n) for name, n in metrics.items() if name.startswith(start))
         most = next((bound for bound, count in buckets if count == buckets[-1][1]), 0.0)
-        return {"loop_delay_ms": most * 1000, "loop_blocked": metrics.get("relay_loop_blocked_total", 0.0)}
+        kept = {f"loop_{what}": metrics.get(f"relay_loop_{what}_total", 0.0) for what in ("blocked", "starved")}
+        return {"loop_delay_ms": most * 1000, **kept}
 
     def _read_metrics(self) -> str:
         with urllib.request.urlopen(f"http://{HOST}:{self.port}/metrics", timeout=10) as answer:

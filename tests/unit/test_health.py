@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from relay import watchdog
 from relay.health import MAX_STALL, Health
 from relay.settings import HealthSettings
 from relay.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def healthy(now: float = 0.0) -> Health:
@@ -119,7 +123,17 @@ class Looks(Telemetry):
             self.looked.set()
 
 
-async def test_the_watchdog_reports_turns_and_sees_a_blocked_event_loop() -> None:
+def work(seconds: float) -> None:
+    """Use the CPU for so long."""
+    ends = time.thread_time() + seconds
+    while time.thread_time() < ends:
+        pass
+
+
+@pytest.mark.parametrize(("fault", "counted"), [(work, "blocked"), (time.sleep, "starved")])
+async def test_the_watchdog_reports_turns_and_sees_what_keeps_the_event_loop(
+    fault: Callable[[float], None], counted: str
+) -> None:
     loop = asyncio.get_running_loop()
     telemetry = Looks()
     health = Health(HealthSettings(), now=loop.time() - 2 * MAX_STALL)
@@ -130,10 +144,10 @@ async def test_the_watchdog_reports_turns_and_sees_a_blocked_event_loop() -> Non
         await telemetry.looked.wait()
         assert health.alive(loop.time())
 
-        before = telemetry.value("loop_blocked_total") or 0.0
-        time.sleep(0.05)  # noqa: ASYNC251 the fault under test
+        before = telemetry.value(f"loop_{counted}_total") or 0.0
+        fault(0.05)
         telemetry.looked.clear()
         await telemetry.looked.wait()
         watching.cancel()
-    assert telemetry.value("loop_blocked_total") == before + 1
+    assert telemetry.value(f"loop_{counted}_total") == before + 1
     assert (telemetry.value("loop_delay_seconds_sum") or 0.0) >= watchdog.BLOCKED
