@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from relay.stages.records import Record, Records
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
+
+
+INTERVAL = 0.01
+"""Seconds from the beginning of one statement to that of the next. Nobody waits for a receipt: one commit for what came
+meanwhile leaves more of the disk and the CPUs to the writers. While there is a backlog, a statement takes longer."""
 
 
 class Receipts(NamedTuple):
@@ -87,8 +93,11 @@ class Settle:
 
     async def run(self) -> None:
         """Settle until cancelled."""
+        next_at = 0.0
         while True:
+            await asyncio.sleep(max(0.0, next_at - time.monotonic()))
             taken = await self._records.take(self._settings.batch_events)
+            next_at = time.monotonic() + INTERVAL
             try:
                 await self._record(taken)
             except BaseException:
