@@ -25,6 +25,15 @@ PARTITIONS = 12
 POSTGRES_SETTINGS = {"fsync": "on", "shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
 
 
+def sql_key(keys: str) -> str:
+    """SQL for the 36-byte key of event `i`: the same in each round, and drawn from so many as if at random.
+
+    Drawn in turn, all keys would be new in the first events and none after: what a new key costs would be measured
+    there only.
+    """
+    return f"'order-' || lpad(((hashint8extended(i, 0) & 9223372036854775807) % {keys})::text, 30, '0')"
+
+
 class Place:
     """PostgreSQL (fsync on) and Kafka for a run of benchmarks; `settings` are further ones of PostgreSQL."""
 
@@ -107,7 +116,7 @@ class Outbox:
         await self.connection.execute(
             "INSERT INTO outbox.event (topic, key, payload)"
             " SELECT CASE WHEN $5::bigint > 1 THEN $1 || '-' || i % $5::bigint ELSE $1 END,"
-            "        convert_to('order-' || lpad((i * 7919 % $3::bigint)::text, 30, '0'), 'UTF8'),"
+            f"        convert_to({sql_key('$3::bigint')}, 'UTF8'),"
             "        convert_to(rpad(i::text, $4::int, 'x'), 'UTF8')"
             " FROM generate_series(1, $2::bigint) AS i",
             self.topic,
