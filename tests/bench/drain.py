@@ -38,7 +38,7 @@ async def measure_drain(place: Place, events: int, rounds: int) -> Report:
             at_least=60_000,
         ),
         Finding("CPU of the relay per event while draining", [each["relay_cpu_us"] for each in drained], "us", None, 9),
-        Finding("Speed in the last fifth against the first", [each["last_to_first"] for each in drained], "", 0.9),
+        Finding("Speed in the last fifth against the second", [each["last_to_second"] for each in drained], "", 0.9),
     ]
     return Report("drain", BENCHMARK, {"events": events}, series, findings, machine=place.machine)
 
@@ -55,8 +55,8 @@ async def measure_held_snapshot(place: Place, events: int, rounds: int) -> Repor
             at_least=0.95,
         ),
         Finding(
-            "Beside it, the last fifth against the first",
-            [each["last_to_first"] for each in series["held"]],
+            "Beside it, the last fifth against the second",
+            [each["last_to_second"] for each in series["held"]],
             at_least=0.9,
         ),
     ]
@@ -118,17 +118,17 @@ async def measure(place: Place, outbox: Outbox, events: int) -> Figures:
 
 
 async def speed(outbox: Outbox) -> Figures:
-    """Events per second from the first receipt to the last, and how the last fifth compares with the first.
+    """Events per second from the first receipt to the last, and how the last fifth compares with the second.
 
-    By the database's clock.
+    By the database's clock. The first fifth has starting and most of the new keys in it, and would flatter the last.
     """
     row = await outbox.connection.fetchrow(
         "SELECT count(*)::float8 AS events,"
-        " percentile_disc(ARRAY[0, 0.2, 0.8, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM delivered_at)::float8)"
+        " percentile_disc(ARRAY[0, 0.2, 0.4, 0.8, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM delivered_at)::float8)"
         " AS at FROM outbox.delivery"
     )
-    begin, fifth, four_fifths, end = row["at"]
+    begin, fifth, two_fifths, four_fifths, end = row["at"]
     return {
         "events_per_second": row["events"] / max(end - begin, 1e-3),
-        "last_to_first": max(fifth - begin, 1e-3) / max(end - four_fifths, 1e-3),
+        "last_to_second": max(two_fifths - fifth, 1e-3) / max(end - four_fifths, 1e-3),
     }

@@ -14,7 +14,7 @@ Figures: TypeAlias = "dict[str, float]"
 FIGURES = {
     "events": "events",
     "events_per_second": "events/s",
-    "last_to_first": "last fifth's speed / first fifth's",
+    "last_to_second": "last fifth's speed / second fifth's",
     "p50_ms": "latency ms, p50",
     "p99_ms": "latency ms, p99",
     "max_ms": "latency ms, most",
