@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tests.bench.command import output, run
-from tests.bench.drain import drain
+from tests.bench.drain import LOOK_INTERVAL, drain
 from tests.bench.pgbench import Services, create_accounts
 from tests.bench.report import Finding, Report
 from tests.bench.usage import Usage
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tests.bench.figures import Figures
     from tests.bench.place import Outbox, Place
+    from tests.bench.process import RelayProcess
     from tests.consumer import Record
 
 LONGEST_RESTART = 300.0
@@ -114,11 +115,11 @@ async def outage(
                     starting = await _now(connection)
                     await asyncio.to_thread(place.kafka.start)
                     back = await _now(connection)
-                    await _until_delivered(outbox, back)
+                    await _until_delivered(outbox, relay, back)
                     await asyncio.sleep(min(AFTER, seconds))
                     services.check()
                 # All of them: what was committed last, too.
-                await _until_delivered(outbox, await _now(connection))
+                await _until_delivered(outbox, relay, await _now(connection))
                 growth = max(usage.rss) - usual
         figures = {
             "outage_seconds": (back - killed).total_seconds(),
@@ -157,8 +158,8 @@ async def _drain_beside_writers(place: Place, events: int, rate: float) -> float
             async with services:
                 await asyncio.sleep(START)
                 begin = await _now(outbox.connection)
-                async with place.relay(outbox):
-                    await _until_delivered(outbox, begin)
+                async with place.relay(outbox) as relay:
+                    await _until_delivered(outbox, relay, begin)
                 services.check()
         return (await _catching_up(outbox.connection, begin))["catch_up_per_second"]
 
@@ -169,15 +170,22 @@ async def _now(connection: asyncpg.Connection) -> datetime:
     return now
 
 
-async def _until_delivered(outbox: Outbox, until: datetime) -> None:
-    """Wait until everything that was written before then has a receipt."""
+async def _until_delivered(outbox: Outbox, relay: RelayProcess, until: datetime) -> None:
+    """Wait until everything that was written before then has a receipt.
+
+    Looked at as in `drain`; PostgreSQL is asked, which costs it a lot, when nearly all of it must be delivered.
+    """
+    events: int = await outbox.connection.fetchval("SELECT count(*) FROM outbox.event WHERE created_at < $1", until)
     async with asyncio.timeout(CATCH_UP_SECONDS):
+        while await relay.settled() < events:
+            relay.check()
+            await asyncio.sleep(LOOK_INTERVAL)
         while await outbox.connection.fetchval(  # noqa: ASYNC110 receipts tell nobody
             "SELECT EXISTS (SELECT FROM outbox.event AS e WHERE created_at < $1"
             " AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = e.lane AND d.id = e.id))",
             until,
         ):
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(LOOK_INTERVAL)
 
 
 async def _written(connection: asyncpg.Connection, begin: datetime, end: datetime) -> float:
