@@ -141,7 +141,10 @@ async def test_idle(place: Place) -> None:
 async def test_outage(place: Place) -> None:
     report = await measure_outage(place, rate=50, seconds=1, before=1, rounds=1)
     check(report, {"writers_before", "writers_during", "rss_growth_mb", "catch_up_per_second", "drain_per_second"})
-    check(report, {"outage_seconds", "cold_drain_per_second", "cold_drain_beside_writers_per_second"})
+    check(
+        report,
+        {"outage_seconds", "first_receipt_seconds", "cold_drain_per_second", "cold_drain_beside_writers_per_second"},
+    )
     (found,) = report.series["outage"]
     assert (found["lost"], found["out_of_order"]) == (0, 0)
     assert found["writers_before"] > 0

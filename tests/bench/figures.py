@@ -43,6 +43,7 @@ FIGURES = {
     "writers_before": "transactions/s before the outage",
     "writers_during": "transactions/s during the outage",
     "rss_growth_mb": "RSS MB, growth",
+    "first_receipt_seconds": "seconds from Kafka's return to the first receipt",
     "catch_up_per_second": "events/s while catching up",
     "drain_per_second": "events/s draining as many",
     "cold_drain_per_second": "events/s draining as many, Kafka just started",

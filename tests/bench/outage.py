@@ -49,6 +49,11 @@ async def measure_outage(place: Place, rate: float, seconds: float, before: floa
         ),
         Finding("Memory of the relay, growth by the outage", [each["rss_growth_mb"] for each in found], "MB", None, 32),
         Finding(
+            "From Kafka's return to the first receipt",
+            [each["first_receipt_seconds"] for each in found],
+            "s",
+        ),
+        Finding(
             "Speed of catching up against draining as many",
             [each["catch_up_per_second"] / each["drain_per_second"] for each in found],
             at_least=0.8,
@@ -127,6 +132,7 @@ async def outage(
             "writers_during": await _written(connection, killed, starting),
             "rss_mb": usual + growth,
             "rss_growth_mb": growth,
+            "first_receipt_seconds": await _first_receipt(connection, starting, back),
             **await _catching_up(connection, back),
             **check_records(await _ids(connection), await read_topic(place.kafka.bootstrap_servers, outbox.topic)),
         }
@@ -193,6 +199,13 @@ async def _written(connection: asyncpg.Connection, begin: datetime, end: datetim
         "SELECT count(*) FROM outbox.event WHERE created_at >= $1 AND created_at < $2", begin, end
     )
     return count / (end - begin).total_seconds()
+
+
+async def _first_receipt(connection: asyncpg.Connection, starting: datetime, back: datetime) -> float:
+    """Seconds from `back` to the first receipt since Kafka was started; negative if it took events before."""
+    first = await connection.fetchval("SELECT min(delivered_at) FROM outbox.delivery WHERE delivered_at > $1", starting)
+    assert isinstance(first, datetime)
+    return (first - back).total_seconds()
 
 
 async def _catching_up(connection: asyncpg.Connection, back: datetime) -> Figures:
