@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench import debezium, naive
 from tests.bench.latency import enqueue_one
-from tests.bench.place import sql_key
+from tests.bench.place import KEYS, sql_key
 from tests.bench.process import Tool
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.bench.place import Place
 
 ROOT = Path(__file__).parents[2]
-KEYS = 100_000
 PAYLOAD = "rpad(i::text, 500, 'x')"
 
 

@@ -10,6 +10,7 @@ import click
 
 from tests.bench.command import output, run
 from tests.bench.figures import Figures, ratios
+from tests.bench.place import KEYS
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.usage import Usage
 
@@ -82,13 +83,13 @@ def held_snapshot_command(events: int, rounds: int, json_file: Any, picture: Pat
     run(lambda place: measure_held_snapshot(place, events, rounds), json_file, picture)
 
 
-async def drain(place: Place, events: int, *, held: bool = False) -> Figures:
+async def drain(place: Place, events: int, keys: int = KEYS, *, held: bool = False) -> Figures:
     """Fill a new outbox, start one replica, and wait until everything has a receipt.
 
     With `held`, a REPEATABLE READ transaction that began before it stays open.
     """
     async with place.outbox() as outbox:
-        await outbox.fill(events)
+        await outbox.fill(events, keys)
         if not held:
             return await measure(place, outbox, events)
         holder = await asyncpg.connect(outbox.dsn)

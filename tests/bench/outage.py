@@ -12,7 +12,7 @@ import click
 
 from tests.bench.command import output, run
 from tests.bench.drain import LOOK_INTERVAL, drain
-from tests.bench.pgbench import Services, create_accounts
+from tests.bench.pgbench import ACCOUNTS, Services, create_accounts
 from tests.bench.report import Finding, Report
 from tests.bench.usage import Usage
 from tests.consumer import read_topic
@@ -141,10 +141,10 @@ async def outage(
             "delivered": await _per_second(connection, "outbox.delivery", "delivered_at", begin),
         }
     events = max(1, round(figures.pop("caught_up")))
-    drained = await drain(place, events)
+    drained = await drain(place, events, ACCOUNTS)
     # What catching up meets: a broker whose code is not compiled yet.
     await asyncio.to_thread(place.kafka.restart)
-    cold = await drain(place, events)
+    cold = await drain(place, events, ACCOUNTS)
     await asyncio.to_thread(place.kafka.restart)
     drains = {
         "drain_per_second": drained["events_per_second"],
@@ -158,7 +158,7 @@ async def _drain_beside_writers(place: Place, events: int, rate: float) -> float
     """A backlog like that of the outage, which a relay meets when it starts, while the writers go on."""
     async with place.outbox() as outbox:
         await create_accounts(outbox.connection)
-        await outbox.fill(events)
+        await outbox.fill(events, ACCOUNTS)
         with tempfile.TemporaryDirectory(prefix="bench-outage-") as folder:
             services = Services(Path(folder), outbox.dsn, outbox.topic, CATCH_UP_SECONDS, rate)
             async with services:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PARTITIONS = 12
+KEYS = 100_000
+"""Of a backlog."""
 # As a small production server would have it; 128 MB would make every round a test of the disk.
 POSTGRES_SETTINGS = {"fsync": "on", "shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
 
@@ -108,7 +110,7 @@ class Outbox:
     dsn: str
     topic: str
 
-    async def fill(self, events: int, keys: int = 100_000, payload_bytes: int = 500, topics: int = 1) -> None:
+    async def fill(self, events: int, keys: int = KEYS, payload_bytes: int = 500, topics: int = 1) -> None:
         """Enqueue a backlog with 36-byte keys, in the server.
 
         With several topics, event i is for the one called like the topic and i modulo their number: bench-1-0, ...

@@ -23,7 +23,7 @@ from relay.local import create_topic
 from relay.postgres.migrate import migrate
 from tests.bench.command import output, run
 from tests.bench.figures import Figures, median, ratios
-from tests.bench.place import PARTITIONS, Outbox, sql_key
+from tests.bench.place import KEYS, PARTITIONS, Outbox, sql_key
 from tests.bench.process import Tool, cpu_of_tree
 from tests.bench.report import Finding, Report, interleave
 from tests.delayed_kafka import DelayedKafka
@@ -43,7 +43,7 @@ LONGEST = 300.0
 """Seconds for the replicas to share the lanes, and again to drain."""
 FILL = f"""
 INSERT INTO outbox.event (topic, key, payload)
-SELECT $1, convert_to({sql_key("100000")}, 'UTF8'),
+SELECT $1, convert_to({sql_key(str(KEYS))}, 'UTF8'),
        convert_to(rpad(i::text, 500, 'x'), 'UTF8')
 FROM generate_series(1, $2::bigint) AS i
 """
