@@ -18,6 +18,7 @@ FIGURES = {
     "p50_ms": "latency ms, p50",
     "p99_ms": "latency ms, p99",
     "max_ms": "latency ms, most",
+    "before_commit_returned": "at the consumer before COMMIT returned",
     "relay_cpu_us": "CPU us/event, relay",
     "postgres_cpu_us": "CPU us/event, PostgreSQL",
     "kafka_cpu_us": "CPU us/event, Kafka",
