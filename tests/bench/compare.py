@@ -55,6 +55,7 @@ async def measure_compare(
         names.remove("Debezium Server")
     drains = {name: partial(drain, place, name, events) for name in names}
     waits = {name: partial(wait, place, name, rate, seconds) for name in names if name != "naive relay"}
+    await place.warm_up(events)
     series = await interleave(rounds, drains)
     for name, found in (await interleave(rounds, waits)).items():
         for figures, more in zip(series[name], found, strict=True):

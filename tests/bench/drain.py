@@ -10,7 +10,7 @@ import click
 
 from tests.bench.command import output, run
 from tests.bench.figures import Figures, ratios
-from tests.bench.place import KEYS
+from tests.bench.place import KEYS, LOOK_INTERVAL
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.usage import Usage
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from tests.bench.place import Outbox, Place
 
-LOOK_INTERVAL = 0.5
-"""Seconds between looks at the relay's progress: each costs it a few milliseconds."""
 LONGEST = 3600.0
 """Seconds in which a backlog must be drained."""
 
@@ -29,6 +27,7 @@ BENCHMARK = "Draining a backlog of 500-byte events, one replica, default setting
 
 async def measure_drain(place: Place, events: int, rounds: int) -> Report:
     """Rounds of `drain`."""
+    await place.warm_up(events)
     series = await interleave(rounds, {"drain": lambda: drain(place, events)})
     drained = series["drain"]
     findings = [
@@ -46,6 +45,7 @@ async def measure_drain(place: Place, events: int, rounds: int) -> Report:
 
 async def measure_held_snapshot(place: Place, events: int, rounds: int) -> Report:
     """Rounds of `drain` and `held_snapshot` in turn."""
+    await place.warm_up(events)
     series = await interleave(
         rounds, {"free": lambda: drain(place, events), "held": lambda: drain(place, events, held=True)}
     )

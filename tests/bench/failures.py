@@ -11,7 +11,7 @@ from relay.local import create_topic
 from tests.bench.command import output, run
 from tests.bench.drain import speed
 from tests.bench.figures import Figures, ratios
-from tests.bench.place import PARTITIONS
+from tests.bench.place import LOOK_INTERVAL, PARTITIONS
 from tests.bench.report import Finding, Report, interleave
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ DRAIN_SECONDS = 600
 
 async def measure_bad_event(place: Place, events: int, rounds: int) -> Report:
     """A backlog with one event of 5 MB in it, in turn with rounds without."""
+    await place.warm_up(events)
     series = await interleave(
         rounds,
         {
@@ -43,6 +44,7 @@ async def measure_bad_event(place: Place, events: int, rounds: int) -> Report:
 
 async def measure_missing_topic(place: Place, events: int, rounds: int) -> Report:
     """A backlog for ten topics, in turn with the same beside events for an eleventh that is missing."""
+    await place.warm_up(events)
     series = await interleave(
         rounds,
         {
@@ -124,5 +126,5 @@ async def _measure(place: Place, outbox: Outbox, events: int) -> Figures:
     async with place.relay(outbox) as relay, asyncio.timeout(DRAIN_SECONDS):
         while await outbox.receipts() < events:
             relay.check()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(LOOK_INTERVAL)
     return {"events": await outbox.receipts(), **await speed(outbox)}

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tests.bench.command import output, run
-from tests.bench.drain import LOOK_INTERVAL, drain
+from tests.bench.drain import drain
 from tests.bench.pgbench import ACCOUNTS, Services, create_accounts
+from tests.bench.place import LOOK_INTERVAL
 from tests.bench.report import Finding, Report
 from tests.bench.usage import Usage
 from tests.consumer import read_topic
