@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench import debezium, naive
 from tests.bench.latency import enqueue_one
+from tests.bench.place import KEYS, sql_key
 from tests.bench.process import Tool
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from tests.bench.place import Place
 
 ROOT = Path(__file__).parents[2]
-KEYS = 100_000
-KEY = "'order-' || lpad((i * 7919 % $3::bigint)::text, 30, '0')"
 PAYLOAD = "rpad(i::text, 500, 'x')"
 
 
@@ -55,7 +54,7 @@ async def naive_relay(place: Place) -> AsyncIterator[Scene]:
 
     async def fill(events: int) -> None:
         await connection.execute(
-            f"{insert} SELECT $1, convert_to({KEY}, 'UTF8'), convert_to({PAYLOAD}, 'UTF8')"
+            f"{insert} SELECT $1, convert_to({sql_key('$3::bigint')}, 'UTF8'), convert_to({PAYLOAD}, 'UTF8')"
             " FROM generate_series(1, $2::bigint) AS i",
             topic,
             events,
@@ -86,7 +85,7 @@ async def debezium_server(place: Place) -> AsyncIterator[Scene]:
         await connection.execute(
             "CREATE PROCEDURE fill(topic text, events bigint, keys bigint) LANGUAGE plpgsql AS $$ BEGIN"
             " FOR begins IN 1..events BY 1000 LOOP"
-            f" {insert} SELECT topic, {KEY.replace('$3', 'keys')}, {PAYLOAD}"
+            f" {insert} SELECT topic, {sql_key('keys')}, {PAYLOAD}"
             " FROM generate_series(begins, least(begins + 999, events)) AS i;"
             " COMMIT; END LOOP; END $$"
         )

@@ -10,6 +10,7 @@ import click
 
 from tests.bench.command import output, run
 from tests.bench.figures import Figures, ratios
+from tests.bench.place import KEYS, LOOK_INTERVAL
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.usage import Usage
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from tests.bench.place import Outbox, Place
 
-LOOK_INTERVAL = 0.5
-"""Seconds between looks at the relay's progress: each costs it a few milliseconds."""
 LONGEST = 3600.0
 """Seconds in which a backlog must be drained."""
 
@@ -28,6 +27,7 @@ BENCHMARK = "Draining a backlog of 500-byte events, one replica, default setting
 
 async def measure_drain(place: Place, events: int, rounds: int) -> Report:
     """Rounds of `drain`."""
+    await place.warm_up(events)
     series = await interleave(rounds, {"drain": lambda: drain(place, events)})
     drained = series["drain"]
     findings = [
@@ -38,13 +38,14 @@ async def measure_drain(place: Place, events: int, rounds: int) -> Report:
             at_least=60_000,
         ),
         Finding("CPU of the relay per event while draining", [each["relay_cpu_us"] for each in drained], "us", None, 9),
-        Finding("Speed in the last fifth against the first", [each["last_to_first"] for each in drained], "", 0.9),
+        Finding("Speed in the last fifth against the second", [each["last_to_second"] for each in drained], "", 0.9),
     ]
     return Report("drain", BENCHMARK, {"events": events}, series, findings, machine=place.machine)
 
 
 async def measure_held_snapshot(place: Place, events: int, rounds: int) -> Report:
     """Rounds of `drain` and `held_snapshot` in turn."""
+    await place.warm_up(events)
     series = await interleave(
         rounds, {"free": lambda: drain(place, events), "held": lambda: drain(place, events, held=True)}
     )
@@ -55,8 +56,8 @@ async def measure_held_snapshot(place: Place, events: int, rounds: int) -> Repor
             at_least=0.95,
         ),
         Finding(
-            "Beside it, the last fifth against the first",
-            [each["last_to_first"] for each in series["held"]],
+            "Beside it, the last fifth against the second",
+            [each["last_to_second"] for each in series["held"]],
             at_least=0.9,
         ),
     ]
@@ -82,13 +83,13 @@ def held_snapshot_command(events: int, rounds: int, json_file: Any, picture: Pat
     run(lambda place: measure_held_snapshot(place, events, rounds), json_file, picture)
 
 
-async def drain(place: Place, events: int, *, held: bool = False) -> Figures:
+async def drain(place: Place, events: int, keys: int = KEYS, *, held: bool = False) -> Figures:
     """Fill a new outbox, start one replica, and wait until everything has a receipt.
 
     With `held`, a REPEATABLE READ transaction that began before it stays open.
     """
     async with place.outbox() as outbox:
-        await outbox.fill(events)
+        await outbox.fill(events, keys)
         if not held:
             return await measure(place, outbox, events)
         holder = await asyncpg.connect(outbox.dsn)
@@ -118,17 +119,17 @@ async def measure(place: Place, outbox: Outbox, events: int) -> Figures:
 
 
 async def speed(outbox: Outbox) -> Figures:
-    """Events per second from the first receipt to the last, and how the last fifth compares with the first.
+    """Events per second from the first receipt to the last, and how the last fifth compares with the second.
 
-    By the database's clock.
+    By the database's clock. The first fifth has starting and most of the new keys in it, and would flatter the last.
     """
     row = await outbox.connection.fetchrow(
         "SELECT count(*)::float8 AS events,"
-        " percentile_disc(ARRAY[0, 0.2, 0.8, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM delivered_at)::float8)"
+        " percentile_disc(ARRAY[0, 0.2, 0.4, 0.8, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM delivered_at)::float8)"
         " AS at FROM outbox.delivery"
     )
-    begin, fifth, four_fifths, end = row["at"]
+    begin, fifth, two_fifths, four_fifths, end = row["at"]
     return {
         "events_per_second": row["events"] / max(end - begin, 1e-3),
-        "last_to_first": max(fifth - begin, 1e-3) / max(end - four_fifths, 1e-3),
+        "last_to_second": max(two_fifths - fifth, 1e-3) / max(end - four_fifths, 1e-3),
     }

@@ -1,6 +1,7 @@
 """The relay that a team writes in an afternoon, for comparison: `python -m tests.bench.naive DSN BOOTSTRAP_SERVERS`.
 
-It claims rows with SKIP LOCKED, awaits each send, and marks each row delivered. It is right as long as one of it runs.
+It claims a batch of rows with SKIP LOCKED, awaits each send, and marks the batch delivered. It is right as long as one
+of it runs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CLAIM = """
     SELECT id, topic, key, payload FROM outbox_event
     WHERE delivered_at IS NULL ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
 """
-MARK = "UPDATE outbox_event SET delivered_at = now() WHERE id = $1"
+MARK = "UPDATE outbox_event SET delivered_at = now() WHERE id = ANY($1)"
 
 
 async def relay(dsn: str, bootstrap_servers: str) -> None:
@@ -44,7 +45,8 @@ async def relay(dsn: str, bootstrap_servers: str) -> None:
                 rows = await connection.fetch(CLAIM, BATCH)
                 for row in rows:
                     await producer.send_and_wait(row["topic"], row["payload"], key=row["key"])
-                    await connection.execute(MARK, row["id"])
+                if rows:
+                    await connection.execute(MARK, [row["id"] for row in rows])
             if not rows:
                 await asyncio.sleep(IDLE_SECONDS)
     finally:

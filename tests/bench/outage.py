@@ -12,7 +12,8 @@ import click
 
 from tests.bench.command import output, run
 from tests.bench.drain import drain
-from tests.bench.pgbench import Services, create_accounts
+from tests.bench.pgbench import ACCOUNTS, Services, create_accounts
+from tests.bench.place import LOOK_INTERVAL
 from tests.bench.report import Finding, Report
 from tests.bench.usage import Usage
 from tests.consumer import read_topic
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.bench.figures import Figures
     from tests.bench.place import Outbox, Place
+    from tests.bench.process import RelayProcess
     from tests.consumer import Record
 
 LONGEST_RESTART = 300.0
@@ -47,6 +49,11 @@ async def measure_outage(place: Place, rate: float, seconds: float, before: floa
             at_least=0.98,
         ),
         Finding("Memory of the relay, growth by the outage", [each["rss_growth_mb"] for each in found], "MB", None, 32),
+        Finding(
+            "From Kafka's return to the first receipt",
+            [each["first_receipt_seconds"] for each in found],
+            "s",
+        ),
         Finding(
             "Speed of catching up against draining as many",
             [each["catch_up_per_second"] / each["drain_per_second"] for each in found],
@@ -114,11 +121,11 @@ async def outage(
                     starting = await _now(connection)
                     await asyncio.to_thread(place.kafka.start)
                     back = await _now(connection)
-                    await _until_delivered(outbox, back)
+                    await _until_delivered(outbox, relay, back)
                     await asyncio.sleep(min(AFTER, seconds))
                     services.check()
                 # All of them: what was committed last, too.
-                await _until_delivered(outbox, await _now(connection))
+                await _until_delivered(outbox, relay, await _now(connection))
                 growth = max(usage.rss) - usual
         figures = {
             "outage_seconds": (back - killed).total_seconds(),
@@ -126,6 +133,7 @@ async def outage(
             "writers_during": await _written(connection, killed, starting),
             "rss_mb": usual + growth,
             "rss_growth_mb": growth,
+            "first_receipt_seconds": await _first_receipt(connection, starting, back),
             **await _catching_up(connection, back),
             **check_records(await _ids(connection), await read_topic(place.kafka.bootstrap_servers, outbox.topic)),
         }
@@ -134,10 +142,10 @@ async def outage(
             "delivered": await _per_second(connection, "outbox.delivery", "delivered_at", begin),
         }
     events = max(1, round(figures.pop("caught_up")))
-    drained = await drain(place, events)
+    drained = await drain(place, events, ACCOUNTS)
     # What catching up meets: a broker whose code is not compiled yet.
     await asyncio.to_thread(place.kafka.restart)
-    cold = await drain(place, events)
+    cold = await drain(place, events, ACCOUNTS)
     await asyncio.to_thread(place.kafka.restart)
     drains = {
         "drain_per_second": drained["events_per_second"],
@@ -151,14 +159,14 @@ async def _drain_beside_writers(place: Place, events: int, rate: float) -> float
     """A backlog like that of the outage, which a relay meets when it starts, while the writers go on."""
     async with place.outbox() as outbox:
         await create_accounts(outbox.connection)
-        await outbox.fill(events)
+        await outbox.fill(events, ACCOUNTS)
         with tempfile.TemporaryDirectory(prefix="bench-outage-") as folder:
             services = Services(Path(folder), outbox.dsn, outbox.topic, CATCH_UP_SECONDS, rate)
             async with services:
                 await asyncio.sleep(START)
                 begin = await _now(outbox.connection)
-                async with place.relay(outbox):
-                    await _until_delivered(outbox, begin)
+                async with place.relay(outbox) as relay:
+                    await _until_delivered(outbox, relay, begin)
                 services.check()
         return (await _catching_up(outbox.connection, begin))["catch_up_per_second"]
 
@@ -169,15 +177,22 @@ async def _now(connection: asyncpg.Connection) -> datetime:
     return now
 
 
-async def _until_delivered(outbox: Outbox, until: datetime) -> None:
-    """Wait until everything that was written before then has a receipt."""
+async def _until_delivered(outbox: Outbox, relay: RelayProcess, until: datetime) -> None:
+    """Wait until everything that was written before then has a receipt.
+
+    Looked at as in `drain`; PostgreSQL is asked, which costs it a lot, when nearly all of it must be delivered.
+    """
+    events: int = await outbox.connection.fetchval("SELECT count(*) FROM outbox.event WHERE created_at < $1", until)
     async with asyncio.timeout(CATCH_UP_SECONDS):
+        while await relay.settled() < events:
+            relay.check()
+            await asyncio.sleep(LOOK_INTERVAL)
         while await outbox.connection.fetchval(  # noqa: ASYNC110 receipts tell nobody
             "SELECT EXISTS (SELECT FROM outbox.event AS e WHERE created_at < $1"
             " AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = e.lane AND d.id = e.id))",
             until,
         ):
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(LOOK_INTERVAL)
 
 
 async def _written(connection: asyncpg.Connection, begin: datetime, end: datetime) -> float:
@@ -185,6 +200,13 @@ async def _written(connection: asyncpg.Connection, begin: datetime, end: datetim
         "SELECT count(*) FROM outbox.event WHERE created_at >= $1 AND created_at < $2", begin, end
     )
     return count / (end - begin).total_seconds()
+
+
+async def _first_receipt(connection: asyncpg.Connection, starting: datetime, back: datetime) -> float:
+    """Seconds from `back` to the first receipt since Kafka was started; negative if it took events before."""
+    first = await connection.fetchval("SELECT min(delivered_at) FROM outbox.delivery WHERE delivered_at > $1", starting)
+    assert isinstance(first, datetime)
+    return (first - back).total_seconds()
 
 
 async def _catching_up(connection: asyncpg.Connection, back: datetime) -> Figures:

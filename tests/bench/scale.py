@@ -23,7 +23,7 @@ from relay.local import create_topic
 from relay.postgres.migrate import migrate
 from tests.bench.command import output, run
 from tests.bench.figures import Figures, median, ratios
-from tests.bench.place import PARTITIONS, Outbox
+from tests.bench.place import KEYS, LOOK_INTERVAL, PARTITIONS, WARM_UP_EVENTS, Outbox, sql_key
 from tests.bench.process import Tool, cpu_of_tree
 from tests.bench.report import Finding, Report, interleave
 from tests.delayed_kafka import DelayedKafka
@@ -38,12 +38,11 @@ ROUND_TRIP = 0.005
 """Seconds added to each round trip between relay and broker."""
 LONGER = f"{ROUND_TRIP * 1000:g} ms"
 REPLICAS = (1, 2, 8)
-LOOK_INTERVAL = 0.5
 LONGEST = 300.0
 """Seconds for the replicas to share the lanes, and again to drain."""
-FILL = """
+FILL = f"""
 INSERT INTO outbox.event (topic, key, payload)
-SELECT $1, convert_to('order-' || lpad((i * 7919 % 100000)::text, 30, '0'), 'UTF8'),
+SELECT $1, convert_to({sql_key(str(KEYS))}, 'UTF8'),
        convert_to(rpad(i::text, 500, 'x'), 'UTF8')
 FROM generate_series(1, $2::bigint) AS i
 """
@@ -70,6 +69,9 @@ async def measure_scale(place: Place, events: int, rounds: int) -> Report:
             f"{n}, far, 1 partition": partial(_drain, place, kafka, events // 4, n, far=True, partitions=1)
             for n in (1, 2)
         }
+        if events >= WARM_UP_EVENTS:
+            # As `Place.warm_up` does, at the broker that is used here.
+            await _drain(place, kafka, WARM_UP_EVENTS, 1)
         series = await interleave(rounds, {**near, **far, **waiting})
     best = max((str(n) for n in REPLICAS), key=lambda name: median(series[name], "events_per_second"))
     findings = [

@@ -14,6 +14,7 @@ from tests.bench import everything
 from tests.bench.__main__ import COMMANDS, main
 from tests.bench.figures import FIGURES, readable, spread
 from tests.bench.outage import check_records
+from tests.bench.pgbench import transaction_ms
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.soak import growth_of
 from tests.consumer import Record
@@ -178,6 +179,13 @@ def test_the_outage_counts_what_is_lost_out_of_order_or_there_again() -> None:
     assert check_records({1, 2, 3, 4}, repeated) == {"lost": 0, "out_of_order": 0, "repeats": 1}
     swapped = [in_order[0], in_order[3], in_order[2]]
     assert check_records({1, 2, 3, 4}, swapped) == {"lost": 1, "out_of_order": 1, "repeats": 0}
+
+
+def test_waiting_for_a_client_is_no_part_of_a_transaction() -> None:
+    fastest = "latency average = 2.150 ms\nlatency stddev = 1.9 ms\ntps = 3719.0 (without initial connection time)\n"
+    assert transaction_ms(fastest) == 2.15
+    at_a_rate = f"{fastest}rate limit schedule lag: avg 0.150 (max 12.3) ms\n"
+    assert transaction_ms(at_a_rate) == 2.0
 
 
 def test_growth_is_that_after_warming_up() -> None:
