@@ -64,6 +64,10 @@ class Buffer:
             return None
         return self.room(lane, lanes)
 
+    def is_crowded_by(self, events: int) -> bool:
+        """Whether so many events, which do not move, take up a good part of the room: an eighth."""
+        return events * 8 > self._max_events
+
     def lane_bytes(self, lane: int) -> int:
         """What the unsettled events of a lane occupy."""
         return self._bytes.get(lane, 0)

@@ -159,6 +159,10 @@ class Publish:
         for topic in self.topics.values():
             yield from topic.partitions
 
+    def is_crowded_by(self, topic: Topic) -> bool:
+        """Whether the topic's events take up a good part of the buffer's room."""
+        return self._tenure is not None and self._tenure.buffer.is_crowded_by(topic.events)
+
     def resolve_anew(self, topic: Topic) -> None:
         """The number of partitions is in question."""
         topic.unresolve()

@@ -60,6 +60,11 @@ class Records:
         """Number of events that are not recorded yet."""
         return sum(len(record.events) for record in self._waiting) + self._settling
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are records that nobody has taken."""
+        return bool(self._waiting)
+
     def events_beside(self, tenure: Tenure | None) -> int:
         """Those of other tenures than this one, while nothing is being recorded."""
         return sum(len(record.events) for record in self._waiting if record.tenure is not tenure)

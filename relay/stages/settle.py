@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 INTERVAL = 0.01
-"""Seconds from the beginning of one statement to that of the next. Nobody waits for a receipt: one commit for what came
-meanwhile leaves more of the disk and the CPUs to the writers. While there is a backlog, a statement takes longer."""
+"""Seconds from the beginning of one statement to that of the next, unless it had to leave something. Nobody waits for a
+receipt: one commit for what came meanwhile leaves more of the disk and the CPUs to the writers. With a backlog, a
+statement takes longer than that."""
 
 
 class Receipts(NamedTuple):
@@ -97,7 +98,7 @@ class Settle:
         while True:
             await asyncio.sleep(max(0.0, next_at - time.monotonic()))
             taken = await self._records.take(self._settings.batch_events)
-            next_at = time.monotonic() + INTERVAL
+            next_at = 0.0 if self._records.waiting else time.monotonic() + INTERVAL
             try:
                 await self._record(taken)
             except BaseException:

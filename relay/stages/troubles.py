@@ -140,8 +140,10 @@ class Troubles:
         trouble = topic.trouble
         if trouble is None:
             return
-        if not trouble.paused and not trouble.probe_at and now - trouble.since > PAUSE_AFTER:
-            self._pause(topic, trouble)
+        if not trouble.paused and not trouble.probe_at:
+            # Sooner when there are many: the others would stop until it is paused.
+            if now - trouble.since > PAUSE_AFTER or publish.is_crowded_by(topic):
+                self._pause(topic, trouble)
         elif trouble.paused and topic.router is not None:
             if now >= trouble.look_up_at:
                 trouble.look_up_at = now + LOOK_UP_INTERVAL

@@ -32,6 +32,8 @@ REQUEST_TIMEOUT = 8.0
 PROBE_AFTER = 2.0
 MISSING = PublishError(FailureKind.TOPIC, "topic missing does not exist; create it")
 PARTITIONS = 2
+MANY = 10
+"""Events of one topic that crowd the buffer."""
 
 
 class Heard:
@@ -99,6 +101,9 @@ class FakePublish:
 
     def current_producer(self) -> FakeProducer | None:
         return self.producer
+
+    def is_crowded_by(self, topic: Topic) -> bool:
+        return topic.events > MANY
 
     def look_up(self, topic: Topic) -> None:
         self.looked_up.append(topic.name)
@@ -196,6 +201,17 @@ def test_it_is_paused_a_little_later_and_its_producer_is_discarded_only_once(wat
     watched.pass_time(60, flowing="other")
     assert watched.publish.discarded == ["main"]
     assert watched.heard.told("topic.troubled") == watched.heard.told("topic.paused") == 1
+
+
+def test_it_is_paused_at_once_when_its_events_would_fill_the_buffer(watched: Watched) -> None:
+    topic = watched.topic("stuck")
+    topic.route(events(*range(1, MANY + 1)))
+    watched.troubles.begin(topic, MISSING)
+    watched.pass_time(WATCH_INTERVAL, flowing="other")
+    assert not watched.paused("stuck")
+    topic.route(events(MANY + 1))
+    watched.pass_time(WATCH_INTERVAL, flowing="other")
+    assert watched.paused("stuck")
 
 
 def test_when_nothing_is_acknowledged_at_all_it_is_kafkas_trouble_and_no_topic_is_paused(watched: Watched) -> None:
