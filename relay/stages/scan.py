@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
-OVERTIME = 3.0
-"""Seconds of pause for each second that a scan takes beyond the usual pause."""
-
 _MANY_RUNGS = 256
 """The ladder is pruned when it has so many rungs and raised floors: a settle adds a rung, a look at the locks may
 raise the floors of all transactions of the server, and a scan rarely needs more than a handful."""
@@ -102,7 +99,9 @@ class Scan:
                 found, more = await self.scan_once(requests)
                 if more:
                     continue
-                pause = self._busy_pause() if found else min(pause * 2, self._settings.idle_interval)
+                # At least as long as the scan took: on a busy machine, looking more often only makes it busier.
+                busy = min(max(self._settings.busy_interval, self._took), self._settings.idle_interval)
+                pause = busy if found else min(pause * 2, self._settings.idle_interval)
                 await self._pause(pause)
             else:
                 # No lane has room, or all are being swept.
@@ -159,15 +158,6 @@ class Scan:
         self.scanned_at = self._clock()
         # As they are now: one may have been claimed meanwhile.
         return all(state.exhausted and state.snapshot == snapshot for state in self._scannable())
-
-    def _busy_pause(self) -> float:
-        """The pause while events flow: longer when a scan takes longer than the pause.
-
-        The machine is busy then, and looking more often only makes it busier: with writers as fast as two full cores
-        allow, pauses as long as the scans left them a sixth less (`python -m tests.bench writers`).
-        """
-        busy, longest = self._settings.busy_interval, self._settings.idle_interval
-        return min(busy + OVERTIME * max(0.0, self._took - busy), longest)
 
     def _requests(self) -> list[LaneRequest]:
         """Every lane that may be scanned, with what it may return."""

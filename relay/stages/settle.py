@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 
-INTERVAL = 0.01
+INTERVAL = 0.02
 """Seconds from the beginning of one statement to that of the next, unless it had to leave something. Nobody waits for a
-receipt: one commit for what came meanwhile leaves more of the disk and the CPUs to the writers. With a backlog, a
-statement takes longer than that."""
+receipt: one commit for what came meanwhile leaves more of the disk and the CPUs to writers and scans. With a backlog
+there is always something left."""
 
 
 class Receipts(NamedTuple):

@@ -97,15 +97,15 @@ class TestPace:
         assert await scanning.run(8) == [0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.005, 0.01]
         assert ids(scanning.taken) == [1]
 
-    async def test_the_longer_scans_take_the_longer_are_the_pauses(self) -> None:
+    async def test_scans_that_take_long_are_no_more_than_half_of_the_time(self) -> None:
         scanning = Scanning(*[answer(event(number, lane=3), xmax=50 + number) for number in (1, 2, 3)])
-        durations = iter([0.001, 0.01, 0.4])
+        durations = iter([0.001, 0.03, 0.4])
 
         def take_time() -> None:
             scanning.now += next(durations)
 
         scanning.port.meanwhile = take_time
-        assert await scanning.run(3) == pytest.approx([0.005, 0.02, 0.1])
+        assert await scanning.run(3) == pytest.approx([0.005, 0.03, 0.1])
 
     async def test_it_does_not_pause_while_there_is_more_that_fits(self) -> None:
         full = events(*range(1, 11), lane=3)
