@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 
 INTERVAL = 0.02
-"""Seconds from the beginning of one statement to that of the next, unless it had to leave something. Nobody waits for a
-receipt: one commit for what came meanwhile leaves more of the disk and the CPUs to writers and scans. With a backlog
-there is always something left."""
+"""Seconds from the beginning of one statement to that of the next while there is little to record. Nobody waits for a
+receipt: one commit for what came meanwhile leaves more of the disk and the CPUs to writers and scans."""
+
+MANY = 500
+"""Events in a statement from which on there is a backlog, whose next receipts have no reason to wait."""
 
 
 class Receipts(NamedTuple):
@@ -98,7 +100,8 @@ class Settle:
         while True:
             await asyncio.sleep(max(0.0, next_at - time.monotonic()))
             taken = await self._records.take(self._settings.batch_events)
-            next_at = 0.0 if self._records.waiting else time.monotonic() + INTERVAL
+            busy = self._records.waiting or self._records.taken >= MANY
+            next_at = 0.0 if busy else time.monotonic() + INTERVAL
             try:
                 await self._record(taken)
             except BaseException:

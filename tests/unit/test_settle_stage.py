@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.settings import SettleSettings
+from relay.stages import settle as module
 from relay.stages.buffer import Buffer
 from relay.stages.records import Delivery, HeldBack, Records
 from relay.stages.settle import Settle, Written
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from relay.stages.records import Record
     from relay.stages.settle import Receipts, SettlePort
 
 LANE = 3
@@ -30,10 +34,15 @@ class Tables:
 
     def __init__(self) -> None:
         self.held: list[dict[int, int]] = []
+        self.written: list[int] = []
 
     async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written | None:
         self.held.append(epochs)
         return Written(1, 0) if epochs.items() <= {LANE: 1}.items() else None
+
+    async def settle(self, receipts: Receipts) -> Written:
+        self.written.append(len(receipts.ids))
+        return Written(len(receipts.ids), 0)
 
     async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
         return Written(len(receipts.ids), 0)
@@ -62,3 +71,36 @@ async def test_nothing_is_held_back_in_a_lane_that_is_not_owned() -> None:
         with pytest.raises(LeaseLostError, match=f"one of the lanes \\[.*{LANE + 1}\\] has another owner"):
             await settle._record([HeldBack(tenure, [event(6, lane=lane) for lane in lanes])])
     assert tables.held == [{LANE: 1}, {LANE + 1: -1}, {LANE: 1, LANE + 1: -1}]
+
+
+async def test_little_is_written_at_intervals_and_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what had to be left, because it is of another kind, does not wait once more."""
+    pauses: list[float] = []
+    records, tables, tenure = Records(), Tables(), Tenure(Buffer(10_000, 1_000_000))
+    tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+    much = [event(number, lane=LANE) for number in range(1_000, 1_000 + module.MANY)]
+    batches: list[list[Record]] = [
+        [Delivery(tenure, [event(1, lane=LANE)], 0, 0), Delivery(tenure, [event(2, lane=LANE)], 0, 1)],
+        [Delivery(tenure, much, 0, 2)],
+        [HeldBack(tenure, [event(4, lane=LANE)]), Delivery(tenure, [event(5, lane=LANE)], 0, 9)],
+        [],
+    ]
+    coming = iter(batches)
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        for record in () if records.waiting else next(coming):
+            records.add(record)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=note))
+    settling = asyncio.create_task(
+        Settle(cast("SettlePort", tables), records, tenure, SettleSettings(), Telemetry()).run()
+    )
+    async with asyncio.timeout(5):
+        while len(pauses) < 5:  # noqa: ASYNC110 it is told by nothing else
+            await asyncio.sleep(0)
+    settling.cancel()
+    assert tables.written == [2, module.MANY, 1]
+    assert [pause > 0 for pause in pauses] == [False, True, False, False, True]
+    assert max(pauses) <= module.INTERVAL
