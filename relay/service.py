@@ -6,7 +6,6 @@ import asyncio
 import random
 import signal
 import time
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,18 +17,16 @@ from relay.kafka.partitioner import murmur2_of_many
 from relay.retry import Backoff
 from relay.session import Session
 from relay.stages.failing import Failing
+from relay.stages.former import FormerTenure
 from relay.stages.pacing import Pacing
 from relay.stages.producing import ProducerKeeper
 from relay.stages.publish import Publish
 from relay.stages.records import Records
 from relay.stages.replayed import Replayed
-from relay.stages.tenure import LeaseLostError
 from relay.stages.troubles import Troubles
 from relay.watchdog import watch_loop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
     from relay.errors import PostgresLostError
     from relay.settings import Settings
     from relay.stages.tenure import Tenure
@@ -117,45 +114,32 @@ class Service:
 
     async def _sessions(self) -> None:
         """One tenure after the other, until one of them has drained, or a stop finds nothing to drain."""
-        former: Tenure | None = None
-        lost = ""
-        while True:
-            async with self._watching_lease(former, lost) as registered:
+        former: FormerTenure | None = None
+        try:
+            while True:
                 session = self._session = await self._open_session()
                 if session is None:
                     return
                 if self._stop.is_set():
                     session.tenure.begin_drain()
-                reason = await session.run(former.replica if former else None, registered)
-            if reason is None:
-                return
-            self._session = None
-            former, lost = session.tenure, "it ran out while PostgreSQL was away"
-            if isinstance(reason, LeaseLostError):
-                former.end_lease()
-                lost = str(reason)
-            self._health.postgres_lost(time.monotonic(), reason)
-            self._telemetry.emit("postgres.lost", error=reason)
-
-    @asynccontextmanager
-    async def _watching_lease(self, former: Tenure | None, lost: str) -> AsyncIterator[Callable[[], object]]:
-        """Watch the lease of a tenure that is over, until the replica is registered anew: what is yielded says so.
-
-        When it ends, others may own the lanes: what Kafka does not have yet must not be sent any more.
-        """
-        if former is None:
-            yield lambda: None
-            return
-        watching = asyncio.ensure_future(self._until_lease_ends(former, lost))
-        try:
-            yield watching.cancel
+                reason = await session.run(former)
+                if reason is None:
+                    return
+                self._session = None
+                # One that was lost before it was registered has replaced nothing.
+                if session.tenure.has_left:
+                    former = None
+                elif session.tenure.registered:
+                    former = FormerTenure(session.tenure, reason, self._lease_lost)
+                self._health.postgres_lost(time.monotonic(), reason)
+                self._telemetry.emit("postgres.lost", error=reason)
         finally:
-            watching.cancel()
+            if former is not None:
+                former.forget()
 
-    async def _until_lease_ends(self, tenure: Tenure, lost: str) -> None:
-        await tenure.wait_lease_over()
+    def _lease_lost(self, tenure: Tenure, why: str) -> None:
         self._publish.discard_in_flight(tenure, "the lease was lost")
-        self._telemetry.emit("lease.lost", reason=lost)
+        self._telemetry.emit("lease.lost", reason=why)
 
     async def _open_session(self) -> Session | None:
         """Wait for PostgreSQL; None when told to stop and Kafka holds nothing that could still need a receipt."""

@@ -32,13 +32,13 @@ from relay.stages.tenure import LeaseLostError, Tenure, TenureLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from uuid import UUID
 
     import asyncpg
 
     from relay.health import Health
     from relay.settings import Settings
     from relay.stages.failing import Failing
+    from relay.stages.former import FormerTenure
     from relay.stages.publish import Publish
     from relay.stages.records import Records
     from relay.stages.replayed import Replayed
@@ -139,18 +139,17 @@ class Session:
         )
         return cls(connections, settings, publish, failing, records, replayed, health, telemetry)
 
-    async def run(self, former: UUID | None, on_registered: Callable[[], object]) -> Exception | None:
+    async def run(self, former: FormerTenure | None) -> Exception | None:
         """Run until drained (returns None) or until the tenure is lost (returns why).
 
-        `former` is the replica that this process was in its last tenure; its lanes are free once this one is
-        registered.
+        The lanes of `former`, this process's last tenure, are free once this one is registered.
         """
         reason: Exception | None = None
         has_left = False
         try:
             async with asyncio.TaskGroup() as stages:
                 stages.create_task(self._settle.run(), name="settle")
-                stages.create_task(self._settle_flights_first(former, on_registered, stages), name="start")
+                stages.create_task(self._settle_flights_first(former, stages), name="start")
         except* Drained:
             has_left = True
         except* (PostgresLostError, TenureLostError) as lost:
@@ -164,9 +163,7 @@ class Session:
                 connect.drop(connection)
         return reason
 
-    async def _settle_flights_first(
-        self, former: UUID | None, on_registered: Callable[[], object], stages: asyncio.TaskGroup
-    ) -> None:
+    async def _settle_flights_first(self, former: FormerTenure | None, stages: asyncio.TaskGroup) -> None:
         try:
             async with asyncio.timeout(FLIGHT_WAIT):
                 await self._publish.wait_landed()
@@ -174,19 +171,20 @@ class Session:
                 await self._publish.ready()
         except TimeoutError:
             pass
-        await self._claim.register(former)
-        on_registered()
+        await self._claim.register(former.replica if former else None)
+        if former is not None:
+            former.replaced()
         self._failing.begin(self.tenure, self._publish.hand_in)
         self._publish.begin(self.tenure)
         # Before the first look at the lanes: what is said after that must be heard.
         await self._control.listen(self._woken_up, self.tenure.replay_wake_up.set, self.tenure.claim_wake_up.set)
-        stages.create_task(self._claim_and_leave(), name="claim")
+        lease = stages.create_task(self._watch_lease(), name="lease")
+        stages.create_task(self._claim_and_leave(lease), name="claim")
         stages.create_task(self._scan.run(), name="scan")
         stages.create_task(self._sweep.run(), name="sweep")
         stages.create_task(self._resume.run(), name="resume")
         stages.create_task(self._replay.run(), name="replay")
         stages.create_task(self._housekeeping.run(), name="housekeeping")
-        stages.create_task(self._watch_lease(), name="lease")
         stages.create_task(self._report(), name="report")
 
     async def _leave(self) -> None:
@@ -204,8 +202,9 @@ class Session:
             self._scan.wake_up()
         self.tenure.resume_wake_up.set()
 
-    async def _claim_and_leave(self) -> None:
+    async def _claim_and_leave(self, lease: asyncio.Task[None]) -> None:
         await self._claim.run()
+        lease.cancel()
         # What a former tenure left in Kafka's hands needs its receipts, too.
         await self._publish.wait_landed()
         await self._records.wait_idle()

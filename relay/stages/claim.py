@@ -138,6 +138,7 @@ class Claim:
         xid = await self._port.register(
             tenure.replica, self._settings.name, relay.__version__, self._settings.lease, former
         )
+        tenure.registered = True
         tenure.ladder.add(xid, value)
         tenure.lease_ends = sent + self._settings.lease
         await self._port.forget_replicas()
@@ -161,6 +162,7 @@ class Claim:
             await self.hand_back()
             if tenure.draining and not tenure.lanes:
                 await self._port.unregister(tenure.replica)
+                tenure.has_left = True
                 return
             until = min(next_beat, self._look_at, self._show_at) - time.monotonic()
             await self._wait(min(until, HAND_BACK_INTERVAL) if self._give_back else until)

@@ -87,15 +87,11 @@ class ProducerKeeper:
         self._wanted = asyncio.Event()
         self.current: Producer | None = None
 
-    async def run(
-        self,
-        quiesce: Callable[[Producer], Awaitable[None]],
-        abandon: Callable[[Producer], None],
-    ) -> None:
+    async def run(self, quiesce: Callable[[Producer], Awaitable[None]], abandon: Callable[[Producer], None]) -> None:
         """Keep a producer until cancelled.
 
-        A producer to be discarded gets no new batches; `quiesce` waits, bounded,
-        for what it has in flight, and `abandon` gives up the rest.
+        A producer to be discarded gets no new batches; `quiesce` waits, bounded, for what it has in flight, and
+        `abandon` gives up the rest.
         """
         try:
             while True:

@@ -36,6 +36,10 @@ class Tenure:
         """The sequence's last value as the last *finished* statement saw it: what a rung may be built on."""
         self.lease_ends = 0.0
         """Monotonic seconds; counted from when the renewal was *sent*, so never later than the database's."""
+        self.registered = False
+        """Whether the replica was put on the list; the former one of this process is off it then."""
+        self.has_left = False
+        """Whether it took itself off the list again, with nothing to lose."""
         self.drain_begun = asyncio.Event()
         self.paused: set[str] = set()
         """Topics whose events are held back."""
@@ -83,7 +87,7 @@ class Tenure:
         self.lease_ends = ends
 
     def end_lease(self) -> None:
-        """The database says that it is over, whatever our own clock says: what was not sent yet must not be."""
+        """It is over, whatever our own clock says: what was not sent yet must not be."""
         self.lease_ends = 0.0
 
     def saw_sequence(self, value: int, before: int) -> None:
