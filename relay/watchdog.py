@@ -30,7 +30,8 @@ async def watch_loop(health: Health, telemetry: Telemetry, busy: Callable[[], bo
     """Measure for ever how late the loop is; tell `telemetry`, and `health` that the loop turns.
 
     Late by its own work, which is this program's fault, or late because its thread did not run: on a machine with too
-    few cores, or under a CPU limit, nothing that it does would help.
+    few cores, or under a CPU limit, nothing that it does would help. In a long interval it may have worked a little
+    before it was late.
     """
     clock = asyncio.get_running_loop().time
     while True:
@@ -41,7 +42,7 @@ async def watch_loop(health: Health, telemetry: Telemetry, busy: Callable[[], bo
         delay = max(0.0, now - due)
         health.loop_turned(now)
         telemetry.emit("loop.delayed", seconds=delay)
-        if delay >= BLOCKED and worked >= BLOCKED:
+        if delay >= BLOCKED and worked >= max(BLOCKED, interval / 10):
             telemetry.emit("loop.blocked", seconds=round(delay, 3))
         elif delay >= BLOCKED:
             telemetry.emit("loop.starved", seconds=round(delay, 3))

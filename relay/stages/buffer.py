@@ -64,9 +64,9 @@ class Buffer:
             return None
         return self.room(lane, lanes)
 
-    def is_crowded_by(self, events: int) -> bool:
-        """Whether so many events, which do not move, take up a good part of the room: an eighth."""
-        return events * 8 > self._max_events
+    def share(self, events: int, size: int = 0) -> float:
+        """The part of all room that so many events take, with so many bytes of keys, payloads and headers."""
+        return max(events / self._max_events, (size + OVERHEAD_BYTES * events) / self._max_bytes)
 
     def lane_bytes(self, lane: int) -> int:
         """What the unsettled events of a lane occupy."""

@@ -159,9 +159,10 @@ class Publish:
         for topic in self.topics.values():
             yield from topic.partitions
 
-    def is_crowded_by(self, topic: Topic) -> bool:
-        """Whether the topic's events take up a good part of the buffer's room."""
-        return self._tenure is not None and self._tenure.buffer.is_crowded_by(topic.events)
+    def share_of_room(self, topic: Topic) -> float:
+        """The part of the buffer's room that is taken by events whose topic's partitions are not known."""
+        events = topic.unrouted
+        return self._tenure.buffer.share(len(events), sum(event[9] for event in events)) if self._tenure else 0.0
 
     def resolve_anew(self, topic: Topic) -> None:
         """The number of partitions is in question."""

@@ -65,11 +65,6 @@ class Records:
         """Whether there are records that nobody has taken."""
         return bool(self._waiting)
 
-    @property
-    def taken(self) -> int:
-        """Number of events that are being recorded."""
-        return self._settling
-
     def events_beside(self, tenure: Tenure | None) -> int:
         """Those of other tenures than this one, while nothing is being recorded."""
         return sum(len(record.events) for record in self._waiting if record.tenure is not tenure)

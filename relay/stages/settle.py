@@ -23,8 +23,8 @@ INTERVAL = 0.02
 """Seconds from the beginning of one statement to that of the next while there is little to record. Nobody waits for a
 receipt: one commit for what came meanwhile leaves more of the disk and the CPUs to writers and scans."""
 
-MANY = 500
-"""Events in a statement from which on there is a backlog, whose next receipts have no reason to wait."""
+MUCH = 1 / 16
+"""Part of the buffer from which on events to record are a backlog, whose receipts make room."""
 
 
 class Receipts(NamedTuple):
@@ -100,7 +100,7 @@ class Settle:
         while True:
             await asyncio.sleep(max(0.0, next_at - time.monotonic()))
             taken = await self._records.take(self._settings.batch_events)
-            busy = self._records.waiting or self._records.taken >= MANY
+            busy = self._records.waiting or self._tenure.buffer.share(self._records.events) >= MUCH
             next_at = 0.0 if busy else time.monotonic() + INTERVAL
             try:
                 await self._record(taken)

@@ -59,12 +59,6 @@ class Topic:
         """None of its events waits or is in flight in a partition."""
         return all(partition.idle for partition in self.partitions)
 
-    @property
-    def events(self) -> int:
-        """How many are in hand: waiting, or in flight."""
-        in_flight = sum(len(flight.events) for partition in self.partitions for flight in partition.flights)
-        return len(self.unrouted) + sum(len(partition.waiting) for partition in self.partitions) + in_flight
-
     def resolved(self, count: int) -> list[Partition]:
         """The topic has `count` partitions; returns those that are new. What waited for this is to be routed next.
 

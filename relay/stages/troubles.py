@@ -35,6 +35,10 @@ STUCK_AFTER = 3.0
 PAUSE_AFTER = 2.0
 """Seconds of trouble after which a topic's events are held back and its lanes go on."""
 
+MOST_OF_ROOM = 1 / 8
+"""Part of the buffer that the events of a topic may take that is not there: with more, it is paused at once. The others
+would stand still until it is."""
+
 LOOK_UP_INTERVAL = 2.0
 """Seconds between questions to Kafka about a paused topic. What it answers shows whether a try is worth it: one that
 hangs fills the buffer with what was held back, and stops the other topics meanwhile."""
@@ -141,8 +145,7 @@ class Troubles:
         if trouble is None:
             return
         if not trouble.paused and not trouble.probe_at:
-            # Sooner when there are many: the others would stop until it is paused.
-            if now - trouble.since > PAUSE_AFTER or publish.is_crowded_by(topic):
+            if now - trouble.since > PAUSE_AFTER or publish.share_of_room(topic) > MOST_OF_ROOM:
                 self._pause(topic, trouble)
         elif trouble.paused and topic.router is not None:
             if now >= trouble.look_up_at:

@@ -108,3 +108,9 @@ def test_whoever_waits_for_room_hears_of_receipts() -> None:
     assert not buffer.changed.is_set()
     buffer.remove({0: (1, 10)})
     assert buffer.changed.is_set()
+
+
+def test_a_share_is_the_larger_one_of_events_and_bytes() -> None:
+    buffer = Buffer(100, 100 * OVERHEAD_BYTES)
+    assert buffer.share(25) == 0.25
+    assert buffer.share(25, 25 * OVERHEAD_BYTES) == 0.5

@@ -32,8 +32,8 @@ REQUEST_TIMEOUT = 8.0
 PROBE_AFTER = 2.0
 MISSING = PublishError(FailureKind.TOPIC, "topic missing does not exist; create it")
 PARTITIONS = 2
-MANY = 10
-"""Events of one topic that crowd the buffer."""
+ROOM = 80
+"""Events that fill the buffer."""
 
 
 class Heard:
@@ -102,8 +102,8 @@ class FakePublish:
     def current_producer(self) -> FakeProducer | None:
         return self.producer
 
-    def is_crowded_by(self, topic: Topic) -> bool:
-        return topic.events > MANY
+    def share_of_room(self, topic: Topic) -> float:
+        return len(topic.unrouted) / ROOM
 
     def look_up(self, topic: Topic) -> None:
         self.looked_up.append(topic.name)
@@ -203,13 +203,15 @@ def test_it_is_paused_a_little_later_and_its_producer_is_discarded_only_once(wat
     assert watched.heard.told("topic.troubled") == watched.heard.told("topic.paused") == 1
 
 
-def test_it_is_paused_at_once_when_its_events_would_fill_the_buffer(watched: Watched) -> None:
+def test_one_that_is_missing_is_paused_at_once_when_its_events_would_fill_the_buffer(watched: Watched) -> None:
     topic = watched.topic("stuck")
-    topic.route(events(*range(1, MANY + 1)))
+    topic.unresolve()
+    few = round(ROOM * module.MOST_OF_ROOM)
+    topic.route(events(*range(1, few + 1)))
     watched.troubles.begin(topic, MISSING)
     watched.pass_time(WATCH_INTERVAL, flowing="other")
     assert not watched.paused("stuck")
-    topic.route(events(MANY + 1))
+    topic.route(events(few + 1))
     watched.pass_time(WATCH_INTERVAL, flowing="other")
     assert watched.paused("stuck")
 
