@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from relay.enqueue import enqueue
 from tests.bench.command import output, run
+from tests.bench.place import WARM_UP_EVENTS
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.usage import Usage
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 WRITERS = 8
 WARM_UP = 3.0
 """Seconds at the beginning that do not count; no more than those that do."""
+WARM_UP_FROM = 10.0
+"""Seconds of a round from which on a backlog and one more round come first, and do not count: a broker that was just
+started has no compiled code yet."""
 ARRIVE_SECONDS = 60
 PAYLOAD_BYTES = 500
 SLOW_RATE = 10
@@ -38,6 +42,9 @@ Write: TypeAlias = Callable[[asyncpg.Connection, str, bytes], Awaitable[float]]
 
 async def measure_latency(place: Place, rate: float, seconds: float, rounds: int) -> Report:
     """Rounds at `rate`, at 10/s with and without wake-up, and of a service that needs no relay, in turn."""
+    if seconds >= WARM_UP_FROM:
+        await place.warm_up(WARM_UP_EVENTS)
+        await of_relay(place, rate, seconds)
     series = await interleave(
         rounds,
         {
