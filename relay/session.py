@@ -228,6 +228,7 @@ class Session:
             if tenure.lanes and not tenure.draining:
                 stalled = max(stalled, now - self._scan.scanned_at if not tenure.buffer.events else 0.0)
             self._health.progress(now, stalled if stalled > REPORT_INTERVAL * 2 else None)
+            self._telemetry.gauge("loop_tasks", len(asyncio.all_tasks()))
             self._telemetry.gauge("buffer_events", tenure.buffer.events)
             self._telemetry.gauge("buffer_bytes", tenure.buffer.bytes)
             self._telemetry.gauge("lag_seconds", self._publish.oldest_age(time.time()))

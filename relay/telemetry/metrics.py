@@ -58,6 +58,7 @@ METRICS: dict[str, Metric] = {
     "segments_created_total": Metric("counter", "Segments created."),
     "segments_dropped_total": Metric("counter", "Segments dropped."),
     "drain_seconds": Metric("histogram", "Time of draining at a stop.", buckets=_LONG_WAITS),
+    "loop_tasks": Metric("gauge", "Tasks of the event loop."),
     "loop_delay_seconds": Metric("histogram", "How late the event loop ran what was due."),
     "loop_blocked_total": Metric("counter", "Times the event loop's own work kept it from what was due for 20 ms."),
     "loop_starved_total": Metric(

@@ -158,7 +158,7 @@ async def test_outage(place: Place) -> None:
 
 async def test_soak(place: Place) -> None:
     report = await measure_soak(place, rate=50, seconds=1)
-    check(report, {"rss_growth_mb", "connections", "file_handles", "threads", "lag_events", *USAGE})
+    check(report, {"rss_growth_mb", "connections", "file_handles", "threads", "tasks", "lag_events", *USAGE})
     assert report.series["soak"][0]["connections"] >= len(CONNECTIONS)
 
 

@@ -56,9 +56,11 @@ FIGURES = {
     "connections": "connections",
     "file_handles": "file handles",
     "threads": "threads",
+    "tasks": "tasks of the event loop",
     "connections_growth": "connections, growth",
     "file_handles_growth": "file handles, growth",
     "threads_growth": "threads, growth",
+    "tasks_growth": "tasks of the event loop, growth",
 }
 """In the order of the tables' rows."""
 

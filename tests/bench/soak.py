@@ -1,4 +1,4 @@
-"""Whether anything grows over time at a steady rate: memory, connections, file handles, threads."""
+"""Whether anything grows over time at a steady rate: memory, connections, file handles, threads, tasks."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ GROWTHS = {
     "connections": "connections_growth",
     "file_handles": "file_handles_growth",
     "threads": "threads_growth",
+    "tasks": "tasks_growth",
 }
 
 
@@ -41,14 +42,17 @@ async def measure_soak(place: Place, rate: float, seconds: float) -> Report:
         Finding("Soak: growth of connections", [figures["connections_growth"]], at_most=0),
         Finding("Soak: growth of file handles", [figures["file_handles_growth"]], at_most=0),
         Finding("Soak: growth of threads", [figures["threads_growth"]], at_most=0),
+        # One more for each request that is under way at that moment.
+        Finding("Soak: growth of tasks", [figures["tasks_growth"]], at_most=3),
         Finding("Soak: events pending at the end", [figures["lag_events"]], "", at_most=rate),
     ]
     what = f"{rate:g} events/s for {seconds / 60:g} minutes"
     notes = ["growth: the median of the last fifth against that of the second fifth"]
     curves = {
         "RSS MB": {"relay": [(at, sample["rss_mb"]) for at, sample in samples]},
-        "connections, file handles, threads": {
-            name: [(at, sample[name]) for at, sample in samples] for name in ("connections", "file_handles", "threads")
+        "connections, file handles, threads, tasks": {
+            name: [(at, sample[name]) for at, sample in samples]
+            for name in ("connections", "file_handles", "threads", "tasks")
         },
     }
     parameters: dict[str, object] = {"rate": rate, "seconds": seconds}
@@ -121,6 +125,7 @@ async def _sample(outbox: Outbox, relay: RelayProcess) -> Figures:
         "connections": float(connections),
         "file_handles": float(process.num_fds()),
         "threads": float(process.num_threads()),
+        "tasks": (await relay.metrics())["relay_loop_tasks"],
     }
 
 
