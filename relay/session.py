@@ -145,19 +145,19 @@ class Session:
         The lanes of `former`, this process's last tenure, are free once this one is registered.
         """
         reason: Exception | None = None
-        has_left = False
+        must_leave = True
         try:
             async with asyncio.TaskGroup() as stages:
                 stages.create_task(self._settle.run(), name="settle")
                 stages.create_task(self._settle_flights_first(former, stages), name="start")
         except* Drained:
-            has_left = True
+            must_leave = False
         except* (PostgresLostError, TenureLostError) as lost:
-            has_left = True
+            must_leave = False
             reason = _first(lost)
         finally:
             self._publish.forget(self.tenure)
-            if not has_left:
+            if must_leave:
                 await self._leave()
             for connection in self._connections.values():
                 connect.drop(connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 KNOWN_BYTES = 20 << 20
 """What all remembered keys together may take: 180,000 of 36 bytes. To hash a key takes three times as long as to look
@@ -56,12 +56,11 @@ class Router:
         self._known: dict[bytes, int] = {}
         self._turn = 0
 
-    def partitions_of(self, keys: Iterable[bytes | None]) -> Mapping[bytes, int]:
+    def partitions_of(self, keys: set[bytes | None]) -> Mapping[bytes, int]:
         """A mapping with the partition of each of `keys` that is one; it holds until the next call.
 
         The partition is the one that the Java client's default partitioner chooses.
         """
-        keys = set(keys)
         new = self._unknown(keys)
         if new and not self._known_keys.has_room(new):
             self._known_keys.forget()

@@ -120,7 +120,7 @@ class Publish:
     @property
     def in_flight(self) -> int:
         """Events in the producers' hands."""
-        return sum(len(flight.events) for partition in self.partitions() for flight in partition.flights)
+        return self.in_flight_beside(None)
 
     def in_flight_beside(self, tenure: Tenure | None) -> int:
         """Those of other tenures than this one."""

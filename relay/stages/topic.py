@@ -91,7 +91,7 @@ class Topic:
             self._route(self.router, events)
 
     def _route(self, router: Router, events: Sequence[PendingEvent]) -> None:
-        partition_of = router.partitions_of(event[4] for event in events)
+        partition_of = router.partitions_of({event[4] for event in events})
         turn = router.next_turn()
         partitions = self.partitions
         touched = set()

@@ -6,12 +6,12 @@ import asyncio
 import os
 import secrets
 import signal
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from relay.local import create_topic
-from relay.session import FLIGHT_WAIT
 from tests import servers
 from tests.acceptance.conftest import place
 from tests.relay_process import check_repeats
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from relay.local import KafkaServer, PostgresServer
     from tests.acceptance.conftest import Place
     from tests.conftest import MakeTopic
+    from tests.relay_process import RelayProcess
 
 BACKLOG = 40_000
 
@@ -99,67 +100,97 @@ async def test_a_stop_while_postgres_is_away_ends_at_once_when_nothing_was_in_fl
 async def test_a_stop_while_postgres_is_away_waits_for_a_kafka_that_answers_later(
     own_postgres: PostgresServer, fragile_kafka: KafkaServer
 ) -> None:
-    topic = f"test-{secrets.token_hex(6)}"
-    await create_topic(fragile_kafka.bootstrap_servers, topic)
-    async with place(own_postgres.dsn, fragile_kafka.bootstrap_servers, topic) as here:
-        await fill(here.connection, topic, 100)
-        async with here.relay() as relay:
-            await here.settled()
-            await asyncio.to_thread(servers.pause, fragile_kafka)
-            await fill(here.connection, topic, 100)
+    async with lost_with_events_in_flight(own_postgres, fragile_kafka) as (here, relay):
+        relay.signal(signal.SIGTERM)
+        await relay.logged("service.stopping")
+        await asyncio.to_thread(own_postgres.start)
+        await until("it has registered anew, found no lanes and left", lambda: has_left(here))
+        await asyncio.to_thread(fragile_kafka.resume)
+        assert await relay.exit_code(25) == 0
+        assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
+        receipts = await here.receipts()
 
-            async def in_flight() -> bool:
-                return await relay.metric("inflight_events") > 0
+        async def all_there() -> bool:
+            # A broker that was paused for long lets no new client in for a moment.
+            with suppress(AssertionError):
+                return await here.records() == receipts
+            return False
 
-            await until("events are in flight", in_flight)
-            await asyncio.to_thread(own_postgres.kill)
-            await relay.logged("postgres.lost")
-            relay.signal(signal.SIGTERM)
-            await relay.logged("service.stopping")
-            await asyncio.to_thread(own_postgres.start)
-            await relay.logged("postgres.connected", 2)
-            # Longer than it waits before it registers anew, finds no lanes and has nothing to drain.
-            await asyncio.sleep(FLIGHT_WAIT + 1)
-            await asyncio.to_thread(fragile_kafka.resume)
-            assert await relay.exit_code(25) == 0
-            assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
-        await here.reconnect()
-        assert await here.records() == await here.receipts()
+        await until("each record has its receipt", all_there)
+
+
+async def test_a_stop_tells_what_it_abandons_of_the_tenure_before(
+    own_postgres: PostgresServer, fragile_kafka: KafkaServer
+) -> None:
+    async with lost_with_events_in_flight(own_postgres, fragile_kafka) as (here, relay):
+        relay.signal(signal.SIGTERM)
+        await relay.logged("service.stopping")
+        await asyncio.to_thread(own_postgres.start)
+        await until("it has registered anew, found no lanes and left", lambda: has_left(here))
+        in_flight = await relay.metric("inflight_events")
+        relay.signal(signal.SIGTERM)
+        assert await relay.exit_code(15) == 0
+        assert relay.happened("service.stopped")[0]["abandoned_events"] == in_flight > 0
 
 
 async def test_a_stop_while_postgres_is_away_waits_to_settle_what_was_acknowledged(
     own_postgres: PostgresServer, fragile_kafka: KafkaServer
 ) -> None:
-    topic = f"test-{secrets.token_hex(6)}"
-    await create_topic(fragile_kafka.bootstrap_servers, topic)
-    async with place(own_postgres.dsn, fragile_kafka.bootstrap_servers, topic) as here:
-        await fill(here.connection, topic, 100)
-        async with here.relay() as relay:
-            await here.settled()
-            await asyncio.to_thread(servers.pause, fragile_kafka)
-            async with Writers(here.dsn, topic) as writers:
-                await writers.commit(100)
+    async with lost_with_events_in_flight(own_postgres, fragile_kafka) as (here, relay):
 
-            async def in_flight() -> bool:
-                return await relay.metric("inflight_events") > 0
+        async def landed() -> bool:
+            return await relay.metric("inflight_events") == 0
 
-            async def landed() -> bool:
-                return not await in_flight()
-
-            await until("events are in flight", in_flight)
-            await asyncio.to_thread(own_postgres.kill)
-            await relay.logged("postgres.lost")
-            await asyncio.to_thread(fragile_kafka.resume)
-            await until("they are acknowledged", landed)
-            relay.signal(signal.SIGTERM)
-            await relay.logged("service.stopping")
-            await asyncio.to_thread(own_postgres.start)
-            assert await relay.exit_code(25) == 0
-            assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
+        await asyncio.to_thread(fragile_kafka.resume)
+        await until("they are acknowledged", landed)
+        relay.signal(signal.SIGTERM)
+        await relay.logged("service.stopping")
+        await asyncio.to_thread(own_postgres.start)
+        assert await relay.exit_code(25) == 0
+        assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
         await here.reconnect()
         assert await here.records() == await here.receipts()
 
-        async with here.relay() as relay:
+        async with here.relay() as other:
             await here.settled()
-            await relay.stop()
+            await other.stop()
         assert await here.check_everything() == []
+
+
+@asynccontextmanager
+async def lost_with_events_in_flight(
+    own_postgres: PostgresServer, fragile_kafka: KafkaServer
+) -> AsyncIterator[tuple[Place, RelayProcess]]:
+    """A relay that has events in the hands of a Kafka that is paused, and whose PostgreSQL was killed."""
+    topic = f"test-{secrets.token_hex(6)}"
+    await create_topic(fragile_kafka.bootstrap_servers, topic)
+    async with (
+        place(own_postgres.dsn, fragile_kafka.bootstrap_servers, topic) as here,
+        Writers(here.dsn, topic) as writers,
+        here.relay() as relay,
+    ):
+        await writers.commit(100)
+        await here.receipts_reach(100)
+        await asyncio.to_thread(servers.pause, fragile_kafka)
+        await writers.commit(100)
+        await writers.end()
+
+        async def in_flight() -> bool:
+            return await relay.metric("inflight_events") > 0
+
+        await until("events are in flight", in_flight)
+        await asyncio.to_thread(own_postgres.kill)
+        await relay.logged("postgres.lost")
+        yield here, relay
+
+
+async def has_left(here: Place) -> bool:
+    """Whether the last thing that the relay asked of PostgreSQL was to be taken off the list."""
+    if here.connection.is_closed():
+        await here.reconnect()
+    return bool(
+        await here.connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = 'outbox-relay control' AND query LIKE '%gone AS (DELETE FROM outbox.replica%'"
+        )
+    )

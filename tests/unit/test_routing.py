@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def test_a_key_goes_where_the_java_client_would_send_it(key: bytes, signed: int) -> None:
     for partitions in (1, 3, 12, 100):
         router = Router(partitions, murmur2_of_many, KnownKeys())
-        assert router.partitions_of([key])[key] == (signed & 0x7FFFFFFF) % partitions
+        assert router.partitions_of({key})[key] == (signed & 0x7FFFFFFF) % partitions
 
 
 @given(st.lists(st.lists(st.none() | st.binary(max_size=4))), st.integers(1, 20), st.integers(0, 600))
@@ -43,7 +43,7 @@ def test_a_key_always_goes_to_the_partition_of_its_hash(
         patch.setattr(routing, "KNOWN_BYTES", bound)
         router = Router(partitions, murmur2_of_many, KnownKeys())
         for batch in batches:
-            found = router.partitions_of(batch)
+            found = router.partitions_of(set(batch))
             for key in batch:
                 assert key is None or found[key] == murmur2(key) % 2**31 % partitions
 
@@ -59,25 +59,25 @@ def test_remembering_keys_is_bounded_and_changes_nothing(monkeypatch: pytest.Mon
     router = Router(12, hash_keys, KnownKeys())
     keys = [b"%d" % number for number in range(10)]
     for key in keys * 2:
-        known = router.partitions_of([key])
+        known = router.partitions_of({key})
         assert known[key] == murmur2(key) % 2**31 % 12
         assert len(known) <= 3
     hashed.clear()
-    router.partitions_of(keys[-2:])
+    router.partitions_of(set(keys[-2:]))
     assert hashed == [], "a key that is remembered is hashed again"
-    batch = [keys[0], keys[1], keys[-1]]
-    assert set(router.partitions_of(batch)) == set(batch)
-    assert set(hashed) == set(batch), "what was forgotten to make room for others of the batch is hashed again"
+    batch: set[bytes | None] = {keys[0], keys[1], keys[-1]}
+    assert set(router.partitions_of(batch)) == batch
+    assert set(hashed) == batch, "what was forgotten to make room for others of the batch is hashed again"
 
 
 def test_the_bound_is_one_for_all_topics_and_counts_the_bytes_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "KNOWN_BYTES", 100_000)
     known_keys = KnownKeys()
     routers = [Router(12, murmur2_of_many, known_keys) for _ in range(50)]
-    known = [router.partitions_of([]) for router in routers]
+    known = [router.partitions_of(set()) for router in routers]
     for number in range(20):
         for router in routers:
-            router.partitions_of([b"%d" % number * 500])
+            router.partitions_of({b"%d" % number * 500})
             assert sum(len(key) + routing.KNOWN_KEY_BYTES for keys in known for key in keys) <= 100_000
     assert known[-1], "nothing is remembered any more"
 
@@ -89,7 +89,7 @@ def test_events_without_a_key_go_round_a_batch_at_a_time() -> None:
 
 def test_an_empty_key_is_a_key() -> None:
     router = Router(7, murmur2_of_many, KnownKeys())
-    assert router.partitions_of([b"", None]) == {b"": (murmur2(b"") & 0x7FFFFFFF) % 7}
+    assert router.partitions_of({b"", None}) == {b"": (murmur2(b"") & 0x7FFFFFFF) % 7}
 
 
 def test_a_topic_without_partitions_is_no_topic() -> None:
