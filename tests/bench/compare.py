@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from relay.local.errors import MissingPartError
 from tests.bench import debezium
 from tests.bench.command import output, run
+from tests.bench.committing import by_pgbench
 from tests.bench.contenders import CONTENDERS
 from tests.bench.figures import ratios
 from tests.bench.latency import latency
@@ -138,13 +139,13 @@ async def wait(place: Place, name: str, rate: float, seconds: float) -> Figures:
         async with arrived, scene.tool as tool:
             await _first(scene, arrived)
             tool.check()
-            figures = await latency(place, scene.dsn, scene.topic, scene.write, rate, seconds)
+            figures = await latency(place, scene.topic, by_pgbench(scene.dsn, scene.insert, rate), seconds)
     return {each: figures[each] for each in ("p50_ms", "p99_ms", "max_ms", "before_commit_returned")}
 
 
 async def _first(scene: Scene, arrived: Arrived) -> None:
     """Write an event and wait until it has arrived."""
-    await scene.write(scene.connection, "first", b"first")
+    await scene.connection.execute(scene.insert("'first'", "'first'"))
     async with asyncio.timeout(FIRST_SECONDS):
         while not await arrived.count():  # noqa: ASYNC110 Kafka tells nobody
             await asyncio.sleep(LOOK_INTERVAL)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench import debezium, naive
-from tests.bench.latency import enqueue_one
 from tests.bench.place import KEYS, sql_key
-from tests.bench.process import Tool
+from tests.bench.process import ROOT, Tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     import asyncpg
 
-    from tests.bench.latency import Write
+    from tests.bench.committing import Insert
     from tests.bench.place import Place
 
-ROOT = Path(__file__).parents[2]
+
 PAYLOAD = "rpad(i::text, 500, 'x')"
 
 
@@ -35,7 +33,7 @@ class Scene:
     dsn: str
     topic: str
     fill: Callable[[int], Awaitable[None]]
-    write: Write
+    insert: Insert
     tool: Tool
 
 
@@ -43,7 +41,7 @@ class Scene:
 async def this_relay(place: Place) -> AsyncIterator[Scene]:
     """This relay with default settings."""
     async with place.outbox() as outbox:
-        yield Scene(outbox.connection, outbox.dsn, outbox.topic, outbox.fill, enqueue_one(outbox), place.relay(outbox))
+        yield Scene(outbox.connection, outbox.dsn, outbox.topic, outbox.fill, outbox.insert, place.relay(outbox))
 
 
 @asynccontextmanager
@@ -63,15 +61,13 @@ async def naive_relay(place: Place) -> AsyncIterator[Scene]:
         await connection.execute("VACUUM ANALYZE outbox_event")
         await connection.execute("CHECKPOINT")
 
-    async def write(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
-        async with connection.transaction():
-            await connection.execute(f"{insert} VALUES ($1, $2, $3)", topic, key.encode(), payload)
-        return time.perf_counter()
+    def insert_one(key: str, payload: str) -> str:
+        return f"{insert} VALUES ('{topic}', convert_to({key}, 'UTF8'), convert_to({payload}, 'UTF8'))"
 
     async with place.database() as (connection, dsn):
         await connection.execute(naive.TABLE)
         command = [sys.executable, "-m", "tests.bench.naive", dsn, place.kafka.bootstrap_servers]
-        yield Scene(connection, dsn, topic, fill, write, Tool(command, folder=ROOT))
+        yield Scene(connection, dsn, topic, fill, insert_one, Tool(command, folder=ROOT))
 
 
 @asynccontextmanager
@@ -94,17 +90,15 @@ async def debezium_server(place: Place) -> AsyncIterator[Scene]:
         await connection.execute("RESET synchronous_commit")
         await connection.execute("CHECKPOINT")
 
-    async def write(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
-        async with connection.transaction():
-            await connection.execute(f"{insert} VALUES ($1, $2, $3)", topic, key, payload.decode())
-        return time.perf_counter()
+    def insert_one(key: str, payload: str) -> str:
+        return f"{insert} VALUES ('{topic}', {key}, {payload})"
 
     async with place.database() as (connection, dsn):
         await debezium.create_outbox(connection)
         try:
             with tempfile.TemporaryDirectory(prefix="bench-debezium-") as folder:
                 tool = debezium.Debezium(Path(folder), dsn, place.kafka.bootstrap_servers)
-                yield Scene(connection, dsn, topic, fill, write, tool)
+                yield Scene(connection, dsn, topic, fill, insert_one, tool)
         finally:
             # A database with a slot cannot be dropped.
             await debezium.drop_slot(connection)

@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 import statistics
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import click
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
 from relay.enqueue import enqueue
+from tests.bench.arrivals import Arrivals
 from tests.bench.command import output, run
+from tests.bench.committing import by_pgbench, by_service
 from tests.bench.place import WARM_UP_EVENTS
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.usage import Usage
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import asyncpg
 
+    from tests.bench.committing import Commit, Write
     from tests.bench.figures import Figures
     from tests.bench.place import Outbox, Place
+    from tests.bench.process import RelayProcess
 
-WRITERS = 8
 WARM_UP = 3.0
 """Seconds at the beginning that do not count; no more than those that do."""
 WARM_UP_FROM = 10.0
 """Seconds of a round from which on a backlog and one more round come first, and do not count: a broker that was just
 started has no compiled code yet."""
-ARRIVE_SECONDS = 60
-PAYLOAD_BYTES = 500
 SLOW_RATE = 10
-
-Write: TypeAlias = Callable[[asyncpg.Connection, str, bytes], Awaitable[float]]
-"""Commits one event, given a connection, the key and the payload; returns when COMMIT came back (perf_counter)."""
 
 
 async def measure_latency(place: Place, rate: float, seconds: float, rounds: int) -> Report:
@@ -50,7 +45,7 @@ async def measure_latency(place: Place, rate: float, seconds: float, rounds: int
         {
             f"{rate:g}/s": lambda: of_relay(place, rate, seconds),
             f"{SLOW_RATE}/s": lambda: of_relay(place, SLOW_RATE, seconds),
-            f"{SLOW_RATE}/s, wake-up": lambda: of_relay(place, SLOW_RATE, seconds, wake_up=True),
+            f"{SLOW_RATE}/s, wake-up": lambda: of_wake_up(place, SLOW_RATE, seconds),
             f"{rate:g}/s, no relay": lambda: of_service(place, rate, seconds),
             f"{SLOW_RATE}/s, no relay": lambda: of_service(place, SLOW_RATE, seconds),
         },
@@ -80,15 +75,39 @@ def latency_command(rate: float, seconds: float, rounds: int, json_file: Any, pi
     run(lambda place: measure_latency(place, rate, seconds, rounds), json_file, picture)
 
 
-async def of_relay(place: Place, rate: float, seconds: float, *, wake_up: bool = False) -> Figures:
+async def of_relay(place: Place, rate: float, seconds: float) -> Figures:
     """One round of the relay: an empty outbox, default settings."""
     async with place.outbox() as outbox, place.relay(outbox) as relay:
         async with Usage(place, outbox.connection, relay.pid) as usage:
-            figures = await latency(
-                place, outbox.dsn, outbox.topic, enqueue_one(outbox, wake_up=wake_up), rate, seconds
-            )
+            begin = time.monotonic()
+            figures = await latency(place, outbox.topic, by_pgbench(outbox.dsn, outbox.insert, rate), seconds)
             await usage.stop()
-        return {**figures, "rss_mb": max(usage.rss), **await relay.loop_delay()}
+            figures |= await usage.shares(time.monotonic() - begin)
+        return {**figures, **await relay.loop_delay(), **await steps(relay)}
+
+
+async def steps(relay: RelayProcess) -> Figures:
+    """How long the steps of an event's way took, on average."""
+    metrics = await relay.metrics()
+    means = {
+        f"{step}_ms": metrics[f"relay_{step}_seconds_sum"] / max(1, metrics[f"relay_{step}_seconds_count"]) * 1000
+        for step in ("scan", "publish", "settle")
+    }
+    events = metrics["relay_published_events_total"]
+    return {**means, "events_per_batch": events / max(1, metrics["relay_publish_seconds_count"])}
+
+
+async def of_wake_up(place: Place, rate: float, seconds: float) -> Figures:
+    """One round of the relay when the service wakes it up after each COMMIT."""
+    async with place.outbox() as outbox, place.relay(outbox):
+        enqueue = enqueue_one(outbox)
+
+        async def write_and_wake(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
+            committed = await enqueue(connection, key, payload)
+            await connection.execute("SELECT outbox.wake_up()")
+            return committed
+
+        return await latency(place, outbox.topic, by_service(outbox.dsn, write_and_wake, rate), seconds)
 
 
 async def of_service(place: Place, rate: float, seconds: float) -> Figures:
@@ -109,55 +128,36 @@ async def of_service(place: Place, rate: float, seconds: float) -> Figures:
             return committed
 
         try:
-            return await latency(place, outbox.dsn, outbox.topic, write_and_send, rate, seconds)
+            return await latency(place, outbox.topic, by_service(outbox.dsn, write_and_send, rate), seconds)
         finally:
             await producer.stop()
 
 
-def enqueue_one(outbox: Outbox, *, wake_up: bool = False) -> Write:
-    """Commit an event as a service does; with `wake_up` it then tells the relay."""
+def enqueue_one(outbox: Outbox) -> Write:
+    """Commit an event as a service does."""
 
     async def write(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
         async with connection.transaction():
             await enqueue(connection, outbox.topic, key=key, payload=payload)
-        return time.perf_counter()
+        return time.time()
 
-    async def write_and_wake(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
-        committed = await write(connection, key, payload)
-        await connection.execute("SELECT outbox.wake_up()")
-        return committed
-
-    return write_and_wake if wake_up else write
+    return write
 
 
 def _p50(rounds: list[Figures]) -> list[float]:
     return [each["p50_ms"] for each in rounds]
 
 
-async def latency(place: Place, dsn: str, topic: str, write: Write, rate: float, seconds: float) -> Figures:
-    """Commit one event per transaction at `rate` a second, and wait for each at a consumer of the topic.
+async def latency(place: Place, topic: str, commit: Commit, seconds: float) -> Figures:
+    """Commit events for `seconds` after a warm-up, and wait for each at a consumer of the topic.
 
-    The writers do not know of each other: the gaps between events are exponentially distributed, the same in each
-    round. An event may reach the consumer before COMMIT has returned to its writer; its latency is below 0 then.
+    An event may reach the consumer before COMMIT has returned to its writer; its latency is below 0 then.
     """
     warm_up = min(WARM_UP, seconds)
-    committed: dict[bytes, float] = {}
-    arrived: dict[bytes, float] = {}
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=place.kafka.bootstrap_servers, auto_offset_reset="earliest")
-    await consumer.start()
-    consuming = asyncio.create_task(_consume(consumer, arrived))
-    try:
-        async with asyncio.TaskGroup() as writers:
-            for writer in range(WRITERS):
-                writers.create_task(_write(dsn, write, writer, rate / WRITERS, seconds + warm_up, committed))
-        async with asyncio.timeout(ARRIVE_SECONDS):
-            while not (committed.keys() <= arrived.keys() or consuming.done()):  # noqa: ASYNC110 the consumer stays plain
-                await asyncio.sleep(0.05)
-    finally:
-        consuming.cancel()
-        with suppress(asyncio.CancelledError):
-            await consuming
-        await consumer.stop()
+    with tempfile.TemporaryDirectory(prefix="bench-latency-") as folder:
+        async with Arrivals(place, topic, Path(folder)) as arrivals:
+            committed = await commit(seconds + warm_up)
+            arrived = await arrivals.of(set(committed))
     begin = min(committed.values()) + warm_up
     waits = sorted((arrived[name] - at) * 1000 for name, at in committed.items() if at >= begin)
     return {
@@ -168,25 +168,3 @@ async def latency(place: Place, dsn: str, topic: str, write: Write, rate: float,
         "max_ms": waits[-1],
         "before_commit_returned": sum(wait < 0 for wait in waits),
     }
-
-
-async def _write(
-    dsn: str, write: Write, writer: int, rate: float, seconds: float, committed: dict[bytes, float]
-) -> None:
-    gaps = random.Random(writer)
-    connection = await asyncpg.connect(dsn)
-    try:
-        due = begin = time.perf_counter()
-        number = 0
-        while (due := due + gaps.expovariate(rate)) < begin + seconds:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            name = f"{writer}-{number}".encode()
-            committed[name] = await write(connection, f"order-{number % 1000:030}", name.ljust(PAYLOAD_BYTES))
-            number += 1
-    finally:
-        await connection.close()
-
-
-async def _consume(consumer: AIOKafkaConsumer, arrived: dict[bytes, float]) -> None:
-    async for record in consumer:
-        arrived.setdefault(record.value.rstrip(), time.perf_counter())

@@ -1,9 +1,10 @@
-"""Services for load: pgbench, whose transactions change a row and enqueue, as fast as they can or at a rate."""
+"""Load at little cost: pgbench, as fast as it can or at a rate."""
 
 from __future__ import annotations
 
 import re
 import signal
+from collections import Counter
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -11,6 +12,7 @@ from relay.local.parts import postgres_programs
 from tests.bench.process import Tool
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import asyncpg
@@ -46,22 +48,34 @@ async def create_accounts(connection: asyncpg.Connection) -> None:
     await connection.execute("VACUUM ANALYZE account")
 
 
-class Services(Tool):
+class Pgbench(Tool):
     """pgbench with 8 connections for `seconds`, at `rate` transactions a second or (0) as fast as it can.
 
-    May be stopped before its time. `folder` is for its script and log.
+    May be stopped before its time. `folder` is for its files, `variables` are those of the script, for each client;
+    with `note_each` it writes down when each transaction ended.
     """
 
     def __init__(
-        self, folder: Path, dsn: str, topic: str, seconds: float, rate: float = 0, table: str = "outbox.event"
+        self,
+        folder: Path,
+        dsn: str,
+        script: str,
+        seconds: float,
+        rate: float = 0,
+        variables: Mapping[str, str] | None = None,
+        *,
+        note_each: bool = False,
     ) -> None:
         server = urlsplit(dsn)
-        script = folder / "script.sql"
-        script.write_text(SCRIPT.format(accounts=ACCOUNTS, table=table, topic=topic))
+        file = folder / "script.sql"
+        file.write_text(script)
+        self._transactions = folder / "transactions"
         command = [
             *(str(postgres_programs() / "pgbench"), "--no-vacuum", "--protocol=prepared"),
-            *(f"--client={CLIENTS}", "--jobs=1", f"--time={max(1, round(seconds))}", f"--file={script}"),
+            *(f"--client={CLIENTS}", "--jobs=1", f"--time={max(1, round(seconds))}", f"--file={file}"),
             *([f"--rate={rate:g}"] if rate else []),
+            *(f"--define={name}={value}" for name, value in (variables or {}).items()),
+            *(["--log", f"--log-prefix={self._transactions}"] if note_each else []),
             *(f"--host={server.hostname}", f"--port={server.port}", f"--username={server.username}"),
             server.path.lstrip("/"),
         ]
@@ -75,6 +89,34 @@ class Services(Tool):
     async def latency_ms(self) -> float:
         """How long a transaction took on average; waits for its end."""
         return transaction_ms(await self.ended())
+
+    def ends(self) -> dict[str, float]:
+        """When each transaction ended (Unix time, seconds), by the client's number and its own: `3-17`; from 1 on.
+
+        Ask after its end, with `note_each`.
+        """
+        return transaction_ends("".join(file.read_text() for file in self._transactions.parent.glob("transactions.*")))
+
+
+class Services(Pgbench):
+    """Services for load: their transactions change a row and enqueue into `table`; arguments as of Pgbench."""
+
+    def __init__(
+        self, folder: Path, dsn: str, topic: str, seconds: float, rate: float = 0, table: str = "outbox.event"
+    ) -> None:
+        script = SCRIPT.format(accounts=ACCOUNTS, table=table, topic=topic)
+        super().__init__(folder, dsn, script, seconds, rate)
+
+
+def transaction_ends(log: str) -> dict[str, float]:
+    """From pgbench's log of transactions, a line each: client, number, duration, script, end (seconds, us), lag."""
+    ends: dict[str, float] = {}
+    numbers: Counter[str] = Counter()
+    for line in log.splitlines():
+        client, _, _, _, seconds, microseconds, *_ = line.split()
+        numbers[client] += 1
+        ends[f"{client}-{numbers[client]}"] = int(seconds) + int(microseconds) / 1e6
+    return ends
 
 
 def transaction_ms(log: str) -> float:

@@ -149,6 +149,11 @@ class Outbox:
         await self.connection.execute("VACUUM ANALYZE outbox.event")
         await self.connection.execute("CHECKPOINT")
 
+    def insert(self, key: str, payload: str) -> str:
+        """The INSERT of an event, given SQL for its key and its payload, both text."""
+        columns = f"'{self.topic}', convert_to({key}, 'UTF8'), convert_to({payload}, 'UTF8')"
+        return f"INSERT INTO outbox.event (topic, key, payload) VALUES ({columns})"
+
     async def receipts(self) -> int:
         """How many events have one."""
         count: int = await self.connection.fetchval("SELECT count(*) FROM outbox.delivery")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import psutil
@@ -19,9 +20,10 @@ from relay.local.ports import HOST, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
+ROOT = Path(__file__).parents[2]
+"""Where a module of the tests can be run from."""
 START_SECONDS = 60
 STOP_SECONDS = 40
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -29,7 +31,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Tool:
-    """A process that moves events; ends with the benchmark whatever happens. `ok` are its exit codes of a good stop."""
+    """A process that ends with the benchmark whatever happens.
+
+    `stop_with` is the signal that stops it, `ok` are its exit codes then.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class Tool:
         folder: Path | None = None,
         log: Path | None = None,
         ok: Sequence[int] = (0,),
+        stop_with: signal.Signals = signal.SIGTERM,
     ) -> None:
         self._command = list(command)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
@@ -45,6 +51,7 @@ class Tool:
         self._folder = folder
         self._log = log
         self._ok = ok
+        self._stop_with = stop_with
 
     async def __aenter__(self) -> Self:
         output = self._log.open("ab") if self._log else None
@@ -66,7 +73,7 @@ class Tool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
+        self._process.send_signal(self._stop_with)
         try:
             code = await asyncio.to_thread(self._process.wait, STOP_SECONDS)
         except subprocess.TimeoutExpired:
