@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -16,11 +18,13 @@ from tests.bench import compare, debezium
 from tests.bench.drain import measure_held_snapshot
 from tests.bench.everything import markdown
 from tests.bench.failures import measure_bad_event, measure_missing_topic
+from tests.bench.figures import PARTS
 from tests.bench.idle import measure_idle
 from tests.bench.latency import measure_latency
 from tests.bench.memory import measure_memory
 from tests.bench.outage import measure_outage
 from tests.bench.place import Place
+from tests.bench.profiles import measure_profile
 from tests.bench.report import Report
 from tests.bench.scale import measure_scale
 from tests.bench.soak import measure_soak
@@ -28,7 +32,6 @@ from tests.bench.writers import measure_writers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 USAGE = {
     *("relay_cpu_us", "postgres_cpu_us", "kafka_cpu_us", "rss_mb", "postgres_rss_mb", "kafka_rss_mb"),
@@ -84,6 +87,27 @@ async def test_latency(place: Place) -> None:
         await measure_latency(place, rate=50, seconds=2, rounds=1),
         {"p50_ms", "p99_ms", "max_ms", "before_commit_returned"},
     )
+
+
+def untraceable() -> str:
+    """Why py-spy cannot look into a process that is not its child; empty if it can."""
+    if sys.version_info >= (3, 14):
+        return "py-spy does not know every Python 3.14"
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    if os.geteuid() != 0 and (sys.platform != "linux" or (scope.exists() and scope.read_text().strip() != "0")):
+        return "looking into other processes takes root here"
+    return ""
+
+
+@pytest.mark.skipif(untraceable() != "", reason=untraceable())
+async def test_profile(place: Place) -> None:
+    report = await measure_profile(place, events=20_000, rate=100, seconds=2, rounds=1)
+    assert report.series.keys() == {"draining", "100/s"}
+    for (parts,) in report.series.values():
+        assert parts.keys() == PARTS.keys()
+        assert sum(parts.values()) == pytest.approx(100)
+        assert parts["part_scan"] > 0
+        assert parts["part_other"] < 50
 
 
 async def test_bad_event(place: Place) -> None:

@@ -16,13 +16,15 @@ from tests.bench import machine
 from tests.bench.compare import measure_compare
 from tests.bench.drain import measure_drain, measure_held_snapshot
 from tests.bench.failures import measure_bad_event, measure_missing_topic
-from tests.bench.figures import median
+from tests.bench.figures import PARTS, median
 from tests.bench.idle import measure_idle
 from tests.bench.latency import measure_latency
 from tests.bench.memory import measure_memory
 from tests.bench.outage import measure_outage
 from tests.bench.picture import draw
 from tests.bench.place import Place
+from tests.bench.process import ROOT
+from tests.bench.profiles import measure_profile
 from tests.bench.report import Report
 from tests.bench.scale import measure_scale
 from tests.bench.soak import measure_soak
@@ -31,7 +33,6 @@ from tests.bench.writers import measure_writers
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PICTURE = ROOT / "deploy/performance.svg"
 SHOWN = f"![Bars: this relay, a naive one and Debezium Server]({PICTURE.relative_to(ROOT)})\n"
@@ -83,6 +84,11 @@ PLANS = {
     "soak": _plan(measure_soak, {"rate": 2_000, "seconds": 120}, {"seconds": 15}),
     "bad-event": _plan(measure_bad_event, {"events": 200_000, "rounds": 3}, {"events": 20_000, "rounds": 1}),
     "missing-topic": _plan(measure_missing_topic, {"events": 220_000, "rounds": 3}, {"events": 22_000, "rounds": 1}),
+    "profile": _plan(
+        measure_profile,
+        {"events": 1_000_000, "rate": 1_000, "seconds": 15, "rounds": 3},
+        {"events": 100_000, "seconds": 5, "rounds": 1},
+    ),
     "scale": _plan(measure_scale, {"events": 400_000, "rounds": 3}, {"events": 50_000, "rounds": 1}),
 }
 
@@ -142,19 +148,34 @@ def markdown(reports: list[Report]) -> str:
     rows = [row for report in reports for row in report.markdown()]
     if not rows:
         return ""
+    named = {report.benchmark: report for report in reports}
     lines = ["| Command | What | Median (least to most) | Target |", "|---|---|---|---|", *rows]
     lines += ["", f"Measured on {machine.one_line(reports[0].machine)}.", ""]
-    drained = next((report.series["drain"] for report in reports if report.benchmark == "drain"), None)
-    if drained:
-        costs = [median(drained, f"{process}_cpu_us") for process in ("relay", "postgres", "kafka")]
-        relay, postgres, kafka = (f"{cost:.1f} us ({cost / sum(costs):.0%})" for cost in costs)
-        lines += [
-            f"Where the time goes: of an event's {sum(costs):.0f} us of CPU while draining, the relay takes {relay},",
-            f"PostgreSQL {postgres} and Kafka {kafka}; beside that, {median(drained, 'wal_bytes'):,.0f} bytes of WAL,",
-            f"and a commit per {1 / median(drained, 'commits'):,.0f} events.",
-            "",
-        ]
+    if drained := named.get("drain"):
+        lines += [*_costs(drained), ""]
+    if profiled := named.get("profile"):
+        lines += [*_parts(profiled), ""]
     return "\n".join(lines)
+
+
+def _costs(drained: Report) -> list[str]:
+    rounds = drained.series["drain"]
+    costs = [median(rounds, f"{process}_cpu_us") for process in ("relay", "postgres", "kafka")]
+    relay, postgres, kafka = (f"{cost:.1f} us ({cost / sum(costs):.0%})" for cost in costs)
+    return [
+        f"Where the time goes: of an event's {sum(costs):.0f} us of CPU while draining, the relay takes {relay},",
+        f"PostgreSQL {postgres} and Kafka {kafka}; beside that, {median(rounds, 'wal_bytes'):,.0f} bytes of WAL,",
+        f"and a commit per {1 / median(rounds, 'commits'):,.0f} events.",
+    ]
+
+
+def _parts(profiled: Report) -> list[str]:
+    lines = [f"| The relay's own CPU time (`profile`) | {' | '.join(profiled.series)} |"]
+    lines.append(f"|---|{'---|' * len(profiled.series)}")
+    for part, name in PARTS.items():
+        cells = [f"{median(rounds, part):.0f} %" for rounds in profiled.series.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def picture(reports: list[Report]) -> str:

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 from tests.bench import everything
 from tests.bench.__main__ import COMMANDS, main
-from tests.bench.figures import FIGURES, readable, spread
+from tests.bench.figures import FIGURES, PARTS, readable, spread
 from tests.bench.outage import check_records
-from tests.bench.pgbench import transaction_ms
+from tests.bench.pgbench import transaction_ends, transaction_ms
+from tests.bench.profiles import parts_of
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.soak import growth_of
 from tests.consumer import Record
@@ -191,3 +192,39 @@ def test_waiting_for_a_client_is_no_part_of_a_transaction() -> None:
 def test_growth_is_that_after_warming_up() -> None:
     assert growth_of([10.0, 50.0, 60.0, 70.0, 55.0]) == 5
     assert growth_of([7.0, 7.0, 7.0, 7.0, 7.0]) == 0
+
+
+def test_the_ends_of_pgbenchs_transactions_are_found_by_client_and_number() -> None:
+    log = "0 1 1374 0 1763760000 250000 3\n1 1 900 0 1763760000 500000 1\n0 2 800 0 1763760001 7 2\n"
+    assert transaction_ends(log) == {"0-1": 1763760000.25, "1-1": 1763760000.5, "0-2": 1763760001.000007}
+
+
+def test_a_sample_belongs_to_the_innermost_call_that_is_known() -> None:
+    root, scan = "Runner.run (asyncio/runners.py:86)", "Scan.run (relay/stages/scan.py:92)"
+    stacks = [
+        f"{root};{scan};ScanConnection.scan (relay/postgres/outbox.py:82);fetch (asyncpg/connection.py:1) 6",
+        f"{root};{scan};Publish.hand_in (relay/stages/publish.py:9) 1",
+        f"{root};Settle.run (relay/stages/settle.py:9);Statements._rows (relay/postgres/outbox.py:70) 1",
+        f"{root} 1",
+        f"{root};something (else.py:1) 1",
+    ]
+    parts = parts_of(stacks)
+    assert parts.keys() == PARTS.keys()
+    assert {part: share for part, share in parts.items() if share} == {
+        "part_scan": 60,
+        "part_publish": 10,
+        "part_settle": 10,
+        "part_loop": 10,
+        "part_other": 10,
+    }
+    with pytest.raises(RuntimeError, match="no samples"):
+        parts_of([])
+
+
+def test_the_readme_shows_the_profile_as_a_table() -> None:
+    profile = Report(
+        "profile", "", {}, {"draining": [dict.fromkeys(PARTS, 7.4)], "1000/s": [dict.fromkeys(PARTS, 3.0)]}
+    )
+    shown = everything.markdown([a_report(), profile])
+    assert "| The relay's own CPU time (`profile`) | draining | 1000/s |\n|---|---|---|\n" in shown
+    assert "\n| reading events | 7 % | 3 % |\n" in shown
