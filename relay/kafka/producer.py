@@ -8,15 +8,13 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import aiokafka.errors as kafka_errors
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
-from aiokafka.helpers import create_ssl_context
 from aiokafka.structs import TopicPartition
 
+from relay.kafka.administration import Administration
 from relay.kafka.errors import translate
+from relay.kafka.options import client_options
 from relay.kafka.unsent import allow_only_while, refuse_unallowed
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 
@@ -52,15 +50,9 @@ class KafkaProducer:
     """A started producer. After `close`, or once it `died`, a new one has to be made."""
 
     def __init__(self, settings: KafkaSettings, topics: TopicSettings) -> None:
-        self._topics = topics
-        self._admin: AIOKafkaAdminClient | None = None
-        self._starting_admin = asyncio.Lock()
-        self._options = {
-            "bootstrap_servers": settings.bootstrap_servers,
-            "client_id": settings.client_id,
-            "request_timeout_ms": int(settings.request_timeout * 1000),
-            **_security(settings),
-        }
+        options = client_options(settings)
+        self._administration = Administration(options, topics)
+        self._create_topics = topics.create
         self._compressed = settings.compression != "none"
         self._batch_bytes = settings.record_batch_bytes
         self._request_timeout = settings.request_timeout
@@ -70,7 +62,7 @@ class KafkaProducer:
             enable_idempotence=True,
             max_batch_size=settings.record_batch_bytes,
             compression_type=None if settings.compression == "none" else settings.compression,
-            **self._options,
+            **options,
         )
         refuse_unallowed(self._producer)
 
@@ -127,8 +119,8 @@ class KafkaProducer:
             raise translate(error) from error
         if known:
             return known
-        if self._topics.create and topic not in self._producer.client.cluster.unauthorized_topics:
-            await self.create_topic(topic)
+        if self._create_topics and topic not in self._producer.client.cluster.unauthorized_topics:
+            await self._administration.create_topic(topic)
         cluster = self._producer.client.cluster
         if topic in cluster.unauthorized_topics:
             raise PublishError(
@@ -173,50 +165,7 @@ class KafkaProducer:
         With compression it says nothing about a batch that is not compressed yet. Raises PublishError when Kafka
         cannot be asked just now.
         """
-        if self._compressed:
-            return None
-        try:
-            admin = await self._administration()
-            answers: list[Any] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-        except Exception as error:
-            raise translate(error) from error
-        for answer in answers:
-            for code, _, _, _, entries in answer.resources:
-                if code == 0:
-                    return next((int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"), None)
-        # Not allowed to describe it: the broker will say.
-        return None
-
-    async def create_topic(self, topic: str) -> None:
-        """Create a topic as the settings say; one that is there already is fine. Raises PublishError."""
-        new = NewTopic(topic, self._topics.partitions, self._topics.replication)
-        try:
-            answer: Any = await (await self._administration()).create_topics([new])
-        except Exception as error:
-            raise translate(error) from error
-        for _, code, *_ in answer.topic_errors:
-            kind = kafka_errors.for_code(code)
-            if kind not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
-                raise PublishError(
-                    FailureKind.TOPIC,
-                    f"topic {topic} does not exist and cannot be created with {self._topics.partitions} partitions "
-                    f"and replication {self._topics.replication}: {kind.__name__}; "
-                    "create it, or correct RELAY_TOPIC_PARTITIONS and RELAY_TOPIC_REPLICATION",
-                    kind.__name__,
-                )
-
-    async def _administration(self) -> AIOKafkaAdminClient:
-        # At a start all topics ask at once.
-        async with self._starting_admin:
-            if self._admin is None:
-                admin = AIOKafkaAdminClient(**self._options)
-                try:
-                    await admin.start()
-                except BaseException:
-                    await admin.close()
-                    raise
-                self._admin = admin
-            return self._admin
+        return None if self._compressed else await self._administration.max_batch_bytes(topic)
 
     def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None) -> RecordBatch:
         """Move events from the left of `waiting` into a record batch until it is full; at least one.
@@ -294,10 +243,7 @@ class KafkaProducer:
 
     async def close(self, timeout: float) -> None:
         """Close within `timeout` seconds, whatever the broker does; what is not acknowledged is abandoned."""
-        if self._admin is not None:
-            with suppress(Exception):
-                async with asyncio.timeout(timeout):
-                    await self._admin.close()
+        await self._administration.close(timeout)
         # stop() waits for every batch, for ever when the broker is away (#1101): only after a bounded try.
         producer = self._producer
         with suppress(Exception):
@@ -315,22 +261,3 @@ class KafkaProducer:
             # Once cancelled it waits for its requests; those wait for news of a cluster that nobody asks any more.
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
-
-
-def _security(settings: KafkaSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {"security_protocol": settings.security_protocol}
-    if settings.security_protocol.endswith("SSL"):
-        password = settings.ssl_key_password
-        options["ssl_context"] = create_ssl_context(
-            cafile=str(settings.ssl_cafile) if settings.ssl_cafile else None,
-            certfile=str(settings.ssl_certfile) if settings.ssl_certfile else None,
-            keyfile=str(settings.ssl_keyfile) if settings.ssl_keyfile else None,
-            password=password.get_secret_value() if password else None,
-        )
-    if settings.security_protocol.startswith("SASL"):
-        options |= {
-            "sasl_mechanism": settings.sasl_mechanism,
-            "sasl_plain_username": settings.sasl_username,
-            "sasl_plain_password": settings.sasl_password.get_secret_value() if settings.sasl_password else None,
-        }
-    return options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from relay.kafka import producer as module
+from relay.kafka import administration as module
 from relay.kafka.producer import KafkaProducer
 from relay.settings import KafkaSettings, TopicSettings
 
@@ -49,7 +49,7 @@ async def ask(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> list[object]
     monkeypatch.setattr(module, "AIOKafkaAdminClient", clients)
     producer = KafkaProducer(KafkaSettings(bootstrap_servers="127.0.0.1:1"), TopicSettings())
     try:
-        asking = [asyncio.create_task(producer._administration()) for _ in range(5)]
+        asking = [asyncio.create_task(producer._administration.client()) for _ in range(5)]
         await asyncio.sleep(0)
         clients.open.set()
         return list(await asyncio.gather(*asking, return_exceptions=True))

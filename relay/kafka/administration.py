@@ -1,0 +1,84 @@
+"""What the relay asks Kafka of its topics, and how it creates them when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import aiokafka.errors as kafka_errors
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from relay.kafka.errors import translate
+from relay.outcome import FailureKind, PublishError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from relay.settings import TopicSettings
+
+
+class Administration:
+    """An admin client that is started when something is asked for the first time; `options` are its arguments."""
+
+    def __init__(self, options: Mapping[str, Any], topics: TopicSettings) -> None:
+        self._options = options
+        self._topics = topics
+        self._client: AIOKafkaAdminClient | None = None
+        self._starting = asyncio.Lock()
+
+    async def max_batch_bytes(self, topic: str) -> int | None:
+        """The topic's `max.message.bytes`; None when the relay may not see it.
+
+        Raises PublishError when Kafka cannot be asked just now.
+        """
+        try:
+            client = await self.client()
+            answers: list[Any] = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+        except Exception as error:
+            raise translate(error) from error
+        for answer in answers:
+            for code, _, _, _, entries in answer.resources:
+                if code == 0:
+                    return next((int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"), None)
+        # Not allowed to describe it: the broker will say.
+        return None
+
+    async def create_topic(self, topic: str) -> None:
+        """Create a topic as the settings say; one that is there already is fine. Raises PublishError."""
+        new = NewTopic(topic, self._topics.partitions, self._topics.replication)
+        try:
+            answer: Any = await (await self.client()).create_topics([new])
+        except Exception as error:
+            raise translate(error) from error
+        for _, code, *_ in answer.topic_errors:
+            kind = kafka_errors.for_code(code)
+            if kind not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
+                raise PublishError(
+                    FailureKind.TOPIC,
+                    f"topic {topic} does not exist and cannot be created with {self._topics.partitions} partitions "
+                    f"and replication {self._topics.replication}: {kind.__name__}; "
+                    "create it, or correct RELAY_TOPIC_PARTITIONS and RELAY_TOPIC_REPLICATION",
+                    kind.__name__,
+                )
+
+    async def client(self) -> AIOKafkaAdminClient:
+        """The client, started. At a start of the relay all topics ask at once."""
+        async with self._starting:
+            if self._client is None:
+                client = AIOKafkaAdminClient(**self._options)
+                try:
+                    await client.start()
+                except BaseException:
+                    await client.close()
+                    raise
+                self._client = client
+            return self._client
+
+    async def close(self, timeout: float) -> None:
+        """Close within `timeout` seconds; also if nothing was asked."""
+        if self._client is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(timeout):
+                    await self._client.close()
