@@ -19,7 +19,7 @@ from relay.session import Session
 from relay.stages.failing import Failing
 from relay.stages.former import FormerTenure
 from relay.stages.pacing import Pacing
-from relay.stages.producing import ProducerKeeper
+from relay.stages.producing import ProducerKeeper, Producers
 from relay.stages.publish import Publish
 from relay.stages.records import Records
 from relay.stages.replayed import Replayed
@@ -45,14 +45,16 @@ class Service:
         self._records = Records()
         self._replayed = Replayed()
         self._failing = Failing(self._records, self._replayed, settings.failure, random.random, telemetry)
-        main, side = (
-            ProducerKeeper(
-                partial(wait_for_producer, settings.kafka, settings.topic),
-                Backoff(random.random, first=0.1, most=10.0),
-                self._health,
-                telemetry,
+        producers = Producers(
+            *(
+                ProducerKeeper(
+                    partial(wait_for_producer, settings.kafka, settings.topic),
+                    Backoff(random.random, first=0.1, most=10.0),
+                    self._health,
+                    telemetry,
+                )
+                for _ in range(2)
             )
-            for _ in range(2)
         )
         troubles = Troubles(
             self._failing,
@@ -62,8 +64,7 @@ class Service:
             telemetry,
         )
         self._publish = Publish(
-            main,
-            side,
+            producers,
             self._records,
             self._failing,
             troubles,
@@ -201,5 +202,5 @@ class Service:
         """Events that were taken and have no receipt: redelivered by whoever claims their lanes next."""
         tenure = self._session.tenure if self._session is not None else None
         # Of tenures that are over only what Kafka got can be in the way of a receipt any more.
-        left = self._publish.in_flight_beside(tenure) + self._records.events_beside(tenure)
+        left = self._publish.topics.in_flight_beside(tenure) + self._records.events_beside(tenure)
         return left + (tenure.buffer.events if tenure is not None else 0)

@@ -102,7 +102,7 @@ class Session:
             tenure,
             replayed,
             publish.hand_in,
-            publish.take_back,
+            publish.topics.take_back,
             settings.buffer,
             settings.publish,
             Backoff(random.random, first=1.0, most=30.0),
@@ -231,7 +231,7 @@ class Session:
             self._telemetry.gauge("loop_tasks", len(asyncio.all_tasks()))
             self._telemetry.gauge("buffer_events", tenure.buffer.events)
             self._telemetry.gauge("buffer_bytes", tenure.buffer.bytes)
-            self._telemetry.gauge("lag_seconds", self._publish.oldest_age(time.time()))
+            self._telemetry.gauge("lag_seconds", self._publish.topics.oldest_age(time.time()))
             await asyncio.sleep(REPORT_INTERVAL if tenure.buffer.events else 2 * REPORT_INTERVAL)
 
 

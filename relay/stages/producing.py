@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from relay.health import Health
     from relay.outcome import Outcome, PublishError
     from relay.retry import Backoff
+    from relay.stages.partition import Partition
     from relay.telemetry import Telemetry
 
 CLOSE_TIMEOUT = 2.0
@@ -164,3 +165,37 @@ class ProducerKeeper:
     def _waiting(self, error: PublishError) -> None:
         self._health.kafka_lost(time.monotonic(), error)
         self._telemetry.emit("kafka.waiting", error=error)
+
+
+class Producers:
+    """The main producer, and one beside it for the partitions that a batch was refused of or got stuck in."""
+
+    def __init__(self, main: ProducerKeeper, side: ProducerKeeper) -> None:
+        self.main = main
+        self.side = side
+
+    async def run(self, quiesce: Callable[[Producer], Awaitable[None]], abandon: Callable[[Producer], None]) -> None:
+        """Keep both until cancelled; arguments as of ProducerKeeper.run."""
+        # The main one at once, so that health knows Kafka; the other when something is refused.
+        self.main.want()
+        async with asyncio.TaskGroup() as tasks:
+            for keeper in (self.main, self.side):
+                tasks.create_task(keeper.run(quiesce, abandon))
+
+    def of(self, partition: Partition) -> ProducerKeeper:
+        """The one that a partition's batches go through."""
+        return self.side if partition.suspect else self.main
+
+    def works(self, producer: object) -> None:
+        """A batch was acknowledged through it."""
+        (self.side if producer is self.side.current else self.main).works()
+
+    def discard(self, producer: object, reason: str) -> None:
+        """Replace it, whichever of the two it is."""
+        for keeper in (self.main, self.side):
+            keeper.discard(producer, reason)
+
+    def discard_both(self, reason: str) -> None:
+        """Replace both."""
+        for keeper in (self.main, self.side):
+            keeper.discard(keeper.current, reason)

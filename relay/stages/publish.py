@@ -15,14 +15,15 @@ from relay.stages.partition import Flight, Partition
 from relay.stages.records import Delivery
 from relay.stages.resolving import Resolving
 from relay.stages.topic import Topic
+from relay.stages.topics import Topics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from relay.event import PendingEvent
     from relay.stages.failing import Failing
     from relay.stages.pacing import Pacing
-    from relay.stages.producing import Producer, ProducerKeeper
+    from relay.stages.producing import Producer, Producers
     from relay.stages.records import Records
     from relay.stages.replayed import Replayed
     from relay.stages.tenure import Tenure
@@ -38,8 +39,7 @@ class Publish:
 
     def __init__(
         self,
-        main: ProducerKeeper,
-        side: ProducerKeeper,
+        producers: Producers,
         records: Records,
         failing: Failing,
         troubles: Troubles,
@@ -50,8 +50,7 @@ class Publish:
         quiesce_timeout: float,
         telemetry: Telemetry,
     ) -> None:
-        self._main = main
-        self._side = side
+        self.producers = producers
         self._records = records
         self._failing = failing
         self._troubles = troubles
@@ -65,18 +64,15 @@ class Publish:
         self._tenure: Tenure | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._landed = asyncio.Event()
-        self._resolving = Resolving(main, troubles)
-        self.topics: dict[str, Topic] = {}
+        self._resolving = Resolving(producers.main, troubles)
+        self.topics = Topics()
         self.last_acknowledged = 0.0
         """Monotonic seconds."""
 
     async def run(self) -> None:
         """Keep the producers and publish until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
-            # The main one at once, so that health knows Kafka; the other when something is refused.
-            self._main.want()
-            for keeper in (self._main, self._side):
-                self._tasks.create_task(keeper.run(self._quiesce, self._abandon))
+            self._tasks.create_task(self.producers.run(self._quiesce, self._abandon))
             self._tasks.create_task(self._troubles.run(self))
 
     def begin(self, tenure: Tenure) -> None:
@@ -88,12 +84,7 @@ class Publish:
         """The tenure is over: drop what has not been sent. What is in flight stays there and is settled later."""
         if tenure is self._tenure:
             self._tenure = None
-            for topic in self.topics.values():
-                self._replayed.without(topic.pull_all())
-
-    def take_back(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
-        """Take out the `unwanted` events that are not in flight yet."""
-        return [event for topic in self.topics.values() for event in topic.pull(unwanted)]
+            self._replayed.without(self.topics.take_back_all())
 
     def hand_in(self, events: list[PendingEvent]) -> None:
         """Take events of the current tenure, in order per lane."""
@@ -117,47 +108,19 @@ class Publish:
         """The tenure that hands in."""
         return self._tenure
 
-    @property
-    def in_flight(self) -> int:
-        """Events in the producers' hands."""
-        return self.in_flight_beside(None)
-
-    def in_flight_beside(self, tenure: Tenure | None) -> int:
-        """Those of other tenures than this one."""
-        flights = [flight for partition in self.partitions() for flight in partition.flights]
-        return sum(len(flight.events) for flight in flights if flight.tenure is not tenure)
-
-    def oldest_age(self, now: float) -> float:
-        """Seconds since the oldest event in hand was enqueued, at unix time `now`; 0 when there is none."""
-        heads = [partition.waiting[0] for partition in self.partitions() if partition.waiting]
-        heads += [flight.events[0] for partition in self.partitions() for flight in partition.flights]
-        heads += [topic.unrouted[0] for topic in self.topics.values() if topic.unrouted]
-        return max(0.0, now - min(event[8] for event in heads) / 1000) if heads else 0.0
-
     async def ready(self) -> None:
         """Wait until there is a producer."""
-        await self._main.ready()
+        await self.producers.main.ready()
 
     async def wait_landed(self) -> None:
         """Wait until nothing is in flight."""
-        while self.in_flight:
+        while self.topics.in_flight:
             await self._wait_for_landing()
 
     def discard_in_flight(self, tenure: Tenure, reason: str) -> None:
         """The lease is over: what is still in the producers' hands must not be sent any more."""
-        if any(flight.tenure is tenure for partition in self.partitions() for flight in partition.flights):
-            for keeper in (self._main, self._side):
-                keeper.discard(keeper.current, reason)
-
-    def discard(self, producer: object, reason: str) -> None:
-        """Replace the producer, whichever of the two it is."""
-        for keeper in (self._main, self._side):
-            keeper.discard(producer, reason)
-
-    def partitions(self) -> Iterator[Partition]:
-        """All partitions of all topics."""
-        for topic in self.topics.values():
-            yield from topic.partitions
+        if any(flight.tenure is tenure for flight in self.topics.flights()):
+            self.producers.discard_both(reason)
 
     def share_of_room(self, topic: Topic) -> float:
         """The part of the buffer's room that is taken by events whose topic's partitions are not known."""
@@ -172,10 +135,6 @@ class Publish:
     def look_up(self, topic: Topic) -> None:
         """Have the main producer ask for the topic's partitions and their leaders; nothing to wait for."""
         self._spawn(self._resolving.look_up(topic))
-
-    def current_producer(self) -> Producer | None:
-        """The main producer, if there is one just now."""
-        return self._main.current
 
     def _topic(self, name: str) -> Topic:
         topic = self.topics.get(name)
@@ -200,7 +159,7 @@ class Publish:
     async def _pump(self, topic: Topic, partition: Partition) -> None:
         """Send the batches of one partition for as long as the service runs."""
         while True:
-            producer = await (self._side if partition.suspect else self._main).ready()
+            producer = await self.producers.of(partition).ready()
             partition.wake_up.clear()
             tenure = self._tenure
             if tenure is None or not partition.may_send(producer, time.monotonic()):
@@ -255,7 +214,7 @@ class Publish:
     def _acknowledged(self, partition: Partition, flight: Flight, base_offset: int) -> None:
         now = self.last_acknowledged = time.monotonic()
         partition.acknowledged(flight, now)
-        (self._side if flight.producer is self._side.current else self._main).works()
+        self.producers.works(flight.producer)
         self._troubles.acknowledged(self.topics[partition.topic], partition, now)
         self._telemetry.emit(
             "publish.acknowledged",
@@ -298,7 +257,7 @@ class Publish:
         partition.put_back(back)
         self._act_on(error, partition, first)
         # Its sequence has a gap now: every later batch of this partition would fail (aiokafka #1017).
-        self.discard(first.producer, f"{partition.topic}-{partition.number}: {error}")
+        self.producers.discard(first.producer, f"{partition.topic}-{partition.number}: {error}")
 
     def _act_on(self, error: PublishError, partition: Partition, flight: Flight) -> None:
         topic = self.topics[partition.topic]
@@ -328,7 +287,7 @@ class Publish:
             async with asyncio.timeout(self._quiesce_timeout):
                 while any(
                     flight.producer is producer and flight.outcome is None
-                    for partition in self.partitions()
+                    for partition in self.topics.partitions()
                     if not partition.suspect
                     for flight in partition.flights
                 ):
@@ -339,7 +298,7 @@ class Publish:
     def _abandon(self, producer: Producer) -> None:
         """`producer` is being discarded: whether what it has in flight is in Kafka stays unknown."""
         error = PublishError(FailureKind.CLUSTER, "the producer was discarded before Kafka answered")
-        for partition in self.partitions():
+        for partition in self.topics.partitions():
             for flight in list(partition.flights):
                 if flight.producer is producer and flight.outcome is None:
                     self._ended(partition, flight, Refused(error))

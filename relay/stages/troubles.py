@@ -120,9 +120,9 @@ class Troubles:
         """Watch until cancelled."""
         while True:
             in_trouble = any(topic.trouble for topic in publish.topics.values())
-            await asyncio.sleep(WATCH_INTERVAL if publish.in_flight or in_trouble else IDLE_INTERVAL)
+            await asyncio.sleep(WATCH_INTERVAL if publish.topics.in_flight or in_trouble else IDLE_INTERVAL)
             now = time.monotonic()
-            self._telemetry.gauge("inflight_events", publish.in_flight)
+            self._telemetry.gauge("inflight_events", publish.topics.in_flight)
             self._watch_kafka(publish, now)
             for topic in publish.topics.values():
                 self._watch_topic(publish, topic, now)
@@ -163,7 +163,7 @@ class Troubles:
                 self._pause(topic, trouble)
 
     def _watch_partitions(self, publish: Publish, topic: Topic, now: float) -> None:
-        producer = publish.current_producer()
+        producer = publish.producers.main.current
         for partition in topic.partitions:
             leaderless = producer is not None and producer.leaderless(topic.name, partition.number)
             if not leaderless:
@@ -185,7 +185,7 @@ class Troubles:
                 if not partition.suspect:
                     # aiokafka makes a broker's other partitions wait for the retries of this one: not in our midst.
                     partition.suspect = True
-                    publish.discard(oldest.producer, str(error))
+                    publish.producers.discard(oldest.producer, str(error))
                 if topic.trouble is None:
                     self.begin(topic, error, partition)
                 else:
@@ -202,7 +202,7 @@ class Troubles:
         self._failing.close_topic(topic)
 
     def _watch_metadata(self, publish: Publish, topic: Topic) -> None:
-        producer = publish.current_producer()
+        producer = publish.producers.main.current
         if producer is None or topic.router is None:
             return
         count = producer.known_partition_count(topic.name)
@@ -217,7 +217,7 @@ class Troubles:
 
 def _may_work(publish: Publish, topic: Topic, trouble: Trouble) -> bool:
     """Whether Kafka has the topic, and a leader for each partition that took no events."""
-    producer = publish.current_producer()
+    producer = publish.producers.main.current
     return (
         producer is not None
         and producer.known_partition_count(topic.name) > 0

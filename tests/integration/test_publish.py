@@ -49,7 +49,7 @@ class Relaying:
     @property
     def producer(self) -> Producer:
         """The producer it uses just now."""
-        producer = self.service._publish.current_producer()
+        producer = self.service._publish.producers.main.current
         assert producer is not None
         return producer
 
@@ -106,7 +106,7 @@ async def test_a_producer_whose_sender_died_is_replaced_and_costs_nothing_but_re
     await fill(relaying.connection, topic, 20_000)
     await relaying.settled(topic, at_least=2_000)
     first = relaying.producer
-    in_flight = relaying.service._publish.in_flight
+    in_flight = relaying.service._publish.topics.in_flight
     first.died.cancel()
     await relaying.settled(topic)
 
@@ -130,7 +130,7 @@ async def test_what_was_queued_when_the_lease_was_lost_is_never_sent_though_a_ne
 
         async def queued() -> list[Flight]:
             """The second batch of each partition waits for the answer to the first."""
-            return [partition.flights[1] for partition in publish.partitions() if len(partition.flights) > 1]
+            return [partition.flights[1] for partition in publish.topics.partitions() if len(partition.flights) > 1]
 
         flights = await until("batches are queued", queued)
         tenure = publish.tenure
@@ -138,7 +138,7 @@ async def test_what_was_queued_when_the_lease_was_lost_is_never_sent_though_a_ne
         await relaying.connection.execute("SELECT outbox.wake_up()")
 
         async def taken_again() -> bool:
-            waiting = {event.id for partition in publish.partitions() for event in partition.waiting}
+            waiting = {event.id for partition in publish.topics.partitions() for event in partition.waiting}
             return publish.tenure is not tenure and {event.id for event in flights[0].events} <= waiting
 
         await until("a new tenure has taken the events again", taken_again)

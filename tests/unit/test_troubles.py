@@ -18,12 +18,11 @@ from relay.stages.buffer import Buffer
 from relay.stages.partition import Flight, Partition
 from relay.stages.tenure import Tenure
 from relay.stages.topic import Topic
+from relay.stages.topics import Topics
 from relay.stages.troubles import ALIVE_FOR, LOOK_UP_INTERVAL, PAUSE_AFTER, STUCK_AFTER, WATCH_INTERVAL, Troubles
 from tests.events import event, events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from relay.stages.failing import Failing
     from relay.stages.publish import Publish
     from relay.telemetry import Telemetry
@@ -75,32 +74,29 @@ class FakeProducer:
         return topic in self.without_leader
 
 
-class FakePublish:
-    """Topics and what they have in flight."""
+class FakeProducers:
+    """The main producer, and those that were to be replaced."""
 
-    def __init__(self, *names: str) -> None:
-        self.topics = {name: Topic(name, lambda: Backoff(lambda: 0.0), lambda keys: [0] * len(keys)) for name in names}
-        for topic in self.topics.values():
-            topic.resolved(PARTITIONS)
-        self.last_acknowledged = 0.0
+    def __init__(self) -> None:
+        self.main = SimpleNamespace(current=FakeProducer())
         self.discarded: list[object] = []
-        self.resolved_anew: list[str] = []
-        self.looked_up: list[str] = []
-        self.producer: FakeProducer | None = FakeProducer()
-
-    @property
-    def in_flight(self) -> int:
-        return sum(len(each.flights) for each in self.partitions())
-
-    def partitions(self) -> Iterator[Partition]:
-        for topic in self.topics.values():
-            yield from topic.partitions
 
     def discard(self, producer: object, reason: str) -> None:
         self.discarded.append(producer)
 
-    def current_producer(self) -> FakeProducer | None:
-        return self.producer
+
+class FakePublish:
+    """Topics and what they have in flight."""
+
+    def __init__(self, *names: str) -> None:
+        topics = (Topic(name, lambda: Backoff(lambda: 0.0), lambda keys: [0] * len(keys)) for name in names)
+        self.topics = Topics({topic.name: topic for topic in topics})
+        for topic in self.topics.values():
+            topic.resolved(PARTITIONS)
+        self.producers = FakeProducers()
+        self.last_acknowledged = 0.0
+        self.resolved_anew: list[str] = []
+        self.looked_up: list[str] = []
 
     def share_of_room(self, topic: Topic) -> float:
         return len(topic.unrouted) / ROOM
@@ -185,7 +181,7 @@ def test_a_batch_that_stays_unacknowledged_while_others_go_is_its_topics_trouble
     assert trouble is not None
     assert "see whether its replicas are in sync" in str(trouble.error)
     assert partition.suspect
-    assert watched.publish.discarded == ["main"]
+    assert watched.publish.producers.discarded == ["main"]
     assert list(watched.health.troubled_topics()) == ["stuck"]
     assert watched.topic("other").trouble is None
     assert watched.health.ready(watched.now) == []
@@ -199,7 +195,7 @@ def test_it_is_paused_a_little_later_and_its_producer_is_discarded_only_once(wat
     assert watched.paused("stuck")
     assert watched.heard.closed == ["stuck"]
     watched.pass_time(60, flowing="other")
-    assert watched.publish.discarded == ["main"]
+    assert watched.publish.producers.discarded == ["main"]
     assert watched.heard.told("topic.troubled") == watched.heard.told("topic.paused") == 1
 
 
@@ -222,15 +218,14 @@ def test_when_nothing_is_acknowledged_at_all_it_is_kafkas_trouble_and_no_topic_i
     watched.send("other")
     watched.pass_time(120)
     assert watched.topic("stuck").trouble is watched.topic("other").trouble is None
-    assert watched.heard.closed == watched.publish.discarded == []
+    assert watched.heard.closed == watched.publish.producers.discarded == []
     assert watched.heard.told("kafka.lost") > 0
     assert watched.health.ready(watched.now)[0].startswith("Kafka has been away for ")
 
 
 def test_a_partition_without_a_leader_is_its_topics_trouble_though_nothing_else_is_under_way(watched: Watched) -> None:
     """What waits for it may have taken all the room, so that no other topic could show that Kafka works."""
-    assert watched.publish.producer is not None
-    watched.publish.producer.without_leader.add("stuck")
+    watched.publish.producers.main.current.without_leader.add("stuck")
     watched.send("stuck")
     watched.pass_time(STUCK_AFTER)
     assert watched.topic("stuck").trouble is None
@@ -242,8 +237,7 @@ def test_a_partition_without_a_leader_is_its_topics_trouble_though_nothing_else_
 
 
 def test_a_topic_of_which_several_partitions_are_stuck_is_told_once(watched: Watched) -> None:
-    assert watched.publish.producer is not None
-    watched.publish.producer.without_leader.add("stuck")
+    watched.publish.producers.main.current.without_leader.add("stuck")
     for partition in watched.topic("stuck").partitions:
         partition.flights.append(Flight(Tenure(Buffer(1, 1)), "main", events(1), watched.now))
     watched.pass_time(STUCK_AFTER + 2 * WATCH_INTERVAL)
@@ -253,13 +247,12 @@ def test_a_topic_of_which_several_partitions_are_stuck_is_told_once(watched: Wat
 
 def test_a_moment_without_a_leader_is_nothing_however_old_the_batch_is(watched: Watched) -> None:
     """A broker that has just come back names no leaders at first."""
-    assert watched.publish.producer is not None
     watched.send("stuck")
     for _ in range(5):
         watched.pass_time(60)
-        watched.publish.producer.without_leader.add("stuck")
+        watched.publish.producers.main.current.without_leader.add("stuck")
         watched.pass_time(STUCK_AFTER - WATCH_INTERVAL)
-        watched.publish.producer.without_leader.clear()
+        watched.publish.producers.main.current.without_leader.clear()
     assert watched.topic("stuck").trouble is None
 
 
@@ -305,8 +298,7 @@ def test_a_stuck_topic_works_again_with_its_first_acknowledgement(watched: Watch
 
 def test_that_other_partitions_of_the_topic_take_theirs_does_not_end_its_trouble(watched: Watched) -> None:
     """Else what waits for the one that does not would fill the buffer, and stop every topic."""
-    assert watched.publish.producer is not None
-    watched.publish.producer.without_leader.add("stuck")
+    watched.publish.producers.main.current.without_leader.add("stuck")
     lame = watched.send("stuck")
     healthy = watched.topic("stuck").partitions[1]
     for _ in range(8 * round(STUCK_AFTER + PAUSE_AFTER)):
@@ -326,7 +318,7 @@ def test_a_partition_that_is_suspect_for_its_events_can_be_its_topics_trouble_as
     partition.suspect = True
     watched.pass_time(STUCK_AFTER + 2 * WATCH_INTERVAL, flowing="other")
     assert watched.topic("stuck").trouble is not None
-    assert watched.publish.discarded == []
+    assert watched.publish.producers.discarded == []
 
 
 def test_a_trouble_of_two_partitions_ends_when_both_work(watched: Watched) -> None:
@@ -398,8 +390,7 @@ def test_a_try_that_hangs_pauses_the_topic_again(watched: Watched) -> None:
 
 def test_a_paused_topic_without_a_leader_is_asked_about_and_tried_once_it_has_one(watched: Watched) -> None:
     """A try that hangs fills the buffer, and stops the others meanwhile."""
-    assert watched.publish.producer is not None
-    watched.publish.producer.without_leader.add("stuck")
+    watched.publish.producers.main.current.without_leader.add("stuck")
     partition = watched.send("stuck")
     watched.pass_time(STUCK_AFTER + PAUSE_AFTER + 1, flowing="other")
     assert watched.paused("stuck")
@@ -407,7 +398,7 @@ def test_a_paused_topic_without_a_leader_is_asked_about_and_tried_once_it_has_on
     watched.pass_time(300, flowing="other")
     assert watched.heard.opened == []
     assert len(watched.publish.looked_up) == pytest.approx(300 / LOOK_UP_INTERVAL, abs=2)
-    watched.publish.producer.without_leader.clear()
+    watched.publish.producers.main.current.without_leader.clear()
     watched.pass_time(WATCH_INTERVAL, flowing="other")
     watched.topic("stuck").route([event(5)])
     watched.pass_time(PAUSE_AFTER + STUCK_AFTER, flowing="other")
@@ -416,12 +407,11 @@ def test_a_paused_topic_without_a_leader_is_asked_about_and_tried_once_it_has_on
 
 
 def test_a_paused_topic_that_kafka_does_not_have_is_not_tried(watched: Watched) -> None:
-    assert watched.publish.producer is not None
-    watched.publish.producer.counts["stuck"] = 0
+    watched.publish.producers.main.current.counts["stuck"] = 0
     watched.troubles.begin(watched.topic("stuck"), MISSING, watched.topic("stuck").partitions[0])
     watched.pass_time(300, flowing="other")
     assert watched.heard.opened == []
-    del watched.publish.producer.counts["stuck"]
+    del watched.publish.producers.main.current.counts["stuck"]
     watched.pass_time(2 * WATCH_INTERVAL, flowing="other")
     assert watched.heard.opened == ["stuck"]
 
@@ -471,7 +461,7 @@ def test_the_backoff_of_a_topic_that_worked_begins_anew(watched: Watched) -> Non
 
 
 def test_a_topic_whose_number_of_partitions_changed_is_resolved_anew(watched: Watched) -> None:
-    producer = watched.publish.producer
+    producer = watched.publish.producers.main.current
     assert producer is not None
     producer.counts["stuck"] = PARTITIONS + 1
     watched.look()
@@ -479,11 +469,11 @@ def test_a_topic_whose_number_of_partitions_changed_is_resolved_anew(watched: Wa
 
 
 def test_one_that_is_not_known_at_the_moment_keeps_its_partitions(watched: Watched) -> None:
-    producer = watched.publish.producer
+    producer = watched.publish.producers.main.current
     assert producer is not None
     producer.counts["stuck"] = 0
     watched.look()
-    watched.publish.producer = None
+    watched.publish.producers.main.current = None
     watched.look()
     assert watched.publish.resolved_anew == []
 
