@@ -61,11 +61,7 @@ class SimulatedConnection:
     async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
         await Instant()
         snapshot, events = self.postgres.scan(lanes, longest_sweep)
-        await Instant()
-        # Not in the snapshot: a sequence is read as it is at that moment.
-        value = self.postgres.sequence
-        await Instant()
-        return ScanResult(snapshot, value, events)
+        return await self._result(snapshot, events)
 
     async def snapshot(self) -> Snapshot:
         await Instant()
@@ -76,10 +72,16 @@ class SimulatedConnection:
     async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
         await Instant()
         snapshot, found = self.postgres.sweep_step(lane, above, up_to, events, size)
+        return await self._result(snapshot, found)
+
+    async def _result(self, snapshot: Snapshot, events: list[PendingEvent]) -> ScanResult:
+        await Instant()
+        # Not in the snapshot: xids and the sequence are read as they are at that moment.
+        next_xid = self.postgres.next_xid
         await Instant()
         value = self.postgres.sequence
         await Instant()
-        return ScanResult(snapshot, value, found)
+        return ScanResult(snapshot, value, next_xid, events)
 
     async def sequence_value(self) -> int:
         await Instant()

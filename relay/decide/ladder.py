@@ -1,8 +1,9 @@
 """The ladder: which event ids a transaction cannot have, judged by its xid.
 
-A rung (xid, value) records that the outbox's sequence stood at `value` *before* the relay's own transaction
-`xid` took its xid. The default of `outbox.event.id` takes the transaction's xid before it takes an id, so every
-transaction with a larger xid than a rung's has only ids above that rung's value.
+A rung (xid, value) records that the outbox's sequence stood at `value` *before* any transaction with a larger xid took
+its own: `xid` is that of a transaction of the relay's that began later, or the last one taken when a later statement
+looked. The default of `outbox.event.id` takes the transaction's xid before it takes an id, so every transaction with a
+larger xid than a rung's has only ids above that rung's value.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Ladder:
         return f"<Ladder rungs={len(self._xids)} top={top} raised={len(self._raised)}>"
 
     def add(self, xid: int, value: int) -> None:
-        """Add a rung. `value` must have been read in a statement that ended before `xid` was assigned.
+        """Add a rung. `value` must have been read in a statement that ended before the xid after `xid` was assigned.
 
         A rung that is not above the highest in both respects is left out: fewer rungs are only more cautious,
         and several connections may report theirs out of order.

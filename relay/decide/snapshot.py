@@ -26,3 +26,17 @@ class Snapshot:
     def ended(self, xid: int) -> bool:
         """Whether the transaction had ended, by commit or rollback, when the snapshot was taken."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)
+
+
+FIRST_XID = 3
+"""Of a database's life; those below are not transactions'. XIDS is how many PostgreSQL tells apart in 32 bits."""
+XIDS = 1 << 32
+
+
+def next_xid(age: int, snapshot: Snapshot) -> int:
+    """The xid that the next transaction to need one takes, when the `age` of FIRST_XID was read beside `snapshot`.
+
+    PostgreSQL's age() counts modulo XIDS; the snapshot tells in which round.
+    """
+    ahead = (age + FIRST_XID - snapshot.xmax) % XIDS
+    return snapshot.xmax + (ahead if ahead < XIDS // 2 else ahead - XIDS)

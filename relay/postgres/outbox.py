@@ -8,7 +8,7 @@ from asyncpg import UniqueViolationError
 
 from relay.decide.failing import Fail, Retry
 from relay.decide.shares import LaneRow, LiveReplica
-from relay.decide.snapshot import Snapshot
+from relay.decide.snapshot import Snapshot, next_xid
 from relay.event import PendingEvent
 from relay.postgres import segments
 from relay.postgres.errors import translated
@@ -46,6 +46,8 @@ class ScanResult(NamedTuple):
     sequence_value: int
     """The id sequence's last value, 0 when unused. Read after the snapshot: it says nothing about the
     transactions that are not in it, only about those that take their xid once the result is there."""
+    next_xid: int
+    """What the next transaction to take an xid would have got. Read after the snapshot."""
     events: list[PendingEvent]
     """Per lane the swept, then the fresh ones, each in id order."""
 
@@ -340,4 +342,5 @@ def _columns(receipts: Receipts) -> tuple[list[int], list[int], list[int], list[
 def _scan_result(rows: list[asyncpg.Record]) -> ScanResult:
     head = rows[0]
     del rows[0]
-    return ScanResult(Snapshot.parse(head["topic"]), head["id"], cast("list[PendingEvent]", rows))
+    snapshot = Snapshot.parse(head["topic"])
+    return ScanResult(snapshot, head["id"], next_xid(head["size"], snapshot), cast("list[PendingEvent]", rows))

@@ -120,7 +120,7 @@ class Scan:
         value_before = tenure.sequence_value
         result = await self._port.scan(requests, self._settings.sweep_step_ids)
         self._saw(result.snapshot)
-        tenure.saw_sequence(result.sequence_value, value_before)
+        tenure.saw_statement(result.sequence_value, result.next_xid, value_before)
         for xid, value in quiet.items():
             # Only now is it certain that the transaction was not just ending while we looked at its locks.
             if xid in result.snapshot.running:

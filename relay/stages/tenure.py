@@ -100,6 +100,14 @@ class Tenure:
             raise SequenceWentBackError(before, value)
         self.sequence_value = max(self.sequence_value, value)
 
+    def saw_statement(self, value: int, next_xid: int, before: int) -> None:
+        """The same, of a statement that also read the next xid: that makes a rung.
+
+        A transaction with this xid or a later one takes it after the statement began, and its ids later still.
+        """
+        self.saw_sequence(value, before)
+        self.ladder.add(next_xid - 1, before)
+
     def owns(self, lane: int, epoch: int) -> bool:
         """Whether the lane is still owned at this epoch."""
         state = self.lanes.get(lane)

@@ -1,5 +1,6 @@
 -- name: scan
--- The next pending events of several lanes in one snapshot: one head row (snapshot, sequence), then sweep and fresh events of each lane in id order.
+-- The next pending events of several lanes in one snapshot: one head row (snapshot, sequence, xids taken so far), then sweep and fresh events of each lane in id order.
+-- age() of the first of all xids is how many were taken since, modulo 2^32: the only way to know the next one without taking it.
 -- $1 lanes, $2 taken_to, $3 sweep rows, $4 sweep bytes, $5 fresh rows, $6 fresh bytes, $7 number of the bound: one element per lane;
 -- $8 floors of the bounds; $9 number of the bound, $10 xid, $11 floor: one element per running transaction of a bound; $12 longest sweep in ids;
 -- $13 an id below everything that may be read: implied by the rest, but only a parameter prunes segments before the plan is set up.
@@ -27,7 +28,7 @@ SELECT 0::smallint AS lane,
        NULL::text AS headers,
        NULL::text AS type,
        0::bigint AS created_ms,
-       0 AS size
+       age('3'::xid) AS size
 UNION ALL
 SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload,
        nullif(found.headers, '{}')::text, found.type,
@@ -76,7 +77,7 @@ SELECT 0::smallint AS lane,
        NULL::text AS headers,
        NULL::text AS type,
        0::bigint AS created_ms,
-       0 AS size
+       age('3'::xid) AS size
 UNION ALL
 (SELECT swept.lane, swept.id, swept.event_id, swept.topic, swept.key, swept.payload,
         nullif(swept.headers, '{}')::text, swept.type,

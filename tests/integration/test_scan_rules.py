@@ -21,11 +21,13 @@ from tests.outbox import add_receipts, connected, migrated
 from tests.scan_harness import Between, HandRelay, hand_relay, lane_of, relay_connections, same_lane, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import asyncpg
 
     from relay.local import PostgresServer
+    from relay.postgres.outbox import ScanResult
+    from relay.stages.scan import LaneRequest
 
 LANE = lane_of("k")
 RECORD = {
@@ -89,6 +91,16 @@ class TestWhileNothingEnds:
             assert await relay.scan._nothing_new()
 
 
+class Answers:
+    """A connection whose scan was answered with this."""
+
+    def __init__(self, result: ScanResult) -> None:
+        self._result = result
+
+    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+        return self._result
+
+
 class TestTheLadder:
     async def test_the_sequence_is_never_read_ahead_of_the_ids_that_were_taken(self, outbox: str) -> None:
         """Read like a table it is, for moments, up to 32 ids ahead: about once in a thousand reads of this test.
@@ -148,6 +160,58 @@ class TestTheLadder:
             assert ids(await relay.take_all()) == [second.id]
             await old.commit()
             assert ids(await relay.take_all()) == [first.id]
+
+    async def test_a_scan_tells_the_xid_of_the_next_transaction_though_an_older_one_is_running(
+        self, outbox: str
+    ) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as old, connected(outbox) as soon:
+            await relay.take_all()
+            await old.begin()
+            await old.enqueue()
+            found = await relay.scan_port.scan(relay.scan._requests(), 1_000)
+            assert found.next_xid > found.snapshot.xmax, "the snapshot tells as much"
+            assert await soon.fetchval("SELECT pg_current_xact_id()::text") == str(found.next_xid)
+
+    async def test_a_scans_rung_says_nothing_of_the_last_transaction_before_it(self, outbox: str) -> None:
+        """It may have its ids already. With a rung one xid lower the event is lost."""
+        other = same_lane("k", 1)[0]
+        async with hand_relay(outbox) as relay, writer(outbox) as last, writer(outbox) as soon:
+            await soon.begin()
+            await last.begin()
+            first = await last.enqueue()
+            second = await soon.enqueue(other)
+            await soon.commit()
+            assert ids(await relay.take_all()) == [second.id]
+            assert await relay.take() == []
+            await last.commit()
+            assert ids(await relay.take_all()) == [first.id]
+
+    async def test_nor_has_it_the_sequences_value_that_the_same_scan_read(self, outbox: str) -> None:
+        """PostgreSQL may read the next xid first: a transaction that took it then has ids below that value."""
+        other = same_lane("k", 1)[0]
+        async with hand_relay(outbox) as relay, writer(outbox) as last, writer(outbox) as soon:
+            await relay.take_all()
+            await soon.begin()
+            result = await relay.scan_port.scan(relay.scan._requests(), 1_000)
+            await last.begin()
+            first = await last.enqueue()
+            relay.scan._port = Answers(result._replace(sequence_value=first.id))  # type: ignore[assignment]
+            assert await relay.take() == []
+            relay.scan._port = relay.scan_port
+            second = await soon.enqueue(other)
+            await soon.commit()
+            assert ids(await relay.take_all()) == [second.id]
+            await last.commit()
+            assert ids(await relay.take_all()) == [first.id]
+
+    async def test_a_scan_adds_a_rung_that_spares_the_next_one_what_was_there(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            for number in range(1, 4):
+                await service.enqueue()
+                await relay.take_all()
+                # The scan found the sequence at that, and the next one the xids.
+                await relay.take()
+                assert relay.lane(LANE).bound(relay.tenure.ladder).floor == number
 
     async def test_a_settle_adds_a_rung_that_spares_the_next_scan_what_was_settled(self, outbox: str) -> None:
         async with hand_relay(outbox) as relay, writer(outbox) as service:

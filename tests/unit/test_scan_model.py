@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
+    from relay.postgres.outbox import ScanResult
 
 SIZES = [(12, 3), (3, 12)]
 """Events per scan and ids per step of a sweep: sweeps of many steps, and sweeps that their limit cuts off."""
@@ -109,9 +110,10 @@ def find_the_last_rung_below_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read_the_rungs_value_after_its_xid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rung's value is the sequence's when the settle is over, not one read before it began."""
+    """A rung's value is the sequence's when the statement with its xid is over, not one read before it began."""
     add = Ladder.add
     commit = SimulatedConnection._commit
+    result = SimulatedConnection._result
     late: dict[int, int] = {}
 
     async def committed(self: SimulatedConnection, transaction: Any) -> int:
@@ -119,7 +121,13 @@ def read_the_rungs_value_after_its_xid(monkeypatch: pytest.MonkeyPatch) -> None:
         late[xid] = self.postgres.sequence
         return xid
 
+    async def read(self: SimulatedConnection, *arguments: Any) -> ScanResult:
+        found = await result(self, *arguments)
+        late[found.next_xid - 1] = found.sequence_value
+        return found
+
     monkeypatch.setattr(SimulatedConnection, "_commit", committed)
+    monkeypatch.setattr(SimulatedConnection, "_result", read)
     monkeypatch.setattr(Ladder, "add", lambda self, xid, value: add(self, xid, late[xid]))
 
 

@@ -29,7 +29,7 @@ Answer = ScanResult
 
 
 def answer(*found: PendingEvent, xmax: int = 50, value: int = 0) -> Answer:
-    return ScanResult(Snapshot(xmax, xmax, frozenset()), value, list(found))
+    return ScanResult(Snapshot(xmax, xmax, frozenset()), value, xmax, list(found))
 
 
 class FakePort:

@@ -40,7 +40,7 @@ class Port:
 
     async def sweep_step(self, *_: int) -> ScanResult:
         self.steps += 1
-        return ScanResult(SNAPSHOT, 0, [])
+        return ScanResult(SNAPSHOT, 0, SNAPSHOT.xmax, [])
 
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
         self.looks.append(sorted(xids))
