@@ -17,7 +17,7 @@ from relay.stages.buffer import Buffer
 from relay.stages.claim import Claim, Renewal
 from relay.stages.records import Delivery, Records
 from relay.stages.scan import Scan
-from relay.stages.settle import Settle, Written
+from relay.stages.settle import Settle
 from relay.stages.sweep import Sweep
 from relay.stages.tenure import Tenure, TenureLostError
 
@@ -95,26 +95,27 @@ class SimulatedConnection:
         await Instant()
         return found
 
-    async def settle(self, receipts: Receipts) -> Written:
+    async def settle(self, receipts: Receipts) -> int:
         transaction = await self._begin()
         settled = set(zip(receipts.lanes, receipts.ids, strict=True))
         new = len(settled - self.postgres.receipts)
         self.postgres.receipts |= settled
-        return Written(new, await self._commit(transaction))
+        await self._commit(transaction)
+        return new
 
-    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
+    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
         raise AssertionError("nothing fails here")
 
-    async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> Written:
+    async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> int:
         return await self.settle(receipts)
 
     async def count_duplicates(self, receipts: Receipts) -> int:
         return 0
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written | None:
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
         raise AssertionError("nothing is held back here")
 
-    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> Written | None:
+    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
         raise AssertionError("nothing fails here")
 
     async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:

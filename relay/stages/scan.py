@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 _MANY_RUNGS = 256
-"""The ladder is pruned when it has so many rungs and raised floors: a settle adds a rung, a look at the locks may
+"""The ladder is pruned when it has so many rungs and raised floors: a scan adds a rung, a look at the locks may
 raise the floors of all transactions of the server, and a scan rarely needs more than a handful."""
 
 

@@ -51,35 +51,26 @@ class Receipts(NamedTuple):
         return partitions, offsets
 
 
-class Written(NamedTuple):
-    """What a statement did."""
-
-    new: int
-    """Rows that were not there before."""
-    xid: int
-    """Of its transaction."""
-
-
 class SettlePort(Protocol):
-    """What settling needs of PostgreSQL."""
+    """What settling needs of PostgreSQL. What writes rows returns how many were not there before."""
 
-    async def settle(self, receipts: Receipts) -> Written:
+    async def settle(self, receipts: Receipts) -> int:
         """Write receipts."""
 
-    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
+    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
         """Write receipts, and in the same transaction delete the failure and held rows of (lane, id)."""
 
-    async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> Written:
+    async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> int:
         """Write receipts for events that are still the ones that were read; their failure and held rows go."""
 
     async def count_duplicates(self, receipts: Receipts) -> int:
         """How many of these have a receipt for another place in Kafka."""
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written | None:
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
         """Write held rows; None when one of the lanes is not this replica's any more."""
 
-    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> Written | None:
-        """Write a failure row in place of a held one; None when the lane is not this replica's any more."""
+    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
+        """Write a failure row in place of a held one; returns False when the lane is not this replica's any more."""
 
 
 class Settle:
@@ -110,24 +101,19 @@ class Settle:
             self._records.settled(taken)
 
     async def _record(self, records: list[Record]) -> None:
-        # Read before the transaction takes its xid: what a rung needs.
-        value = self._tenure.sequence_value
         match records[0]:
             case Delivery():
-                xid = await self._deliver([each for each in records if isinstance(each, Delivery)])
+                await self._deliver([each for each in records if isinstance(each, Delivery)])
             case HeldBack():
-                xid = await self._hold([each for each in records if isinstance(each, HeldBack)])
+                await self._hold([each for each in records if isinstance(each, HeldBack)])
             case Failure():
-                xid = 0
                 for each in records:
                     if isinstance(each, Failure):
-                        xid = await self._fail(each)
+                        await self._fail(each)
             case _ as never:
                 assert_never(never)
-        if xid:
-            self._tenure.ladder.add(xid, value)
 
-    async def _deliver(self, deliveries: list[Delivery]) -> int:
+    async def _deliver(self, deliveries: list[Delivery]) -> None:
         started = time.monotonic()
         receipts = Receipts([], [], [], [], [])
         for _, events, partition, base in deliveries:
@@ -138,53 +124,47 @@ class Settle:
             receipts.ids.extend([event[1] for event in events])
         if deliveries[0].tenure is not self._tenure:
             event_ids = [event[2] for delivery in deliveries for event in delivery.events]
-            written = await self._port.settle_checked(receipts, event_ids)
+            new = await self._port.settle_checked(receipts, event_ids)
         else:
             recorded = self._recorded(receipts)
             if recorded:
-                written = await self._port.settle_recorded(receipts, recorded)
+                new = await self._port.settle_recorded(receipts, recorded)
                 for each in recorded:
                     self._tenure.attempts.pop(each, None)
             else:
-                written = await self._port.settle(receipts)
+                new = await self._port.settle(receipts)
             self._release(deliveries)
         duplicates = 0
-        if written.new < len(receipts.ids):
+        if new < len(receipts.ids):
             duplicates = await self._port.count_duplicates(receipts)
             if duplicates:
                 self._telemetry.emit("settle.duplicates", events=duplicates)
-        self._telemetry.emit(
-            "settle.done", events=written.new, duplicates=duplicates, seconds=time.monotonic() - started
-        )
-        return written.xid
+        self._telemetry.emit("settle.done", events=new, duplicates=duplicates, seconds=time.monotonic() - started)
 
-    async def _hold(self, records: list[HeldBack]) -> int:
+    async def _hold(self, records: list[HeldBack]) -> None:
         tenure = self._tenure
         if records[0].tenure is not tenure:
-            return 0
+            return
         epochs = self._epochs(records)
-        written = await self._port.hold(tenure.replica, records, epochs)
-        if written is None:
+        new = await self._port.hold(tenure.replica, records, epochs)
+        if new is None:
             raise LeaseLostError(f"one of the lanes {sorted(epochs)} has another owner")
         self._release(records)
-        if written.new:
-            self._telemetry.emit("events.held", events=written.new)
-        return written.xid
+        if new:
+            self._telemetry.emit("events.held", events=new)
 
-    async def _fail(self, failure: Failure) -> int:
+    async def _fail(self, failure: Failure) -> None:
         tenure = self._tenure
         if failure.tenure is not tenure:
-            return 0
+            return
         (event,) = failure.events
         epochs = self._epochs([failure])
-        written = await self._port.fail(tenure.replica, failure, epochs[event[0]])
-        if written is None:
+        if not await self._port.fail(tenure.replica, failure, epochs[event[0]]):
             raise LeaseLostError(f"lane {event[0]} has another owner")
         self._release([failure])
         if not tenure.has_failures:
             tenure.has_failures = True
             tenure.resume_wake_up.set()
-        return written.xid
 
     def _epochs(self, records: Sequence[Record]) -> dict[int, int]:
         """The epochs at which the records' lanes are owned; -1, which no lane is at, for one that is not."""

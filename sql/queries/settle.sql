@@ -3,17 +3,14 @@
 -- Sorted, because two owners settling the same events in different orders deadlocked.
 -- Fails when one of them has a receipt already. That is rare, and without ON CONFLICT a row takes PostgreSQL a third less CPU and a quarter less WAL.
 -- OFFSET 0, or the number of the run is found anew for each use of it.
-WITH receipt AS (
-    INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)
-    SELECT r.lane, r.id, ($4::int[])[r.run],
-           CASE WHEN ($5::bigint[])[r.run] < 0 THEN -1
-                ELSE ($5::bigint[])[r.run] + r.number - ($3::bigint[])[r.run] END
-    FROM (SELECT event.*, width_bucket(event.number, $3::bigint[]) AS run
-          FROM unnest($1::text::smallint[], $2::text::bigint[]) WITH ORDINALITY AS event (lane, id, number)
-          OFFSET 0) AS r
-    ORDER BY r.lane, r.id
-)
-SELECT pg_current_xact_id()::text AS xid;
+INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)
+SELECT r.lane, r.id, ($4::int[])[r.run],
+       CASE WHEN ($5::bigint[])[r.run] < 0 THEN -1
+            ELSE ($5::bigint[])[r.run] + r.number - ($3::bigint[])[r.run] END
+FROM (SELECT event.*, width_bucket(event.number, $3::bigint[]) AS run
+      FROM unnest($1::text::smallint[], $2::text::bigint[]) WITH ORDINALITY AS event (lane, id, number)
+      OFFSET 0) AS r
+ORDER BY r.lane, r.id;
 
 -- name: settle_again
 -- The same when some of them have one: lanes $1, ids $2, partitions $3, offsets $4.
@@ -25,7 +22,7 @@ WITH receipt AS (
     ON CONFLICT (lane, id) DO NOTHING
     RETURNING 1
 )
-SELECT count(*) AS new, pg_current_xact_id()::text AS xid FROM receipt;
+SELECT count(*) AS new FROM receipt;
 
 -- name: settle_recorded
 -- The same, when some of the events had a failure or a held row: those of lanes $5, ids $6 go with their receipt.
@@ -53,7 +50,7 @@ receipt AS (
     ON CONFLICT (lane, id) DO NOTHING
     RETURNING 1
 )
-SELECT count(*) AS new, pg_current_xact_id()::text AS xid FROM receipt;
+SELECT count(*) AS new FROM receipt;
 
 -- name: settle_checked
 -- The same for events that were read before a connection was lost: only if the id still belongs to the event_id of $5.
@@ -77,7 +74,7 @@ receipt AS (
     ON CONFLICT (lane, id) DO NOTHING
     RETURNING 1
 )
-SELECT count(*) AS new, pg_current_xact_id()::text AS xid FROM receipt;
+SELECT count(*) AS new FROM receipt;
 
 -- name: count_duplicates
 -- How many of these acknowledged events already have a receipt for another place in Kafka, that is, were delivered twice.
@@ -109,7 +106,7 @@ written AS (
     ON CONFLICT (lane, id) DO NOTHING
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM mine) AS owned, count(*) AS new, pg_current_xact_id()::text AS xid FROM written;
+SELECT (SELECT count(*) FROM mine) AS owned, count(*) AS new FROM written;
 
 -- name: fail
 -- The failure of event ($2 lane, $3 id, $4 topic, $5 key): state $6, attempts $7, next attempt in $8 seconds, error $9, detail $10, policy $11; in place of its held row, if replica $1 owns the lane at epoch $12.
@@ -135,4 +132,4 @@ written AS (
     WHERE f.state <> 'discarded'
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM mine) AS owned, count(*) AS new, pg_current_xact_id()::text AS xid FROM written;
+SELECT (SELECT count(*) FROM mine) AS owned, count(*) AS new FROM written;

@@ -213,14 +213,6 @@ class TestTheLadder:
                 await relay.take()
                 assert relay.lane(LANE).bound(relay.tenure.ladder).floor == number
 
-    async def test_a_settle_adds_a_rung_that_spares_the_next_scan_what_was_settled(self, outbox: str) -> None:
-        async with hand_relay(outbox) as relay, writer(outbox) as service:
-            for _ in range(2):
-                await service.enqueue()
-                await relay.settle(await relay.take_all())
-            await relay.take_all()
-            assert relay.lane(LANE).bound(relay.tenure.ladder).floor == 2
-
 
 class TestRule1:
     async def test_a_receipt_that_commits_while_a_scan_is_under_way_is_not_in_its_snapshot(self, outbox: str) -> None:

@@ -19,7 +19,7 @@ from relay.stages.failing import Failing
 from relay.stages.partition import Partition
 from relay.stages.records import Delivery, Failure, HeldBack, Records
 from relay.stages.replayed import Replayed
-from relay.stages.settle import Settle, Written
+from relay.stages.settle import Settle
 from relay.stages.tenure import Tenure
 from relay.stages.topic import Topic
 from relay.telemetry import Telemetry
@@ -43,13 +43,13 @@ class Tables:
         self.held: list[tuple[str, int]] = []
         self.failed: list[tuple[str, int]] = []
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written:
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int:
         self.held += [(each[3], each[1]) for record in records for each in record.events]
-        return Written(1, 0)
+        return 1
 
-    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> Written:
+    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
         self.failed += [(each[3], each[1]) for each in failure.events]
-        return Written(1, 0)
+        return True
 
 
 def new_topic(name: str) -> Topic:

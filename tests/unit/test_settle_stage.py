@@ -14,7 +14,7 @@ from relay.settings import SettleSettings
 from relay.stages import settle as module
 from relay.stages.buffer import Buffer
 from relay.stages.records import Delivery, HeldBack, Records
-from relay.stages.settle import Settle, Written
+from relay.stages.settle import Settle
 from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
 from tests.events import event
@@ -36,16 +36,16 @@ class Tables:
         self.held: list[dict[int, int]] = []
         self.written: list[int] = []
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> Written | None:
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
         self.held.append(epochs)
-        return Written(1, 0) if epochs.items() <= {LANE: 1}.items() else None
+        return 1 if epochs.items() <= {LANE: 1}.items() else None
 
-    async def settle(self, receipts: Receipts) -> Written:
+    async def settle(self, receipts: Receipts) -> int:
         self.written.append(len(receipts.ids))
-        return Written(len(receipts.ids), 0)
+        return len(receipts.ids)
 
-    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> Written:
-        return Written(len(receipts.ids), 0)
+    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
+        return len(receipts.ids)
 
 
 async def test_the_attempts_of_a_failed_event_are_forgotten_when_it_is_published() -> None:
