@@ -174,14 +174,6 @@ class Producers:
         self.main = main
         self.side = side
 
-    async def run(self, quiesce: Callable[[Producer], Awaitable[None]], abandon: Callable[[Producer], None]) -> None:
-        """Keep both until cancelled; arguments as of ProducerKeeper.run."""
-        # The main one at once, so that health knows Kafka; the other when something is refused.
-        self.main.want()
-        async with asyncio.TaskGroup() as tasks:
-            for keeper in (self.main, self.side):
-                tasks.create_task(keeper.run(quiesce, abandon))
-
     def of(self, partition: Partition) -> ProducerKeeper:
         """The one that a partition's batches go through."""
         return self.side if partition.suspect else self.main

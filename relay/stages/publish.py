@@ -72,7 +72,10 @@ class Publish:
     async def run(self) -> None:
         """Keep the producers and publish until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
-            self._tasks.create_task(self.producers.run(self._quiesce, self._abandon))
+            # The main one at once, so that health knows Kafka; the other when something is refused.
+            self.producers.main.want()
+            for keeper in (self.producers.main, self.producers.side):
+                self._tasks.create_task(keeper.run(self._quiesce, self._abandon))
             self._tasks.create_task(self._troubles.run(self))
 
     def begin(self, tenure: Tenure) -> None:

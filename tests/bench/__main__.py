@@ -18,7 +18,7 @@ COMMANDS = {
     "soak": ("soak:soak_command", "A steady rate for a long time: does anything grow?"),
     "bad-event": ("failures:bad_event_command", "What one event that Kafka refuses costs the others."),
     "missing-topic": ("failures:missing_topic_command", "What a topic that does not exist costs the others."),
-    "profile": ("profiles:profile_command", "Where the relay's own CPU time goes."),
+    "profile": ("profiles:profile_command", "Where the relay's time goes."),
     "scale": ("scale:scale_command", "One, two and eight replicas, and two far from the broker."),
     "all": ("everything:all_command", "All of them; --quick for a first look."),
     "readme": ("everything:readme_command", "Put what all --json FILE kept into README.md."),

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Self
 
 from aiokafka import AIOKafkaConsumer
 
@@ -21,6 +21,7 @@ from tests.bench.process import ROOT, Tool
 if TYPE_CHECKING:
     from tests.bench.place import Place
 
+START_SECONDS = 30
 WAIT_SECONDS = 60
 LOOK_INTERVAL = 0.1
 
@@ -30,16 +31,25 @@ class Arrivals(Tool):
 
     def __init__(self, place: Place, topic: str, folder: Path) -> None:
         self._found = folder / "arrivals"
-        self._found.touch()
         command = [sys.executable, "-m", "tests.bench.arrivals", place.kafka.bootstrap_servers, topic, str(self._found)]
         super().__init__(command, folder=ROOT, log=folder / "consumer.log")
 
-    async def of(self, names: set[str]) -> dict[str, float]:
-        """When the events with these names arrived first; waits until all have."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not (arrived := self._read()).keys() >= names:
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        async with asyncio.timeout(START_SECONDS):
+            while not self._found.exists():
                 self.check()
                 await asyncio.sleep(LOOK_INTERVAL)
+        return self
+
+    async def of(self, names: set[str]) -> dict[str, float]:
+        """When the events with these names arrived first; waits until all have. Raises RuntimeError if some do not."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while missing := names - (arrived := self._read()).keys():
+            self.check()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{len(missing)} of {len(names)} events have not arrived after {WAIT_SECONDS} s")
+            await asyncio.sleep(LOOK_INTERVAL)
         return arrived
 
     def _read(self) -> dict[str, float]:
@@ -52,30 +62,30 @@ class Arrivals(Tool):
         return arrived
 
 
-async def consume(bootstrap_servers: str, topic: str, file: TextIO) -> None:
-    """Write down what arrives, until cancelled."""
+async def consume(bootstrap_servers: str, topic: str, path: Path) -> None:
+    """Write down what arrives, until cancelled; the file is there from when the consumer is ready."""
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        while True:
-            found = await consumer.getmany(timeout_ms=1000)
-            now = time.time()
-            values = [record.value or b"-" for records in found.values() for record in records]
-            names = [value.split(maxsplit=1)[0].decode() for value in values]
-            file.write("".join(f"{name} {now:.6f}\n" for name in names))
-            file.flush()
+        with path.open("w") as file:
+            while True:
+                found = await consumer.getmany(timeout_ms=1000)
+                now = time.time()
+                values = [record.value or b"-" for records in found.values() for record in records]
+                names = [value.split(maxsplit=1)[0].decode() for value in values]
+                file.write("".join(f"{name} {now:.6f}\n" for name in names))
+                file.flush()
     finally:
         await consumer.stop()
 
 
-async def main(bootstrap_servers: str, topic: str, file: TextIO) -> None:
+async def main(bootstrap_servers: str, topic: str, path: Path) -> None:
     """Until SIGTERM."""
-    consuming = asyncio.create_task(consume(bootstrap_servers, topic, file))
+    consuming = asyncio.create_task(consume(bootstrap_servers, topic, path))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, consuming.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await consuming
 
 
 if __name__ == "__main__":
-    with Path(sys.argv[3]).open("w") as found:
-        asyncio.run(main(sys.argv[1], sys.argv[2], found))
+    asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3])))

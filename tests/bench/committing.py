@@ -6,13 +6,11 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import asyncpg
-
-from tests.bench.pgbench import CLIENTS, Pgbench
+from tests.bench.pgbench import Pgbench
 
 PAYLOAD_BYTES = 500
 KEYS = 1_000
@@ -20,13 +18,13 @@ KEYS = 1_000
 Commit: TypeAlias = Callable[[float], Awaitable[dict[str, float]]]
 """Commits events for so many seconds; returns when COMMIT came back (Unix time, seconds) by the events' names.
 
-Each client works on its own: the gaps between events are exponentially distributed. The name of an event is the first
+The gaps between events are exponentially distributed, and the same in each round. The name of an event is the first
 word of its payload.
 """
 Insert: TypeAlias = Callable[[str, str], str]
 """The INSERT of an event, given SQL for its key and its payload, both text."""
-Write: TypeAlias = Callable[[asyncpg.Connection, str, bytes], Awaitable[float]]
-"""Commits one event, given a connection, the key and the payload; returns when COMMIT came back."""
+Write: TypeAlias = Callable[[str, bytes], Awaitable[float]]
+"""Writes one event, given the key and the payload; returns from when on its consumer waits for it (Unix time)."""
 
 SCRIPT = """
 \\set number :number + 1
@@ -53,30 +51,26 @@ def by_pgbench(dsn: str, insert: Insert, rate: float) -> Commit:
     return commit
 
 
-def by_service(dsn: str, write: Write, rate: float) -> Commit:
-    """`rate` events a second by calls of `write`, as a service in Python makes them."""
+def by_calls(clients: Sequence[Write], rate: float) -> Commit:
+    """`rate` events a second by calls, of each client in turn with itself and beside the others."""
 
     async def commit(seconds: float) -> dict[str, float]:
         committed: dict[str, float] = {}
-        async with asyncio.TaskGroup() as writers:
-            for writer in range(CLIENTS):
-                writers.create_task(_write(dsn, write, writer, rate / CLIENTS, seconds, committed))
+        async with asyncio.TaskGroup() as writing:
+            for number, write in enumerate(clients):
+                writing.create_task(_write(write, number, rate / len(clients), seconds, committed))
         return committed
 
     return commit
 
 
-async def _write(dsn: str, write: Write, writer: int, rate: float, seconds: float, committed: dict[str, float]) -> None:
-    gaps = random.Random(writer)
-    connection = await asyncpg.connect(dsn)
-    try:
-        due = begin = time.time()
-        number = 0
-        while (due := due + gaps.expovariate(rate)) < begin + seconds:
-            await asyncio.sleep(max(0.0, due - time.time()))
-            name = f"{writer}-{number}"
-            payload = f"{name} ".encode().ljust(PAYLOAD_BYTES, b"x")
-            committed[name] = await write(connection, f"order-{number % KEYS:030}", payload)
-            number += 1
-    finally:
-        await connection.close()
+async def _write(write: Write, client: int, rate: float, seconds: float, committed: dict[str, float]) -> None:
+    gaps = random.Random(client)
+    due = begin = time.monotonic()
+    number = 0
+    while (due := due + gaps.expovariate(rate)) < begin + seconds:
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        name = f"{client}-{number}"
+        payload = f"{name} ".encode().ljust(PAYLOAD_BYTES, b"x")
+        committed[name] = await write(f"order-{number % KEYS:030}", payload)
+        number += 1

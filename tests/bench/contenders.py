@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tests.bench.committing import Insert
     from tests.bench.place import Place
 
-
 PAYLOAD = "rpad(i::text, 500, 'x')"
 
 

@@ -87,7 +87,7 @@ PLANS = {
     "profile": _plan(
         measure_profile,
         {"events": 1_000_000, "rate": 1_000, "seconds": 15, "rounds": 3},
-        {"events": 100_000, "seconds": 5, "rounds": 1},
+        {"events": 300_000, "seconds": 5, "rounds": 1},
     ),
     "scale": _plan(measure_scale, {"events": 400_000, "rounds": 3}, {"events": 50_000, "rounds": 1}),
 }
@@ -170,7 +170,7 @@ def _costs(drained: Report) -> list[str]:
 
 
 def _parts(profiled: Report) -> list[str]:
-    lines = [f"| The relay's own CPU time (`profile`) | {' | '.join(profiled.series)} |"]
+    lines = [f"| Where the relay's time goes (`profile`) | {' | '.join(profiled.series)} |"]
     lines.append(f"|---|{'---|' * len(profiled.series)}")
     for part, name in PARTS.items():
         cells = [f"{median(rounds, part):.0f} %" for rounds in profiled.series.values()]

@@ -12,17 +12,17 @@ Figures: TypeAlias = "dict[str, float]"
 """What one round measured, by name; each name is in FIGURES."""
 
 PARTS = {
-    "part_scan": "reading events",
+    "part_scan": "asking PostgreSQL for events, taking them",
     "part_route": "routing them to topics and partitions",
     "part_pack": "packing record batches",
     "part_publish": "publishing: what is next, what became of it",
     "part_send": "sending, in Kafka's client",
     "part_settle": "settling",
     "part_metrics": "metrics and logs",
-    "part_loop": "the event loop, sockets, drivers in C",
+    "part_loop": "the event loop: sockets, timers, decoding PostgreSQL's rows",
     "part_other": "other",
 }
-"""Where the relay's CPU time goes; the figures are percent of it."""
+"""Where the relay's time goes; the figures are percent of it."""
 
 FIGURES = {
     "events": "events",
@@ -32,9 +32,9 @@ FIGURES = {
     "p99_ms": "latency ms, p99",
     "max_ms": "latency ms, most",
     "before_commit_returned": "at the consumer before COMMIT returned",
-    "scan_ms": "ms of a scan, average",
-    "publish_ms": "ms from handing a record batch over to its acknowledgement, average",
-    "settle_ms": "ms of a settle, average",
+    "scan_ms": "ms of a scan, average of all",
+    "publish_ms": "ms from handing a record batch over to its acknowledgement, average of all",
+    "settle_ms": "ms of a settle, average of all",
     "events_per_batch": "events per record batch",
     "relay_cpu_us": "CPU us/event, relay",
     "postgres_cpu_us": "CPU us/event, PostgreSQL",
@@ -78,7 +78,7 @@ FIGURES = {
     "file_handles_growth": "file handles, growth",
     "threads_growth": "threads, growth",
     "tasks_growth": "tasks of the event loop, growth",
-    **{part: f"% of the relay's CPU: {name}" for part, name in PARTS.items()},
+    **{part: f"% of the relay's time: {name}" for part, name in PARTS.items()},
 }
 """In the order of the tables' rows."""
 

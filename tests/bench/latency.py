@@ -8,23 +8,23 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import click
 from aiokafka import AIOKafkaProducer
 
 from relay.enqueue import enqueue
 from tests.bench.arrivals import Arrivals
 from tests.bench.command import output, run
-from tests.bench.committing import by_pgbench, by_service
+from tests.bench.committing import by_calls, by_pgbench
+from tests.bench.pgbench import CLIENTS
 from tests.bench.place import WARM_UP_EVENTS
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.usage import Usage
 
 if TYPE_CHECKING:
-    import asyncpg
-
-    from tests.bench.committing import Commit, Write
+    from tests.bench.committing import Commit
     from tests.bench.figures import Figures
-    from tests.bench.place import Outbox, Place
+    from tests.bench.place import Place
     from tests.bench.process import RelayProcess
 
 WARM_UP = 3.0
@@ -36,7 +36,7 @@ SLOW_RATE = 10
 
 
 async def measure_latency(place: Place, rate: float, seconds: float, rounds: int) -> Report:
-    """Rounds at `rate`, at 10/s with and without wake-up, and of a service that needs no relay, in turn."""
+    """Rounds at `rate`, at 10/s with and without wake-up, and of Kafka alone, in turn."""
     if seconds >= WARM_UP_FROM:
         await place.warm_up(WARM_UP_EVENTS)
         await of_relay(place, rate, seconds)
@@ -46,8 +46,8 @@ async def measure_latency(place: Place, rate: float, seconds: float, rounds: int
             f"{rate:g}/s": lambda: of_relay(place, rate, seconds),
             f"{SLOW_RATE}/s": lambda: of_relay(place, SLOW_RATE, seconds),
             f"{SLOW_RATE}/s, wake-up": lambda: of_wake_up(place, SLOW_RATE, seconds),
-            f"{rate:g}/s, no relay": lambda: of_service(place, rate, seconds),
-            f"{SLOW_RATE}/s, no relay": lambda: of_service(place, SLOW_RATE, seconds),
+            f"{rate:g}/s, Kafka alone": lambda: of_kafka(place, rate, seconds),
+            f"{SLOW_RATE}/s, Kafka alone": lambda: of_kafka(place, SLOW_RATE, seconds),
         },
     )
     steady, slow, woken, direct, slow_direct = series.values()
@@ -56,8 +56,8 @@ async def measure_latency(place: Place, rate: float, seconds: float, rounds: int
         Finding(f"Commit to consumer at {rate:g}/s, p99", [each["p99_ms"] for each in steady], "ms", at_most=20),
         Finding(f"At {SLOW_RATE}/s with wake-up, p50", _p50(woken), "ms", at_most=4),
         Finding(f"At {SLOW_RATE}/s without wake-up, p50", _p50(slow), "ms"),
-        Finding(f"Without a relay at {rate:g}/s: the service sends after COMMIT, p50", _p50(direct), "ms"),
-        Finding(f"Without a relay at {SLOW_RATE}/s, p50", _p50(slow_direct), "ms"),
+        Finding(f"Kafka alone at {rate:g}/s: from a producer to the consumer, p50", _p50(direct), "ms"),
+        Finding(f"Kafka alone at {SLOW_RATE}/s, p50", _p50(slow_direct), "ms"),
     ]
     what = "From the return of COMMIT until a consumer has the record, default settings"
     parameters: dict[str, object] = {"rate": rate, "seconds": seconds}
@@ -71,7 +71,7 @@ async def measure_latency(place: Place, rate: float, seconds: float, rounds: int
 @click.option("--rounds", default=3, show_default=True)
 @output
 def latency_command(rate: float, seconds: float, rounds: int, json_file: Any, picture: Path | None) -> None:
-    """Commit to consumer at a steady rate, at 10/s with and without wake-up, and without a relay."""
+    """Commit to consumer at a steady rate, at 10/s with and without wake-up, and of Kafka alone."""
     run(lambda place: measure_latency(place, rate, seconds, rounds), json_file, picture)
 
 
@@ -79,15 +79,13 @@ async def of_relay(place: Place, rate: float, seconds: float) -> Figures:
     """One round of the relay: an empty outbox, default settings."""
     async with place.outbox() as outbox, place.relay(outbox) as relay:
         async with Usage(place, outbox.connection, relay.pid) as usage:
-            begin = time.monotonic()
             figures = await latency(place, outbox.topic, by_pgbench(outbox.dsn, outbox.insert, rate), seconds)
             await usage.stop()
-            figures |= await usage.shares(time.monotonic() - begin)
-        return {**figures, **await relay.loop_delay(), **await steps(relay)}
+        return {**figures, "rss_mb": max(usage.rss), **await relay.loop_delay(), **await steps(relay)}
 
 
 async def steps(relay: RelayProcess) -> Figures:
-    """How long the steps of an event's way took, on average."""
+    """How long the steps of an event's way took on average since its start."""
     metrics = await relay.metrics()
     means = {
         f"{step}_ms": metrics[f"relay_{step}_seconds_sum"] / max(1, metrics[f"relay_{step}_seconds_count"]) * 1000
@@ -100,48 +98,36 @@ async def steps(relay: RelayProcess) -> Figures:
 async def of_wake_up(place: Place, rate: float, seconds: float) -> Figures:
     """One round of the relay when the service wakes it up after each COMMIT."""
     async with place.outbox() as outbox, place.relay(outbox):
-        enqueue = enqueue_one(outbox)
+        connection = await asyncpg.connect(outbox.dsn)
 
-        async def write_and_wake(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
-            committed = await enqueue(connection, key, payload)
+        async def write_and_wake(key: str, payload: bytes) -> float:
+            async with connection.transaction():
+                await enqueue(connection, outbox.topic, key=key, payload=payload)
+            committed = time.time()
             await connection.execute("SELECT outbox.wake_up()")
             return committed
 
-        return await latency(place, outbox.topic, by_service(outbox.dsn, write_and_wake, rate), seconds)
-
-
-async def of_service(place: Place, rate: float, seconds: float) -> Figures:
-    """One round without a relay: the service commits the same, and sends to Kafka itself.
-
-    It loses events whenever it dies in between; how fast it is, no relay can be.
-    """
-    async with place.outbox() as outbox:
-        producer = AIOKafkaProducer(
-            bootstrap_servers=place.kafka.bootstrap_servers, acks="all", enable_idempotence=True
-        )
-        await producer.start()
-        enqueue = enqueue_one(outbox)
-
-        async def write_and_send(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
-            committed = await enqueue(connection, key, payload)
-            await producer.send(outbox.topic, payload, key.encode())
-            return committed
-
         try:
-            return await latency(place, outbox.topic, by_service(outbox.dsn, write_and_send, rate), seconds)
+            return await latency(place, outbox.topic, by_calls([write_and_wake], rate), seconds)
         finally:
-            await producer.stop()
+            await connection.close()
 
 
-def enqueue_one(outbox: Outbox) -> Write:
-    """Commit an event as a service does."""
+async def of_kafka(place: Place, rate: float, seconds: float) -> Figures:
+    """One round without PostgreSQL and a relay: from the call of a producer to the consumer."""
+    topic = await place.topic()
+    producer = AIOKafkaProducer(bootstrap_servers=place.kafka.bootstrap_servers, acks="all", enable_idempotence=True)
+    await producer.start()
 
-    async def write(connection: asyncpg.Connection, key: str, payload: bytes) -> float:
-        async with connection.transaction():
-            await enqueue(connection, outbox.topic, key=key, payload=payload)
-        return time.time()
+    async def send(key: str, payload: bytes) -> float:
+        begin = time.time()
+        await producer.send(topic, payload, key.encode())
+        return begin
 
-    return write
+    try:
+        return await latency(place, topic, by_calls([send] * CLIENTS, rate), seconds)
+    finally:
+        await producer.stop()
 
 
 def _p50(rounds: list[Figures]) -> list[float]:

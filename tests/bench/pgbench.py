@@ -72,7 +72,13 @@ class Pgbench(Tool):
         self._transactions = folder / "transactions"
         command = [
             *(str(postgres_programs() / "pgbench"), "--no-vacuum", "--protocol=prepared"),
-            *(f"--client={CLIENTS}", "--jobs=1", f"--time={max(1, round(seconds))}", f"--file={file}"),
+            *(
+                f"--client={CLIENTS}",
+                "--jobs=1",
+                "--random-seed=1",
+                f"--time={max(1, round(seconds))}",
+                f"--file={file}",
+            ),
             *([f"--rate={rate:g}"] if rate else []),
             *(f"--define={name}={value}" for name, value in (variables or {}).items()),
             *(["--log", f"--log-prefix={self._transactions}"] if note_each else []),
@@ -109,11 +115,16 @@ class Services(Pgbench):
 
 
 def transaction_ends(log: str) -> dict[str, float]:
-    """From pgbench's log of transactions, a line each: client, number, duration, script, end (seconds, us), lag."""
+    """From pgbench's log of transactions, a line each: client, number, duration, script, end (seconds, us), lag.
+
+    Raises RuntimeError if one failed.
+    """
     ends: dict[str, float] = {}
     numbers: Counter[str] = Counter()
     for line in log.splitlines():
-        client, _, _, _, seconds, microseconds, *_ = line.split()
+        client, _, duration, _, seconds, microseconds, *_ = line.split()
+        if not duration.isdigit():
+            raise RuntimeError(f"a transaction of pgbench failed: {line}")
         numbers[client] += 1
         ends[f"{client}-{numbers[client]}"] = int(seconds) + int(microseconds) / 1e6
     return ends

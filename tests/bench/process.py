@@ -1,4 +1,4 @@
-"""A relay of any kind as a process of its own, measured from outside."""
+"""Processes of their own: relays of any kind, measured from outside, and what the measuring takes."""
 
 from __future__ import annotations
 

@@ -8,15 +8,17 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import click
 
 from relay.local.errors import MissingPartError
 from tests.bench.command import output, run
 from tests.bench.committing import by_pgbench
+from tests.bench.drain import LONGEST
 from tests.bench.figures import PARTS, Figures
 from tests.bench.place import LOOK_INTERVAL
 from tests.bench.process import Tool
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 SAMPLES_PER_SECOND = 200
 START_EVENTS = 0.1
 """Part of a backlog after which the profile begins."""
+START_SECONDS = 30
+LEAST_SECONDS = 1.0
+WARM_UP = 3.0
+"""Seconds at a rate before the profile begins."""
 
 
 class Frame(NamedTuple):
@@ -40,10 +46,13 @@ class Frame(NamedTuple):
     file: str
 
 
-# The innermost call that one of these fits says which part a sample belongs to: function (or its beginning), file.
+# The innermost call that one of these fits says which part a sample belongs to: function (or its beginning), file (or
+# its beginning).
 WHERE = (
+    ("part_settle", "LaneScan.settle", "relay/decide/lane_scan.py"),
     ("part_scan", "ScanConnection.", "relay/postgres/outbox.py"),
     ("part_scan", "", "relay/stages/scan.py"),
+    ("part_scan", "", "relay/stages/sweep.py"),
     ("part_scan", "", "relay/decide/lane_scan.py"),
     ("part_route", "", "relay/stages/topic.py"),
     ("part_route", "", "relay/decide/routing.py"),
@@ -55,11 +64,17 @@ WHERE = (
     ("part_send", "", "aiokafka/conn.py"),
     ("part_publish", "", "relay/stages/publish.py"),
     ("part_publish", "", "relay/stages/partition.py"),
+    ("part_publish", "", "relay/stages/producing.py"),
+    ("part_publish", "", "relay/stages/topics.py"),
+    ("part_publish", "", "relay/stages/troubles.py"),
     ("part_settle", "SettleConnection.", "relay/postgres/outbox.py"),
     ("part_settle", "", "relay/stages/settle.py"),
     ("part_metrics", "", "relay/telemetry/"),
-    ("part_loop", "Runner.run", "asyncio/runners.py"),
+    ("part_metrics", "", "relay/http.py"),
+    ("part_metrics", "", "prometheus_client/"),
 )
+ROOT_CALL = "Runner.run"
+"""What all that runs in the event loop has near its root; py-spy before 0.4.3 knows it by another name."""
 
 
 async def measure_profile(place: Place, events: int, rate: float, seconds: float, rounds: int) -> Report:
@@ -72,10 +87,9 @@ async def measure_profile(place: Place, events: int, rate: float, seconds: float
             f"{rate:g}/s": lambda: steady(place, rate, seconds),
         },
     )
-    what = "Where the relay's own CPU time goes, percent"
+    what = "Where the relay's time goes: percent of that in which it runs or waits for a core"
     parameters: dict[str, object] = {"events": events, "rate": rate, "seconds": seconds}
-    notes = [f"{PARTS['part_loop']}: what runs below the event loop without a call in Python"]
-    return Report("profile", what, parameters, series, [], notes, bars=tuple(PARTS), machine=place.machine)
+    return Report("profile", what, parameters, series, bars=tuple(PARTS), machine=place.machine)
 
 
 @click.command
@@ -87,7 +101,7 @@ async def measure_profile(place: Place, events: int, rate: float, seconds: float
 def profile_command(
     events: int, rate: float, seconds: float, rounds: int, json_file: Any, picture: Path | None
 ) -> None:
-    """Where the relay's own CPU time goes, while draining and at a rate, by py-spy."""
+    """Where the relay's time goes, while draining and at a rate, by py-spy. May need to be root."""
     run(lambda place: measure_profile(place, events, rate, seconds, rounds), json_file, picture)
 
 
@@ -100,36 +114,54 @@ async def draining(place: Place, events: int) -> Figures:
             with tempfile.TemporaryDirectory(prefix="bench-profile-") as folder:
                 async with Profiler(Path(folder), relay.pid) as profiler:
                     await _settled(relay, events)
+                    await profiler.enough()
                 return profiler.parts()
 
 
 async def steady(place: Place, rate: float, seconds: float) -> Figures:
     """A profile of the relay at a rate."""
     async with place.outbox() as outbox, place.relay(outbox) as relay:
+        commit = by_pgbench(outbox.dsn, outbox.insert, rate)
+        await commit(WARM_UP)
         with tempfile.TemporaryDirectory(prefix="bench-profile-") as folder:
             async with Profiler(Path(folder), relay.pid) as profiler:
-                await by_pgbench(outbox.dsn, outbox.insert, rate)(seconds)
+                await commit(seconds)
+                await profiler.enough()
             return profiler.parts()
 
 
 class Profiler(Tool):
-    """py-spy, from the start until the end of the context."""
+    """py-spy, from when it looks until the end of the context."""
 
     def __init__(self, folder: Path, pid: int) -> None:
         self._found = folder / "stacks"
+        self._said = folder / "py-spy.log"
+        self._since = 0.0
         super().__init__(
             [
                 *(py_spy(), "record", f"--pid={pid}", f"--rate={SAMPLES_PER_SECOND}", "--function", "--format=raw"),
                 f"--output={self._found}",
             ],
-            log=folder / "py-spy.log",
+            log=self._said,
             stop_with=signal.SIGINT,
         )
 
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        async with asyncio.timeout(START_SECONDS):
+            while "Sampling process" not in self._said.read_text():
+                self.check()
+                await asyncio.sleep(LOOK_INTERVAL)
+        self._since = time.monotonic()
+        return self
+
+    async def enough(self) -> None:
+        """Wait until it has had the time for samples at all; stopped before, it may keep none."""
+        await asyncio.sleep(max(0.0, self._since + LEAST_SECONDS - time.monotonic()))
+        self.check()
+
     def parts(self) -> Figures:
         """Percent of the samples by part; after the end."""
-        if not self._found.exists():
-            raise RuntimeError(f"py-spy found nothing{self._end_of_log()}")
         return parts_of(self._found.read_text().splitlines())
 
 
@@ -148,12 +180,14 @@ def py_spy() -> str:
 def parts_of(stacks: Iterable[str]) -> Figures:
     """Percent by part, of py-spy's raw format: a line per stack, its calls from the outermost, and its samples."""
     samples: Counter[str] = Counter()
+    in_loop = 0
     for line in stacks:
         stack, _, count = line.rpartition(" ")
         samples[part_of([_frame(call) for call in stack.split(";")])] += int(count)
+        in_loop += int(count) * (ROOT_CALL in stack)
     total = samples.total()
-    if not total:
-        raise RuntimeError("py-spy has no samples")
+    if in_loop < total / 2 or not total:
+        raise RuntimeError(f"of {total} samples of py-spy only {in_loop} are in the event loop; is it 0.4.3 or later?")
     return {part: samples[part] / total * 100 for part in PARTS}
 
 
@@ -162,9 +196,9 @@ def part_of(stack: list[Frame]) -> str:
     for frame in reversed(stack):
         for part, function, file in WHERE:
             if frame.file.startswith(file) and frame.function.startswith(function):
-                # All that runs in the loop has this at its root.
-                return part if part != "part_loop" or frame is stack[-1] else "part_other"
-    return "part_other"
+                return part
+    # Nothing of ours is being called: the loop itself, or what asyncio and uvloop do for sockets and timers.
+    return "part_loop" if stack[-1].file.startswith(("asyncio/", "uvloop/")) else "part_other"
 
 
 def _frame(call: str) -> Frame:
@@ -173,6 +207,7 @@ def _frame(call: str) -> Frame:
 
 
 async def _settled(relay: RelayProcess, events: int) -> None:
-    while await relay.settled() < events:
-        relay.check()
-        await asyncio.sleep(LOOK_INTERVAL)
+    async with asyncio.timeout(LONGEST):
+        while await relay.settled() < events:
+            relay.check()
+            await asyncio.sleep(LOOK_INTERVAL)

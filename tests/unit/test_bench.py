@@ -15,7 +15,8 @@ from tests.bench.__main__ import COMMANDS, main
 from tests.bench.figures import FIGURES, PARTS, readable, spread
 from tests.bench.outage import check_records
 from tests.bench.pgbench import transaction_ends, transaction_ms
-from tests.bench.profiles import parts_of
+from tests.bench.process import ROOT
+from tests.bench.profiles import WHERE, parts_of
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.soak import growth_of
 from tests.consumer import Record
@@ -197,6 +198,8 @@ def test_growth_is_that_after_warming_up() -> None:
 def test_the_ends_of_pgbenchs_transactions_are_found_by_client_and_number() -> None:
     log = "0 1 1374 0 1763760000 250000 3\n1 1 900 0 1763760000 500000 1\n0 2 800 0 1763760001 7 2\n"
     assert transaction_ends(log) == {"0-1": 1763760000.25, "1-1": 1763760000.5, "0-2": 1763760001.000007}
+    with pytest.raises(RuntimeError, match="failed"):
+        transaction_ends("0 1 failed 0 1763760000 250000 3")
 
 
 def test_a_sample_belongs_to_the_innermost_call_that_is_known() -> None:
@@ -205,7 +208,7 @@ def test_a_sample_belongs_to_the_innermost_call_that_is_known() -> None:
         f"{root};{scan};ScanConnection.scan (relay/postgres/outbox.py:82);fetch (asyncpg/connection.py:1) 6",
         f"{root};{scan};Publish.hand_in (relay/stages/publish.py:9) 1",
         f"{root};Settle.run (relay/stages/settle.py:9);Statements._rows (relay/postgres/outbox.py:70) 1",
-        f"{root} 1",
+        f"{root};handle (asyncio/events.py:3) 1",
         f"{root};something (else.py:1) 1",
     ]
     parts = parts_of(stacks)
@@ -217,8 +220,18 @@ def test_a_sample_belongs_to_the_innermost_call_that_is_known() -> None:
         "part_loop": 10,
         "part_other": 10,
     }
-    with pytest.raises(RuntimeError, match="no samples"):
-        parts_of([])
+
+
+@pytest.mark.parametrize("stacks", [[], ["run (asyncio/runners.py:86);scan (relay/postgres/outbox.py:82) 5"]])
+def test_a_py_spy_that_names_calls_otherwise_is_refused(stacks: list[str]) -> None:
+    with pytest.raises(RuntimeError, match=r"is it 0\.4\.3 or later"):
+        parts_of(stacks)
+
+
+@pytest.mark.parametrize(("part", "function", "file"), [each for each in WHERE if each[2].startswith("relay/")])
+def test_the_calls_by_which_a_profile_is_divided_exist(part: str, function: str, file: str) -> None:
+    found = ROOT / file
+    assert found.is_dir() or all(name in found.read_text() for name in function.split("."))
 
 
 def test_the_readme_shows_the_profile_as_a_table() -> None:
@@ -226,5 +239,5 @@ def test_the_readme_shows_the_profile_as_a_table() -> None:
         "profile", "", {}, {"draining": [dict.fromkeys(PARTS, 7.4)], "1000/s": [dict.fromkeys(PARTS, 3.0)]}
     )
     shown = everything.markdown([a_report(), profile])
-    assert "| The relay's own CPU time (`profile`) | draining | 1000/s |\n|---|---|---|\n" in shown
-    assert "\n| reading events | 7 % | 3 % |\n" in shown
+    assert "| Where the relay's time goes (`profile`) | draining | 1000/s |\n|---|---|---|\n" in shown
+    assert "\n| settling | 7 % | 3 % |\n" in shown

@@ -461,17 +461,13 @@ def test_the_backoff_of_a_topic_that_worked_begins_anew(watched: Watched) -> Non
 
 
 def test_a_topic_whose_number_of_partitions_changed_is_resolved_anew(watched: Watched) -> None:
-    producer = watched.publish.producers.main.current
-    assert producer is not None
-    producer.counts["stuck"] = PARTITIONS + 1
+    watched.publish.producers.main.current.counts["stuck"] = PARTITIONS + 1
     watched.look()
     assert watched.publish.resolved_anew == ["stuck"]
 
 
 def test_one_that_is_not_known_at_the_moment_keeps_its_partitions(watched: Watched) -> None:
-    producer = watched.publish.producers.main.current
-    assert producer is not None
-    producer.counts["stuck"] = 0
+    watched.publish.producers.main.current.counts["stuck"] = 0
     watched.look()
     watched.publish.producers.main.current = None
     watched.look()
