@@ -37,14 +37,15 @@ GROWTHS = {
 async def measure_soak(place: Place, rate: float, seconds: float) -> Report:
     """The relay at a steady rate, sampled all the time."""
     samples, figures = await soak(place, rate, seconds)
+    soaked = f"Soak of {seconds / 60:g} min at {rate:g}/s"
     findings = [
-        Finding("Soak: growth of memory", [figures["rss_growth_mb"]], "MB", at_most=16),
-        Finding("Soak: growth of connections", [figures["connections_growth"]], at_most=0),
-        Finding("Soak: growth of file handles", [figures["file_handles_growth"]], at_most=0),
-        Finding("Soak: growth of threads", [figures["threads_growth"]], at_most=0),
+        Finding(f"{soaked}: growth of memory", [figures["rss_growth_mb"]], "MB", at_most=16),
+        Finding(f"{soaked}: growth of connections", [figures["connections_growth"]], at_most=0),
+        Finding(f"{soaked}: growth of file handles", [figures["file_handles_growth"]], at_most=0),
+        Finding(f"{soaked}: growth of threads", [figures["threads_growth"]], at_most=0),
         # One more for each request that is under way at that moment.
-        Finding("Soak: growth of tasks", [figures["tasks_growth"]], at_most=3),
-        Finding("Soak: events pending at the end", [figures["lag_events"]], "", at_most=rate),
+        Finding(f"{soaked}: growth of tasks", [figures["tasks_growth"]], at_most=3),
+        Finding(f"{soaked}: events pending at the end", [figures["lag_events"]], "", at_most=rate),
     ]
     what = f"{rate:g} events/s for {seconds / 60:g} minutes"
     notes = ["growth: the median of the last fifth against that of the second fifth"]
