@@ -40,9 +40,13 @@ class Ladder:
     def add(self, xid: int, value: int) -> None:
         """Add a rung. `value` must have been read in a statement that ended before the xid after `xid` was assigned.
 
-        A rung that is not above the highest in both respects is left out: fewer rungs are only more cautious,
-        and several connections may report theirs out of order.
+        Those that it makes superfluous go: higher in xid and no higher in value. One that is not above the highest in
+        both respects is left out: fewer rungs are only more cautious, and several connections may report theirs out
+        of order.
         """
+        while self._xids and self._xids[-1] >= xid and self._values[-1] <= value:
+            self._xids.pop()
+            self._values.pop()
         if not self._xids or (xid > self._xids[-1] and value > self._values[-1]):
             self._xids.append(xid)
             self._values.append(value)

@@ -30,13 +30,20 @@ async def check_primary(connection: asyncpg.Connection) -> None:
 
 
 async def check_sessions(connections: Iterable[asyncpg.Connection]) -> None:
-    """Raise SettingsError if connections share a session of the server, as behind a pooler in transaction mode.
+    """Check that connections are what they seem: sessions of their own, of one server.
 
-    Their settings would get lost there, and LISTEN would hear nothing.
+    Raises SettingsError if some share a session, as behind a pooler in transaction mode: their settings would get lost
+    there, and LISTEN would hear nothing. Raises PostgresLostError if they lead to several servers, as during a
+    fail-over behind a name: what the scan concludes from xids and ids of several connections would be wrong.
     """
     with translated():
-        processes = [await connection.fetchval(query("server_process")) for connection in connections]
-    if len(set(processes)) < len(processes):
+        sessions = [await connection.fetchrow(query("server_process")) for connection in connections]
+    if len({(row["server"], row["in_recovery"]) for row in sessions}) > 1:
+        raise PostgresLostError(
+            "connections to the same address came to different servers; waiting until they all lead to the primary, "
+            "if that is not a fail-over name the primary itself in RELAY_POSTGRES_DSN"
+        )
+    if len({row["process"] for row in sessions}) < len(sessions):
         raise shared_sessions()
 
 

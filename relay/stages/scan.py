@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
-_MANY_RUNGS = 256
-"""The ladder is pruned when it has so many rungs and raised floors: a scan adds a rung, a look at the locks may
-raise the floors of all transactions of the server, and a scan rarely needs more than a handful."""
-
 
 class LaneRequest(NamedTuple):
     """What a scan is to read of one lane."""
@@ -120,7 +116,7 @@ class Scan:
         value_before = tenure.sequence_value
         result = await self._port.scan(requests, self._settings.sweep_step_ids)
         self._saw(result.snapshot)
-        tenure.saw_statement(result.sequence_value, result.next_xid, value_before)
+        tenure.saw_statement(result, value_before)
         for xid, value in quiet.items():
             # Only now is it certain that the transaction was not just ending while we looked at its locks.
             if xid in result.snapshot.running:
@@ -136,8 +132,6 @@ class Scan:
                 self._hand_on(taken)
                 found += len(taken)
             more = more or (cut and tenure.buffer.has_room(request.lane))
-        if len(tenure.ladder) > _MANY_RUNGS and (wanted := tenure.wanted_xids()):
-            tenure.ladder.prune(wanted)
         self.scanned_at = self._clock()
         self._took = self.scanned_at - started
         self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self._took)

@@ -95,7 +95,7 @@ class Sweep:
         state.begin()
         value_before = self._tenure.sequence_value
         result = await self._port.sweep_step(state.lane, *step, reach.events, reach.bytes)
-        self._tenure.saw_statement(result.sequence_value, result.next_xid, value_before)
+        self._tenure.saw_statement(result, value_before)
         if self._tenure.draining or state.releasing or self._tenure.lanes.get(state.lane) is not state:
             # The lane may be given back at this moment: what is taken now would be published by its next owner too.
             return True

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
     from relay.decide.lane_scan import LaneScan
     from relay.decide.snapshot import Snapshot
+    from relay.postgres.outbox import ScanResult
     from relay.stages.buffer import Buffer
+
+MANY_RUNGS = 256
+"""The ladder is pruned when it has so many rungs and raised floors. Each statement that reads events adds a rung, a
+look at the locks may raise the floors of all transactions; a scan rarely needs more than a handful."""
 
 
 class Tenure:
@@ -31,6 +36,7 @@ class Tenure:
         self.replica: UUID = uuid4()
         self.buffer = buffer
         self.ladder = Ladder()
+        self._prune_above = MANY_RUNGS
         self.lanes: dict[int, LaneScan] = {}
         self.sequence_value = 0
         """The sequence's last value as the last *finished* statement saw it: what a rung may be built on."""
@@ -100,13 +106,18 @@ class Tenure:
             raise SequenceWentBackError(before, value)
         self.sequence_value = max(self.sequence_value, value)
 
-    def saw_statement(self, value: int, next_xid: int, before: int) -> None:
+    def saw_statement(self, result: ScanResult, before: int) -> None:
         """The same, of a statement that also read the next xid: that makes a rung.
 
         A transaction with this xid or a later one takes it after the statement began, and its ids later still.
         """
-        self.saw_sequence(value, before)
-        self.ladder.add(next_xid - 1, before)
+        self.saw_sequence(result.sequence_value, before)
+        self.ladder.add(result.next_xid - 1, before)
+        if len(self.ladder) > self._prune_above:
+            # Not at each statement from then on, if hundreds of transactions are open and stand on a rung each: another
+            # connection's statement may be under way, whose snapshot nobody knows yet.
+            self.ladder.prune(self.wanted_xids() | result.snapshot.running | {result.snapshot.xmax})
+            self._prune_above = max(MANY_RUNGS, 2 * len(self.ladder))
 
     def owns(self, lane: int, epoch: int) -> bool:
         """Whether the lane is still owned at this epoch."""

@@ -22,5 +22,7 @@ FROM (VALUES
           ('idle_in_transaction_session_timeout', '60s')) AS s (name, value);
 
 -- name: server_process
--- The server process that runs this connection's statements.
-SELECT pg_backend_pid();
+-- The server that runs this connection's statements, whether it takes writes, and its process for that.
+SELECT concat_ws(' ', inet_server_addr(), inet_server_port(), pg_postmaster_start_time()) AS server,
+       pg_is_in_recovery() AS in_recovery,
+       pg_backend_pid() AS process;

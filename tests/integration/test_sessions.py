@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from relay.local import PostgresServer
+
 UNDERSTOOD_BY_PGBOUNCER = {"user", "database", "client_encoding", "application_name"}
 """It refuses a connection that begins with any other setting (`ignore_startup_parameters` aside), in every mode."""
 
@@ -64,3 +66,10 @@ async def test_connections_that_share_a_session_are_refused(database: str) -> No
         await check_sessions([one, other])
         with pytest.raises(SettingsError, match="pool_mode = session"):
             await check_sessions([one, other, one])
+
+
+async def test_connections_to_several_servers_are_refused(database: str, own_postgres: PostgresServer) -> None:
+    """As during a fail-over behind a name: xids of one server say nothing about ids of the other."""
+    async with session(database) as one, session(own_postgres.dsn) as other:
+        with pytest.raises(PostgresLostError, match="different servers"):
+            await check_sessions([one, other])

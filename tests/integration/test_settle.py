@@ -149,8 +149,7 @@ class TestWhoLostALane:
             for replica, epochs in former_owners(relay, ours):
                 assert not await relay.settle_port.fail(replica, failure, epochs[LANE])
                 assert tuple(await connection.fetchrow(counts)) == (0, 1)
-            written = await relay.settle_port.fail(relay.tenure.replica, failure, ours[LANE])
-            assert written is not None
+            assert await relay.settle_port.fail(relay.tenure.replica, failure, ours[LANE])
             assert tuple(await connection.fetchrow(counts)) == (1, 0)
 
 

@@ -50,6 +50,13 @@ def test_a_rung_that_is_reported_late_is_left_out() -> None:
     assert [ladder.floor(xid) for xid in (15, 25, 35, 45)] == [NO_FLOOR, 200, 200, 400]
 
 
+def test_a_rung_takes_the_place_of_those_that_it_makes_superfluous() -> None:
+    """While nobody takes an xid, one scan after the other reports the same with a higher value."""
+    ladder = ladder_of((10, 100), (20, 200), (30, 200), (20, 250), (20, 300))
+    assert [ladder.floor(xid) for xid in (20, 21, 31)] == [100, 300, 300]
+    assert len(ladder) == 2
+
+
 def test_a_raised_floor_counts_for_its_transaction_alone_and_never_lowers_a_floor() -> None:
     ladder = ladder_of((10, 100))
     ladder.raise_floor(5, 50)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from relay.decide import lane_scan
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import Bound, LaneScan, LongSweep
-from relay.stages import scan
+from relay.stages import tenure
 from relay.stages.sweep import Sweep
 from tests.scan_model import Model
 from tests.simulated_postgres import SimulatedPostgres, Violation
@@ -39,7 +39,7 @@ MOST_SEEDS = 500
 @pytest.fixture(autouse=True)
 def few_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that short schedules prune the ladder."""
-    monkeypatch.setattr(scan, "_MANY_RUNGS", 3)
+    monkeypatch.setattr(tenure, "MANY_RUNGS", 3)
 
 
 def random_schedule(seed: int, length: int = 700) -> Iterable[int]:

@@ -1,0 +1,72 @@
+"""What a tenure makes of what its statements saw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relay.decide.closed import Closed
+from relay.decide.ladder import Ladder
+from relay.decide.lane_scan import LaneScan
+from relay.decide.snapshot import Snapshot
+from relay.postgres.outbox import ScanResult
+from relay.stages.buffer import Buffer
+from relay.stages.tenure import MANY_RUNGS, Tenure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pytest
+
+
+def tenure_with(snapshot: Snapshot) -> Tenure:
+    """With one lane, last read in this snapshot."""
+    tenure = Tenure(Buffer(1, 1))
+    state = LaneScan.take_over(3, 1, 0, 0, snapshot)
+    state.next_step(1)
+    tenure.add_lane(state, Closed())
+    return tenure
+
+
+def see(tenure: Tenure, numbers: Iterable[int], running: Iterable[int] = ()) -> None:
+    """One statement after the other, between which somebody takes an xid and an id."""
+    for number in numbers:
+        snapshot = Snapshot(1, number, frozenset(running))
+        tenure.saw_statement(ScanResult(snapshot, number, number, []), number - 1)
+
+
+def test_the_ladder_stays_small_whichever_statements_make_its_rungs() -> None:
+    """Also those of long sweeps, when no lane is scanned for an hour."""
+    tenure = tenure_with(Snapshot(10, 10, frozenset()))
+    see(tenure, range(10, 20 * MANY_RUNGS))
+    assert len(tenure.ladder) <= MANY_RUNGS + 1
+
+
+def test_while_many_transactions_stay_open_it_is_not_pruned_at_each_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would take away what another statement that is under way rests on, every time: a sweep would go back."""
+    open_ones = range(10, 10 + 2 * MANY_RUNGS)
+    tenure = tenure_with(Snapshot(10, open_ones[-1] + 1, frozenset(open_ones)))
+    see(tenure, open_ones, open_ones)
+    prunes: list[int] = []
+    prune = Ladder.prune
+
+    def counted(self: Ladder, needed: Iterable[int]) -> None:
+        prunes.append(len(self))
+        prune(self, needed)
+
+    monkeypatch.setattr(Ladder, "prune", counted)
+    see(tenure, range(1_000, 1_000 + 4 * MANY_RUNGS), open_ones)
+    assert 1 <= len(prunes) <= 4
+    # Of one of them, and of a new one.
+    assert [tenure.ladder.floor(xid) for xid in (300, 5_000)] == [299, 2_022]
+
+
+def test_pruning_leaves_what_the_statement_itself_rests_on() -> None:
+    """It is seen before its snapshot is that of a lane."""
+    tenure = tenure_with(Snapshot(10, 10, frozenset()))
+    see(tenure, range(10, 10 + MANY_RUNGS - 1))
+    before = len(tenure.ladder)
+    late = Snapshot(100, 400, frozenset({100, 200}))
+    tenure.saw_statement(ScanResult(late, 500, 400, []), 499)
+    tenure.saw_statement(ScanResult(late, 501, 401, []), 500)
+    assert len(tenure.ladder) < before
+    assert [tenure.ladder.floor(xid) for xid in (100, 200)] == [99, 199]
