@@ -101,7 +101,7 @@ def untraceable() -> str:
 
 @pytest.mark.skipif(untraceable() != "", reason=untraceable())
 async def test_profile(place: Place) -> None:
-    report = await measure_profile(place, events=20_000, rate=100, seconds=2, rounds=1)
+    report = await measure_profile(place, events=300_000, rate=100, seconds=2, rounds=1)
     assert report.series.keys() == {"draining", "100/s"}
     for (parts,) in report.series.values():
         assert parts.keys() == PARTS.keys()

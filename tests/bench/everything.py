@@ -87,7 +87,7 @@ PLANS = {
     "profile": _plan(
         measure_profile,
         {"events": 1_000_000, "rate": 1_000, "seconds": 15, "rounds": 3},
-        {"events": 300_000, "seconds": 5, "rounds": 1},
+        {"events": 400_000, "seconds": 5, "rounds": 1},
     ),
     "scale": _plan(measure_scale, {"events": 400_000, "rounds": 3}, {"events": 50_000, "rounds": 1}),
 }

@@ -113,6 +113,8 @@ async def draining(place: Place, events: int) -> Figures:
             await _settled(relay, round(events * START_EVENTS))
             with tempfile.TemporaryDirectory(prefix="bench-profile-") as folder:
                 async with Profiler(Path(folder), relay.pid) as profiler:
+                    if await relay.settled() >= events:
+                        raise RuntimeError("the backlog was drained before py-spy looked; take more events")
                     await _settled(relay, events)
                     await profiler.enough()
                 return profiler.parts()
