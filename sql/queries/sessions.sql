@@ -23,6 +23,5 @@ FROM (VALUES
 
 -- name: server_process
 -- The server that runs this connection's statements, whether it takes writes, and its process for that.
-SELECT concat_ws(' ', inet_server_addr(), inet_server_port(), pg_postmaster_start_time()) AS server,
-       pg_is_in_recovery() AS in_recovery,
-       pg_backend_pid() AS process;
+-- By the time of its start: one server may have several addresses.
+SELECT pg_postmaster_start_time() AS server, pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS process;
