@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FIRST_XID = 3
+"""Of a server's life: the smaller ones are not transactions'."""
+
+XIDS = 1 << 32
+"""How many PostgreSQL tells apart where it shows them without their epoch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -26,11 +32,6 @@ class Snapshot:
     def ended(self, xid: int) -> bool:
         """Whether the transaction had ended, by commit or rollback, when the snapshot was taken."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)
-
-
-FIRST_XID = 3
-"""Of a database's life; those below are not transactions'. XIDS is how many PostgreSQL tells apart in 32 bits."""
-XIDS = 1 << 32
 
 
 def next_xid(age: int, snapshot: Snapshot) -> int:

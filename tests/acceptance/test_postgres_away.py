@@ -101,10 +101,7 @@ async def test_a_stop_while_postgres_is_away_waits_for_a_kafka_that_answers_late
     own_postgres: PostgresServer, fragile_kafka: KafkaServer
 ) -> None:
     async with lost_with_events_in_flight(own_postgres, fragile_kafka) as (here, relay):
-        relay.signal(signal.SIGTERM)
-        await relay.logged("service.stopping")
-        await asyncio.to_thread(own_postgres.start)
-        await until("it has registered anew, found no lanes and left", lambda: has_left(here))
+        await stop_and_come_back(here, relay, own_postgres)
         await asyncio.to_thread(fragile_kafka.resume)
         assert await relay.exit_code(25) == 0
         assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
@@ -123,10 +120,7 @@ async def test_a_stop_tells_what_it_abandons_of_the_tenure_before(
     own_postgres: PostgresServer, fragile_kafka: KafkaServer
 ) -> None:
     async with lost_with_events_in_flight(own_postgres, fragile_kafka) as (here, relay):
-        relay.signal(signal.SIGTERM)
-        await relay.logged("service.stopping")
-        await asyncio.to_thread(own_postgres.start)
-        await until("it has registered anew, found no lanes and left", lambda: has_left(here))
+        await stop_and_come_back(here, relay, own_postgres)
         in_flight = await relay.metric("inflight_events")
         relay.signal(signal.SIGTERM)
         assert await relay.exit_code(15) == 0
@@ -182,6 +176,14 @@ async def lost_with_events_in_flight(
         await asyncio.to_thread(own_postgres.kill)
         await relay.logged("postgres.lost")
         yield here, relay
+
+
+async def stop_and_come_back(here: Place, relay: RelayProcess, postgres: PostgresServer) -> None:
+    """The relay is stopped while PostgreSQL is away; then PostgreSQL comes back, and Kafka not yet."""
+    relay.signal(signal.SIGTERM)
+    await relay.logged("service.stopping")
+    await asyncio.to_thread(postgres.start)
+    await until("it has registered anew, found no lanes and left", lambda: has_left(here))
 
 
 async def has_left(here: Place) -> bool:
