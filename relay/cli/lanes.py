@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from relay.cli.owners import lanes_table, replicas_table
+from relay.cli.spans import span
 from relay.cli.who import who
 from relay.cli.words import duration, ranges
 from relay.decide.shares import LANES
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-HOUR = 3600.0
-LONGEST = 30 * 24 * HOUR
 LOOK_INTERVAL = 0.1
 
 EPILOG = """\b
@@ -71,10 +70,10 @@ _LANES = click.argument("lanes", nargs=-1, required=True, callback=_parse, metav
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why; shown with who asked.")
 _WAIT = click.option(
     "--wait",
-    type=click.FloatRange(0, HOUR),
-    default=10.0,
+    callback=span("0s", "1h"),
+    default="10s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="SPAN",
     help="Wait at most so long until it is done. What was asked for is done later too.",
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -88,8 +87,8 @@ def command(context: click.Context, as_json: bool) -> None:
 
     \b
       relay lanes
-      relay lanes move 0-3 --to relay-2 --for 600
-      relay lanes release 5 --for 120 --reason "repairing rows of lane 5"
+      relay lanes move 0-3 --to relay-2 --for 10m
+      relay lanes release 5 --for 2m --reason "repairing rows of lane 5"
 
     Lanes share themselves out; this is for the exception. What you ask for is recorded in PostgreSQL. The owner of a
     lane takes nothing more from it, settles what it took, and hands it over: nothing is lost, repeated or reordered.
@@ -106,11 +105,11 @@ def command(context: click.Context, as_json: bool) -> None:
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(1, LONGEST),
-    default=HOUR,
+    callback=span("1s", "30d"),
+    default="1h",
     show_default=True,
-    metavar="SECONDS",
-    help="How long they stay there, as long as that replica lives.",
+    metavar="SPAN",
+    help="How long they stay there (90s, 30m, 2h, 3d), as long as that replica lives.",
 )
 @_REASON
 @_WAIT
@@ -142,10 +141,11 @@ def move(lanes: list[int], target: str, seconds: float, reason: str, wait: float
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(0, LONGEST),
-    default=0.0,
-    metavar="SECONDS",
-    help="Nobody owns them for so long, and their events wait. Without it: whoever has room claims them at once.",
+    callback=span("0s", "30d"),
+    default="0s",
+    metavar="SPAN",
+    help="Nobody owns them for so long (90s, 30m, 2h, 3d), and their events wait. Without it: whoever has room claims "
+    "them at once.",
 )
 @_REASON
 @_WAIT

@@ -115,7 +115,7 @@ async def test_a_lane_is_handed_over_when_what_was_taken_is_settled_and_the_comm
 async def test_a_lane_that_is_released_for_a_time_is_nobodys_for_so_long(outbox: str) -> None:
     async with running(outbox, name="one") as one, connected(outbox) as connection:
         await owns(one, LANES)
-        assert (await lanes(outbox, "release", "5", "--for", "600")).output == (
+        assert (await lanes(outbox, "release", "5", "--for", "10m")).output == (
             "lanes 5: released; nobody claims them for 10 min 0 s\n"
         )
         await owns(one, LANES - 1)

@@ -11,6 +11,7 @@ import click
 
 from relay.cli.failed.pages import moment_of
 from relay.cli.failed.words import key_text
+from relay.cli.spans import parse_span
 from relay.decide.replaying import key_bytes
 from relay.postgres.failures import Filter
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     Command = TypeVar("Command", bound=Callable[..., Any])
 
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_AGO = re.compile(r"(\d+)\s*([smhdw])")
 _TOPIC = re.compile(r"[a-zA-Z0-9._*-]{1,249}")
 _LONGEST = 36_500 * 86_400
 """Seconds; a time further back is no date."""
@@ -28,8 +27,8 @@ _LONGEST = 36_500 * 86_400
 
 def parse_time(text: str) -> datetime | timedelta:
     """`2h` as a span before now, or ISO 8601, without a zone in this machine's. Raises ValueError."""
-    if match := _AGO.fullmatch(text.strip()):
-        return timedelta(seconds=min(int(match[1]) * _UNITS[match[2]], _LONGEST))
+    if (seconds := parse_span(text)) is not None:
+        return timedelta(seconds=min(seconds, _LONGEST))
     try:
         return datetime.fromisoformat(text.strip()).astimezone()
     except (ValueError, OverflowError):
