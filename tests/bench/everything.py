@@ -82,8 +82,8 @@ PLANS = {
         measure_outage, {"rate": 1_000, "seconds": 60, "before": 20, "rounds": 1}, {"seconds": 10, "before": 5}
     ),
     "soak": _plan(measure_soak, {"rate": 2_000, "seconds": 120}, {"seconds": 15}),
-    "bad-event": _plan(measure_bad_event, {"events": 200_000, "rounds": 3}, {"events": 20_000, "rounds": 1}),
-    "missing-topic": _plan(measure_missing_topic, {"events": 220_000, "rounds": 3}, {"events": 22_000, "rounds": 1}),
+    "bad-event": _plan(measure_bad_event, {"events": 200_000, "rounds": 5}, {"events": 20_000, "rounds": 1}),
+    "missing-topic": _plan(measure_missing_topic, {"events": 220_000, "rounds": 5}, {"events": 22_000, "rounds": 1}),
     "profile": _plan(
         measure_profile,
         {"events": 1_000_000, "rate": 1_000, "seconds": 15, "rounds": 3},

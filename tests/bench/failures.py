@@ -63,7 +63,7 @@ async def measure_missing_topic(place: Place, events: int, rounds: int) -> Repor
 
 @click.command
 @click.option("--events", default=200_000, show_default=True, help="In 1,000 keys.")
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
 @output
 def bad_event_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
     """A backlog with one event of 5 MB that its topic does not take, in turn with rounds without it."""
@@ -72,7 +72,7 @@ def bad_event_command(events: int, rounds: int, json_file: Any, picture: Path | 
 
 @click.command
 @click.option("--events", default=220_000, show_default=True, help="For eleven topics.")
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
 @output
 def missing_topic_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
     """A backlog for eleven topics that are all there, in turn with the same while one is missing."""
