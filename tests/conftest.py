@@ -43,12 +43,8 @@ def session_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres(session_folder: Path) -> Iterator[servers.Postgres]:
     """The session's PostgreSQL; tests must not stop or reconfigure it."""
-    given = os.environ.get("RELAY_TEST_POSTGRES_DSN")
-    if given:
-        yield servers.GivenPostgres(given)
-    else:
-        with servers.own_postgres_server(session_folder) as server:
-            yield server
+    with servers.postgres_for_the_session(session_folder) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +91,7 @@ def fragile_kafka(_fragile_kafka: KafkaServer) -> Iterator[KafkaServer]:
     yield _fragile_kafka
     _fragile_kafka.resume()
     _fragile_kafka.start()
+    servers.wait_until_it_takes_topics(_fragile_kafka)
 
 
 @pytest.fixture

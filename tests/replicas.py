@@ -134,6 +134,14 @@ class Replicas:
         """What all of them counted by their logs, which also tell of those that are dead."""
         return sum(line["events"] for relay in self.all for line in relay.happened("settle.duplicates"))
 
+    async def duplicates_in_metrics(self, count: int) -> None:
+        """Wait until those that run have counted so many; what was on the wire is settled when Kafka has answered."""
+
+        async def counted() -> bool:
+            return count == sum([await relay.metric("duplicate_events_total") for relay in self.running.values()])
+
+        await until(f"{count} duplicates in the metrics", counted)
+
     async def hit(self, how: str, name: str) -> Hit:
         """What is known of a replica to which something happens now."""
         rows = await self._connection.fetch(

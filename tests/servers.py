@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from aiokafka.errors import KafkaError
 
 from relay.local import KafkaServer, PostgresServer, create_topic
 from relay.local.keeper import descendants
@@ -89,6 +90,17 @@ def own_postgres_server(folder: Path, settings: Mapping[str, object] | None = No
     return PostgresServer(folder / "postgres", settings={**POSTGRES_SETTINGS, **(settings or {})}, programs=programs)
 
 
+@contextmanager
+def postgres_for_the_session(folder: Path, settings: Mapping[str, object] | None = None) -> Iterator[Postgres]:
+    """The PostgreSQL of RELAY_TEST_POSTGRES_DSN, whose settings are its own, or one that runs meanwhile."""
+    given = os.environ.get("RELAY_TEST_POSTGRES_DSN")
+    if given:
+        yield GivenPostgres(given)
+    else:
+        with own_postgres_server(folder, settings) as server:
+            yield server
+
+
 def own_kafka_server(folder: Path, properties: Mapping[str, object] | None = None) -> KafkaServer:
     """A Kafka of the version that is being tested, not started yet."""
     version = os.environ.get("RELAY_TEST_KAFKA_VERSION") or KAFKA_VERSION
@@ -149,6 +161,18 @@ def dsn_of(server: Postgres, database: str) -> str:
 def create_topic_now(server: Kafka, topic: str, partitions: int, configs: Mapping[str, object]) -> None:
     """Create a topic and wait until it can be written to."""
     _run_apart(create_topic(server.bootstrap_servers, topic, partitions=partitions, configs=configs))
+
+
+def wait_until_it_takes_topics(server: Kafka) -> None:
+    """After a pause the controller knows no live broker until the next heartbeat, and refuses topics."""
+    give_up = time.monotonic() + PAUSE_SECONDS
+    while True:
+        try:
+            return _run_apart(create_topic(server.bootstrap_servers, "takes-topics", exist_ok=True))
+        except KafkaError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)
 
 
 def _execute(server: Postgres, statement: str) -> None:

@@ -101,7 +101,7 @@ def untraceable() -> str:
 
 @pytest.mark.skipif(untraceable() != "", reason=untraceable())
 async def test_profile(place: Place) -> None:
-    report = await measure_profile(place, events=300_000, rate=100, seconds=2, rounds=1)
+    report = await measure_profile(place, events=600_000, rate=100, seconds=2, rounds=1)
     assert report.series.keys() == {"draining", "100/s"}
     for (parts,) in report.series.values():
         assert parts.keys() == PARTS.keys()
@@ -151,7 +151,7 @@ async def test_debezium_streams_a_backlog_and_what_follows(place: Place) -> None
 
 
 async def test_writers(place: Place) -> None:
-    report = await measure_writers(place, seconds=1, rate=50, rounds=1)
+    report = await measure_writers(place, seconds=2, rate=50, rounds=1)
     check(report, {"transactions_per_second", "average_ms", "postgres_cpu_percent", "wal_fsyncs_per_second"})
     assert report.series["relay, 50/s"][0]["lag_events"] >= 0
 
@@ -166,7 +166,7 @@ async def test_idle(place: Place) -> None:
 
 
 async def test_outage(place: Place) -> None:
-    report = await measure_outage(place, rate=50, seconds=1, before=1, rounds=1)
+    report = await measure_outage(place, rate=50, seconds=1, before=3, rounds=1)
     check(report, {"writers_before", "writers_during", "rss_growth_mb", "catch_up_per_second", "drain_per_second"})
     check(
         report,

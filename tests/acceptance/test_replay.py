@@ -91,7 +91,7 @@ async def test_replicas_share_a_replay_and_one_that_is_killed_is_stood_in_for(he
         await one.ready()
         await two.ready()
         await until("both own half of the lanes", shared)
-        action = await ask(here.connection, here.topic, rate=8_000)
+        action = await ask(here.connection, here.topic, rate=4_000)
         await one.logged("replay.started")
         await two.logged("replay.started")
         await receipts_reach(here.connection, action, EVENTS // 4)
@@ -151,7 +151,7 @@ async def test_a_rate_is_kept_by_all_replicas_together(here: Place) -> None:
     # The timestamps say when an event was let go: none of these depends on how fast this machine is.
     times = sorted(record.timestamp for record in records)
     for begin in times:
-        assert len([time for time in times if begin <= time < begin + 1_000]) <= rate * 1.25 + 2
+        assert len([time for time in times if begin <= time < begin + 1_000]) <= rate * 1.5 + 2
 
 
 async def test_only_the_key_that_was_asked_for_is_replayed(here: Place) -> None:

@@ -56,6 +56,9 @@ async def test_kill_9_every_few_seconds_and_pauses_beyond_the_lease_lose_and_reo
         await chaos.run(SECONDS)
         _tell(f"{load.per_second:.0f} events/s, {[f'{hit.how} with {len(hit.lanes)} lanes' for hit in chaos.hits]}")
     await here.settled(120)
+    # One that was killed or paused last may not hear a signal yet.
+    for relay in replicas.running.values():
+        await relay.ready()
     counted = replicas.duplicates_counted()
     await replicas.stop_all()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka.errors import TopicAlreadyExistsError
-from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest
 
 from relay.local import create_topic
 from tests import servers
@@ -218,9 +218,17 @@ DENY, ALLOW = 2, 3
 async def add_acl(bootstrap_servers: str, topic: str, operation: int, permission: int) -> None:
     """Add an ACL to a topic, for everybody."""
     async with admin(bootstrap_servers) as client:
-        request = CreateAclsRequest(TOPIC, topic, LITERAL, "User:*", "*", operation, permission)
-        answer: Any = await client._send_request(request)
+        acl = (TOPIC, topic, LITERAL, "User:*", "*", operation, permission)
+        answer: Any = await client._send_request(CreateAclsRequest(*acl))
         assert [code for code, _ in answer.creation_responses] == [0], answer
+
+        async def in_force() -> bool:
+            # The controller has answered; the broker hears of it a moment later.
+            found: Any = await client._send_request(DescribeAclsRequest(*acl))
+            assert found.error_code == 0, found
+            return bool(found.resources)
+
+        await until(f"the ACL of {topic} is in force", in_force)
 
 
 async def remove_acls(bootstrap_servers: str, topic: str) -> None:

@@ -88,9 +88,9 @@ class Terminal:
 
     def interrupt_at_prompt(self) -> None:
         """Press Ctrl-C, again if need be: Python misses one that comes just before it begins to read."""
-        for _ in range(60):
+        for _ in range(6):
             self.interrupt()
-            if select.select([self._ours], [], [], 1)[0]:
+            if select.select([self._ours], [], [], 10)[0]:
                 return
 
     async def ended(self) -> int:

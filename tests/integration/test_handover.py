@@ -116,10 +116,11 @@ async def test_two_that_find_the_same_lanes_free_share_them_without_waiting_for_
     async with connected(outbox) as connection, running(outbox) as first, running(outbox) as second:
         await owns(first, 8)
         await owns(second, 8)
-        await connection.execute("UPDATE outbox.lane SET owner = NULL, claimed_at = NULL, epoch = epoch + 1")
+        # First, or a look in between would find that what they own was taken from them.
         for relay in (first, second):
             for lane in list(relay.tenure.lanes):
                 relay.tenure.remove_lane(lane)
+        await connection.execute("UPDATE outbox.lane SET owner = NULL, claimed_at = NULL, epoch = epoch + 1")
         await connection.execute("SELECT pg_notify('outbox', 'lanes')")
         await owns(first, 8)
         await owns(second, 8)

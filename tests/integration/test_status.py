@@ -155,7 +155,7 @@ async def test_counting_that_takes_too_long_is_given_up(
 
     def query(name: str, schema: str) -> str:
         text = sql_query(name, schema)
-        return text.replace("SELECT", "SELECT pg_sleep(60), ", 1) if name in impatient else text.replace("5s", "50ms")
+        return text.replace("SELECT", "SELECT pg_sleep(60), ", 1) if name in impatient else text.replace("5s", "500ms")
 
     monkeypatch.setattr(reading, "query", query)
     await add_event(connection)

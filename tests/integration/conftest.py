@@ -1,0 +1,22 @@
+"""The PostgreSQL of the tests of single parts: nothing happens in it but what they do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """Without autovacuum, which takes transaction ids and snapshots whenever it likes; tests count both."""
+    with (
+        servers.server_folder() as folder,
+        servers.postgres_for_the_session(folder, {"autovacuum": "off"}) as server,
+    ):
+        yield server
