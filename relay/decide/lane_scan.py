@@ -68,7 +68,7 @@ class LaneScan:
     snapshot: Snapshot | None = None
     """Of the last complete scan; None until the sweep of the take-over is done."""
     exhausted: bool = False
-    """Whether the last complete scan returned every visible event above `taken_to`."""
+    """Whether the last scan was complete and returned every visible event above `taken_to`."""
     taken: set[int] = field(default_factory=set)
     """Ids taken from the lane whose receipt may be missing in the next snapshot."""
     resuming: set[int] = field(default_factory=set)
@@ -132,14 +132,17 @@ class LaneScan:
         """Take in a scan's result; returns the events to publish, in order.
 
         `swept` and `fresh` are in id order, read in one snapshot. The sweep's reach is the larger one, because it
-        meets the taken events again. What is returned exceeds `reach` by no more than what was swept.
+        meets the taken events again. What is returned, of both, is within `reach`: what does not fit is read again.
         """
-        new = [event for event in swept if event[1] not in self.taken]
+        found = [event for event in swept if event[1] not in self.taken]
+        new, left = _within(found, reach)
         self._take(new)
-        if cut_off(swept, sweep_reach):
+        if len(new) < len(found) or cut_off(swept, sweep_reach):
             # Older events may be left: fresh ones would overtake them, and the state must not advance past them.
+            self.exhausted = False
             return new
-        kept = fresh[: max(0, reach.events - len(new))]
+        # Without others before them they were read within the reach's bytes.
+        kept = _within(fresh, left)[0] if new else fresh[: reach.events]
         if kept:
             self._take(kept)
             self.taken_to = kept[-1][1]
@@ -165,9 +168,17 @@ class LaneScan:
         return sweep.done_to, min(sweep.done_to + step_ids, sweep.end)
 
     def absorb_step(
-        self, snapshot: Snapshot, end: int, swept: Sequence[PendingEvent], reach: Reach, ladder: Ladder
+        self,
+        snapshot: Snapshot,
+        end: int,
+        swept: Sequence[PendingEvent],
+        sweep_reach: Reach,
+        reach: Reach,
+        ladder: Ladder,
     ) -> list[PendingEvent]:
         """Take in the step that read up to id `end` in `snapshot`; returns the events to publish, in order.
+
+        The reaches are those of `absorb`.
 
         None, and the sweep goes back, if something may have become visible below what earlier steps went
         through: it would be missed, and of two events that one transaction wrote for a key, the one in this step
@@ -183,9 +194,13 @@ class LaneScan:
         if start < sweep.done_to:
             sweep.done_to = start
             return []
-        sweep.done_to = swept[-1][1] if cut_off(swept, reach) else end
-        new = [event for event in swept if event[1] not in self.taken]
+        found = [event for event in swept if event[1] not in self.taken]
+        new, _ = _within(found, reach)
         self._take(new)
+        if len(new) < len(found):
+            sweep.done_to = found[len(new)][1] - 1
+        else:
+            sweep.done_to = swept[-1][1] if cut_off(swept, sweep_reach) else end
         return new
 
     def advance_position(self, ladder: Ladder) -> int:
@@ -219,6 +234,16 @@ class LaneScan:
 
 def _anything_ended(before: Snapshot, later: Snapshot) -> bool:
     return later.xmax > before.xmax or any(later.ended(xid) for xid in before.running)
+
+
+def _within(events: Sequence[PendingEvent], reach: Reach) -> tuple[list[PendingEvent], Reach]:
+    """The first events, as many as a read with this reach would have returned, and what they leave of it."""
+    size = 0
+    for count, event in enumerate(events):
+        if count >= reach.events or size >= reach.bytes:
+            return list(events[:count]), Reach(0, 0)
+        size += event[9]
+    return list(events), Reach(reach.events - len(events), reach.bytes - size)
 
 
 def cut_off(events: Sequence[PendingEvent], reach: Reach) -> bool:

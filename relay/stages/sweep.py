@@ -90,16 +90,17 @@ class Sweep:
             return False
         room = self._tenure.buffer.room(state.lane, len(self._tenure.lanes))
         self._started.setdefault(state.lane, time.monotonic())
-        events = min(room.events, self._settings.batch_events)
-        reach = Reach(events + len(state.taken), room.bytes + self._tenure.buffer.lane_bytes(state.lane))
+        reach = Reach(min(room.events, self._settings.batch_events), room.bytes)
+        # It meets the taken events again: they must not use up its limit, or it would never advance.
+        most = Reach(reach.events + len(state.taken), reach.bytes + self._tenure.buffer.lane_bytes(state.lane))
         state.begin()
         value_before = self._tenure.sequence_value
-        result = await self._port.sweep_step(state.lane, *step, reach.events, reach.bytes)
+        result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
         self._tenure.saw_statement(result, value_before)
         if self._tenure.draining or state.releasing or self._tenure.lanes.get(state.lane) is not state:
             # The lane may be given back at this moment: what is taken now would be published by its next owner too.
             return True
-        taken = state.absorb_step(result.snapshot, step[1], result.events, reach, self._tenure.ladder)
+        taken = state.absorb_step(result.snapshot, step[1], result.events, most, reach, self._tenure.ladder)
         if taken:
             self._tenure.buffer.add(state.lane, taken)
             self._hand_on(taken)

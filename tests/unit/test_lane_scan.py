@@ -37,9 +37,9 @@ class TestTakeOver:
         lane = LaneScan.take_over(0, 1, 100, 350, QUIET)
         assert lane.taken_to == 350
         assert lane.next_step(200) == (100, 300)
-        assert ids(lane.absorb_step(QUIET, 300, events(150), WIDE, Ladder())) == [150]
+        assert ids(lane.absorb_step(QUIET, 300, events(150), WIDE, WIDE, Ladder())) == [150]
         assert lane.next_step(200) == (300, 350)
-        assert lane.absorb_step(QUIET, 350, [], WIDE, Ladder()) == []
+        assert lane.absorb_step(QUIET, 350, [], WIDE, WIDE, Ladder()) == []
         assert lane.next_step(200) is None
         assert lane.sweep is None
 
@@ -121,6 +121,21 @@ class TestAbsorb:
         assert ids(lane.absorb(QUIET, [], events(12), WIDE, WIDE)) == [12]
         assert lane.exhausted
 
+    @pytest.mark.parametrize("room", [Reach(2, 10_000), Reach(100, 20)])
+    def test_a_sweep_takes_no_more_than_there_is_room_for(self, room: Reach) -> None:
+        """Its reach counts all taken events, and it may meet none of them: they may lie below its start."""
+        lane = scanned_lane(QUIET, 1, 2, 3, 4, 20)
+        reach = Reach(room.events + 5, room.bytes + 50)
+        assert ids(lane.absorb(snapshot(60), events(11, 12, 13, 14, 20), events(21), reach, room)) == [11, 12]
+        assert (lane.taken_to, lane.snapshot, lane.exhausted) == (20, QUIET, False)
+        assert ids(lane.absorb(snapshot(60), events(11, 12, 13, 14, 20), [], WIDE, WIDE)) == [13, 14]
+        assert (lane.taken_to, lane.snapshot, lane.exhausted) == (20, snapshot(60), True)
+
+    def test_fresh_events_wait_when_the_swept_ones_have_used_the_bytes(self) -> None:
+        lane = scanned_lane(QUIET, 9)
+        assert ids(lane.absorb(QUIET, events(2, 3), events(11, 12), WIDE, Reach(100, 25))) == [2, 3, 11]
+        assert (lane.taken_to, lane.exhausted) == (11, False)
+
     def test_a_read_is_cut_off_by_rows_and_by_bytes(self) -> None:
         assert cut_off(events(1, 2), Reach(2, 1000))
         assert cut_off(events(1, 2), Reach(9, 20))
@@ -131,42 +146,50 @@ class TestAbsorb:
 class TestLongSweep:
     def test_a_step_that_was_cut_off_is_gone_on_with_behind_its_last_event(self) -> None:
         lane = LaneScan.take_over(0, 1, 0, 500, QUIET)
-        assert ids(lane.absorb_step(QUIET, 500, events(10, 20), Reach(2, 1000), Ladder())) == [10, 20]
+        assert ids(lane.absorb_step(QUIET, 500, events(10, 20), Reach(2, 1000), WIDE, Ladder())) == [10, 20]
         assert lane.next_step(1000) == (20, 500)
+
+    @pytest.mark.parametrize("room", [Reach(2, 10_000), Reach(100, 20)])
+    def test_a_step_takes_no_more_than_there_is_room_for(self, room: Reach) -> None:
+        lane = LaneScan.take_over(0, 1, 0, 500, QUIET)
+        lane.taken.update([15, 25, 35])
+        found = events(10, 15, 20, 25, 30, 35, 40)
+        assert ids(lane.absorb_step(QUIET, 500, found, Reach(7, 1_000), room, Ladder())) == [10, 20]
+        assert lane.next_step(1000) == (29, 500)
 
     def test_a_step_of_a_lane_that_is_not_swept_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="not in a long sweep"):
-            scanned_lane().absorb_step(QUIET, 5, [], WIDE, Ladder())
+            scanned_lane().absorb_step(QUIET, 5, [], WIDE, WIDE, Ladder())
 
     def test_a_transaction_that_ends_between_two_steps_sends_the_sweep_back(self) -> None:
         """Rule 4: its events below the first step's end would be lost, and overtaken by those above."""
         ladder = ladder_of((10, 100))
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
-        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, ladder)
+        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, WIDE, ladder)
         ladder.add(49, 450)
         # Transaction 20 wrote events 150 and 250 for one key, and commits now.
-        assert lane.absorb_step(snapshot(60), 400, events(250), WIDE, ladder) == []
+        assert lane.absorb_step(snapshot(60), 400, events(250), WIDE, WIDE, ladder) == []
         assert lane.next_step(200) == (100, 300)
-        assert ids(lane.absorb_step(snapshot(60), 300, events(150, 250), WIDE, ladder)) == [150, 250]
+        assert ids(lane.absorb_step(snapshot(60), 300, events(150, 250), WIDE, WIDE, ladder)) == [150, 250]
 
     def test_a_transaction_that_cannot_have_ids_so_low_does_not(self) -> None:
         ladder = ladder_of((10, 300), (40, 450))
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
-        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, ladder)
-        assert ids(lane.absorb_step(snapshot(60), 400, events(250, 310), WIDE, ladder)) == [250, 310]
+        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, WIDE, ladder)
+        assert ids(lane.absorb_step(snapshot(60), 400, events(250, 310), WIDE, WIDE, ladder)) == [250, 310]
         assert lane.next_step(200) is None
 
     def test_without_rungs_the_sweep_of_an_idle_database_comes_to_its_end(self) -> None:
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
-        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, Ladder())
-        lane.absorb_step(snapshot(50, 20), 400, [], WIDE, Ladder())
+        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, WIDE, Ladder())
+        lane.absorb_step(snapshot(50, 20), 400, [], WIDE, WIDE, Ladder())
         assert lane.next_step(200) is None
 
     def test_the_scan_after_it_starts_relative_to_the_last_steps_snapshot(self) -> None:
         ladder = ladder_of((10, 100), (40, 450))
         lane = scanned_lane(snapshot(45, 20), 400)
         lane.start_long_sweep(snapshot(50, 30), 100)
-        lane.absorb_step(snapshot(60, 30), 400, [], WIDE, ladder)
+        lane.absorb_step(snapshot(60, 30), 400, [], WIDE, WIDE, ladder)
         assert lane.next_step(300) is None
         assert lane.snapshot == snapshot(60, 30)
         assert lane.bound(ladder) == Bound(450, ((30, 100),))
@@ -189,7 +212,7 @@ class TestPosition:
 
     def test_stays_below_what_is_still_to_be_swept(self) -> None:
         lane = LaneScan.take_over(0, 1, 10, 400, QUIET)
-        lane.absorb_step(QUIET, 200, [], WIDE, Ladder())
+        lane.absorb_step(QUIET, 200, [], WIDE, WIDE, Ladder())
         assert lane.advance_position(ladder_of((10, 900))) == 200
 
     def test_stays_below_fresh_events_that_had_no_room(self) -> None:
@@ -203,7 +226,7 @@ class TestPosition:
         lane = scanned_lane(snapshot(30), 100)
         lane.settle([100])
         lane.start_long_sweep(snapshot(50), 10)
-        lane.absorb_step(snapshot(50), 100, [], WIDE, ladder_of((20, 900)))
+        lane.absorb_step(snapshot(50), 100, [], WIDE, WIDE, ladder_of((20, 900)))
         assert lane.next_step(1000) is None
         assert lane.advance_position(ladder_of((20, 900))) == 100
         lane.absorb(snapshot(50), [], [], WIDE, WIDE)
