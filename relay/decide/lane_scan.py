@@ -121,6 +121,13 @@ class LaneScan:
         """Number of events taken, or taken up again, and not yet settled."""
         return len(self.taken) - len(self._settled) + len(self.resuming) + self.replaying
 
+    def sweep_reach(self, reach: Reach, taken_bytes: int) -> Reach:
+        """How far a sweep may read for as much as `reach`, when what is unsettled takes `taken_bytes`.
+
+        It meets the taken events again: they must not use up its limit, or it would never advance.
+        """
+        return Reach(reach.events + len(self.taken), reach.bytes + taken_bytes)
+
     def absorb(
         self,
         snapshot: Snapshot,
@@ -131,8 +138,8 @@ class LaneScan:
     ) -> list[PendingEvent]:
         """Take in a scan's result; returns the events to publish, in order.
 
-        `swept` and `fresh` are in id order, read in one snapshot. The sweep's reach is the larger one, because it
-        meets the taken events again. What is returned, of both, is within `reach`: what does not fit is read again.
+        `swept` and `fresh` are in id order, read in one snapshot, the former with `sweep_reach`. What is returned, of
+        both, is within `reach`: what does not fit is read again.
         """
         found = [event for event in swept if event[1] not in self.taken]
         new, left = _within(found, reach)
@@ -178,11 +185,9 @@ class LaneScan:
     ) -> list[PendingEvent]:
         """Take in the step that read up to id `end` in `snapshot`; returns the events to publish, in order.
 
-        The reaches are those of `absorb`.
-
-        None, and the sweep goes back, if something may have become visible below what earlier steps went
-        through: it would be missed, and of two events that one transaction wrote for a key, the one in this step
-        would overtake the other.
+        They are within `reach`; what does not fit is read again. None, and the sweep goes back, if something may have
+        become visible below what earlier steps went through: it would be missed, and of two events that one transaction
+        wrote for a key, the one in this step would overtake the other.
         """
         sweep = self.sweep
         if sweep is None:

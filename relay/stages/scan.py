@@ -163,8 +163,7 @@ class Scan:
             part = quiet_part if state.exhausted else others_part
             room = buffer.room(state.lane, part.sharers)
             fresh = Reach(min(part.events, room.events), room.bytes)
-            # The sweep meets the taken events again: they must not use up its limit, or it would never advance.
-            sweep = Reach(fresh.events + len(state.taken), room.bytes + buffer.lane_bytes(state.lane))
+            sweep = state.sweep_reach(fresh, buffer.lane_bytes(state.lane))
             requests.append(LaneRequest(state.lane, state.taken_to, state.bound(self._tenure.ladder), sweep, fresh))
         return requests
 

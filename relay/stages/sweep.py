@@ -91,8 +91,7 @@ class Sweep:
         room = self._tenure.buffer.room(state.lane, len(self._tenure.lanes))
         self._started.setdefault(state.lane, time.monotonic())
         reach = Reach(min(room.events, self._settings.batch_events), room.bytes)
-        # It meets the taken events again: they must not use up its limit, or it would never advance.
-        most = Reach(reach.events + len(state.taken), reach.bytes + self._tenure.buffer.lane_bytes(state.lane))
+        most = state.sweep_reach(reach, self._tenure.buffer.lane_bytes(state.lane))
         state.begin()
         value_before = self._tenure.sequence_value
         result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)

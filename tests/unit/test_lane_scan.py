@@ -131,6 +131,9 @@ class TestAbsorb:
         assert ids(lane.absorb(snapshot(60), events(11, 12, 13, 14, 20), [], WIDE, WIDE)) == [13, 14]
         assert (lane.taken_to, lane.snapshot, lane.exhausted) == (20, snapshot(60), True)
 
+    def test_a_sweep_may_read_what_was_taken_beside_as_much_as_there_is_room_for(self) -> None:
+        assert scanned_lane(QUIET, 1, 2, 3).sweep_reach(Reach(2, 20), 50) == Reach(5, 70)
+
     def test_fresh_events_wait_when_the_swept_ones_have_used_the_bytes(self) -> None:
         lane = scanned_lane(QUIET, 9)
         assert ids(lane.absorb(QUIET, events(2, 3), events(11, 12), WIDE, Reach(100, 25))) == [2, 3, 11]
