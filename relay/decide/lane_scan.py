@@ -1,9 +1,9 @@
 """Where to read next from a lane: exact, without locking writers.
 
-The state of one lane and the decisions on it, apart from any I/O. DESIGN: a scan reads a *sweep* part
-(ids up to `taken_to`, the highest ever taken, that may have become visible since the last scan) and a *fresh*
-part (ids above it). The sweep starts at the exact lower bound of what can be new: transactions that were
-running in the last scan's snapshot and have ended since, or that came later.
+The state of one lane and the decisions on it, apart from any I/O. SCAN.md beside this file has the reasons and the ten
+rules. A scan reads a *sweep* part (ids up to `taken_to`, the highest ever taken, that may have become visible since the
+last scan) and a *fresh* part (ids above it). The sweep starts at the exact lower bound of what can be new: transactions
+that were running in the last scan's snapshot and have ended since, or that came later.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Scan:
         self.long_sweeps = asyncio.Event()
         """Set when a lane needs a long sweep."""
         self.quiet: dict[int, int] = {}
-        """Transactions found without an event id, and the sequence's value before that look (rule 8)."""
+        """Transactions found without an event id, and the sequence's value before that look (SCAN.md, rule 8)."""
         self.scanned_at = clock()
 
     def wake_up(self) -> None:

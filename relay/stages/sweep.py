@@ -109,8 +109,8 @@ class Sweep:
         """Hand the scan those transactions, open for a second or more, that have taken no event id so far.
 
         Their floor may rise to the sequence's value from *before* the look, once a later snapshot shows that they
-        are still running (rule 8). Without it a foreign transaction that stays open for an hour costs a sweep of
-        an hour's events when it ends, and holds every lane's position back.
+        are still running (SCAN.md, rule 8). Without it a foreign transaction that stays open for an hour costs a sweep
+        of an hour's events when it ends, and holds every lane's position back.
         """
         running = self._tenure.running_xids()
         # Of an earlier statement than the look: whatever takes its first id after that, takes one above.

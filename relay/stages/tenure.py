@@ -1,6 +1,6 @@
 """What a replica knows for as long as its connections to PostgreSQL live.
 
-Any lost connection ends the tenure (DESIGN, section 4, rule 9): after a crash with asynchronous commits, or the
+Any lost connection ends the tenure (relay/decide/SCAN.md, rule 9): after a crash with asynchronous commits, or the
 promotion of a lagging standby, ids and xids are used again, and what memory says is wrong. The next tenure starts
 from the tables, as at a take-over. Batches that are in Kafka's hands when it ends are settled later, checked
 against their event_id.

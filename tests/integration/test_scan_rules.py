@@ -1,4 +1,4 @@
-"""The rules of the scan (DESIGN.md, section 4), each on a real server and each with what breaks without it.
+"""The rules of the scan (relay/decide/SCAN.md), each on a real server and each with what breaks without it.
 
 Every test was seen to fail with its rule taken out of the code.
 """
@@ -14,7 +14,7 @@ from relay.errors import PostgresLostError, SchemaError
 from relay.postgres.sql import query
 from relay.session import _connect_all
 from relay.settings import Settings
-from relay.stages.records import Delivery, Records
+from relay.stages.records import Delivery, HeldBack, Records
 from relay.stages.tenure import SequenceWentBackError
 from tests.events import ids
 from tests.outbox import add_receipts, connected, migrated
@@ -470,6 +470,23 @@ class TestRule6:
                 await service.connection.execute("DELETE FROM outbox.replica")
             async with hand_relay(outbox) as successor:
                 assert ids(await successor.take_all()) == [fresh.id]
+
+
+class TestRule7:
+    async def test_events_that_are_held_back_let_the_position_pass(self, outbox: str) -> None:
+        """Otherwise a key that is blocked for a week keeps the position, and so the segments, for a week."""
+        async with hand_relay(outbox) as relay, writer(outbox) as service:
+            await service.enqueue_many(3)
+            blocked, *others = await relay.take_all()
+            await relay.settle(others)
+            await relay.take_all()
+            await relay.claim.beat()
+            assert await position(service.connection) == blocked.id - 1
+            await relay.settler._record([HeldBack(relay.tenure, [blocked])])
+            assert await relay.take_all() == []
+            await relay.claim.beat()
+            assert await position(service.connection) == others[-1].id
+            assert await service.connection.fetchval("SELECT id FROM outbox.held") == blocked.id
 
 
 class TestRule8:

@@ -1,6 +1,7 @@
 """The stages against a simulated PostgreSQL, in any order of events: nothing is lost, taken twice or out of order.
 
-And the proof that the model can fail: each rule of the scan, taken out, is missed by some schedule.
+And the proof that the model can fail: without any one rule of the scan (relay/decide/SCAN.md), some schedule breaks a
+promise.
 """
 
 from __future__ import annotations
