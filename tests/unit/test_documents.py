@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from relay.postgres.sql import migrations, query
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("relay", "sql", "tests", "deploy", ".github")
 SCAN = (ROOT / "relay/decide/SCAN.md").read_text()
+TABLES = (ROOT / "sql/README.md").read_text()
 RULES = re.split(r"^### Rule (\d+): ", SCAN, flags=re.MULTILINE)[1:]
 
 # Published migrations are never edited: their checksums are in the databases.
@@ -61,6 +64,32 @@ def test_every_rule_of_the_scan_that_is_cited_exists() -> None:
 def test_every_rule_of_the_scan_says_what_breaks_without_it_and_which_tests_hold_it(text: str) -> None:
     assert "\nWithout it: " in text
     assert re.search(r"^Held by:\n\* `\w+/test_\w+\.py::", text, re.MULTILINE)
+
+
+def test_the_page_on_sql_has_every_table_and_view_of_the_outbox() -> None:
+    made = {
+        name
+        for migration in migrations()
+        for name in re.findall(r"^CREATE (?:TABLE|VIEW) outbox\.(\w+)", migration.sql, re.MULTILINE)
+        if not name.endswith("_default")
+    }
+    assert made <= set(re.findall(r"^\| `(\w+)`", TABLES, re.MULTILINE))
+
+
+def test_every_statement_of_an_events_states_exists() -> None:
+    diagram = re.findall(r"^ +\w+ --> \S+ : (\w+)$", TABLES, re.MULTILINE)
+    rows = re.findall(r"^\|[^|\n]+\|[^|\n]+\|[^|\n]+\|([^|\n]+)\|[^|\n]+\|$", TABLES, re.MULTILINE)
+    named = {*diagram, *re.findall(r"`(\w+)`", "".join(rows))}
+    assert len(named) > 5, "the page has another form: nothing is tested"
+    for name in named:
+        assert query(name)
+
+
+def test_the_states_of_a_failure_are_in_the_diagram() -> None:
+    states = re.search(r"state IN \(([^)]+)\)\),", migrations()[0].sql)
+    assert states is not None
+    for state in re.findall(r"\w+", states[1]):
+        assert re.search(rf"^ +\S+ --> {state} : ", TABLES, re.MULTILINE), state
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
