@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from relay.text import one_line
+
 if TYPE_CHECKING:
     from relay.settings import HealthSettings
 
@@ -31,7 +33,7 @@ class _Server:
     def lost(self, now: float, error: object) -> None:
         if self.away_since is None:
             self.away_since = now
-        self.error = " ".join(str(error).split())
+        self.error = one_line(error)
 
     def reason(self, now: float, max_outage: float) -> str | None:
         because = f": {self.error}" if self.error else ""
@@ -84,7 +86,7 @@ class Health:
 
     def topic_troubled(self, topic: str, error: str) -> None:
         """Note that a topic takes no events. Others go on, so this alone does not make the replica unready."""
-        self._topics[topic] = " ".join(error.split())
+        self._topics[topic] = one_line(error)
 
     def topic_works(self, topic: str) -> None:
         """Note that a topic takes events again."""

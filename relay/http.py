@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from relay.errors import SettingsError
+from relay.text import as_json, clip
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from relay.health import Health
     from relay.settings import HttpSettings
     from relay.telemetry import Telemetry
+
+_MOST_OF_A_REASON = 500
+"""Characters of one reason: an answer is read by people, and kept by whoever scrapes it."""
 
 _CLOSE_TIMEOUT = 1.0
 """Seconds a scrape under way may take at the end: a probe must not hold up the stop."""
@@ -53,12 +57,13 @@ def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]
 
     async def livez(_: web.Request) -> web.Response:
         alive = health.alive(clock())
-        return web.json_response({"alive": alive}, status=200 if alive else 503)
+        return _json({"alive": alive}, 200 if alive else 503)
 
     async def readyz(_: web.Request) -> web.Response:
-        reasons = health.ready(clock())
-        answer = {"ready": not reasons, "reasons": reasons, "troubled_topics": health.troubled_topics()}
-        return web.json_response(answer, status=503 if reasons else 200)
+        reasons = [clip(reason, _MOST_OF_A_REASON) for reason in health.ready(clock())]
+        topics = {topic: clip(error, _MOST_OF_A_REASON) for topic, error in health.troubled_topics().items()}
+        answer = {"ready": not reasons, "reasons": reasons, "troubled_topics": topics}
+        return _json(answer, 503 if reasons else 200)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -68,6 +73,10 @@ def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     return app
+
+
+def _json(answer: dict[str, object], status: int) -> web.Response:
+    return web.Response(text=as_json(answer), status=status, content_type="application/json")
 
 
 def _translated(error: OSError, settings: HttpSettings) -> SettingsError:

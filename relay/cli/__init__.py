@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Any, NoReturn
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from relay import __version__
+from relay.cli.show.lines import never_fail_to_encode, say
 from relay.errors import RelayError
+from relay.text import plain
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 COMMANDS = {
     "demo": "See it work: real servers, writers, the relay and a checking consumer.",
@@ -49,10 +57,26 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as the program `relay`, whose last words are as fit for a terminal as all others."""
+        never_fail_to_encode()
+        if kwargs.get("standalone_mode", True):
+            sys.excepthook = _last_words
+        return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments of the program itself."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.ClickException as error:
+            raise _neutral(error) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; turn what it raises on purpose into a line and an exit code."""
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            raise _neutral(error) from None
         except RelayError as error:
             _end(ctx, error)
         except KeyboardInterrupt:
@@ -66,8 +90,23 @@ class LazyGroup(click.Group):
 
 
 def _end(ctx: click.Context, error: RelayError) -> NoReturn:
-    click.echo(f"relay: {error}", err=True)
+    # A further line is indented, so that none can be mistaken for another message, whoever wrote it.
+    first, *others = str(error).splitlines() or [""]
+    say("\n".join([f"relay: {plain(first)}", *(f"  {plain(other.strip())}" for other in others)]), err=True)
     ctx.exit(error.exit_code)
+
+
+def _neutral(error: click.ClickException) -> click.ClickException:
+    """Click puts arguments into its messages as they are; a script may have them from anywhere."""
+    if isinstance(error, NoArgsIsHelpError):
+        return error
+    text = plain(error.format_message(), also="\n")
+    return click.UsageError(text, error.ctx) if isinstance(error, click.UsageError) else click.ClickException(text)
+
+
+def _last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback of a fault of ours: messages in it may be of anybody."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), err=True)
 
 
 def _first(group: BaseExceptionGroup[RelayError]) -> RelayError:
@@ -92,4 +131,4 @@ def main(ctx: click.Context) -> None:
     Settings are environment variables that begin with RELAY_; "relay config --reference" lists them all.
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        say(ctx.get_help())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from relay.cli.show.lines import say, say_json
 from relay.settings import load_with_sources
 from relay.settings.describe import Row, effective, reference
+from relay.text import plain
 
 
 @click.command(name="config")
@@ -20,18 +20,18 @@ def command(as_json: bool, as_reference: bool) -> None:
     code 2: run it before a deployment.
     """
     if as_reference:
-        click.echo(reference())
+        say(reference())
         return
     rows = effective(*load_with_sources())
     if as_json:
-        click.echo(json.dumps({row.name: {"value": row.value, "source": row.source} for row in rows}, indent=2))
+        say_json({row.name: {"value": row.value, "source": row.source} for row in rows})
     else:
-        click.echo("\n".join(_table(rows)))
+        say("\n".join(_table(rows)))
 
 
 def _table(rows: list[Row]) -> list[str]:
     """Align by hand: a table that fits itself to the terminal would break names and values apart."""
-    cells = [("SETTING", "VALUE", "SOURCE"), *((row.name, _text(row.value), row.source) for row in rows)]
+    cells = [("SETTING", "VALUE", "SOURCE"), *((row.name, plain(_text(row.value)), plain(row.source)) for row in rows)]
     names, values = (max(len(cell[column]) for cell in cells) for column in (0, 1))
     return [f"{name:<{names}}  {value:<{values}}  {source}" for name, value, source in cells]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 import shutil
 import signal
@@ -18,8 +17,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console
-
+    from relay.cli.show.console import PlainConsole
     from relay.demo.summary import Summary
     from relay.local import KafkaServer, PostgresServer
 
@@ -63,23 +61,27 @@ def command(
     out of order.
     """
     # Imported here, so that `relay demo --help` answers at once.
-    from rich.console import Console
+    from relay.cli.show.console import PlainConsole
+    from relay.cli.show.lines import say
 
     for stream in (sys.stdout, sys.stderr):
         # A terminal that knows no arrows gets question marks instead of a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    console = Console(stderr=as_json, highlight=False)
+    console = PlainConsole(stderr=as_json)
     _signals_interrupt()
     try:
         summary = _demo(console, seconds, rate, folder, keep=keep, as_json=as_json)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        click.echo("relay: interrupted", err=True)
+        say("relay: interrupted", err=True)
         context.exit(INTERRUPTED)
     context.exit(0 if summary.ok else 1)
 
 
-def _demo(console: Console, seconds: float, rate: float, chosen: Path | None, *, keep: bool, as_json: bool) -> Summary:
+def _demo(
+    console: PlainConsole, seconds: float, rate: float, chosen: Path | None, *, keep: bool, as_json: bool
+) -> Summary:
+    from relay.cli.show.lines import say, say_json
     from relay.demo.display import display_on
     from relay.demo.folder import demo_folder
     from relay.demo.folder import keep as keep_folder
@@ -98,17 +100,15 @@ def _demo(console: Console, seconds: float, rate: float, chosen: Path | None, *,
         _signals_interrupt()
         if as_json:
             places = {"postgres_dsn": postgres.dsn, "kafka_bootstrap_servers": kafka.bootstrap_servers}
-            click.echo(json.dumps(summary.as_dict() | (places if keep else {})))
+            say_json(summary.as_dict() | (places if keep else {}), indent=None)
         else:
             console.print(page(summary))
         if not summary.ok:
             keep_folder(folder)
-            click.echo(
-                f"relay: everything is kept in {folder}; see it with: {_program()} local --folder {folder}", err=True
-            )
+            say(f"relay: everything is kept in {folder}; see it with: {_program()} local --folder {folder}", err=True)
         if keep:
             if not as_json:
-                click.echo("\n" + _how_to_go_on(postgres, kafka))
+                say("\n" + _how_to_go_on(postgres, kafka))
             # The result is known: what comes now does not change the exit code.
             with suppress(KeyboardInterrupt):
                 _keep(console.print, postgres, kafka)

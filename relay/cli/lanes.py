@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from contextlib import asynccontextmanager
@@ -11,9 +10,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from rich.console import Console
 
 from relay.cli.owners import lanes_table, replicas_table
+from relay.cli.show.console import console
+from relay.cli.show.lines import say, say_json
 from relay.cli.spans import span
 from relay.cli.who import who
 from relay.cli.words import duration, ranges
@@ -23,6 +23,7 @@ from relay.postgres.admin import admin_connection
 from relay.postgres.checks import check_schema
 from relay.postgres.ownership import OwnedLane, Replica, ask, read_ownership
 from relay.settings import load_postgres
+from relay.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -125,7 +126,7 @@ def move(lanes: list[int], target: str, seconds: float, reason: str, wait: float
     async def act() -> tuple[_Asked, str]:
         async with _opened() as (connection, schema):
             replica = _find(target, (await read_ownership(connection, schema))[0])
-            await ask(connection, lanes, replica.id, seconds, reason, who(), schema)
+            await ask(connection, lanes, replica.id, seconds, plain(reason.strip()), who(), schema)
 
             def arrived(lane: OwnedLane) -> bool:
                 return lane.owner == replica.id
@@ -133,7 +134,7 @@ def move(lanes: list[int], target: str, seconds: float, reason: str, wait: float
             return await _wait(connection, schema, lanes, arrived, wait), replica.name
 
     asked, name = asyncio.run(act())
-    _tell(asked, f"moved to {name} for {duration(seconds)}", as_json)
+    _tell(asked, f"moved to {plain(name)} for {duration(seconds)}", as_json)
 
 
 @command.command(epilog=EPILOG)
@@ -159,7 +160,7 @@ def release(lanes: list[int], seconds: float, reason: str, wait: float, as_json:
 
     async def act() -> _Asked:
         async with _opened() as (connection, schema):
-            epochs = await ask(connection, lanes, None, seconds, reason, who(), schema)
+            epochs = await ask(connection, lanes, None, seconds, plain(reason.strip()), who(), schema)
 
             def released(lane: OwnedLane) -> bool:
                 # A claim that began earlier may have been committed since: whoever owns a parked lane gives it back.
@@ -176,12 +177,12 @@ async def _show(as_json: bool) -> None:
         replicas, lanes = await read_ownership(connection, schema)
     if as_json:
         found = {"replicas": [asdict(each) for each in replicas], "lanes": [asdict(each) for each in lanes]}
-        click.echo(json.dumps(found, indent=2, default=str))
+        say_json(found)
         return
-    console = Console(highlight=False)
-    console.print(replicas_table(replicas, with_ids=True) if replicas else "no replica is on the list")
-    console.print()
-    console.print(lanes_table(lanes))
+    page = console(as_wide_as_needed=False)
+    page.print(replicas_table(replicas, with_ids=True) if replicas else "no replica is on the list")
+    page.print()
+    page.print(lanes_table(lanes))
 
 
 def _find(target: str, replicas: Sequence[Replica]) -> Replica:
@@ -194,13 +195,15 @@ def _find(target: str, replicas: Sequence[Replica]) -> Replica:
         return found[0]
     if found:
         ids = ", ".join(str(each.id)[:8] for each in found)
-        raise UnknownReplicaError(f"{len(found)} live replicas are called {target}; say which by its id: {ids}")
+        raise UnknownReplicaError(f"{len(found)} live replicas are called {plain(target)}; say which by its id: {ids}")
     if any(target in (each.name, str(each.id)) for each in replicas):
         raise UnknownReplicaError(
-            f"replica {target} is stopping or dead; move the lanes to a live one, see `relay lanes`"
+            f"replica {plain(target)} is stopping or dead; move the lanes to a live one, see `relay lanes`"
         )
     names = ", ".join(sorted(each.name for each in alive)) or "none"
-    raise UnknownReplicaError(f"no live replica is called {target}, and none has such an id; there are: {names}")
+    raise UnknownReplicaError(
+        f"no live replica is called {plain(target)}, and none has such an id; there are: {plain(names)}"
+    )
 
 
 async def _wait(
@@ -221,12 +224,12 @@ async def _wait(
 
 def _tell(asked: _Asked, done: str, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"lanes": asked.lanes, "to_go": asked.to_go}))
+        say_json({"lanes": asked.lanes, "to_go": asked.to_go}, indent=None)
         return
     if ready := [lane for lane in asked.lanes if lane not in asked.to_go]:
-        click.echo(f"lanes {ranges(ready)}: {done}")
+        say(f"lanes {ranges(ready)}: {done}")
     if asked.to_go:
-        click.echo(
+        say(
             f"lanes {ranges(asked.to_go)}: asked for; each is handed over once its owner has settled what it took, "
             "see `relay lanes`"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 import signal
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from relay.cli.show.lines import say, say_json
 from relay.local import LocalServerError
 from relay.local.pair import DEFAULT_FOLDER, local_servers
 
@@ -72,7 +72,10 @@ def command(
     try:
         with local_servers(folder, postgres_port=postgres_port, kafka_port=kafka_port, say=_say) as servers:
             _make_topics(servers[1], topics)
-            click.echo(_as_json(*servers) if as_json else _as_exports(*servers))
+            if as_json:
+                say_json(_settings(*servers), indent=None)
+            else:
+                say(_as_exports(*servers))
             _say("both run until Ctrl-C")
             _watch(*servers)
     except KeyboardInterrupt:
@@ -101,8 +104,8 @@ def _as_exports(postgres: PostgresServer, kafka: KafkaServer) -> str:
     )
 
 
-def _as_json(postgres: PostgresServer, kafka: KafkaServer) -> str:
-    return json.dumps({"postgres_dsn": postgres.dsn, "kafka_bootstrap_servers": kafka.bootstrap_servers})
+def _settings(postgres: PostgresServer, kafka: KafkaServer) -> dict[str, str]:
+    return {"postgres_dsn": postgres.dsn, "kafka_bootstrap_servers": kafka.bootstrap_servers}
 
 
 def _watch(*servers: PostgresServer | KafkaServer) -> NoReturn:
@@ -116,4 +119,4 @@ def _watch(*servers: PostgresServer | KafkaServer) -> NoReturn:
 
 def _say(text: str) -> None:
     # To stderr, so that `relay local > settings` holds the settings only.
-    click.echo(text, err=True)
+    say(text, err=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from relay.cli.show.lines import say, say_json
 from relay.postgres.admin import admin_connection
 from relay.postgres.checks import check_primary, schema_state
 from relay.postgres.migrate import make_roles, max_event_bytes, migrate, script, set_max_event_bytes
@@ -45,18 +45,15 @@ class _Report:
             told.append(f"the outbox in the schema {self.schema} is up to date (version {self.version})")
         return told
 
-    def json(self) -> str:
+    def facts(self) -> dict[str, object]:
         """For machines."""
-        return json.dumps(
-            {
-                "schema": self.schema,
-                "version": self.version,
-                "applied": self.applied,
-                "pending": self.pending,
-                "max_event_bytes": self.max_event_bytes,
-            },
-            indent=2,
-        )
+        return {
+            "schema": self.schema,
+            "version": self.version,
+            "applied": self.applied,
+            "pending": self.pending,
+            "max_event_bytes": self.max_event_bytes,
+        }
 
 
 @click.command(name="migrate")
@@ -97,9 +94,13 @@ def command(
 
     report = asyncio.run(work())
     if isinstance(report, str):
-        click.echo(report, nl=False)
+        if report:
+            say(report.removesuffix("\n"))
         return
-    click.echo(report.json() if as_json else "\n".join(report.lines()))
+    if as_json:
+        say_json(report.facts())
+    else:
+        say("\n".join(report.lines()))
     if report.pending:
         context.exit(1)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.cli.words import duration, plural, ranges, table
+from relay.cli.show.tables import PlainTable, table
+from relay.cli.words import duration, plural, ranges
+from relay.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.table import Table
 
     from relay.postgres.ownership import OwnedLane, Replica
     from relay.postgres.status import Lane
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def silence(replicas: Sequence[Replica]) -> list[str]:
     """What to say of replicas whose heartbeat is overdue."""
     return [
-        f"replica {replica.name} has been silent for {duration(replica.silent_seconds)}; unless it comes back, others "
-        f"claim its lanes in {duration(replica.lease_seconds)}: {ranges(replica.lanes)}"
+        f"replica {plain(replica.name)} has been silent for {duration(replica.silent_seconds)}; unless it comes back, "
+        f"others claim its lanes in {duration(replica.lease_seconds)}: {ranges(replica.lanes)}"
         for replica in replicas
         if replica.alive and replica.silent_seconds is not None and replica.lanes
     ]
@@ -36,7 +36,7 @@ def parking(lanes: Sequence[OwnedLane]) -> list[str]:
     return [f"lanes that somebody released for a time: {numbers}; their events wait for {until}"]
 
 
-def replicas_table(replicas: Sequence[Replica], *, with_ids: bool = False) -> Table:
+def replicas_table(replicas: Sequence[Replica], *, with_ids: bool = False) -> PlainTable:
     """One row for each replica; dead ones in red."""
     made = table("*replica", *(["id"] if with_ids else []), "version", ">running", ">lease", "lanes", "*")
     for replica in replicas:
@@ -54,7 +54,7 @@ def replicas_table(replicas: Sequence[Replica], *, with_ids: bool = False) -> Ta
     return made
 
 
-def lanes_table(lanes: Sequence[OwnedLane | Lane]) -> Table:
+def lanes_table(lanes: Sequence[OwnedLane | Lane]) -> PlainTable:
     """One row for each lane; with what waits in it, if that was counted."""
     counted = any(hasattr(lane, "pending") for lane in lanes)
     made = table(

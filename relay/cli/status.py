@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import asdict
 
 import click
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from relay.cli.owners import lanes_table, parking, replicas_table, silence
-from relay.cli.words import duration, plural, ranges, table
+from relay.cli.show.console import console
+from relay.cli.show.lines import say_json
+from relay.cli.show.tables import PlainTable, grid, table
+from relay.cli.words import duration, plural, ranges
 from relay.postgres.admin import admin_connection
 from relay.postgres.status import Count, Status, read_status
 from relay.settings import load_postgres
+from relay.text import plain
 
 
 @click.command(name="status")
@@ -34,9 +36,9 @@ def command(as_json: bool) -> None:
 
     status = asyncio.run(read())
     if as_json:
-        click.echo(json.dumps({**asdict(status), "concerns": concerns(status)}, indent=2, default=str))
+        say_json({**asdict(status), "concerns": concerns(status)})
     else:
-        Console(highlight=False).print(_page(status))
+        console(as_wide_as_needed=False).print(_page(status))
 
 
 def concerns(status: Status) -> list[str]:
@@ -64,13 +66,13 @@ def concerns(status: Status) -> list[str]:
 
 
 def _page(status: Status) -> Group:
-    parts: list[Text | Table | str] = [
+    parts: list[Text | PlainTable | str] = [
         Text(
             f"database {status.database}, schema {status.schema} (version {status.version}), "
             f"PostgreSQL {status.server.split()[0]}",
             style="bold",
         ),
-        *(Text(f"! {concern}", style="bold red") for concern in concerns(status)),
+        *(Text(plain(f"! {concern}"), style="bold red") for concern in concerns(status)),
         _summary(status),
     ]
     if status.replicas:
@@ -79,8 +81,8 @@ def _page(status: Status) -> Group:
     return Group(*parts)
 
 
-def _summary(status: Status) -> Table:
-    grid = Table.grid(padding=(0, 3))
+def _summary(status: Status) -> PlainTable:
+    facts = grid()
     pending = _count(status.backlog)
     if status.oldest_seconds is not None:
         pending += f", the oldest {duration(status.oldest_seconds)} old"
@@ -90,18 +92,18 @@ def _summary(status: Status) -> Table:
     owned = sum(lane.replica is not None for lane in status.lanes)
     alive = sum(replica.alive for replica in status.replicas)
     failures = ", ".join(f"{events:,} {state}" for state, events in sorted(status.failures.items()))
-    grid.add_row("pending", pending)
-    grid.add_row("delivered", f"{delivered} (receipts that are kept)")
-    grid.add_row("failures", failures or "none")
-    grid.add_row("held", _count(status.held))
+    facts.add_row("pending", pending)
+    facts.add_row("delivered", f"{delivered} (receipts that are kept)")
+    facts.add_row("failures", failures or "none")
+    facts.add_row("held", _count(status.held))
     for replay in status.replays:
         done = f"{replay.published + replay.failed:,} of {replay.events:,} delivered events published again"
-        grid.add_row("replay", f"{replay.id}, topic {replay.topic}: {done}")
-    grid.add_row("lanes", f"{owned} of {len(status.lanes)} owned, by {alive} live {plural('replica', alive)}")
-    return grid
+        facts.add_row("replay", f"{replay.id}, topic {replay.topic}: {done}")
+    facts.add_row("lanes", f"{owned} of {len(status.lanes)} owned, by {alive} live {plural('replica', alive)}")
+    return facts
 
 
-def _segments(status: Status) -> Table:
+def _segments(status: Status) -> PlainTable:
     made = table("segment", ">from id", ">to id", ">MiB", "")
     for segment in status.segments:
         in_use = segment.lower_id <= status.newest_id < segment.upper_id

@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 
-from relay.cli.words import safe
+from relay.text import plain
 
 
 def who() -> str:
@@ -16,4 +16,4 @@ def who() -> str:
     except (OSError, KeyError, ImportError):
         # A container may run under a number that has no name.
         user = str(os.getuid())
-    return safe(f"{user}@{socket.gethostname()}")
+    return plain(f"{user}@{socket.gethostname()}")

@@ -1,8 +1,6 @@
-"""How times, lanes and tables look in what people read."""
+"""How times and lanes look in what people read."""
 
 from __future__ import annotations
-
-from rich.table import Table
 
 
 def duration(seconds: float | None) -> str:
@@ -35,25 +33,3 @@ def ranges(lanes: list[int]) -> str:
 def plural(word: str, number: int) -> str:
     """The word, with an s unless there is one."""
     return word if number == 1 else f"{word}s"
-
-
-def table(*columns: str) -> Table:
-    """A plain table; > marks a column of numbers, * one that goes on in the next line where there is no room for it."""
-    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        made.add_column(
-            column.lstrip(">*"),
-            justify="right" if column.startswith(">") else "left",
-            no_wrap=not column.startswith("*"),
-            overflow="fold",
-        )
-    return made
-
-
-def safe(text: str, also: str = "") -> str:
-    """The text with everything escaped that is not printable, control sequences above all, but for `also`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() or each in also else each.encode("unicode_escape").decode("ascii") for each in text
-    )

@@ -7,6 +7,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
+from relay.text import plain, visible
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -58,6 +60,15 @@ def mask_dsn(text: str) -> str:
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
     )
     return f"{parts.scheme}://{netloc}{parts.path}{'?' + query if query else ''}"
+
+
+def visible_name(value: str) -> str:
+    """Return the name unchanged; raise ValueError if a reader would not see what it is."""
+    if not visible(value):
+        raise ValueError(
+            f"is {plain(value)}, which has control characters or others that nobody sees; write a name of visible ones"
+        )
+    return value
 
 
 def schema_name(value: str) -> str:

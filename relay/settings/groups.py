@@ -80,7 +80,7 @@ class KafkaSettings(Group):
         description="Brokers to start from, as `host:port`, separated by commas.",
         examples=["broker-1:9092,broker-2:9092"],
     )
-    client_id: str = Field(
+    client_id: Annotated[str, AfterValidator(checks.visible_name)] = Field(
         default="outbox-relay",
         min_length=1,
         max_length=200,
@@ -126,7 +126,7 @@ class KafkaSettings(Group):
 class ReplicaSettings(Group):
     """This replica and its right to lanes."""
 
-    name: str = Field(
+    name: Annotated[str, AfterValidator(checks.visible_name)] = Field(
         default_factory=_own_name,
         min_length=1,
         max_length=200,

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from relay.telemetry.happenings import HAPPENINGS, LEVELS, Happening, Level, Update
 from relay.telemetry.metrics import METRICS, Metric
+from relay.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +94,7 @@ class Telemetry:
 
         def apply(fields: Mapping[str, object]) -> None:
             amount = _number(fields[by]) if isinstance(by, str) else by
-            labelled = metric.labels(*(str(fields[label]) for label in update.labels)) if update.labels else metric
+            labelled = metric.labels(*(plain(fields[label]) for label in update.labels)) if update.labels else metric
             match labelled:
                 case Counter():
                     labelled.inc(amount)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import TYPE_CHECKING, TextIO
 
 import structlog
 
 from relay.telemetry.happenings import LEVELS
+from relay.text import as_json, clip, plain
 
 if TYPE_CHECKING:
-    from structlog.typing import EventDict
+    from collections.abc import Callable
+
+    from structlog.typing import EventDict, ExcInfo
 
     from relay.settings import LogSettings
     from relay.telemetry import Logger
 
 _OUTAGE_TALKERS = ("aiokafka", "asyncpg")
+
+_MOST_OF_A_TRACEBACK = 20_000
+_DEPTH = 4
+"""Levels of a field's value that stay lists and tables; below they are text."""
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> Logger:
@@ -75,15 +83,14 @@ def _once_per_outage(record: logging.LogRecord) -> bool:
 def _renderers(for_people: bool, stream: TextIO) -> list[structlog.typing.Processor]:
     # Tracebacks without local variables: those hold DSNs and payloads.
     if for_people:
-        console = structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), pad_event_to=40, exception_formatter=structlog.dev.plain_traceback
-        )
-        return [_without_happening, console]
+        console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=40, exception_formatter=_indented)
+        return [_without_happening, _neutral, console]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
         _best_first,
-        structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
+        _bounded,
+        structlog.processors.JSONRenderer(serializer=_json),
     ]
 
 
@@ -91,6 +98,42 @@ def _without_happening(_logger: object, _method: str, event: EventDict) -> Event
     """Drop the happening's name: a person reads its text."""
     event.pop("happening", None)
     return event
+
+
+def _neutral(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Let nothing that came from outside be obeyed by a terminal, or look like a line of its own."""
+    return {key: value if key == "exc_info" else _shown(value, plain) for key, value in event.items()}
+
+
+def _bounded(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Let no text from outside make a line without end."""
+    return {
+        key: clip(value, _MOST_OF_A_TRACEBACK) if key == "exception" else _shown(value, clip)
+        for key, value in event.items()
+    }
+
+
+def _shown(value: object, how: Callable[[str], str], depth: int = 0) -> object:
+    match value:
+        case str():
+            return how(value)
+        case dict() if depth < _DEPTH:
+            return {how(str(key)): _shown(each, how, depth + 1) for key, each in value.items()}
+        case list() | tuple() | set() | frozenset() if depth < _DEPTH:
+            return [_shown(each, how, depth + 1) for each in value]
+        case None | bool() | int() | float():
+            return value
+    return how(str(value))
+
+
+def _indented(stream: TextIO, exc_info: ExcInfo) -> None:
+    """Write a traceback so that no line of it, which may quote anybody, can be taken for a log line."""
+    text = plain("".join(traceback.format_exception(*exc_info)), also="\n", most=_MOST_OF_A_TRACEBACK)
+    stream.write("".join(f"\n    {line}" for line in text.rstrip("\n").split("\n")))
+
+
+def _json(event: EventDict, **_: object) -> str:
+    return as_json(event, only_ascii=False)
 
 
 def _best_first(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -19,6 +19,8 @@ from relay.postgres.migrate import make_roles
 from relay.postgres.sql import migrations
 from relay.postgres.sql import query as sql_query
 from relay.postgres.status import Count, read_status
+from relay.text import plain
+from tests.hostile import unseen
 from tests.outbox import add_event, add_failure, add_receipts, connected, migrated
 
 if TYPE_CHECKING:
@@ -280,3 +282,15 @@ def test_durations_have_two_units(seconds: float | None, text: str) -> None:
 )
 def test_neighbouring_lanes_are_put_together(lanes: list[int], text: str) -> None:
     assert ranges(lanes) == text
+
+
+@pytest.mark.parametrize("name", ["relay[/prod]", "\x1b[2Jrelay\u202e", "[bold]relay", "one\ntwo"])
+async def test_a_replica_may_have_any_name(database: str, connection: asyncpg.Connection, name: str) -> None:
+    await add_replica(connection, name, list(range(16)))
+    for command in ("status", "lanes"):
+        shown = await asyncio.to_thread(
+            CliRunner().invoke, main, [command], env={"RELAY_POSTGRES_DSN": database, "COLUMNS": "160"}
+        )
+        assert shown.exit_code == 0, shown
+        assert plain(name) in shown.output
+        assert not unseen(shown.output.replace("\n", ""))

@@ -18,10 +18,10 @@ from relay.cli.failed.actions import progress
 from relay.cli.failed.filters import Wanted, parse_key, parse_time, parse_topic, recorded, words
 from relay.cli.failed.reasons import refusal, state_of, unknown
 from relay.cli.failed.words import key_text, payload_view
-from relay.cli.words import safe
 from relay.decide.replaying import key_bytes
 from relay.postgres.failure_rows import Action, Ids
 from relay.postgres.failures import Filter
+from relay.text import plain
 
 NOW = datetime(2026, 5, 17, 3, 10, tzinfo=UTC)
 
@@ -142,8 +142,8 @@ def test_a_readable_key_is_shown_as_it_is() -> None:
 
 @given(st.text(max_size=60))
 def test_no_control_sequence_gets_through(text: str) -> None:
-    assert safe(text).isprintable()
-    assert all(each.isprintable() or each == "\n" for each in safe(text, also="\n"))
+    assert plain(text).isprintable()
+    assert all(each.isprintable() or each == "\n" for each in plain(text, also="\n"))
     assert pages.text(text).plain.isprintable()
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from relay.cli.failed import pages
 from relay.cli.failed.filters import words
+from relay.cli.show.lines import say_json
 
 if TYPE_CHECKING:
     from relay.postgres.failure_rows import Action
@@ -23,7 +23,7 @@ def actions(limit: int, before: int | None, as_json: bool) -> None:
     """List replays and discards, the latest first: who, when, what, why, how many, and how far."""
     found, replicas = asyncio.run(_find(limit, before))
     if as_json:
-        click.echo(json.dumps({"actions": [report(action) for action in found]}, indent=2, default=pages.plain))
+        say_json({"actions": [report(action) for action in found]}, default=pages.for_json)
     else:
         _show(found, limit, replicas)
 

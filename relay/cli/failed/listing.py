@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,11 +12,11 @@ from relay.cli.failed import pages
 from relay.cli.failed.filters import Wanted, filter_options, recorded, words
 from relay.cli.failed.reasons import MARKABLE
 from relay.cli.failed.words import key_text
+from relay.cli.show.lines import say_json
 from relay.cli.words import duration
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from relay.cli.show.tables import PlainTable
     from relay.postgres.failure_rows import Failure, Group
 
 _STATES = ("failed", "retrying", "replaying", "discarded")
@@ -57,7 +56,7 @@ def list_failures(limit: int, after: int, only_count: bool, as_json: bool, **opt
     """
     found = asyncio.run(_find(Wanted(**options), after, 0 if only_count else limit))
     if as_json:
-        click.echo(json.dumps(_as_json(found, only_count), indent=2, default=pages.plain))
+        say_json(_as_json(found, only_count), default=pages.for_json)
     else:
         _show(found, after, only_count)
 
@@ -126,7 +125,7 @@ def _show(found: _Found, after: int, only_count: bool) -> None:
         console.print(pages.text(f"look: relay failed show {example}; then: relay failed replay, or discard"))
 
 
-def _rows(found: _Found) -> Table:
+def _rows(found: _Found) -> PlainTable:
     made = pages.table(">id", "*topic", "*key", "state", "*error", ">attempts", ">age", ">holds")
     each = found.each_holds_back
     for failure in found.failures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -14,15 +13,15 @@ from relay.cli.failed import pages
 from relay.cli.failed.filters import Wanted, filter_options, recorded, words
 from relay.cli.failed.reasons import MARKABLE, RefusedError, reasons, refusal
 from relay.cli.failed.waiting import Waited, wait_for
+from relay.cli.show.lines import say_json
 from relay.cli.who import who
-from relay.cli.words import safe
+from relay.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from rich.console import Console
-
+    from relay.cli.show.console import PlainConsole
     from relay.postgres.failure_rows import Group, Marked
     from relay.postgres.failures import Filter, Kind
 
@@ -149,7 +148,7 @@ def _request(
         raise click.UsageError("--all is every failure: leave it out, or the filters")
     if not (ids or everything or wanted.any_option):
         raise click.UsageError(f"say what to {kind}: IDs, filters such as --topic, or --all for every failure")
-    return _Request(kind, wanted, safe(reason.strip()), dry_run, yes, as_json)
+    return _Request(kind, wanted, plain(reason.strip()), dry_run, yes, as_json)
 
 
 def _mark(request: _Request) -> tuple[Marked | None, _Preview]:
@@ -216,7 +215,7 @@ def _nothing(matching: Filter, counted: Sequence[Group]) -> RefusedError:
     return RefusedError(f"{told}; nothing was changed")
 
 
-def _show(request: _Request, preview: _Preview, console: Console) -> None:
+def _show(request: _Request, preview: _Preview, console: PlainConsole) -> None:
     console.print(pages.groups_table(preview.groups))
     console.print()
     if preview.held_back != 0:
@@ -241,7 +240,7 @@ def _held_back(preview: _Preview, many_do: str, one_does: str) -> str:
     return f"{held} held back behind {'it' if preview.events == 1 else 'them'} {verb}"
 
 
-def _confirm(request: _Request, preview: _Preview, console: Console) -> None:
+def _confirm(request: _Request, preview: _Preview, console: PlainConsole) -> None:
     if not sys.stdin.isatty():
         raise RefusedError(
             f"this would {request.kind} {pages.events(preview.events)}, more than {CONFIRM_ABOVE}, and there is nobody "
@@ -266,4 +265,4 @@ def _print_json(
     }
     if waited is not None:
         report |= {"delivered": waited.action.done, "failed": waited.action.failed, "to_go": waited.action.to_go}
-    click.echo(json.dumps(report, indent=2))
+    say_json(report)

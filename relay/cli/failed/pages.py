@@ -7,16 +7,18 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from relay.cli.failed.words import key_text
-from relay.cli.words import duration, safe
+from relay.cli.show.console import console
+from relay.cli.show.tables import PlainTable
+from relay.cli.show.tables import table as made_table
+from relay.cli.words import duration
 from relay.postgres.admin import admin_connection
 from relay.postgres.checks import check_schema
 from relay.postgres.failures import Failures
 from relay.settings import load_postgres
+from relay.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 EVENT_ID = click.IntRange(1, 2**63 - 1)
 EVENT_ID.name = "event id"
 
-_UNBOUNDED = 10_000
+
+__all__ = ["console"]
 
 
 @asynccontextmanager
@@ -38,33 +41,19 @@ async def opened() -> AsyncIterator[Failures]:
         yield Failures(connection, settings.schema_name)
 
 
-def console(stderr: bool = False) -> Console:
-    """A console that cuts nothing: what goes into a pipe or a file is not bound to a terminal's width."""
-    made = Console(highlight=False, stderr=stderr)
-    return made if made.is_terminal else Console(highlight=False, stderr=stderr, width=_UNBOUNDED)
-
-
-def table(*columns: str) -> Table:
+def table(*columns: str) -> PlainTable:
     """A plain table. A name that begins with > is of numbers, one with * of texts that may take several lines."""
-    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for column in columns:
-        made.add_column(
-            column.lstrip(">*"),
-            justify="right" if column.startswith(">") else "left",
-            no_wrap=not column.startswith("*"),
-            overflow="fold",
-        )
-    return made
+    return made_table(*columns, pad_edge=False)
 
 
 def text(value: object, style: str = "") -> Text:
     """A cell. Never markup, never a control sequence, whatever is in it."""
-    return Text(safe(str(value)), style=style)
+    return Text(plain(value), style=style)
 
 
 def key_cell(key: bytes | None) -> Text:
     """A key, or that there is none."""
-    return Text("(no key)", style="dim") if key is None else Text(key_text(key))
+    return Text("(no key)", style="dim") if key is None else text(key_text(key))
 
 
 def ago(seconds: float | None) -> str:
@@ -72,7 +61,7 @@ def ago(seconds: float | None) -> str:
     return "-" if seconds is None else f"{duration(seconds)} ago"
 
 
-def plain(value: object) -> str:
+def for_json(value: object) -> str:
     """What JSON has no form for."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
@@ -95,7 +84,7 @@ def events(number: int) -> str:
     return f"{number:,} event{'' if number == 1 else 's'}"
 
 
-def groups_table(groups: Sequence[Group], most: int | None = None) -> Table:
+def groups_table(groups: Sequence[Group], most: int | None = None) -> PlainTable:
     """Failures per topic, error and state."""
     made = table("*topic", "*error", "state", ">events", ">oldest", ">newest")
     for group in groups[:most]:

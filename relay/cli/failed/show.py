@@ -8,21 +8,21 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from rich.table import Table
 from rich.text import Text
 
 from relay.cli.failed import pages
 from relay.cli.failed.actions import progress, report
 from relay.cli.failed.reasons import RefusedError, state_of, unknown
 from relay.cli.failed.words import key_text, payload_view
+from relay.cli.show.lines import say, say_bytes, say_json
+from relay.cli.show.tables import PlainTable, grid
 from relay.cli.words import duration
 from relay.postgres.failures import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import Console
-
+    from relay.cli.show.console import PlainConsole
     from relay.postgres.failure_rows import Action, Blocker, Shown
     from relay.postgres.failures import Failures
 
@@ -62,10 +62,10 @@ def show(event_id: int, raw: bool, as_json: bool) -> None:
     found = asyncio.run(_find(event_id, _ALL_BYTES if raw or as_json else _SHOWN_BYTES))
     if raw:
         if found.event.payload is None:
-            click.echo(f"relay: event {event_id} is a tombstone: it has no payload", err=True)
-        click.echo(found.event.payload or b"", nl=False)
+            say(f"relay: event {event_id} is a tombstone: it has no payload", err=True)
+        say_bytes(found.event.payload or b"")
     elif as_json:
-        click.echo(json.dumps(_report(found), indent=2, default=pages.plain))
+        say_json(_report(found), default=pages.for_json)
     else:
         _page(found, pages.console())
 
@@ -113,11 +113,11 @@ def _payload_json(payload: bytes | None) -> dict[str, str] | None:
         return {"encoding": "base64", "data": base64.b64encode(payload).decode("ascii")}
 
 
-def _page(found: _Found, console: Console) -> None:
+def _page(found: _Found, console: PlainConsole) -> None:
     event = found.event
     state = state_of(event.state, delivered=event.kafka_partition is not None, held=event.held)
     console.print(pages.text(f"event {event.id}: {state}", style="bold red" if state == "failed" else "bold"))
-    facts = Table.grid(padding=(0, 3))
+    facts = grid()
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     for name, value in _facts(found):
@@ -125,11 +125,11 @@ def _page(found: _Found, console: Console) -> None:
     console.print(facts)
     headers: dict[str, Any] = json.loads(event.headers)
     if headers:
-        grid = pages.table("header", "*value")
+        shown = pages.table("*header", "*value")
         for name, value in headers.items():
-            grid.add_row(pages.text(name), pages.text(value))
+            shown.add_row(pages.text(name), pages.text(value))
         console.print()
-        console.print(grid)
+        console.print(shown)
     if attempts := json.loads(event.history or "[]"):
         console.print()
         console.print(_attempts(attempts))
@@ -204,7 +204,7 @@ def _holds_back(found: _Found) -> str:
     return f"{pages.events(found.holds_back)}: {first}{', ...' if found.holds_back > len(found.first_held) else ''}"
 
 
-def _attempts(attempts: list[dict[str, Any]]) -> Table:
+def _attempts(attempts: list[dict[str, Any]]) -> PlainTable:
     made = pages.table(">attempt", "at", "*what happened")
     for each in attempts:
         made.add_row(

@@ -6,11 +6,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from relay.cli import interruptible
 from relay.cli.failed import pages
+from relay.cli.show.lines import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ class Waited(NamedTuple):
 def wait_for(action: int, events: int) -> Waited:
     """Wait until no event of the action is under way, or no replica is there to do it. Ctrl-C ends only the waiting."""
     console = pages.console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     try:
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task("replaying", total=events)
@@ -58,7 +58,7 @@ def wait_for(action: int, events: int) -> Waited:
 
             return Waited(interruptible.run(_wait(action, report)))
     except KeyboardInterrupt:
-        click.echo(f"relay: action {action} goes on without you; see `relay failed actions`", err=True)
+        say(f"relay: action {action} goes on without you; see `relay failed actions`", err=True)
         raise
 
 

@@ -7,8 +7,8 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from relay.cli.words import safe
 from relay.decide.replaying import HEX
+from relay.text import plain, visible
 
 _MOST_LINES = 60
 _MOST_CHARACTERS = 4_000
@@ -23,7 +23,7 @@ def key_text(key: bytes) -> str:
         text = key.decode()
     except UnicodeDecodeError:
         return HEX + key.hex()
-    return text if text and text.isprintable() and not text.startswith(HEX) else HEX + key.hex()
+    return text if text and visible(text) and not text.startswith(HEX) else HEX + key.hex()
 
 
 class View(NamedTuple):
@@ -47,7 +47,7 @@ def payload_view(head: bytes | None, size: int | None) -> View:
         return View("binary", _hexdump(head[:_DUMPED_BYTES]), whole=complete and size <= _DUMPED_BYTES)
     laid_out = _laid_out(text) if complete else None
     shown, cut = _cut(laid_out or text)
-    return View("JSON" if laid_out else "text", safe(shown, also="\n\t"), whole=complete and not cut)
+    return View("JSON" if laid_out else "text", plain(shown, also="\n\t", most=None), whole=complete and not cut)
 
 
 def _text(head: bytes, complete: bool) -> str | None:

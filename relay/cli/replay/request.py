@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import json
 import sys
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,9 +16,11 @@ from relay.cli.failed.reasons import RefusedError
 from relay.cli.failed.words import key_text
 from relay.cli.replay.opened import opened
 from relay.cli.replay.watching import end, follow
+from relay.cli.show.lines import say_json
 from relay.cli.who import who
-from relay.cli.words import duration, safe
+from relay.cli.words import duration
 from relay.postgres.replay_requests import Wanted
+from relay.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ def ask(dry_run: bool, yes: bool, reason: str, wait: bool | None, as_json: bool,
         return
     if not yes:
         _confirm(preview, as_json)
-    id_ = asyncio.run(_record(preview, safe(reason.strip())))
+    id_ = asyncio.run(_record(preview, plain(reason.strip())))
     told = f"the replay of {preview.events} is recorded (action {id_})"
     if not preview.replicas:
         told += "; it happens when a relay runs: no replica is alive now"
@@ -146,10 +147,10 @@ def _nothing(wanted: Wanted, horizon: Horizon, topics: list[str]) -> str:
     if horizon.kept_since is None:
         return "no event has been delivered"
     if wanted.topic not in topics and (near := difflib.get_close_matches(wanted.topic, topics, 1)):
-        return f"topic {safe(wanted.topic)} has no delivered events in that time; did you mean {near[0]}?"
+        return f"topic {plain(wanted.topic)} has no delivered events in that time; did you mean {plain(near[0])}?"
     of_key = "" if wanted.key is None else f" of key {key_text(wanted.key)}"
     return (
-        f"topic {safe(wanted.topic)} has no events{of_key} that were delivered from {_moment(wanted.since)} "
+        f"topic {plain(wanted.topic)} has no events{of_key} that were delivered from {_moment(wanted.since)} "
         f"to {_moment(wanted.until)}"
     )
 
@@ -198,7 +199,7 @@ def _print_json(preview: _Preview, id_: int | None = None, replay: ReplayRow | N
     }
     if replay is not None:
         report |= {"state": replay.state, "published": replay.published, "failed": replay.failed}
-    click.echo(json.dumps(report, indent=2))
+    say_json(report)
 
 
 def _moment(time: datetime) -> str:

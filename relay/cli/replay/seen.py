@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +11,7 @@ from relay.cli.failed import pages
 from relay.cli.failed.reasons import RefusedError
 from relay.cli.replay.opened import one, opened
 from relay.cli.replay.watching import asked, end, follow, outcome
+from relay.cli.show.lines import say_json
 from relay.cli.who import who
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ def list_replays(under_way: bool, limit: int, as_json: bool) -> None:
 
     found, replicas = asyncio.run(find())
     if as_json:
-        click.echo(json.dumps({"replays": [_as_json(replay) for replay in found]}, indent=2, default=str))
+        say_json({"replays": [_as_json(replay) for replay in found]})
         return
     console = pages.console()
     if not found:
         console.print("no replay is under way" if under_way else "nobody has replayed delivered events")
         return
-    made = pages.table(">id", "when", "~who", "~what", "~why", "state", "~so far")
+    made = pages.table(">id", "when", "*who", "*what", "*why", "state", "*so far")
     for replay in found:
         made.add_row(
             str(replay.id),
@@ -70,7 +70,7 @@ def show(id_: int, as_json: bool) -> None:
     replay, errors = asyncio.run(find())
     if as_json:
         listed = [{"error": error, "events": events, "example": example} for error, events, example in errors]
-        click.echo(json.dumps({**_as_json(replay), "errors": listed}, indent=2, default=str))
+        say_json({**_as_json(replay), "errors": listed})
         return
     console = pages.console()
     for name, value in (
@@ -84,7 +84,7 @@ def show(id_: int, as_json: bool) -> None:
     ):
         console.print(pages.text(f"{name:<8} {value}"))
     if errors:
-        made = pages.table(">events", ">for example", "~refused by Kafka for")
+        made = pages.table(">events", ">for example", "*refused by Kafka for")
         for error, events, example in errors:
             made.add_row(f"{events:,}", str(example), pages.text(error))
         console.print("", made)

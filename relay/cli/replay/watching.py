@@ -13,12 +13,12 @@ from relay.cli import interruptible
 from relay.cli.failed import pages
 from relay.cli.failed.filters import words
 from relay.cli.replay.opened import one, opened
+from relay.cli.show.lines import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console
-
+    from relay.cli.show.console import PlainConsole
     from relay.postgres.replay_requests import ReplayRow
 
 _PAUSE = 0.5
@@ -30,7 +30,7 @@ def follow(id_: int) -> ReplayRow:
     """Wait until a replay is over, and show how far it is."""
     console = pages.console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -49,7 +49,7 @@ def follow(id_: int) -> ReplayRow:
             return interruptible.run(_wait(id_, report))
         except KeyboardInterrupt:
             progress.stop()
-            click.echo(
+            say(
                 f"relay: replay {id_} goes on without you; see `relay replay watch {id_}`, and `relay replay cancel "
                 f"{id_}` to stop it",
                 err=True,
@@ -57,7 +57,7 @@ def follow(id_: int) -> ReplayRow:
             raise
 
 
-def end(replay: ReplayRow, console: Console) -> None:
+def end(replay: ReplayRow, console: PlainConsole) -> None:
     """Tell how a replay ended, and end the command with 1 if it was not as asked."""
     console.print(pages.text(outcome(replay)))
     if replay.state != "finished" or replay.failed:

@@ -1,0 +1,45 @@
+"""The plain tables of all commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from relay.text import plain
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.style import Style
+
+
+class PlainTable(Table):
+    """A table whose cells, when they are strings, are text from outside for all it knows: one line, nothing hidden."""
+
+    def add_row(
+        self, *cells: RenderableType | None, style: str | Style | None = None, end_section: bool = False
+    ) -> None:
+        """Add a row; see the class for what becomes of strings."""
+        made = (Text(plain(cell)) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*made, style=style, end_section=end_section)
+
+
+def table(*columns: str, pad_edge: bool = True) -> PlainTable:
+    """A plain table; > marks a column of numbers, * one that goes on in the next line where there is no room for it."""
+    made = PlainTable(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=pad_edge)
+    for column in columns:
+        made.add_column(
+            column.lstrip(">*"),
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=not column.startswith("*"),
+            overflow="fold",
+        )
+    return made
+
+
+def grid() -> PlainTable:
+    """A table without headings: names at the left, what there is to say at the right."""
+    made = PlainTable.grid(padding=(0, 3))
+    assert isinstance(made, PlainTable)  # noqa: S101 rich's constructor is of the class it is called on
+    return made
