@@ -96,7 +96,18 @@ class Session:
         settle_port = SettleConnection(connections["settle"], schema)
         self._settle = Settle(settle_port, records, tenure, settings.settle, telemetry)
         resume_port = ResumeConnection(connections["resume"], schema)
-        self._resume = Resume(resume_port, tenure, records, publish.hand_in, publish.forget_limits, settings.scan)
+        self._housekeeping = Housekeeping(
+            HousekeepingConnection(connections["housekeeping"], schema), tenure.replica, settings.segment, telemetry
+        )
+        self._resume = Resume(
+            resume_port,
+            tenure,
+            records,
+            publish.hand_in,
+            publish.forget_limits,
+            settings.scan,
+            replays_may_be_over=self._housekeeping.finish_replays_soon,
+        )
         self._replay = Replay(
             partial(ReplayConnection.open, settings.postgres),
             tenure,
@@ -109,9 +120,6 @@ class Session:
             telemetry,
         )
         self._claim = Claim(self._control, tenure, self._scan.long_sweeps.set, settings.replica, telemetry)
-        self._housekeeping = Housekeeping(
-            HousekeepingConnection(connections["housekeeping"], schema), settings.segment, telemetry
-        )
 
     @classmethod
     async def open(

@@ -106,9 +106,6 @@ class OwnershipPort:
 
         await self._run(statement)
 
-    async def forget_replicas(self) -> None:
-        pass
-
 
 @dataclass(eq=False)
 class Tenancy:

@@ -178,9 +178,6 @@ class SimulatedConnection:
         await Instant()
         del self.postgres.replicas[replica]
 
-    async def forget_replicas(self) -> None:
-        pass
-
     async def _begin(self) -> Transaction:
         await Instant()
         transaction = self.postgres.begin()

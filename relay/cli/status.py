@@ -15,7 +15,7 @@ from relay.cli.show.lines import say_json
 from relay.cli.show.tables import PlainTable, grid, table
 from relay.cli.words import duration, plural, ranges
 from relay.postgres.admin import admin_connection
-from relay.postgres.status import Count, Status, read_status
+from relay.postgres.status import Count, PutOff, Status, read_status
 from relay.settings import load_postgres
 from relay.text import plain
 
@@ -62,7 +62,19 @@ def concerns(status: Status) -> list[str]:
         found.append(f"{failed:,} {'event failed and waits' if failed == 1 else 'events failed and wait'} for a person")
     if status.stranded:
         found.append("there are rows in the DEFAULT partitions: no segment was ready for them; the relay moves them")
-    return found
+    return found + _overdue(status.put_off)
+
+
+def _overdue(put_off: list[PutOff]) -> list[str]:
+    """One line for each chore and error, however many replicas have it."""
+    replicas: dict[tuple[str, str], list[PutOff]] = {}
+    for each in put_off:
+        replicas.setdefault((each.chore, each.error), []).append(each)
+    return [
+        f"not done for {duration(max(each.seconds for each in same))}: {chore} "
+        f"({plural('replica', len(same))} {', '.join(each.replica for each in same)}); {error}"
+        for (chore, error), same in replicas.items()
+    ]
 
 
 def _page(status: Status) -> Group:

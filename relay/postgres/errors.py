@@ -84,6 +84,10 @@ def _given_up(error: BaseException) -> RelayError:
     return StatementGivenUpError(f"PostgreSQL gave up a statement: {_text(error)}; see which session holds its locks")
 
 
+def _no_resources(error: BaseException) -> RelayError:
+    return StatementGivenUpError(f"PostgreSQL has no memory or disk for a statement: {_text(error)}; see its own log")
+
+
 def _not_ready(error: BaseException) -> RelayError:
     return PostgresLostError(f"PostgreSQL takes no connections now: {_text(error)}")
 
@@ -157,8 +161,10 @@ _TABLE: tuple[tuple[tuple[type[BaseException], ...], Callable[[BaseException], R
     ),
     # By statement_timeout, by a person, or to end a deadlock: nothing was written, and it may work the next time.
     ((pg.QueryCanceledError, pg.TransactionRollbackError), _given_up),
-    # Starting, stopping, in recovery, out of connections, memory or disk: it may pass.
-    ((pg.CannotConnectNowError, pg.InsufficientResourcesError), _not_ready),
+    # Starting, stopping, in recovery, out of connections: it may pass.
+    ((pg.CannotConnectNowError, pg.TooManyConnectionsError), _not_ready),
+    # Out of memory, disk, or what the server's settings allow: so may that, and the connection works.
+    ((pg.InsufficientResourcesError,), _no_resources),
     (
         (
             pg.InvalidAuthorizationSpecificationError,

@@ -9,6 +9,7 @@ from asyncpg import UniqueViolationError
 from relay.decide.failing import Fail, Retry
 from relay.decide.shares import LaneRow, LiveReplica
 from relay.decide.snapshot import Snapshot, next_xid
+from relay.errors import PostgresLostError, StatementGivenUpError
 from relay.event import PendingEvent
 from relay.postgres import segments
 from relay.postgres.errors import translated
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from relay.stages.claim import Report
+    from relay.stages.housekeeping import PutOff
     from relay.stages.records import Failure, HeldBack
     from relay.stages.scan import LaneRequest
     from relay.stages.settle import Receipts
@@ -231,10 +233,6 @@ class ResumeConnection(_Blocking):
         )
         return [(PendingEvent(*row[:10]), row[10]) for row in rows]
 
-    async def finish_replays(self) -> None:
-        """Record the end of replays of which nothing is under way any more."""
-        await self._rows("finish_replays")
-
     async def held_events(
         self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
     ) -> list[PendingEvent]:
@@ -292,10 +290,6 @@ class ControlConnection(_Blocking):
         """Take the replica off the list."""
         await self._rows("unregister", replica)
 
-    async def forget_replicas(self) -> None:
-        """Remove replicas that have been gone for long."""
-        await self._rows("forget_replicas")
-
     async def listen(
         self, on_wake_up: Callable[[], None], on_replay: Callable[[], None], on_lanes: Callable[[], None]
     ) -> None:
@@ -312,7 +306,13 @@ class ControlConnection(_Blocking):
 
 
 class HousekeepingConnection(Statements):
-    """Makes and drops segments."""
+    """Makes and drops segments, and does other work that is not urgent."""
+
+    def lost(self, error: Exception) -> bool:
+        """Whether an error means that the connection is gone, and not that a statement did not work out."""
+        return self._connection.is_closed() or (
+            isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError)
+        )
 
     async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
         """Make segments ahead; returns the names of the new ones."""
@@ -325,6 +325,19 @@ class HousekeepingConnection(Statements):
     async def forget_replayed(self, retention: float) -> bool:
         """Drop receipts of replays that were over `retention` seconds ago; returns whether more may be left."""
         return len(await self._rows("forget_replayed", retention, FORGET_AT_ONCE)) == FORGET_AT_ONCE
+
+    async def forget_replicas(self) -> None:
+        """Remove replicas that have been gone for long."""
+        await self._rows("forget_replicas")
+
+    async def finish_replays(self) -> None:
+        """Record the end of replays of which nothing is under way any more."""
+        await self._rows("finish_replays")
+
+    async def show_put_off(self, replica: UUID, chores: Sequence[PutOff]) -> None:
+        """Let `relay status` show what this replica puts off."""
+        columns: list[list[object]] = [list(column) for column in zip(*chores, strict=True)] or [[], [], []]
+        await self._rows("show_put_off", replica, *columns)
 
 
 def _array(numbers: Iterable[int]) -> str:

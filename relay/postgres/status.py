@@ -65,6 +65,16 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class PutOff:
+    """Work that is not urgent and that a replica cannot do for now."""
+
+    replica: str
+    chore: str
+    seconds: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything `relay status` shows."""
 
@@ -87,6 +97,7 @@ class Status:
     """Whether rows are in the DEFAULT partitions."""
     replays: list[Replay] = field(default_factory=list)
     """Those under way."""
+    put_off: list[PutOff] = field(default_factory=list)
 
 
 async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> Status:
@@ -126,6 +137,7 @@ async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHE
             ],
             replicas=replicas,
             segments=[Segment(**row) for row in await rows("status_segments")],
+            put_off=[PutOff(**row) for row in await rows("status_put_off")],
         )
 
 

@@ -102,9 +102,6 @@ class ClaimPort(Protocol):
     async def unregister(self, replica: UUID) -> None:
         """Take the replica off the list."""
 
-    async def forget_replicas(self) -> None:
-        """Remove replicas that have been gone for long."""
-
 
 class Claim:
     """The heartbeat and what hangs on it."""
@@ -141,7 +138,6 @@ class Claim:
         tenure.registered = True
         tenure.ladder.add(xid, value)
         tenure.lease_ends = sent + self._settings.lease
-        await self._port.forget_replicas()
 
     async def run(self) -> None:
         """Beat until cancelled, or until the tenure has drained and the replica is off the list.

@@ -1,19 +1,56 @@
-"""Segments made ahead and dropped when their time is over, beside the flow."""
+"""Work that is not urgent, beside the flow: segments made ahead and dropped, and what is over forgotten.
+
+Nothing of the flow waits for it, so nothing that goes wrong with it ends the tenure: a chore that does not work out is
+put off with a growing pause, is told once per cause, and is shown by `relay status` and the metrics until it works.
+Only a lost connection ends the stage, as it does all others.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from relay.errors import StatementGivenUpError
+from relay.decide.chores import Pace
+from relay.errors import RelayError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from uuid import UUID
+
     from relay.settings import SegmentSettings
     from relay.telemetry import Telemetry
+
+FINISH_REPLAYS = "finish replays"
+
+MOST_LETTERS = 500
+"""Of an error that is not our own: the server's text may quote a row."""
+
+
+class PutOff(NamedTuple):
+    """A chore that does not work out, as people are shown it."""
+
+    chore: str
+    seconds: float
+    """For how long."""
+    error: str
+
+
+class Chore(NamedTuple):
+    """Work that nothing of the flow waits for."""
+
+    name: str
+    """What it does, in two words: for people."""
+    do: Callable[[], Awaitable[None]]
+    every: float
+    """Seconds between the times it is done."""
 
 
 class HousekeepingPort(Protocol):
     """What housekeeping needs of PostgreSQL."""
+
+    def lost(self, error: Exception) -> bool:
+        """Whether an error means that the connection is gone, and not that a statement did not work out."""
 
     async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
         """Make segments ahead; returns the names of the new ones."""
@@ -24,25 +61,105 @@ class HousekeepingPort(Protocol):
     async def forget_replayed(self, retention: float) -> bool:
         """Drop receipts of replays that were over `retention` seconds ago; returns whether more may be left."""
 
+    async def forget_replicas(self) -> None:
+        """Remove replicas that have been gone for long."""
+
+    async def finish_replays(self) -> None:
+        """Record the end of replays of which nothing is under way any more."""
+
+    async def show_put_off(self, replica: UUID, chores: Sequence[PutOff]) -> None:
+        """Let `relay status` show what this replica puts off."""
+
 
 class Housekeeping:
     """The loop; any number of replicas may run it at once."""
 
-    def __init__(self, port: HousekeepingPort, settings: SegmentSettings, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        port: HousekeepingPort,
+        replica: UUID,
+        settings: SegmentSettings,
+        telemetry: Telemetry,
+        *,
+        more: Sequence[Chore] = (),
+    ) -> None:
+        """`more` are chores of others, done after its own."""
         self._port = port
+        self._replica = replica
         self._settings = settings
         self._telemetry = telemetry
+        every = settings.check_interval
+        self._chores = (
+            Chore("make segments", self._make_segments, every),
+            Chore("drop segments", self._drop_segments, every),
+            Chore(FINISH_REPLAYS, port.finish_replays, every),
+            Chore("forget replays", self._forget_replayed, every),
+            Chore("forget replicas", port.forget_replicas, every),
+            *more,
+        )
+        now = time.monotonic()
+        self._paces = {chore.name: Pace(chore.every, now) for chore in self._chores}
+        self._wake_up = asyncio.Event()
+        self._shown = True
+
+    def finish_replays_soon(self) -> None:
+        """Note that the last events of replays may have been settled: people wait for the word that they are over."""
+        self._paces[FINISH_REPLAYS].soon(time.monotonic())
+        self._wake_up.set()
 
     async def run(self) -> None:
-        """Keep house until cancelled."""
+        """Keep house until cancelled, or until the connection is lost."""
         while True:
-            for chore in (self._make_segments, self._drop_segments, self._forget_replayed):
-                try:
-                    await chore()
-                except StatementGivenUpError as error:
-                    # Nothing of the flow depends on it soon: no reason to give up the tenure.
-                    self._telemetry.emit("housekeeping.put_off", error=error)
-            await asyncio.sleep(self._settings.check_interval)
+            self._wake_up.clear()
+            for chore in self._chores:
+                if self._paces[chore.name].due <= time.monotonic():
+                    await self._do(chore)
+            if not self._shown:
+                await self._show()
+            await self._wait(min(pace.due for pace in self._paces.values()))
+
+    async def _do(self, chore: Chore) -> None:
+        pace = self._paces[chore.name]
+        try:
+            await chore.do()
+        except Exception as error:
+            if self._port.lost(error):
+                raise
+            self._put_off(chore, pace, error)
+            return
+        if pace.worked(time.monotonic()):
+            self._shown = False
+            self._telemetry.emit("housekeeping.works_again", chore=chore.name, overdue=0.0)
+
+    def _put_off(self, chore: Chore, pace: Pace, error: Exception) -> None:
+        now = time.monotonic()
+        text = _told(error)
+        new = pace.put_off(now, text, str(getattr(error, "cause", text)))
+        self._telemetry.emit("housekeeping.failed", chore=chore.name, overdue=pace.overdue(now))
+        if new:
+            self._shown = False
+            self._telemetry.emit("housekeeping.put_off", chore=chore.name, error=text)
+
+    async def _show(self) -> None:
+        """Write what is put off into this replica's row; if that does not work out either, with the next change."""
+        now = time.monotonic()
+        chores = [
+            PutOff(name, pace.overdue(now), pace.error) for name, pace in self._paces.items() if pace.since is not None
+        ]
+        try:
+            await self._port.show_put_off(self._replica, chores)
+        except Exception as error:
+            if self._port.lost(error):
+                raise
+            return
+        self._shown = True
+
+    async def _wait(self, due: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                await self._wake_up.wait()
+        except TimeoutError:
+            return
 
     async def _make_segments(self) -> None:
         for name in await self._port.ensure_segments(self._settings.ids, self._settings.ahead):
@@ -55,3 +172,10 @@ class Housekeeping:
     async def _forget_replayed(self) -> None:
         while await self._port.forget_replayed(self._settings.retention):
             pass
+
+
+def _told(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if not isinstance(error, RelayError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}..."

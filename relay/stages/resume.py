@@ -45,9 +45,6 @@ class ResumePort(Protocol):
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         """Whether there is a failure that may have to be acted on."""
 
-    async def finish_replays(self) -> None:
-        """Record the end of replays of which nothing is under way any more."""
-
     async def held_events(
         self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
     ) -> list[PendingEvent]:
@@ -65,6 +62,8 @@ class Resume:
         hand_in: Callable[[list[PendingEvent]], None],
         try_anew: Callable[[set[str]], None],
         settings: ScanSettings,
+        *,
+        replays_may_be_over: Callable[[], None],
     ) -> None:
         self._port = port
         self._tenure = tenure
@@ -72,6 +71,7 @@ class Resume:
         self._hand_in = hand_in
         self._try_anew = try_anew
         self._settings = settings
+        self._replays_may_be_over = replays_may_be_over
         self._resumed = False
 
     async def run(self) -> None:
@@ -138,7 +138,7 @@ class Resume:
                 tenure.has_failures = True
             if self._resumed:
                 self._resumed = False
-                await self._port.finish_replays()
+                self._replays_may_be_over()
         return bool(due)
 
     async def resume_held(self, state: LaneScan) -> bool:

@@ -213,6 +213,23 @@ HAPPENINGS: dict[str, Happening] = {
     "segment.created": Happening("info", "Segment created", ("segment",), (Update("segments_created_total"),)),
     "segment.dropped": Happening("info", "Segment dropped", ("segment",), (Update("segments_dropped_total"),)),
     "housekeeping.put_off": Happening(
-        "warning", "Segments are seen to later: PostgreSQL gave up a statement", ("error",)
+        "warning",
+        "Work that is not urgent is put off; the flow goes on",
+        ("chore", "error"),
+    ),
+    "housekeeping.failed": Happening(
+        None,
+        "Not urgent and not done",
+        ("chore", "overdue"),
+        (
+            Update("housekeeping_failures_total", labels=("chore",)),
+            Update("housekeeping_overdue_seconds", "overdue", ("chore",)),
+        ),
+    ),
+    "housekeeping.works_again": Happening(
+        "info",
+        "Work that was put off is done again",
+        ("chore", "overdue"),
+        (Update("housekeeping_overdue_seconds", "overdue", ("chore",)),),
     ),
 }

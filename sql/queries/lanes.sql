@@ -92,3 +92,11 @@ SELECT pg_notify('outbox', 'lanes') FROM gone;
 -- name: forget_replicas
 -- Drop replicas whose lease ran out more than an hour ago.
 DELETE FROM outbox.replica WHERE lease_expires_at < clock_timestamp() - interval '1 hour';
+
+-- name: show_put_off
+-- Let people see that replica $1 has put off the chores $2 for $3 seconds, because of the errors $4.
+UPDATE outbox.replica
+SET put_off = coalesce((SELECT jsonb_object_agg(c.chore, jsonb_build_object(
+                                   'since', clock_timestamp() - make_interval(secs => c.seconds), 'error', c.error))
+                        FROM unnest($2::text[], $3::float8[], $4::text[]) AS c (chore, seconds, error)), '{}')
+WHERE id = $1::uuid;

@@ -79,3 +79,13 @@ SELECT s.name, s.lower_id, s.upper_id,
        + pg_total_relation_size(to_regclass(format('outbox.%I', 'delivery_' || s.lower_id))) AS bytes
 FROM outbox.segment AS s
 ORDER BY s.lower_id;
+
+-- name: status_put_off
+-- Work that is not urgent and that replicas with a running lease put off, the longest overdue first.
+SELECT r.name AS replica, c.chore,
+       extract(epoch FROM clock_timestamp() - (c.state ->> 'since')::timestamptz)::float8 AS seconds,
+       c.state ->> 'error' AS error
+FROM outbox.replica AS r
+CROSS JOIN LATERAL jsonb_each(r.put_off) AS c (chore, state)
+WHERE r.lease_expires_at > clock_timestamp()
+ORDER BY seconds DESC, r.name, c.chore;

@@ -10,6 +10,7 @@ import pytest
 
 from relay.decide.shares import LANES
 from relay.postgres.migrate import make_roles
+from relay.postgres.outbox import HousekeepingConnection
 from relay.postgres.ownership import ask
 from relay.stages.tenure import LeaseLostError
 from tests.events import ids
@@ -318,8 +319,8 @@ class TestLeases:
                 " SELECT gen_random_uuid(), 'gone', '0', clock_timestamp() - age"
                 " FROM unnest(ARRAY[interval '2 hours', interval '1 minute']) AS age"
             )
-            async with hand_relay(outbox):
-                assert await connection.fetchval("SELECT count(*) FROM outbox.replica") == 2
+            await HousekeepingConnection(connection, "outbox").forget_replicas()
+            assert await connection.fetchval("SELECT count(*) FROM outbox.replica") == 1
 
 
 class TestTheFirstRung:

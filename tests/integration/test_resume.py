@@ -42,6 +42,7 @@ class Retried:
             self.handed_in.extend,
             lambda _: None,
             ScanSettings(),
+            replays_may_be_over=lambda: None,
         )
 
     async def fail(self) -> None:

@@ -1,9 +1,11 @@
-"""Housekeeping goes on when PostgreSQL gives up one of its statements."""
+"""Housekeeping goes on whatever goes wrong with one of its chores; only a lost connection ends it."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 from asyncpg import exceptions as pg
@@ -11,21 +13,42 @@ from asyncpg import exceptions as pg
 from relay.errors import PostgresLostError, StatementGivenUpError
 from relay.postgres.errors import translated
 from relay.settings import SegmentSettings
-from relay.stages.housekeeping import Housekeeping
+from relay.stages.housekeeping import Chore, Housekeeping
 from relay.telemetry import Telemetry
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from relay.stages.housekeeping import PutOff
+
+REPLICA = UUID(int=7)
 
 
-class Chores:
-    """Fail with an error as often as a test says, one after the other."""
+class Lines:
+    """A logger that keeps what it is told."""
 
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = list(errors)
+    def __init__(self) -> None:
+        self.lines: list[tuple[object, ...]] = []
+
+    def log(self, level: int, event: str, /, **fields: object) -> None:
+        self.lines.append((fields["happening"], fields.get("chore"), fields.get("error")))
+
+
+class Port:
+    """Does its work, or fails as a test says: chore -> error, until it is taken out."""
+
+    def __init__(self, **errors: Exception) -> None:
+        self.errors = errors
         self.done: list[str] = []
-        self.enough = asyncio.Event()
+        self.shown: list[dict[str, str]] = []
+
+    def lost(self, error: Exception) -> bool:
+        return isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError)
 
     def _do(self, chore: str) -> None:
-        if self.errors:
-            raise self.errors.pop(0)
+        if chore in self.errors:
+            raise self.errors[chore]
         self.done.append(chore)
 
     async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
@@ -38,35 +61,142 @@ class Chores:
 
     async def forget_replayed(self, retention: float) -> bool:
         self._do("forget_replayed")
-        if len(self.done) >= 4:
-            self.enough.set()
         return False
 
+    async def forget_replicas(self) -> None:
+        self._do("forget_replicas")
 
-def housekeeping(chores: Chores) -> Housekeeping:
-    return Housekeeping(chores, SegmentSettings(check_interval=0.001), Telemetry())
+    async def finish_replays(self) -> None:
+        self._do("finish_replays")
+
+    async def show_put_off(self, replica: UUID, chores: Sequence[PutOff]) -> None:
+        self._do("show_put_off")
+        assert replica == REPLICA
+        self.shown.append({each.chore: each.error for each in chores})
 
 
-async def test_a_statement_that_is_given_up_is_put_off_and_the_others_are_done() -> None:
-    chores = Chores(StatementGivenUpError("canceling statement due to statement timeout"))
-    running = asyncio.create_task(housekeeping(chores).run())
-    async with asyncio.timeout(5):
-        await chores.enough.wait()
-    assert chores.done[:4] == ["prune", "forget_replayed", "ensure_segments", "prune"]
-    running.cancel()
+ALL = ["ensure_segments", "prune", "finish_replays", "forget_replayed", "forget_replicas"]
+
+
+class House:
+    """Housekeeping that runs."""
+
+    def __init__(self, port: Port, every: float = 0.001, more: Sequence[Chore] = ()) -> None:
+        self.port = port
+        self.log = Lines()
+        self.telemetry = Telemetry(self.log)
+        self.stage = Housekeeping(port, REPLICA, SegmentSettings(check_interval=every), self.telemetry, more=more)
+        self.running = asyncio.create_task(self.stage.run())
+
+    async def until_done(self, chore: str, times: int = 1) -> None:
+        async def look() -> bool:
+            assert not self.running.done(), self.running
+            return self.port.done.count(chore) >= times
+
+        await until(f"{chore} is done {times} times", look, 5.0, interval=0.001)
+
+
+@asynccontextmanager
+async def keeping(port: Port, every: float = 0.001, more: Sequence[Chore] = ()) -> AsyncIterator[House]:
+    house = House(port, every, more)
+    yield house
+    house.running.cancel()
     with suppress(asyncio.CancelledError):
-        await running
+        await house.running
 
 
-async def test_a_lost_connection_ends_it() -> None:
+ERRORS = [
+    StatementGivenUpError("canceling statement due to statement timeout"),
+    pg.DependentObjectsStillExistError("other objects depend on it"),
+    KeyError("a fault of our own"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("chore", ALL)
+async def test_a_chore_that_fails_is_put_off_and_the_others_are_done(chore: str, error: Exception) -> None:
+    async with keeping(Port(**{chore: error})) as house:
+        for other in ALL:
+            if other != chore:
+                await house.until_done(other, 3)
+
+
+async def test_it_is_told_once_and_shown_until_it_works_again() -> None:
+    port = Port(prune=pg.DependentObjectsStillExistError("a view\ndepends on it"))
+    text = "DependentObjectsStillExistError: a view depends on it"
+    async with keeping(port) as house:
+        await house.until_done("ensure_segments", 20)
+        assert house.log.lines == [("housekeeping.put_off", "drop segments", text)]
+        assert port.shown == [{"drop segments": text}]
+        assert house.telemetry.value("housekeeping_failures_total", chore="drop segments") >= 2  # type: ignore[operator]
+        assert house.telemetry.value("housekeeping_overdue_seconds", chore="drop segments") > 0  # type: ignore[operator]
+        del port.errors["prune"]
+        await house.until_done("prune")
+        await house.until_done("show_put_off", 2)
+        assert house.log.lines[1:] == [("housekeeping.works_again", "drop segments", None)]
+        assert port.shown[1:] == [{}]
+        assert house.telemetry.value("housekeeping_overdue_seconds", chore="drop segments") == 0
+
+
+async def test_what_cannot_be_shown_is_shown_later_and_does_no_harm() -> None:
+    port = Port(prune=KeyError("x"), show_put_off=pg.InsufficientPrivilegeError("no right"))
+    async with keeping(port) as house:
+        await house.until_done("ensure_segments", 5)
+        del port.errors["show_put_off"]
+        await house.until_done("show_put_off")
+        assert port.shown == [{"drop segments": "KeyError: 'x'"}]
+
+
+@pytest.mark.parametrize("chore", [*ALL, "show_put_off"])
+async def test_a_lost_connection_ends_it(chore: str) -> None:
+    port = Port(**({"prune": KeyError()} if chore == "show_put_off" else {}))
+    port.errors[chore] = PostgresLostError("the connection was lost")
     with pytest.raises(PostgresLostError):
-        await housekeeping(Chores(PostgresLostError("the connection was lost"))).run()
+        await Housekeeping(port, REPLICA, SegmentSettings(check_interval=0.001), Telemetry()).run()
 
 
-@pytest.mark.parametrize("error", [pg.QueryCanceledError("statement timeout"), pg.DeadlockDetectedError("deadlock")])
+async def test_replays_are_finished_at_once_when_they_may_be_over() -> None:
+    async with keeping(Port(), every=3600) as house:
+        await house.until_done("forget_replicas")
+        house.stage.finish_replays_soon()
+        await house.until_done("finish_replays", 2)
+        assert house.port.done == [*ALL, "finish_replays"]
+
+
+async def test_chores_of_others_are_done_at_their_own_pace_and_put_off_alike() -> None:
+    done = 0
+
+    async def look() -> None:
+        nonlocal done
+        done += 1
+        if done == 1:
+            raise RuntimeError("not yet")
+
+    async with keeping(Port(), every=3600, more=[Chore("check receipts", look, 0.001)]) as house:
+
+        async def again() -> bool:
+            return done >= 5
+
+        await until("the chore is done again and again", again, 5.0)
+        assert [line[:2] for line in house.log.lines] == [
+            ("housekeeping.put_off", "check receipts"),
+            ("housekeeping.works_again", "check receipts"),
+        ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pg.QueryCanceledError("statement timeout"),
+        pg.DeadlockDetectedError("deadlock"),
+        pg.DiskFullError("could not extend file"),
+        pg.ConfigurationLimitExceededError("temporary file size exceeds temp_file_limit"),
+    ],
+)
 def test_a_statement_that_is_given_up_is_told_from_a_lost_connection(error: Exception) -> None:
-    with pytest.raises(StatementGivenUpError, match="gave up a statement"), translated():
+    with pytest.raises(StatementGivenUpError), translated():
         raise error
-    with pytest.raises(PostgresLostError) as lost, translated():
-        raise pg.AdminShutdownError("ended")
-    assert not isinstance(lost.value, StatementGivenUpError)
+    for lost in (pg.AdminShutdownError("ended"), pg.TooManyConnectionsError("too many clients"), TimeoutError()):
+        with pytest.raises(PostgresLostError) as raised, translated():
+            raise lost
+        assert not isinstance(raised.value, StatementGivenUpError)

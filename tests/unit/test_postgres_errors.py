@@ -37,7 +37,7 @@ from relay.postgres.errors import PostgresRefusedError, PrivilegeError, translat
         (pg.DeadlockDetectedError("deadlock detected"), StatementGivenUpError, "deadlock"),
         (pg.CannotConnectNowError("the database system is starting up"), PostgresLostError, "starting up"),
         (pg.TooManyConnectionsError("sorry, too many clients already"), PostgresLostError, "too many clients"),
-        (pg.DiskFullError("could not extend file"), PostgresLostError, "could not extend"),
+        (pg.DiskFullError("could not extend file"), StatementGivenUpError, "no memory or disk"),
         (pg.ReadOnlySQLTransactionError("cannot execute INSERT"), PostgresLostError, "primary"),
         (pg.TargetServerAttributeNotMatched("None of the hosts match"), PostgresLostError, "primary"),
         (pg.InvalidPasswordError('password authentication failed for user "a"'), PostgresRefusedError, "check user"),

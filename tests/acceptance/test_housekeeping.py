@@ -1,0 +1,113 @@
+"""What stands in the way of housekeeping stands in the way of nothing else, and is named until it is gone."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+
+from relay.cli.status import concerns
+from relay.postgres.migrate import make_roles
+from relay.postgres.status import read_status
+from tests.relay_process import relay_run
+from tests.waiting import until
+from tests.writers import fill
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Place
+    from tests.relay_process import RelayProcess
+
+NEWEST = 5_000_500
+"""Beyond the segment that `relay migrate` makes: it can be dropped, and others have to be made."""
+
+
+class Cause(NamedTuple):
+    """Something another team does to the database; statements of a superuser."""
+
+    begin: str
+    end: str
+    chore: str
+    error: str
+
+
+FORBID = """
+CREATE FUNCTION change_freeze() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'no {what} during the freeze'; END
+$$;
+CREATE EVENT TRIGGER change_freeze ON {when} EXECUTE FUNCTION change_freeze();
+"""
+ALLOW = "DROP EVENT TRIGGER change_freeze; DROP FUNCTION change_freeze();"
+
+CAUSES = {
+    "a view on a segment": Cause(
+        "CREATE VIEW report AS SELECT * FROM outbox.event_1", "DROP VIEW report", "drop segments", "depend on it"
+    ),
+    "an event trigger that forbids DROP": Cause(
+        FORBID.format(what="drop", when="sql_drop"), ALLOW, "drop segments", "no drop during the freeze"
+    ),
+    "an event trigger that forbids all DDL": Cause(
+        FORBID.format(what="ddl", when="ddl_command_start"), ALLOW, "make segments", "no ddl during the freeze"
+    ),
+    "a function whose right was revoked": Cause(
+        "REVOKE EXECUTE ON FUNCTION outbox.add_segment FROM outbox_relay",
+        "GRANT EXECUTE ON FUNCTION outbox.add_segment TO outbox_relay",
+        "make segments",
+        "permission denied for function add_segment",
+    ),
+    "a table whose right was revoked": Cause(
+        "REVOKE DELETE ON outbox.replay_receipt FROM outbox_relay",
+        "GRANT DELETE ON outbox.replay_receipt TO outbox_relay",
+        "forget replays",
+        "permission denied for table replay_receipt",
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES)
+async def test_events_flow_whatever_stands_in_the_way_of_housekeeping(here: Place, cause: Cause) -> None:
+    await make_roles(here.connection)
+    role = f"relay_{secrets.token_hex(4)}"
+    await here.connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' IN ROLE outbox_relay")
+    await here.connection.execute(cause.begin)
+    await here.connection.execute(f"SELECT setval('outbox.event_id', {NEWEST})")
+    server = urlsplit(here.dsn)
+    dsn = server._replace(netloc=f"{role}:secret@{server.netloc.rpartition('@')[2]}").geturl()
+    try:
+        async with relay_run(
+            dsn,
+            here.bootstrap_servers,
+            replica_name="one",
+            replica_lease=6,
+            kafka_request_timeout=2,
+            segment_ids=10_000,
+            segment_retention=0,
+            segment_check_interval=0.2,
+        ) as relay:
+            told = await relay.logged("housekeeping.put_off")
+            assert told["chore"] == cause.chore
+            assert cause.error in told["error"]
+            await fill(here.connection, here.topic, 100)
+            await here.settled()
+            await until("it is tried again", lambda: at_least(relay, "housekeeping_failures_total", 3))
+            assert await relay.metric("housekeeping_overdue_seconds") > 0
+            (concern,) = [line for line in concerns(await read_status(here.connection)) if cause.chore in line]
+            assert "replica one" in concern
+            assert cause.error in concern
+            assert await relay.unready_because() == []
+
+            await here.connection.execute(cause.end)
+            assert (await relay.logged("housekeeping.works_again"))["chore"] == cause.chore
+            await until("the old segment is dropped", lambda: at_least(relay, "segments_dropped_total", 1))
+            assert not [line for line in concerns(await read_status(here.connection)) if cause.chore in line]
+            assert len(relay.happened("housekeeping.put_off")) == 1, relay
+            assert len(relay.happened("postgres.connected")) == 1, relay
+            await relay.stop()
+    finally:
+        await here.connection.execute(f"DROP ROLE {role}")
+    assert await here.check_everything() == []
+
+
+async def at_least(relay: RelayProcess, metric: str, number: float) -> bool:
+    return await relay.metric(metric) >= number
