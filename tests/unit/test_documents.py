@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.postgres.sql import migrations, query
+from tests.bench.__main__ import COMMANDS as BENCHMARKS
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("relay", "sql", "tests", "deploy", ".github")
@@ -90,6 +91,16 @@ def test_the_states_of_a_failure_are_in_the_diagram() -> None:
     assert states is not None
     for state in re.findall(r"\w+", states[1]):
         assert re.search(rf"^ +\S+ --> {state} : ", TABLES, re.MULTILINE), state
+
+
+def test_the_page_on_benchmarks_explains_every_one() -> None:
+    page = (ROOT / "tests/bench/README.md").read_text()
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)) == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_benchmark_that_a_document_names_exists(page: Path) -> None:
+    assert set(re.findall(r"-m tests\.bench ([a-z-]+)", page.read_text())) <= set(BENCHMARKS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
