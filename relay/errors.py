@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
 
 class RelayError(Exception):
     """Base of every error this package raises on purpose.
@@ -10,6 +15,8 @@ class RelayError(Exception):
     """
 
     exit_code: int = 1
+    statement: str = ""
+    """The name of the statement in `sql/queries` that failed, if it was one."""
 
 
 class SettingsError(RelayError):
@@ -35,6 +42,10 @@ class StatementGivenUpError(PostgresLostError):
     """
 
 
+class StatementFailedError(RelayError):
+    """PostgreSQL, or the client, failed a statement for a reason that no table knows; `__cause__` is its error."""
+
+
 class SchemaError(RelayError):
     """The outbox schema is missing, older or newer than this program, or was changed by hand."""
 
@@ -49,3 +60,13 @@ class EnqueueError(RelayError, ValueError):
 
 class NotInTransactionError(EnqueueError):
     """Enqueue was called outside a transaction, or inside one that has already failed."""
+
+
+def describe(error: BaseException) -> str:
+    """One line. A bug of ours says where, in place of a traceback."""
+    if isinstance(error, RelayError):
+        return str(error)
+    text = " ".join(str(error).split())
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(frame.filename).parents]
+    at = f" (at {Path(ours[-1].filename).relative_to(_PACKAGE.parent)}:{ours[-1].lineno})" if ours else ""
+    return f"{type(error).__name__}{f': {text}' if text else ''}{at}"

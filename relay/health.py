@@ -60,6 +60,7 @@ class Health:
         self._stalled: tuple[float, float] | None = None
         self._stopping = False
         self._topics: dict[str, str] = {}
+        self._flow_fails: str | None = None
 
     def postgres_ok(self, now: float) -> None:  # noqa: ARG002 reports have one form
         """Note that PostgreSQL answers."""
@@ -83,6 +84,14 @@ class Health:
         Until the next report that time goes on, so that a stage which hangs does not look healthy.
         """
         self._stalled = None if stalled is None else (now, stalled)
+
+    def flow_fails(self, why: str) -> None:
+        """Note that the flow ended for `why`, and begins anew."""
+        self._flow_fails = " ".join(why.split())
+
+    def flow_works(self) -> None:
+        """Note that the flow has lasted."""
+        self._flow_fails = None
 
     def topic_troubled(self, topic: str, error: str) -> None:
         """Note that a topic takes no events. Others go on, so this alone does not make the replica unready."""
@@ -120,6 +129,7 @@ class Health:
         reasons = [server.reason(now, self._settings.max_outage) for server in (self._postgres, self._kafka)]
         if self.stalled(now) >= self._settings.max_lag:
             reasons.append(f"there has been no progress for {self.stalled(now):.0f} s")
+        reasons.append(self._flow_fails)
         if self._stopping:
             reasons.append("the relay is stopping")
         return [reason for reason in reasons if reason is not None]

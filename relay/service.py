@@ -10,10 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import relay
+from relay.errors import UnreachableError
 from relay.health import Health
 from relay.http import serving
 from relay.kafka.connect import wait_for_producer
 from relay.kafka.partitioner import murmur2_of_many
+from relay.restarts import Restarts, is_unforeseen
 from relay.retry import Backoff
 from relay.session import Session
 from relay.stages.failing import Failing
@@ -27,10 +29,12 @@ from relay.stages.troubles import Troubles
 from relay.watchdog import watch_loop
 
 if TYPE_CHECKING:
-    from relay.errors import PostgresLostError
     from relay.settings import Settings
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
+
+MOST_AT_A_STOP = 1.0
+"""Seconds between tenures that fail while the relay stops: its time is short."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -75,7 +79,9 @@ class Service:
             settings.kafka.request_timeout,
             telemetry,
         )
+        self._restarts = Restarts(random.random, self._health, telemetry)
         self._session: Session | None = None
+        self._former: FormerTenure | None = None
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -115,28 +121,51 @@ class Service:
 
     async def _sessions(self) -> None:
         """One tenure after the other, until one of them has drained, or a stop finds nothing to drain."""
-        former: FormerTenure | None = None
         try:
-            while True:
-                session = self._session = await self._open_session()
-                if session is None:
-                    return
-                if self._stop.is_set():
-                    session.tenure.begin_drain()
-                reason = await session.run(former)
-                if reason is None:
-                    return
-                self._session = None
-                # One that was lost before it was registered has replaced nothing.
-                if session.tenure.has_left:
-                    former = None
-                elif session.tenure.registered:
-                    former = FormerTenure(session.tenure, reason, self._lease_lost)
-                self._health.postgres_lost(time.monotonic(), reason)
-                self._telemetry.emit("postgres.lost", error=reason)
+            while (reason := await self._one_tenure()) is not None:
+                if not self._restarts.waits_for(reason):
+                    raise reason
+                await self._pause(self._restarts.ended(reason))
         finally:
-            if former is not None:
-                former.forget()
+            if self._former is not None:
+                self._former.forget()
+
+    async def _one_tenure(self) -> Exception | None:
+        """Returns why it ended or could not begin; None when it has drained, or there was nothing to drain."""
+        try:
+            session = self._session = await self._open_session()
+        # Neither a table that is missing now nor a bug ends a process that may be of use later.
+        except Exception as error:  # noqa: BLE001
+            if isinstance(error, UnreachableError) and self._restarts.waits_for(error):
+                self._waiting(error)
+            return error
+        if session is None:
+            return None
+        if self._stop.is_set():
+            session.tenure.begin_drain()
+        reason = await session.run(self._former)
+        if reason is None:
+            return None
+        self._session = None
+        # One that was lost before it was registered has replaced nothing.
+        if session.tenure.has_left:
+            self._former = None
+        elif session.tenure.registered:
+            self._former = FormerTenure(session.tenure, reason, self._lease_lost)
+        if not is_unforeseen(reason):
+            self._health.postgres_lost(time.monotonic(), reason)
+            self._telemetry.emit("postgres.lost", error=reason)
+        return reason
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next tenure; a stop ends it, there may be something to settle."""
+        try:
+            async with asyncio.timeout(min(seconds, MOST_AT_A_STOP) if self._stop.is_set() else seconds):
+                if self._stop.is_set():
+                    await self._stop_now.wait()
+                await self._stop.wait()
+        except TimeoutError:
+            return
 
     def _lease_lost(self, tenure: Tenure, why: str) -> None:
         self._publish.discard_in_flight(tenure, "the lease was lost")
@@ -151,6 +180,7 @@ class Service:
                 self._failing,
                 self._records,
                 self._replayed,
+                self._restarts,
                 self._health,
                 self._telemetry,
                 self._waiting,
@@ -170,7 +200,7 @@ class Service:
         await self._publish.wait_landed()
         await self._records.wait_idle()
 
-    def _waiting(self, error: PostgresLostError) -> None:
+    def _waiting(self, error: UnreachableError) -> None:
         self._health.postgres_lost(time.monotonic(), error)
         self._telemetry.emit("postgres.waiting", error=error)
 

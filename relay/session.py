@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from relay.errors import PostgresLostError
+from relay.errors import PostgresLostError, RelayError, StatementGivenUpError
 from relay.postgres import checks, connect
 from relay.postgres.outbox import (
     ControlConnection,
@@ -19,6 +19,7 @@ from relay.postgres.outbox import (
     SettleConnection,
 )
 from relay.postgres.replay import ReplayConnection
+from relay.restarts import WORKED_AFTER
 from relay.retry import Backoff
 from relay.stages.buffer import Buffer
 from relay.stages.claim import Claim
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from relay.health import Health
+    from relay.restarts import Restarts
     from relay.settings import Settings
     from relay.stages.failing import Failing
     from relay.stages.former import FormerTenure
@@ -75,6 +77,7 @@ class Session:
         failing: Failing,
         records: Records,
         replayed: Replayed,
+        restarts: Restarts,
         health: Health,
         telemetry: Telemetry,
     ) -> None:
@@ -83,6 +86,7 @@ class Session:
         self._publish = publish
         self._failing = failing
         self._records = records
+        self._restarts = restarts
         self._health = health
         self._telemetry = telemetry
         self._progressed_at = time.monotonic()
@@ -129,6 +133,7 @@ class Session:
         failing: Failing,
         records: Records,
         replayed: Replayed,
+        restarts: Restarts,
         health: Health,
         telemetry: Telemetry,
         on_failure: Callable[[PostgresLostError], None],
@@ -145,7 +150,7 @@ class Session:
             version=f"{version.major}.{version.micro}",  # asyncpg's words for 18.4
             connections=len(connections),
         )
-        return cls(connections, settings, publish, failing, records, replayed, health, telemetry)
+        return cls(connections, settings, publish, failing, records, replayed, restarts, health, telemetry)
 
     async def run(self, former: FormerTenure | None) -> Exception | None:
         """Run until drained (returns None) or until the tenure is lost (returns why).
@@ -163,6 +168,12 @@ class Session:
         except* (PostgresLostError, TenureLostError) as lost:
             must_leave = False
             reason = _first(lost)
+        # Whatever it is, only this tenure is over: the process knows what is in Kafka's hands, the next one would not.
+        except* Exception as unforeseen:  # noqa: BLE001
+            must_leave = False
+            if reason is None:
+                reason = _first(unforeseen)
+                await self._settle_and_leave()
         finally:
             self._publish.forget(self.tenure)
             if must_leave:
@@ -180,12 +191,13 @@ class Session:
         except TimeoutError:
             pass
         await self._claim.register(former.replica if former else None)
+        self._restarts.registered()
         if former is not None:
             former.replaced()
         self._failing.begin(self.tenure, self._publish.hand_in)
         self._publish.begin(self.tenure)
         # Before the first look at the lanes: what is said after that must be heard.
-        await self._control.listen(self._woken_up, self.tenure.replay_wake_up.set, self.tenure.claim_wake_up.set)
+        await self._listen()
         lease = stages.create_task(self._watch_lease(), name="lease")
         stages.create_task(self._claim_and_leave(lease), name="claim")
         stages.create_task(self._scan.run(), name="scan")
@@ -194,6 +206,16 @@ class Session:
         stages.create_task(self._replay.run(), name="replay")
         stages.create_task(self._housekeeping.run(), name="housekeeping")
         stages.create_task(self._report(), name="report")
+        stages.create_task(self._publish.raise_faults(), name="publish")
+
+    async def _listen(self) -> None:
+        """Hear hints, if it can be had: everything that they tell is also looked for now and then."""
+        try:
+            await self._control.listen(self._woken_up, self.tenure.replay_wake_up.set, self.tenure.claim_wake_up.set)
+        except RelayError as error:
+            if isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError):
+                raise
+            self._telemetry.emit("hint.failed", error=error)
 
     async def _leave(self) -> None:
         """Free the lanes of a drain that was cut short, so that nobody waits for the lease to end.
@@ -202,7 +224,21 @@ class Session:
         """
         with suppress(Exception):
             async with asyncio.timeout(LEAVE_TIMEOUT):
-                await self._control.unregister(self.tenure.replica)
+                await self._claim.leave()
+
+    async def _settle_and_leave(self) -> None:
+        """Record what Kafka has and free the lanes, so that whoever gets them next, or gets further, repeats nothing.
+
+        If that does not work either the lease is left to run out, for what is unsettled.
+        """
+        self._publish.forget(self.tenure)
+        with suppress(Exception):
+            async with asyncio.timeout(FLIGHT_WAIT + LEAVE_TIMEOUT), asyncio.TaskGroup() as last:
+                settling = last.create_task(self._settle.run(), name="settle")
+                await self._publish.wait_landed()
+                await self._records.wait_idle()
+                settling.cancel()
+                await self._claim.leave()
 
     def _woken_up(self) -> None:
         """A writer committed something, or a person marked failures."""
@@ -227,8 +263,11 @@ class Session:
         """Tell health whether there is progress, and the gauges what is under way."""
         tenure = self.tenure
         settled_before = -1
+        began = time.monotonic()
         while True:
             now = time.monotonic()
+            if now - began >= WORKED_AFTER:
+                self._restarts.worked()
             if tenure.buffer.settled != settled_before or not tenure.buffer.events:
                 settled_before = tenure.buffer.settled
                 self._progressed_at = now

@@ -106,6 +106,9 @@ class OwnershipPort:
 
         await self._run(statement)
 
+    async def wake_others(self) -> None:
+        """The statements before it did so, at the moment of their commit."""
+
 
 @dataclass(eq=False)
 class Tenancy:
@@ -189,7 +192,7 @@ class SimulatedReplica:
             await claim.look()
         await claim.hand_back()
         if tenure.draining and not tenure.lanes:
-            await claim._port.unregister(tenure.replica)
+            await claim.leave()
             tenancy.left = self.stopped = True
 
     def _start(self, work: Coroutine[Any, Any, object]) -> None:

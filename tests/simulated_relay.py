@@ -178,6 +178,9 @@ class SimulatedConnection:
         await Instant()
         del self.postgres.replicas[replica]
 
+    async def wake_others(self) -> None:
+        pass
+
     async def _begin(self) -> Transaction:
         await Instant()
         transaction = self.postgres.begin()

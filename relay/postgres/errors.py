@@ -17,6 +17,7 @@ from relay.errors import (
     RelayError,
     SchemaError,
     SettingsError,
+    StatementFailedError,
     StatementGivenUpError,
     UnreachableError,
 )
@@ -58,6 +59,29 @@ def translated() -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
+
+
+@contextmanager
+def running(statement: str) -> Iterator[None]:
+    """The same around a statement of the flow: nothing foreign gets out, and the error names the statement."""
+    try:
+        with translated():
+            yield
+    except RelayError as error:
+        error.statement = error.statement or statement
+        raise
+    except Exception as error:
+        failed = StatementFailedError(f"the statement {statement} failed: {_without_data(error)}")
+        failed.statement = statement
+        raise failed from error
+
+
+def _without_data(error: Exception) -> str:
+    """PostgreSQL's message and its code. Not its details, which quote rows."""
+    if not isinstance(error, pg.PostgresError):
+        return f"{type(error).__name__}: {_text(error)}"
+    text = " ".join(str(error.args[0]).split()) if error.args else type(error).__name__
+    return f"{text} (SQLSTATE {getattr(error, 'sqlstate', '?')})"
 
 
 def _lost(error: BaseException) -> RelayError:

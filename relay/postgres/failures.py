@@ -22,6 +22,7 @@ from asyncpg.exceptions import (
 from relay.errors import PostgresLostError, RelayError
 from relay.postgres.errors import translated
 from relay.postgres.failure_rows import Action, Asked, Blocker, Failure, Group, Ids, Marked, Shown
+from relay.postgres.hints import hint
 from relay.postgres.sql import query
 
 if TYPE_CHECKING:
@@ -143,11 +144,12 @@ class Failures:
             async with self._connection.transaction(isolation="read_committed"):
                 await self._connection.execute(query("mark_session", self._schema))
                 row = await self._connection.fetchrow(query("mark_failures", self._schema), *arguments)
-                if row is not None:
-                    await self._connection.execute(query("mark_wake_up", self._schema))
         except (LockNotAvailableError, QueryCanceledError, DeadlockDetectedError) as error:
             raise BusyError("others keep these events locked; nothing was changed, try again") from error
-        return None if row is None else Marked(**row)
+        if row is None:
+            return None
+        await hint(self._connection, "mark_wake_up", self._schema)
+        return Marked(**row)
 
     async def finish_replays(self) -> None:
         """Record the end of replays that have come to one. Who may not write leaves that to others."""

@@ -9,10 +9,10 @@ from asyncpg import UniqueViolationError
 from relay.decide.failing import Fail, Retry
 from relay.decide.shares import LaneRow, LiveReplica
 from relay.decide.snapshot import Snapshot, next_xid
-from relay.errors import PostgresLostError, StatementGivenUpError
+from relay.errors import PostgresLostError, StatementFailedError, StatementGivenUpError
 from relay.event import PendingEvent
 from relay.postgres import segments
-from relay.postgres.errors import translated
+from relay.postgres.errors import running
 from relay.postgres.sql import query
 from relay.stages.claim import Renewal
 
@@ -73,7 +73,7 @@ class Statements:
 
     async def _rows(self, name: str, *arguments: object) -> list[asyncpg.Record]:
         # asyncpg keeps the statement prepared for as long as the connection lives: the text is constant.
-        with translated():
+        with running(name):
             return cast("list[asyncpg.Record]", await self._fetch(query(name, self._schema), *arguments))
 
 
@@ -137,7 +137,9 @@ class SettleConnection(Statements):
             # As text: asyncpg takes 0.35 us of CPU for an element of an array.
             lanes, ids = _array(receipts.lanes), _array(receipts.ids)
             await self._rows("settle", lanes, ids, receipts.firsts, receipts.partitions, receipts.bases)
-        except UniqueViolationError:
+        except StatementFailedError as error:
+            if not isinstance(error.__cause__, UniqueViolationError):
+                raise
             # Another owner was there before us, or this is a repetition.
             return await self._new("settle_again", *_columns(receipts))
         return len(receipts.ids)
@@ -290,6 +292,10 @@ class ControlConnection(_Blocking):
         """Take the replica off the list."""
         await self._rows("unregister", replica)
 
+    async def wake_others(self) -> None:
+        """Have everybody who listens look at the lanes at once; a hint, which may fail."""
+        await self._rows("lanes_wake_up")
+
     async def listen(
         self, on_wake_up: Callable[[], None], on_replay: Callable[[], None], on_lanes: Callable[[], None]
     ) -> None:
@@ -301,7 +307,7 @@ class ControlConnection(_Blocking):
         def hear(_connection: object, _pid: int, _channel: str, payload: object) -> None:
             hearers.get(str(payload), on_wake_up)()
 
-        with translated():
+        with running("listen"):
             await self._connection.add_listener(self._schema, hear)
 
 

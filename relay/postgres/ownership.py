@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relay.postgres.errors import translated
+from relay.postgres.hints import hint
 from relay.postgres.sql import DEFAULT_SCHEMA, query
 
 if TYPE_CHECKING:
@@ -109,5 +110,5 @@ async def ask(
     """
     with translated():
         rows = await connection.fetch(query("ask_lanes", schema), lanes, replica, seconds, reason, who)
-        await connection.execute(query("lanes_wake_up", schema))
+    await hint(connection, "lanes_wake_up", schema)
     return {row["lane"]: row["epoch"] for row in rows}

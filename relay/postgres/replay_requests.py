@@ -13,6 +13,7 @@ from asyncpg.exceptions import QueryCanceledError
 from relay.decide.shares import LANES
 from relay.errors import RelayError
 from relay.postgres.errors import translated
+from relay.postgres.hints import hint
 from relay.postgres.sql import query
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class ReplayRequests:
                     json.dumps(counts),
                     json.dumps(progress),
                 )
-                await self._connection.execute(query("replay_wake_up", self._schema))
+        await hint(self._connection, "replay_wake_up", self._schema)
         return cast("int", id_)
 
     async def cancel(self, id_: int, who: str) -> bool:
@@ -191,7 +192,7 @@ class ReplayRequests:
         with translated():
             async with self._connection.transaction():
                 found = await self._connection.fetchval(query("cancel_replay", self._schema), id_, who)
-                await self._connection.execute(query("replay_wake_up", self._schema))
+        await hint(self._connection, "replay_wake_up", self._schema)
         return found is not None
 
     async def replays(self, limit: int, only: int | None = None, under_way: bool = False) -> list[ReplayRow]:

@@ -15,6 +15,7 @@ import relay
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.shares import Sharing
+from relay.errors import PostgresLostError, RelayError, StatementGivenUpError
 from relay.stages.tenure import LeaseLostError
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ class ClaimPort(Protocol):
     async def unregister(self, replica: UUID) -> None:
         """Take the replica off the list."""
 
+    async def wake_others(self) -> None:
+        """Have the other replicas look at once."""
+
 
 class Claim:
     """The heartbeat and what hangs on it."""
@@ -138,6 +142,7 @@ class Claim:
         tenure.registered = True
         tenure.ladder.add(xid, value)
         tenure.lease_ends = sent + self._settings.lease
+        await self._wake_others()
 
     async def run(self) -> None:
         """Beat until cancelled, or until the tenure has drained and the replica is off the list.
@@ -157,11 +162,16 @@ class Claim:
                 await self.look()
             await self.hand_back()
             if tenure.draining and not tenure.lanes:
-                await self._port.unregister(tenure.replica)
-                tenure.has_left = True
+                await self.leave()
                 return
             until = min(next_beat, self._look_at, self._show_at) - time.monotonic()
             await self._wait(min(until, HAND_BACK_INTERVAL) if self._give_back else until)
+
+    async def leave(self) -> None:
+        """Take the replica off the list: its lanes are free."""
+        await self._port.unregister(self._tenure.replica)
+        self._tenure.has_left = True
+        await self._wake_others()
 
     async def beat(self) -> None:
         """Renew the lease, persist positions, then look."""
@@ -207,6 +217,7 @@ class Claim:
             if not self._drain_told:
                 self._drain_told = True
                 await self._port.drain(tenure.replica)
+                await self._wake_others()
         for state in tenure.lanes.values():
             state.releasing = state.lane in self._give_back
         ready = [state for state in tenure.lanes.values() if state.releasing and not state.unsettled]
@@ -264,6 +275,18 @@ class Claim:
             tenure.remove_lane(state.lane)
         self._give_back -= {state.lane for state in states}
         self._telemetry.emit("lanes.released", lanes=sorted(state.lane for state in states))
+        await self._wake_others()
+
+    async def _wake_others(self) -> None:
+        """Only a hint: without it they look with their next beat."""
+        try:
+            await self._port.wake_others()
+        except RelayError as error:
+            if isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError):
+                raise
+            self._telemetry.emit("hint.failed", error=error)
+        else:
+            self._telemetry.emit("hint.sent")
 
     def _positions(self, states: Iterable[LaneScan]) -> list[tuple[int, int, int]]:
         ladder = self._tenure.ladder

@@ -8,9 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from relay.decide.routing import KnownKeys
+from relay.errors import describe
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages import sizes
+from relay.stages.guarded import keep_running
 from relay.stages.partition import Flight, Partition
 from relay.stages.records import Delivery
 from relay.stages.resolving import Resolving
@@ -18,7 +20,7 @@ from relay.stages.topic import Topic
 from relay.stages.topics import Topics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from relay.event import PendingEvent
     from relay.stages.failing import Failing
@@ -64,6 +66,8 @@ class Publish:
         self._tenure: Tenure | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._landed = asyncio.Event()
+        self._fault: Exception | None = None
+        self._faulty = asyncio.Event()
         self._resolving = Resolving(producers.main, troubles)
         self.topics = Topics()
         self.last_acknowledged = 0.0
@@ -75,12 +79,21 @@ class Publish:
             # The main one at once, so that health knows Kafka; the other when something is refused.
             self.producers.main.want()
             for keeper in (self.producers.main, self.producers.side):
-                self._tasks.create_task(keeper.run(self._quiesce, self._abandon))
-            self._tasks.create_task(self._troubles.run(self))
+                self._spawn(partial(keeper.run, self._quiesce, self._abandon), self._tell_fault)
+            self._spawn(partial(self._troubles.run, self), self._tell_fault)
+
+    async def raise_faults(self) -> None:
+        """Wait for a fault in what the current tenure's events go through, and raise it: they may be stuck or lost from
+        memory, and are read again by the next tenure."""
+        await self._faulty.wait()
+        if self._fault is not None:
+            raise self._fault
 
     def begin(self, tenure: Tenure) -> None:
         """Publish what `tenure` hands in from now on."""
         self._tenure = tenure
+        self._fault = None
+        self._faulty.clear()
         self._troubles.begin_tenure(self)
 
     def forget(self, tenure: Tenure) -> None:
@@ -133,29 +146,40 @@ class Publish:
     def resolve_anew(self, topic: Topic) -> None:
         """The number of partitions is in question."""
         topic.unresolve()
-        self._spawn(self._resolve(topic))
+        self._spawn(partial(self._resolve, topic))
 
     def look_up(self, topic: Topic) -> None:
         """Have the main producer ask for the topic's partitions and their leaders; nothing to wait for."""
-        self._spawn(self._resolving.look_up(topic))
+        self._spawn(partial(self._resolving.look_up, topic))
 
     def _topic(self, name: str) -> Topic:
         topic = self.topics.get(name)
         if topic is None:
             new_backoff = partial(Backoff, self._random, first=0.2, most=15.0)
             topic = self.topics[name] = Topic(name, new_backoff, self._hash_keys, self._known_keys)
-            self._spawn(self._resolve(topic))
+            self._spawn(partial(self._resolve, topic))
         return topic
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def _spawn(self, work: Callable[[], Awaitable[None]], failed: Callable[[Exception], None] | None = None) -> None:
         if self._tasks is None:
             raise RuntimeError("publish is not running")
-        self._tasks.create_task(work)
+        backoff = Backoff(self._random, first=0.5, most=30.0)
+        self._tasks.create_task(keep_running(work, failed or self._end_tenure, backoff))
+
+    def _tell_fault(self, error: Exception) -> None:
+        self._telemetry.emit("publish.fault", error=describe(error))
+
+    def _end_tenure(self, error: Exception) -> None:
+        """There is a fault in the way of the current tenure's events. What is in flight lands, or is given up."""
+        self._tell_fault(error)
+        self._fault = error
+        self._faulty.set()
+        self.producers.discard_both("a fault in the relay itself")
 
     async def _resolve(self, topic: Topic) -> None:
         """Find out the topic's partitions, and send on what waited for that."""
         for partition in await self._resolving.resolve(topic):
-            self._spawn(self._pump(topic, partition))
+            self._spawn(partial(self._pump, topic, partition))
         while topic.route_waiting(ROUTED_AT_ONCE):  # noqa: ASYNC110 it only lets others have their turn
             await asyncio.sleep(0)
 
@@ -203,6 +227,12 @@ class Publish:
 
     def _ended(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
         """A flight's outcome is known. Outcomes are acted on in the order of the flights."""
+        try:
+            self._end(partition, flight, outcome)
+        except Exception as error:  # noqa: BLE001 a callback of the client: nobody else would hear of it
+            self._end_tenure(error)
+
+    def _end(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
         if flight.outcome is not None or flight not in partition.flights:
             return
         flight.outcome = outcome

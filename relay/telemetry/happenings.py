@@ -93,6 +93,20 @@ HAPPENINGS: dict[str, Happening] = {
         (Update("postgres_up", 0.0), Update("postgres_lost_total")),
         state=("postgres", "down"),
     ),
+    # the flow as a whole
+    "tenure.failed": Happening(
+        "debug",
+        "The flow ended for an unforeseen reason; it begins anew",
+        ("error", "again_in"),
+        (Update("flow_failed_total"),),
+    ),
+    "tenure.failing": Happening(
+        "error",
+        "The flow ends for an unforeseen reason, and is tried again at a slackening pace",
+        ("error", "statement"),
+        state=("tenure", "failing"),
+    ),
+    "tenure.works": Happening("info", "The flow works again", state=("tenure", "works")),
     # Kafka
     "kafka.waiting": Happening(
         "warning", "Waiting for Kafka", ("error",), (Update("kafka_up", 0.0),), state=("kafka", "down")
@@ -116,6 +130,14 @@ HAPPENINGS: dict[str, Happening] = {
     "lanes.claimed": Happening("info", "Lanes claimed", ("lanes",), (Update("lanes_claimed_total", "lanes"),)),
     "lanes.released": Happening("info", "Lanes released", ("lanes",), (Update("lanes_released_total", "lanes"),)),
     "lease.lost": Happening("warning", "Lease lost", ("reason",), (Update("leases_lost_total"),)),
+    "hint.failed": Happening(
+        "warning",
+        "A hint could not be sent or listened to; the others find out with their next heartbeat",
+        ("error",),
+        (Update("hints_failed_total"),),
+        state=("hints", "failing"),
+    ),
+    "hint.sent": Happening(None, "Others were told to look", state=("hints", "working")),
     "heartbeat.done": Happening(None, "Heartbeat", ("seconds",), (Update("heartbeat_seconds", "seconds"),)),
     # scan
     "scan.done": Happening(
@@ -151,6 +173,12 @@ HAPPENINGS: dict[str, Happening] = {
         "Kafka refused a record batch",
         ("topic", "partition", "events", "error"),
         (Update("refused_events_total", "events", ("topic",)),),
+    ),
+    "publish.fault": Happening(
+        "error",
+        "A part of publishing failed for an unforeseen reason; it begins anew",
+        ("error",),
+        state=("publish", "faulty"),
     ),
     "topic.troubled": Happening("warning", "A topic does not take events; they wait", ("topic", "error")),
     "topic.paused": Happening(

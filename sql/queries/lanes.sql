@@ -1,12 +1,12 @@
 -- name: register
--- Enter replica $1 (name $2, version $3) with a lease of $4 seconds, in place of the one it was before, $5, and tell the others.
+-- Enter replica $1 (name $2, version $3) with a lease of $4 seconds, in place of the one it was before, $5.
 WITH former AS (DELETE FROM outbox.replica WHERE id = $5::uuid),
 registered AS (
     INSERT INTO outbox.replica (id, name, version, started_at, lease_expires_at)
     VALUES ($1::uuid, $2::text, $3::text, clock_timestamp(), clock_timestamp() + make_interval(secs => $4::float8))
     RETURNING id
 )
-SELECT pg_current_xact_id()::text AS xid, pg_notify('outbox', 'lanes') FROM registered;
+SELECT pg_current_xact_id()::text AS xid FROM registered;
 
 -- name: renew
 -- Extend the lease of replica $1 to $2 seconds from now, and show lanes $3 being given back, $4 duplicates, $5 lost leases; no row when it has run out.
@@ -69,25 +69,19 @@ FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS n (lane, epoch, posit
 WHERE l.lane = n.lane AND l.epoch = n.epoch AND l.owner = $1::uuid AND l.position < n.position;
 
 -- name: release
--- Give back lanes $2 at epochs $3 with their positions $4, as far as replica $1 still owns them, and tell the others.
-WITH released AS (
-    UPDATE outbox.lane AS l
-    SET owner = NULL, claimed_at = NULL, position = greatest(l.position, n.position)
-    FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS n (lane, epoch, position)
-    WHERE l.lane = n.lane AND l.epoch = n.epoch AND l.owner = $1::uuid
-    RETURNING l.lane
-)
-SELECT pg_notify('outbox', 'lanes') WHERE EXISTS (SELECT FROM released);
+-- Give back lanes $2 at epochs $3 with their positions $4, as far as replica $1 still owns them.
+UPDATE outbox.lane AS l
+SET owner = NULL, claimed_at = NULL, position = greatest(l.position, n.position)
+FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS n (lane, epoch, position)
+WHERE l.lane = n.lane AND l.epoch = n.epoch AND l.owner = $1::uuid;
 
 -- name: drain
 -- Replica $1 takes nothing more: its lanes are for the others, one by one as it gives them back.
-WITH draining AS (UPDATE outbox.replica SET draining = true WHERE id = $1::uuid AND NOT draining RETURNING id)
-SELECT pg_notify('outbox', 'lanes') FROM draining;
+UPDATE outbox.replica SET draining = true WHERE id = $1::uuid AND NOT draining;
 
 -- name: unregister
--- Take replica $1 off the list; its lanes are free from now on, and the others are told.
-WITH gone AS (DELETE FROM outbox.replica WHERE id = $1::uuid RETURNING id)
-SELECT pg_notify('outbox', 'lanes') FROM gone;
+-- Take replica $1 off the list; its lanes are free from now on.
+DELETE FROM outbox.replica WHERE id = $1::uuid;
 
 -- name: forget_replicas
 -- Drop replicas whose lease ran out more than an hour ago.

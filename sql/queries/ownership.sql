@@ -41,5 +41,6 @@ SET epoch = excluded.epoch, replica = excluded.replica, until = excluded.until, 
 RETURNING i.lane, i.epoch;
 
 -- name: lanes_wake_up
--- Let the relays look at once.
+-- Let the relays look at once: somebody came or goes, gave lanes back, or wants something of them.
+-- Never with a statement that matters: a NOTIFY may fail for another's fault, as when the server's queue is full.
 SELECT pg_notify('outbox', 'lanes');

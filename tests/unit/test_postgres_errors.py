@@ -9,8 +9,15 @@ import ssl
 import pytest
 from asyncpg import exceptions as pg
 
-from relay.errors import PostgresLostError, RelayError, SchemaError, SettingsError, StatementGivenUpError
-from relay.postgres.errors import PostgresRefusedError, PrivilegeError, translate, translated
+from relay.errors import (
+    PostgresLostError,
+    RelayError,
+    SchemaError,
+    SettingsError,
+    StatementFailedError,
+    StatementGivenUpError,
+)
+from relay.postgres.errors import PostgresRefusedError, PrivilegeError, running, translate, translated
 
 
 @pytest.mark.parametrize(
@@ -80,6 +87,21 @@ def test_everything_else_is_raised_as_it_is(foreign: Exception) -> None:
     with pytest.raises(type(foreign)) as raised, translated():
         raise foreign
     assert raised.value is foreign
+
+
+def test_a_statement_of_the_flow_that_fails_for_any_other_reason_is_named_and_its_row_is_not_quoted() -> None:
+    foreign = pg.CheckViolationError("new row violates\na check")
+    setattr(foreign, "detail", "Failing row contains (geheim).")  # noqa: B010 the library gives it so
+    with pytest.raises(StatementFailedError) as raised, running("settle"):
+        raise foreign
+    assert str(raised.value) == "the statement settle failed: new row violates a check (SQLSTATE 23514)"
+    assert raised.value.statement == "settle"
+    assert raised.value.__cause__ is foreign
+    with pytest.raises(StatementFailedError, match="the statement scan failed: ValueError: a mistake"), running("scan"):
+        raise ValueError("a mistake")
+    with pytest.raises(PrivilegeError) as known, running("scan"):
+        raise pg.InsufficientPrivilegeError("permission denied for table event")
+    assert known.value.statement == "scan"
 
 
 def test_our_own_errors_pass() -> None:

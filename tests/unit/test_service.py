@@ -6,7 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
-from relay.errors import PostgresLostError
+import pytest
+
+from relay.errors import PostgresLostError, SchemaError
 from relay.service import Service
 from relay.settings import Settings
 from relay.stages.buffer import Buffer
@@ -15,6 +17,8 @@ from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relay.session import Session
 
 LOST = PostgresLostError("the connection was lost")
@@ -33,6 +37,7 @@ class FakeSession:
         self._registered = registered
         self._has_left = has_left
         self._lease = lease
+        self.on_registered: Callable[[], None] = lambda: None
 
     async def run(self, former: FormerTenure | None) -> Exception | None:
         self.former = former
@@ -41,21 +46,29 @@ class FakeSession:
             if former is not None:
                 former.replaced()
             self.tenure.registered = True
+            self.on_registered()
             self.tenure.lease_ends = time.monotonic() + self._lease
         self.tenure.has_left = self._has_left
         return self._reason
 
 
-async def run(*sessions: FakeSession) -> float:
-    """Run these sessions; returns how many leases were lost."""
+async def run(*sessions: FakeSession | Exception) -> float:
+    """Run these sessions, or fail to open them; returns how many leases were lost."""
     telemetry = Telemetry()
     service = Service(Settings.load(REQUIRED), telemetry)
     opened = iter(sessions)
 
     async def open_session() -> Session:
         await asyncio.sleep(0.01)
-        return cast("Session", next(opened))
+        coming = next(opened)
+        if isinstance(coming, Exception):
+            raise coming
+        return cast("Session", coming)
 
+    for session in sessions:
+        if isinstance(session, FakeSession):
+            session.on_registered = service._restarts.registered
+    service._restarts.ended = lambda reason: 0.0  # type: ignore[method-assign]
     service._open_session = open_session  # type: ignore[method-assign]
     await service._sessions()
     return telemetry.value("leases_lost_total") or 0.0
@@ -85,6 +98,20 @@ async def test_who_left_has_no_lease_to_lose() -> None:
     first, second = FakeSession(LOST, has_left=True, lease=0.0), FakeSession(None)
     assert await run(first, second) == 0
     assert second.former is None
+
+
+async def test_a_bug_ends_the_tenure_and_not_the_process() -> None:
+    first, second = FakeSession(ValueError("a bug")), FakeSession(None)
+    await run(first, second)
+    assert second.former is not None
+
+
+async def test_an_outbox_that_is_missing_ends_the_process_at_its_start_and_is_waited_for_later() -> None:
+    with pytest.raises(SchemaError):
+        await run(SchemaError("run `relay migrate`"), FakeSession(None))
+    last = FakeSession(None)
+    await run(FakeSession(LOST), SchemaError("run `relay migrate`"), SchemaError("run `relay migrate`"), last)
+    assert last.former is not None
 
 
 async def test_nothing_is_watched_any_more_when_the_process_ends() -> None:
