@@ -3,14 +3,75 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from relay.postgres.connect import drop
 from relay.postgres.hosts import connect_to_primary
+from relay.postgres.sessions import secure_transaction
+from relay.postgres.sql import query
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+
+class AdminConnection(asyncpg.Connection):
+    """Runs every statement in a transaction that sets what it rests on, whether it was asked for one or not.
+
+    Behind a pooler each transaction may be in another session: what is set for a session would not hold for the next
+    statement of ours, but for the next of somebody else.
+    """
+
+    _in_ours = False
+    _takes_writes = False
+
+    async def get_ready(self) -> None:
+        """Find out what the server lets us do, and have it wait for a person for as long as it takes."""
+        self._takes_writes = not await self.fetchval(query("in_recovery"))
+        await self.execute(query("patient_session"))
+
+    @asynccontextmanager
+    async def transaction(  # type: ignore[override]
+        self, *, isolation: str = "read_committed", readonly: bool = False
+    ) -> AsyncIterator[None]:
+        """Begin a transaction, or a savepoint inside one; it cannot be used but with `async with`."""
+        begin: Callable[..., Any] = super().transaction
+        if self._in_ours:
+            async with begin():
+                yield
+            return
+        self._in_ours = True
+        try:
+            async with begin(isolation=isolation, readonly=readonly):
+                if self._takes_writes and not readonly:
+                    await super().execute(query("writing_transaction"))
+                await secure_transaction(self)
+                yield
+        finally:
+            self._in_ours = False
+
+    async def execute(self, *given: Any, **options: Any) -> Any:
+        """See asyncpg."""
+        return await self._secured(super().execute, *given, **options)
+
+    async def fetch(self, *given: Any, **options: Any) -> Any:
+        """See asyncpg."""
+        return await self._secured(super().fetch, *given, **options)
+
+    async def fetchrow(self, *given: Any, **options: Any) -> Any:
+        """See asyncpg."""
+        return await self._secured(super().fetchrow, *given, **options)
+
+    async def fetchval(self, *given: Any, **options: Any) -> Any:
+        """See asyncpg."""
+        return await self._secured(super().fetchval, *given, **options)
+
+    async def _secured(self, run: Callable[..., Awaitable[Any]], *given: Any, **options: Any) -> Any:
+        if self._in_ours:
+            return await run(*given, **options)
+        async with self.transaction():
+            return await run(*given, **options)
 
 
 @asynccontextmanager
@@ -21,12 +82,18 @@ async def admin_connection(dsn: str, connect_timeout: float) -> AsyncIterator[as
     """
 
     async def connect(dsn: str) -> asyncpg.Connection:
-        connection: asyncpg.Connection = await asyncpg.connect(
+        connection: AdminConnection = await asyncpg.connect(
             dsn,
             timeout=connect_timeout,
             statement_cache_size=0,
             server_settings={"application_name": "relay admin"},
+            connection_class=AdminConnection,
         )
+        try:
+            await connection.get_ready()
+        except BaseException:
+            drop(connection)
+            raise
         return connection
 
     connection, _ = await connect_to_primary(dsn, connect)

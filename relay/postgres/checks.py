@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError, SchemaError, SettingsError
 from relay.postgres.errors import shared_sessions, translated
+from relay.postgres.sessions import forget_settings
 from relay.postgres.sql import DEFAULT_SCHEMA, Migration, migrations, query
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ async def check_sessions(connections: Iterable[asyncpg.Connection]) -> None:
     there, and LISTEN would hear nothing. Raises PostgresLostError if they lead to several servers, as during a
     fail-over behind a name: what the scan concludes from xids and ids of several connections would be wrong.
     """
+    connections = list(connections)
     with translated():
         sessions = [await connection.fetchrow(query("server_process")) for connection in connections]
     if len({(row["server"], row["in_recovery"]) for row in sessions}) > 1:
@@ -44,6 +46,9 @@ async def check_sessions(connections: Iterable[asyncpg.Connection]) -> None:
             "if that is not a fail-over name the primary itself in RELAY_POSTGRES_DSN"
         )
     if len({row["process"] for row in sessions}) < len(sessions):
+        # What was set for ours is set for the sessions that applications use.
+        with translated():
+            await forget_settings(connections)
         raise shared_sessions()
 
 

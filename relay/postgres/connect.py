@@ -10,6 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from relay.errors import PostgresLostError
 from relay.postgres.hosts import connect_to_primary
+from relay.postgres.sessions import secure_session
 from relay.postgres.sql import query
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ async def open_first(dsn: str, timeout: float, name: str) -> tuple[asyncpg.Conne
             record_class=EventRow,
         )
         try:
-            await connection.execute(query("session_settings"), timeout=timeout)
+            await secure_session(connection, timeout)
+            await connection.execute(query("relay_settings"), timeout=timeout)
         except BaseException:
             drop(connection)
             raise

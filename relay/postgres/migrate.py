@@ -11,6 +11,7 @@ from asyncpg.exceptions import LockNotAvailableError
 from relay.errors import SchemaError
 from relay.postgres.checks import schema_state
 from relay.postgres.errors import translated
+from relay.postgres.sessions import as_text, secure_transaction
 from relay.postgres.sql import DEFAULT_SCHEMA, query, roles
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ async def _apply_next(connection: asyncpg.Connection, schema: str) -> Migration 
     """
     with translated():
         async with connection.transaction(isolation="read_committed"):
+            await secure_transaction(connection)
             await connection.execute(query("migration_lock", schema))
             for migration in (await schema_state(connection, schema)).pending:
                 await connection.execute(migration.sql)
@@ -61,7 +63,8 @@ async def _apply_next(connection: asyncpg.Connection, schema: str) -> Migration 
 async def make_roles(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> None:
     """Create the roles for writers, relay and people if they are missing, and grant them what they need."""
     with translated():
-        async with connection.transaction():
+        async with connection.transaction(isolation="read_committed"):
+            await secure_transaction(connection)
             await connection.execute(roles(schema))
 
 
@@ -94,7 +97,9 @@ async def set_max_event_bytes(connection: asyncpg.Connection, limit: int, schema
 
 def script(migrations: Iterable[Migration], schema: str = DEFAULT_SCHEMA) -> str:
     """The migrations as SQL text for another tool to run, each with the statement that records it."""
-    return "\n".join(f"BEGIN;\n{migration.sql}\n{_record(migration, schema)}\nCOMMIT;\n" for migration in migrations)
+    return "\n".join(
+        f"BEGIN;\n{as_text()}\n{migration.sql}\n{_record(migration, schema)}\nCOMMIT;\n" for migration in migrations
+    )
 
 
 def _record(migration: Migration, schema: str) -> str:

@@ -176,6 +176,25 @@ class TestPrune:
         assert await prune(connection, 0) == ["event_1"]
         assert await connection.fetchval("SELECT count(*) FROM outbox.failure") == 0
 
+    async def test_an_event_that_was_passed_over_keeps_it(
+        self, connection: asyncpg.Connection, event: asyncpg.Record
+    ) -> None:
+        """Whatever the positions say: whoever may write them, or a fault, must not make an event vanish."""
+        await connection.execute("ALTER SEQUENCE outbox.event_id RESTART WITH 2")
+        passed_over = await add_event(connection, "another")
+        assert await prune(connection, 0) == []
+        assert await connection.fetchval("SELECT outbox.unsettled_event(1)") == passed_over["id"]
+        await add_failure(connection, passed_over, "discarded")
+        assert await prune(connection, 0) == ["event_1"]
+
+    async def test_what_is_written_into_it_while_it_is_looked_through_keeps_it(
+        self, connection: asyncpg.Connection, event: asyncpg.Record, database: str
+    ) -> None:
+        async with connected(database) as writer, writer.transaction():
+            await writer.execute("INSERT INTO outbox.event (id, topic) VALUES (2, 'orders')")
+            assert await prune(connection, 0) == []
+        assert await prune(connection, 0) == []
+
     async def test_what_is_committed_while_it_waits_for_its_locks_counts(
         self, connection: asyncpg.Connection, event: asyncpg.Record, database: str
     ) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
+from click.testing import CliRunner
 
+from relay.cli import main
 from relay.errors import PostgresLostError, SettingsError
 from relay.postgres import connect
+from relay.postgres.admin import admin_connection
 from relay.postgres.checks import check_sessions
+from tests.outbox import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import asyncpg
 
     from relay.local import PostgresServer
 
@@ -60,12 +65,113 @@ async def test_every_session_has_the_relays_settings(database: str) -> None:
     assert settings["default_transaction_isolation"] == "read committed"
 
 
+HOSTILE = {
+    "search_path": "''",
+    "row_security": "on",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "default_transaction_deferrable": "on",
+    "synchronous_commit": "off",
+    "standard_conforming_strings": "off",
+    "quote_all_identifiers": "on",
+    "array_nulls": "off",
+    "transform_null_equals": "on",
+    "bytea_output": "escape",
+    "DateStyle": "'German, DMY'",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "'Asia/Kathmandu'",
+    "extra_float_digits": "-15",
+    "work_mem": "'64kB'",
+    "statement_timeout": "'2s'",
+    "lock_timeout": "'1ms'",
+    "idle_in_transaction_session_timeout": "'2s'",
+    "idle_session_timeout": "'2s'",
+    "transaction_timeout": "'2s'",
+    "restrict_nonsystem_relation_kind": "'view'",
+    "enable_nestloop": "off",
+    "enable_indexscan": "off",
+    "jit": "on",
+    "client_encoding": "LATIN1",
+}
+"""What a database may be set to; a server without a setting does without it."""
+
+
+async def make_hostile(dsn: str) -> None:
+    """Set all that for whoever connects from now on."""
+    async with connected(dsn) as connection:
+        known = {row[0] for row in await connection.fetch("SELECT name FROM pg_settings")}
+        name = await connection.fetchval("SELECT quote_ident(current_database())")
+        await connection.execute(
+            "; ".join(f"ALTER DATABASE {name} SET {key} = {value}" for key, value in HOSTILE.items() if key in known)
+        )
+
+
+async def test_what_a_database_is_set_to_makes_no_difference(database: str) -> None:
+    async with session(database) as connection:
+        wanted = dict(await connection.fetch("SELECT name, setting FROM pg_settings WHERE source = 'session'"))
+    await make_hostile(database)
+    async with session(database) as connection:
+        found = dict(await connection.fetch("SELECT name, setting FROM pg_settings WHERE name = ANY ($1)", [*HOSTILE]))
+    del found["client_encoding"]
+    # Set while identifiers were still quoted.
+    found["search_path"] = found["search_path"].replace('"', "")
+    assert found.items() <= wanted.items()
+    assert wanted["search_path"] == "pg_catalog, pg_temp"
+
+
+async def test_people_can_do_their_work_whatever_a_database_is_set_to(database: str) -> None:
+    await make_hostile(database)
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(main, list(arguments), env={"RELAY_POSTGRES_DSN": database})
+        assert result.exit_code == 0, (arguments, result.output)
+        return result.output
+
+    for command in (
+        ("migrate", "--roles", "--max-event-bytes", "77"),
+        ("migrate", "--check"),
+        ("status",),
+        ("lanes", "release", "3", "--reason", "x"),
+        ("failed", "list"),
+        ("failed", "actions"),
+        ("replay", "list"),
+    ):
+        await asyncio.to_thread(run, *command)
+    assert json.loads(await asyncio.to_thread(run, "migrate", "--json"))["max_event_bytes"] == 77
+    segments = json.loads(await asyncio.to_thread(run, "status", "--json"))["segments"]
+    assert [each["name"] for each in segments] == ["event_1"]
+
+
+async def test_nothing_of_a_persons_command_stays_in_a_session(database: str) -> None:
+    """Behind a pooler that gives each transaction another session, the next statement in it is somebody else's."""
+    await make_hostile(database)
+    async with admin_connection(database, 10) as connection:
+        raw = partial(asyncpg.Connection.fetch, connection)
+        settings = "SELECT name, setting FROM pg_catalog.pg_settings"
+        before = await raw(settings)
+        await connection.fetchval("SELECT 1")
+        async with connection.transaction():
+            assert (await connection.fetchval("SHOW search_path")).replace('"', "") == "pg_catalog, pg_temp"
+            assert await connection.fetchval("SHOW transaction_read_only") == "off"
+            with pytest.raises(asyncpg.DivisionByZeroError):
+                async with connection.transaction():
+                    await connection.execute("SELECT 1 / 0")
+            await connection.execute("CREATE TABLE public.made ()")
+        async with connection.transaction(readonly=True):
+            assert await connection.fetchval("SHOW transaction_read_only") == "on"
+        assert await raw(settings) == before
+        assert await connection.fetchval("SELECT to_regclass('public.made') IS NOT NULL")
+
+
 async def test_connections_that_share_a_session_are_refused(database: str) -> None:
     """As behind a pooler in transaction mode; tried with PgBouncer 1.18."""
     async with session(database) as one, session(database) as other:
         await check_sessions([one, other])
         with pytest.raises(SettingsError, match="pool_mode = session"):
             await check_sessions([one, other, one])
+        # It is the applications' session, too.
+        left = await one.fetch("SELECT name FROM pg_settings WHERE source = 'session' AND name <> 'application_name'")
+        assert left == []
 
 
 async def test_connections_to_several_servers_are_refused(database: str, own_postgres: PostgresServer) -> None:
