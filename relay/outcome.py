@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from relay.errors import RelayError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class FailureKind(Enum):
@@ -18,6 +21,8 @@ class FailureKind(Enum):
     """One topic: its events wait, others go on."""
     EVENT = "event"
     """One event of the batch."""
+    TIME = "time"
+    """The time of one event of the batch, which its topic does not take: it goes with another one."""
     UNKNOWN = "unknown"
     """Anything else."""
 
@@ -44,6 +49,10 @@ class Refused:
     """The batch is not in Kafka, or nobody knows."""
 
     error: PublishError
+    culprits: Mapping[int, PublishError] = field(default_factory=dict)
+    """The events at fault, by their positions in the batch, where the broker named them; empty where it did not."""
+    producer_intact: bool = False
+    """Whether the producer's sequence has no gap: it can go on."""
 
 
 Outcome: TypeAlias = Acknowledged | Refused

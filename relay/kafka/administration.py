@@ -10,6 +10,7 @@ import aiokafka.errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from relay.decide.limits import TopicLimits
 from relay.kafka.errors import translate
 from relay.outcome import FailureKind, PublishError
 
@@ -28,11 +29,8 @@ class Administration:
         self._client: AIOKafkaAdminClient | None = None
         self._starting = asyncio.Lock()
 
-    async def max_batch_bytes(self, topic: str) -> int | None:
-        """The topic's `max.message.bytes`; None when the relay may not see it.
-
-        Raises PublishError when Kafka cannot be asked just now.
-        """
+    async def limits(self, topic: str) -> TopicLimits:
+        """What the topic takes. Raises PublishError when Kafka cannot be asked just now."""
         try:
             client = await self.client()
             answers: list[Any] = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
@@ -41,9 +39,9 @@ class Administration:
         for answer in answers:
             for code, _, _, _, entries in answer.resources:
                 if code == 0:
-                    return next((int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"), None)
+                    return limits_of({name: value for name, value, *_ in entries})
         # Not allowed to describe it: the broker will say.
-        return None
+        return TopicLimits()
 
     async def create_topic(self, topic: str) -> None:
         """Create a topic as the settings say; one that is there already is fine. Raises PublishError."""
@@ -82,3 +80,22 @@ class Administration:
             with suppress(Exception):
                 async with asyncio.timeout(timeout):
                     await self._client.close()
+
+
+def limits_of(configuration: Mapping[str, str | None]) -> TopicLimits:
+    """What a topic with this configuration takes."""
+
+    def number(name: str) -> int | None:
+        text = configuration.get(name)
+        return int(text) if text else None
+
+    if configuration.get("message.timestamp.type") == "LogAppendTime":
+        return TopicLimits(number("max.message.bytes"))
+    # Brokers before 4.0 have one limit for both directions as well, or (before 3.6) instead.
+    both = number("message.timestamp.difference.max.ms")
+    before, after = (number(f"message.timestamp.{way}.max.ms") for way in ("before", "after"))
+    return TopicLimits(
+        number("max.message.bytes"),
+        min((each for each in (before, both) if each is not None), default=None),
+        min((each for each in (after, both) if each is not None), default=None),
+    )

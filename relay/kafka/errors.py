@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import aiokafka.errors as kafka
 
-from relay.outcome import FailureKind, PublishError
+from relay.outcome import FailureKind, PublishError, Refused
 
-_CLUSTER, _TOPIC, _EVENT, _UNKNOWN = (
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CLUSTER, _TOPIC, _EVENT, _TIME, _UNKNOWN = (
     FailureKind.CLUSTER,
     FailureKind.TOPIC,
     FailureKind.EVENT,
+    FailureKind.TIME,
     FailureKind.UNKNOWN,
 )
 
@@ -35,7 +41,7 @@ KINDS: dict[type[BaseException], FailureKind] = {
     kafka.RecordListTooLargeError: _EVENT,
     kafka.RecordTooLargeError: _EVENT,
     kafka.InvalidMessageError: _EVENT,
-    kafka.InvalidTimestampError: _EVENT,
+    kafka.InvalidTimestampError: _TIME,
     InvalidRecordError: _EVENT,
     kafka.InvalidTopicError: _EVENT,
     kafka.PolicyViolationError: _EVENT,
@@ -63,8 +69,35 @@ _ADVICE: dict[type[BaseException], str] = {
 }
 
 
-def translate(error: BaseException) -> PublishError:
-    """The relay's error for one of aiokafka's, or of the network's. To be raised `from` it."""
+class Answer(NamedTuple):
+    """What the broker said of a batch that it refused, beyond the error's code."""
+
+    culprits: Mapping[int, str | None]
+    """The records at fault by their positions in the batch, with the broker's words for each."""
+    said: str | None
+    """Its words for the batch."""
+    producer_intact: bool
+    """Whether the producer's sequence has no gap."""
+
+
+NO_ANSWER = Answer({}, None, producer_intact=False)
+
+
+def refused(error: BaseException) -> Refused:
+    """What became of a batch that got this error, with what `relay.kafka.sending` has noted of the broker's answer."""
+    answer: Answer = getattr(error, "answer", NO_ANSWER)
+    return Refused(
+        translate(error, answer.said),
+        {position: translate(error, words or answer.said) for position, words in answer.culprits.items()},
+        answer.producer_intact,
+    )
+
+
+def translate(error: BaseException, said: str | None = None) -> PublishError:
+    """The relay's error for one of aiokafka's, or of the network's; `said` are the broker's own words.
+
+    To be raised `from` it.
+    """
     kind = _CLUSTER
     for base in type(error).__mro__:
         if base in KINDS:
@@ -76,5 +109,7 @@ def translate(error: BaseException) -> PublishError:
     text = str(error).strip()
     name = type(error).__name__
     message = text if name in text else f"{name}: {text}" if text else name
+    if said:
+        message = f"{message}: {said.strip().rstrip('.')}"
     advice = _ADVICE.get(type(error))
     return PublishError(kind, f"{message}; {advice}" if advice else message, name)

@@ -9,13 +9,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import TopicPartition
 
+from relay.decide.limits import ANY_TIME, NO_TIME
+from relay.headers import CREATED_AT
 from relay.kafka.administration import Administration
-from relay.kafka.errors import translate
+from relay.kafka.errors import refused, translate
 from relay.kafka.options import client_options
-from relay.kafka.unsent import allow_only_while, refuse_unallowed
+from relay.kafka.sending import BehindRefusedError, Refusals
+from relay.kafka.unsent import NotSentError, allow_unless, refuse_unallowed
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from aiokafka.structs import RecordMetadata
 
+    from relay.decide.limits import TopicLimits
     from relay.event import PendingEvent
     from relay.settings import KafkaSettings, TopicSettings
 
@@ -38,12 +42,13 @@ MARGIN_BYTES = 4_096
 class RecordBatch:
     """Events packed for one partition, in order."""
 
-    __slots__ = ("builder", "events", "size")
+    __slots__ = ("builder", "events", "restamped", "size")
 
-    def __init__(self, builder: Any, events: list[PendingEvent], size: int) -> None:
+    def __init__(self, builder: Any, events: list[PendingEvent], size: int, restamped: int) -> None:
         self.builder = builder
         self.events = events
         self.size = size
+        self.restamped = restamped
 
 
 class KafkaProducer:
@@ -65,6 +70,7 @@ class KafkaProducer:
             **options,
         )
         refuse_unallowed(self._producer)
+        self._refusals = Refusals(self._producer)
 
     @classmethod
     async def connect(cls, settings: KafkaSettings, topics: TopicSettings) -> KafkaProducer:
@@ -159,26 +165,34 @@ class KafkaProducer:
         """Stop asking for the metadata of a topic that does not exist."""
         self._producer.client._topics.discard(topic)  # noqa: SLF001 there is no public way
 
-    async def max_batch_bytes(self, topic: str) -> int | None:
-        """The topic's `max.message.bytes`, which bounds a record batch; None when it cannot be known.
+    async def limits(self, topic: str) -> TopicLimits:
+        """What the topic takes. Raises PublishError when Kafka cannot be asked just now.
 
-        With compression it says nothing about a batch that is not compressed yet. Raises PublishError when Kafka
-        cannot be asked just now.
+        With compression `max.message.bytes` says nothing about a batch that is not compressed yet.
         """
-        return None if self._compressed else await self._administration.max_batch_bytes(topic)
+        limits = await self._administration.limits(topic)
+        return limits._replace(max_bytes=None) if self._compressed else limits
 
-    def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None) -> RecordBatch:
+    def pack(
+        self,
+        waiting: deque[PendingEvent],
+        most: int,
+        max_bytes: int | None,
+        times: tuple[int, int] = ANY_TIME,
+    ) -> RecordBatch:
         """Move events from the left of `waiting` into a record batch until it is full; at least one.
 
-        `max_bytes` is what the topic takes in a record batch. The hot path: one loop, and of each event only what
-        Kafka gets.
+        `max_bytes` is what the topic takes in a record batch, `times` the earliest and the latest time that it takes.
+        The hot path: one loop, and of each event only what Kafka gets.
         """
         room = max_bytes if max_bytes is not None and max_bytes < self._batch_bytes + MARGIN_BYTES else None
         packed = MARGIN_BYTES
         builder = self._producer.create_batch()
         append = builder.append
         created = self._created
-        now = 0 if created else time.time_ns() // 1_000_000
+        earliest, latest = times if created else NO_TIME
+        now = time.time_ns() // 1_000_000
+        restamped = 0
         events: list[PendingEvent] = []
         total = 0
         while waiting and len(events) < most:
@@ -193,13 +207,19 @@ class KafkaProducer:
                 record_headers.append(("outbox-type", type_.encode()))
             if headers is not None and headers != "{}":
                 record_headers += [(name, value.encode()) for name, value in json.loads(headers).items()]
-            added = append(timestamp=created_ms if created else now, key=key, value=payload, headers=record_headers)
+            if earliest <= created_ms <= latest:
+                added = append(timestamp=created_ms, key=key, value=payload, headers=record_headers)
+            else:
+                if created:
+                    record_headers.append((CREATED_AT, b"%d" % created_ms))
+                added = append(timestamp=now, key=key, value=payload, headers=record_headers)
+                restamped += created and added is not None
             if added is None:
                 break
             events.append(waiting.popleft())
             total += size
         builder.close()
-        return RecordBatch(builder, events, total)
+        return RecordBatch(builder, events, total, restamped)
 
     async def send(
         self,
@@ -215,7 +235,16 @@ class KafkaProducer:
         queued, which takes as long as another one is queued there.
         Raises PublishError when it does not take it; then it is not in Kafka and `done` is never called.
         """
-        allow_only_while(batch.builder, allowed)
+        where = TopicPartition(topic, partition)
+        refusals = self._refusals
+        heard = refusals.heard(where)
+
+        def why_not() -> KafkaError | None:
+            if refusals.overtakes(where, heard):
+                return BehindRefusedError()
+            return None if allowed() else NotSentError()
+
+        allow_unless(batch.builder, why_not)
         while True:
             try:
                 future = await self._producer.send_batch(batch.builder, topic, partition=partition)
@@ -235,7 +264,8 @@ class KafkaProducer:
             if future.cancelled():
                 done(Refused(PublishError(FailureKind.CLUSTER, "the producer was closed")))
             elif (error := future.exception()) is not None:
-                done(Refused(translate(error)))
+                refusals.hear(where)
+                done(refused(error))
             else:
                 done(Acknowledged(future.result().offset))
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiokafka import AIOKafkaProducer
+    from aiokafka.structs import TopicPartition
 
 
 class NotSentError(KafkaError):
@@ -19,13 +20,27 @@ class NotSentError(KafkaError):
         return "the lease was over before the batch was sent"
 
 
-def allow_only_while(builder: Any, allowed: Callable[[], bool]) -> None:
-    """The batch that `builder` holds is sent for the first time only if `allowed` says so then."""
-    builder.allowed = allowed
+def allow_unless(builder: Any, why_not: Callable[[], KafkaError | None]) -> None:
+    """The batch that `builder` holds is sent for the first time only if `why_not` has nothing against it then."""
+    builder.why_not = why_not
+
+
+def withdraw(queues: dict[TopicPartition, Any], partition: TopicPartition, error: KafkaError) -> None:
+    """Fail the batch at the end of the partition's queue, if it was never sent: there is at most one such.
+
+    aiokafka takes the next `send_batch` when it has drained this one.
+    """
+    queued = queues.get(partition)
+    if queued and queued[-1].retry_count == 0:
+        never_sent = queued.pop()
+        if not queued:
+            del queues[partition]
+        never_sent.drain_ready()
+        never_sent.failure(error)
 
 
 def refuse_unallowed(producer: AIOKafkaProducer) -> None:
-    """Have `producer` ask, whenever it is about to send, and fail what was never sent and may not be (NotSentError).
+    """Have `producer` ask, whenever it is about to send, and fail what was never sent and may not be.
 
     At the last moment, because a process that was stopped for longer than its lease finds Kafka's answer to the batch
     on the wire before anything else, and aiokafka would send the queued one at once. A batch that was sent and not
@@ -39,13 +54,8 @@ def refuse_unallowed(producer: AIOKafkaProducer) -> None:
 
     def drain_allowed(*arguments: Any, **options: Any) -> Any:
         for partition, queued in list(queues.items()):
-            # At most one was never sent: aiokafka takes the next `send_batch` when it has drained this one.
-            if queued[-1].retry_count == 0 and not queued[-1]._builder.allowed():  # noqa: SLF001
-                never_sent = queued.pop()
-                if not queued:
-                    del queues[partition]
-                never_sent.drain_ready()
-                never_sent.failure(NotSentError())
+            if queued[-1].retry_count == 0 and (error := queued[-1]._builder.why_not()):  # noqa: SLF001
+                withdraw(queues, partition, error)
         return drain(*arguments, **options)
 
     accumulator.drain_by_nodes = drain_allowed

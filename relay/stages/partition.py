@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from relay.decide.limits import ANY_TIME
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from relay.event import PendingEvent
-    from relay.outcome import Outcome
+    from relay.outcome import Outcome, PublishError
     from relay.retry import Backoff
     from relay.stages.tenure import Tenure
 
@@ -20,6 +23,10 @@ COLD_AFTER = 60.0
 after `producer.id.expiration.ms` (a day by default); a single batch that goes alone costs nothing at such a pace."""
 
 MOST_PER_BATCH = 10_000
+
+GROWTH = 4
+"""By which a batch may be larger than the last one that was acknowledged, after a refusal: where refused events come
+one after the other, each must not cost a search through ten thousand."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +39,10 @@ class Flight:
     sent_at: float
     size: int = 0
     """Bytes of the events' keys, payloads and headers."""
+    times: tuple[int, int] = ANY_TIME
+    """The earliest and the latest time of its records; an event from before or after goes with the time of packing."""
+    restamped: int = 0
+    """How many do."""
     outcome: Outcome | None = None
 
     def may_begin(self) -> bool:
@@ -55,7 +66,10 @@ class Partition:
     doubtful: int = 0
     """So many events at the head were in a batch that was refused for one of them."""
     most: int = MOST_PER_BATCH
-    """Events per batch; halved with each refusal until the culprit goes alone."""
+    """Events per batch; halved with each refusal until the culprit goes alone, and grown with each acknowledgement."""
+    condemned: deque[tuple[PendingEvent, PublishError]] = field(default_factory=deque)
+    """Events among those that wait, in their order, that the broker has named as what it refuses, and why. Each fails
+    when it has come to the head: what was written before it goes first."""
     full_at: int = MOST_PER_BATCH
     """Events in the last batch that was full, that is, that left some waiting."""
     _pausing: bool = False
@@ -85,7 +99,7 @@ class Partition:
             return True
         if any(flight.outcome or flight.producer is not producer for flight in self.flights):
             return False
-        warm = producer is self._producer and now < self._warm_until and not self.doubtful
+        warm = producer is self._producer and now < self._warm_until and not self.doubtful and not self.condemned
         return warm and len(self.flights) < 2 and len(self.waiting) >= self.full_at
 
     def packed(self, events: int) -> None:
@@ -100,7 +114,7 @@ class Partition:
         self.backoff.reset()
         self.doubtful = max(0, self.doubtful - len(flight.events))
         if not self.doubtful:
-            self.most = MOST_PER_BATCH
+            self.most = min(MOST_PER_BATCH, self.most * GROWTH)
             self.suspect = False
 
     def chill(self) -> None:
@@ -117,9 +131,38 @@ class Partition:
         self.most = max(1, refused // 2)
 
     def culprit_found(self) -> None:
-        """The event at fault is out of the way."""
+        """The event at fault is out of the way. Whether the next one is any better is not known."""
         self.doubtful = 0
-        self.most = MOST_PER_BATCH
+
+    def condemn(self, culprits: Sequence[tuple[PendingEvent, PublishError]]) -> None:
+        """The broker has named these, which wait before all that were condemned already."""
+        self.condemned.extendleft(reversed(culprits))
+        self.doubtful = 0
+
+    def head_condemned(self) -> PublishError | None:
+        """Why the event at the head is to fail; None if it may go."""
+        if self.condemned and self.waiting and self.condemned[0][0] is self.waiting[0]:
+            return self.condemned[0][1]
+        return None
+
+    def pop_head(self) -> PendingEvent:
+        """Take the event at the head out, which fails."""
+        event = self.waiting.popleft()
+        if self.condemned and self.condemned[0][0] is event:
+            self.condemned.popleft()
+        return event
+
+    def batch_bound(self) -> int:
+        """Events that the next batch may have: none that is condemned."""
+        if not self.condemned:
+            return self.most
+        condemned = self.condemned[0][0]
+        before = 0
+        for event in islice(self.waiting, self.most):
+            if event is condemned:
+                break
+            before += 1
+        return before
 
     def back_off(self) -> None:
         """Pause before the next try."""
@@ -141,11 +184,13 @@ class Partition:
         pulled = [event for event in self.waiting if unwanted(event)]
         if pulled:
             self.waiting = deque(event for event in self.waiting if not unwanted(event))
+            self.condemned = deque(each for each in self.condemned if not unwanted(each[0]))
         return pulled
 
     def pull_all(self) -> list[PendingEvent]:
         """Take all waiting events out of the queue."""
         pulled = list(self.waiting)
         self.waiting.clear()
+        self.condemned.clear()
         self.doubtful = 0
         return pulled

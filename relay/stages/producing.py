@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any
 
+    from relay.decide.limits import TopicLimits
     from relay.event import PendingEvent
     from relay.health import Health
     from relay.outcome import Outcome, PublishError
@@ -28,6 +29,8 @@ class RecordBatch(Protocol):
     events: list[PendingEvent]
     size: int
     """Bytes of their keys, payloads and headers."""
+    restamped: int
+    """How many of them go with another time than their own."""
 
 
 class Producer(Protocol):
@@ -52,11 +55,13 @@ class Producer(Protocol):
     def forget_topic(self, topic: str) -> None:
         """The topic is of no interest for now."""
 
-    async def max_batch_bytes(self, topic: str) -> int | None:
-        """Largest record batch the topic takes; None when that cannot be found out."""
+    async def limits(self, topic: str) -> TopicLimits:
+        """What the topic takes."""
 
-    def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None) -> RecordBatch:
-        """Move events from the left of `waiting` into a batch that fits."""
+    def pack(
+        self, waiting: deque[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
+    ) -> RecordBatch:
+        """Move events from the left of `waiting` into a batch that fits; those not within `times` with the time now."""
 
     async def send(
         self, batch: Any, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[Outcome], None]

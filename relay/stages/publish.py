@@ -11,7 +11,7 @@ from relay.decide.routing import KnownKeys
 from relay.errors import describe
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.retry import Backoff
-from relay.stages import sizes
+from relay.stages import sizes, times
 from relay.stages.guarded import keep_running
 from relay.stages.partition import Flight, Partition
 from relay.stages.records import Delivery
@@ -117,7 +117,7 @@ class Publish:
     def forget_limits(self, topics: set[str]) -> None:
         """Read these topics' limits anew before failing an event for them: somebody has most likely raised one."""
         for name in topics:
-            self._topic(name).max_bytes_read_at = 0.0
+            self._topic(name).limits_read_at = 0.0
 
     @property
     def tenure(self) -> Tenure | None:
@@ -198,13 +198,21 @@ class Publish:
                 await self._send(topic, partition, producer, tenure)
 
     async def _send(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
+        if (reason := partition.head_condemned()) is not None:
+            self._failing.fail(tenure, topic, partition, partition.pop_head(), reason)
+            # A thousand such in a row must not keep the loop from its heartbeat.
+            await asyncio.sleep(0)
+            return
         if sizes.seems_too_large(topic, partition.waiting[0]):
             await self._fail_too_large(topic, partition, producer, tenure)
             return
-        batch = producer.pack(partition.waiting, partition.most, topic.max_bytes)
+        bounds = await times.bounds(topic, partition.waiting[0], producer)
+        if not partition.waiting or tenure is not self._tenure:
+            return
+        batch = producer.pack(partition.waiting, partition.batch_bound(), topic.max_bytes, bounds)
         partition.packed(len(batch.events))
         self._pacing.charge(batch.events)
-        flight = Flight(tenure, producer, batch.events, time.monotonic(), batch.size)
+        flight = Flight(tenure, producer, batch.events, time.monotonic(), batch.size, bounds, batch.restamped)
         partition.flights.append(flight)
         try:
             done = partial(self._ended, partition, flight)
@@ -220,7 +228,7 @@ class Publish:
             partition.back_off()
             return
         if tenure is self._tenure and partition.waiting and sizes.seems_too_large(topic, partition.waiting[0]):
-            event = partition.waiting.popleft()
+            event = partition.pop_head()
             self._failing.fail(tenure, topic, partition, event, sizes.too_large(topic, event))
             # A thousand such in a row must not keep the loop from its heartbeat.
             await asyncio.sleep(0)
@@ -256,9 +264,16 @@ class Publish:
             bytes=flight.size,
             seconds=now - flight.sent_at,
         )
+        if flight.restamped:
+            self._restamped(self.topics[partition.topic], flight.restamped)
         delivery = Delivery(flight.tenure, flight.events, partition.number, base_offset)
         for each in self._failing.records_of(delivery):
             self._records.add(each)
+
+    def _restamped(self, topic: Topic, events: int) -> None:
+        first_time = not topic.restamped
+        topic.restamped += events
+        self._telemetry.emit("publish.restamped", topic=topic.name, events=events, first_time=first_time)
 
     def _refused(self, partition: Partition) -> None:
         """The batch at the head was refused, and what came of those behind it is known too."""
@@ -279,21 +294,24 @@ class Publish:
                 case _ as never:
                     assert_never(never)
         first = flights[0]
+        error = first.outcome.error  # type: ignore[union-attr]
         self._telemetry.emit(
             "publish.refused",
             topic=partition.topic,
             partition=partition.number,
             events=len(first.events),
-            error=first.outcome.error,  # type: ignore[union-attr]
+            error=error,
         )
-        error = first.outcome.error  # type: ignore[union-attr]
         partition.put_back(back)
-        self._act_on(error, partition, first)
-        # Its sequence has a gap now: every later batch of this partition would fail (aiokafka #1017).
-        self.producers.discard(first.producer, f"{partition.topic}-{partition.number}: {error}")
+        intact = all(isinstance(each.outcome, Refused) and each.outcome.producer_intact for each in flights)
+        self._act_on(first.outcome, partition, first, intact)  # type: ignore[arg-type]
+        if not intact:
+            # Its sequence has a gap now: every later batch of this partition would fail (aiokafka #1017).
+            self.producers.discard(first.producer, f"{partition.topic}-{partition.number}: {error}")
 
-    def _act_on(self, error: PublishError, partition: Partition, flight: Flight) -> None:
+    def _act_on(self, outcome: Refused, partition: Partition, flight: Flight, intact: bool) -> None:
         topic = self.topics[partition.topic]
+        error = outcome.error
         match error.kind:
             case FailureKind.CLUSTER:
                 partition.back_off()
@@ -302,17 +320,37 @@ class Publish:
                 partition.suspect = True
                 partition.back_off()
                 self._troubles.begin(topic, error, partition)
+            case FailureKind.TIME:
+                self._refused_for_time(outcome, partition, flight)
             case FailureKind.EVENT | FailureKind.UNKNOWN:
-                partition.suspect = True
+                # A producer that can go on disturbs nobody with further refusals: they are answers like others.
+                partition.suspect = partition.suspect or not intact
                 if flight.tenure is not self._tenure:
                     return
-                if len(flight.events) > 1:
+                if outcome.culprits:
+                    partition.condemn([(flight.events[at], why) for at, why in sorted(outcome.culprits.items())])
+                elif len(flight.events) > 1:
                     partition.split(len(flight.events))
                 else:
                     partition.culprit_found()
-                    self._failing.fail(flight.tenure, topic, partition, partition.waiting.popleft(), error)
+                    self._failing.fail(flight.tenure, topic, partition, partition.pop_head(), error)
             case _ as never:
                 assert_never(never)
+
+    def _refused_for_time(self, outcome: Refused, partition: Partition, flight: Flight) -> None:
+        """Records of the batch had times that the topic does not take. No event fails for that.
+
+        An outage may have been longer than the topic takes, or the database's clock is ahead of the broker's.
+        """
+        topic = self.topics[partition.topic]
+        named = [flight.events[at] for at in outcome.culprits] or flight.events
+        if len(named) > 1 and not outcome.culprits:
+            partition.split(len(named))
+        elif times.learn(topic, flight, named):
+            partition.culprit_found()
+        else:
+            partition.back_off()
+            self._troubles.begin(topic, times.clocks_differ(topic, outcome.error), partition)
 
     async def _quiesce(self, producer: Producer) -> None:
         """Wait until nothing of `producer` is in flight, at most a request timeout."""

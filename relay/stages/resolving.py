@@ -34,8 +34,7 @@ class Resolving:
             producer = await self._main.ready()
             try:
                 count = await producer.partition_count(topic.name)
-                topic.max_bytes = await producer.max_batch_bytes(topic.name)
-                topic.max_bytes_read_at = time.monotonic()
+                topic.took(await producer.limits(topic.name), time.monotonic())
             except PublishError as error:
                 if error.kind is not FailureKind.CLUSTER:
                     self._troubles.begin(topic, error)

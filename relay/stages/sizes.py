@@ -1,4 +1,4 @@
-"""Whether an event fits its topic, known before it is sent: a refusal would cost the producer."""
+"""Whether an event fits its topic, known before it is sent: a refusal would cost a search for the culprit."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def seems_too_large(topic: Topic, event: PendingEvent) -> bool:
 
 async def read_limit(topic: Topic, producer: Producer) -> None:
     """Read the topic's limit unless that was done just now. Raises PublishError when Kafka cannot be asked."""
-    if time.monotonic() - topic.max_bytes_read_at > CHECKED_ANEW:
-        topic.max_bytes = await producer.max_batch_bytes(topic.name)
-        topic.max_bytes_read_at = time.monotonic()
+    if time.monotonic() - topic.limits_read_at > CHECKED_ANEW:
+        topic.took(await producer.limits(topic.name), time.monotonic())
 
 
 def too_large(topic: Topic, event: PendingEvent) -> PublishError:

@@ -6,12 +6,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from relay.decide.limits import TimeLimits
 from relay.decide.routing import KnownKeys, Router
 from relay.stages.partition import Partition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from relay.decide.limits import TopicLimits
     from relay.event import PendingEvent
     from relay.outcome import PublishError
     from relay.retry import Backoff
@@ -52,7 +54,10 @@ class Topic:
     trouble: Trouble | None = None
     max_bytes: int | None = None
     """Largest record batch the topic takes; None when not known."""
-    max_bytes_read_at: float = 0.0
+    times: TimeLimits = field(default_factory=TimeLimits)
+    limits_read_at: float = 0.0
+    restamped: int = 0
+    """Events that were published with another time than their own."""
 
     @property
     def idle(self) -> bool:
@@ -78,6 +83,12 @@ class Topic:
             return False
         self._route(self.router, [self.unrouted.popleft() for _ in range(min(most, len(self.unrouted)))])
         return bool(self.unrouted)
+
+    def took(self, limits: TopicLimits, now: float) -> None:
+        """Its limits were read, at `now` (monotonic seconds). What was learned goes: it may have been changed."""
+        self.max_bytes = limits.max_bytes
+        self.times = TimeLimits(limits.before_ms, limits.after_ms)
+        self.limits_read_at = now
 
     def unresolve(self) -> None:
         """The number of partitions is in question: what comes from now on waits."""

@@ -168,6 +168,13 @@ HAPPENINGS: dict[str, Happening] = {
             Update("publish_seconds", "seconds"),
         ),
     ),
+    "publish.restamped": Happening(
+        "debug",
+        "Events were published with the time of publishing: their topic does not take that of writing",
+        ("topic", "events", "first_time"),
+        (Update("restamped_events_total", "events", ("topic",)),),
+        warn_if="first_time",
+    ),
     "publish.refused": Happening(
         "debug",
         "Kafka refused a record batch",

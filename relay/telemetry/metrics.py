@@ -44,6 +44,11 @@ METRICS: dict[str, Metric] = {
     "published_bytes_total": Metric("counter", "Bytes of events Kafka acknowledged.", ("topic",)),
     "publish_seconds": Metric("histogram", "Time from handing a record batch over to its acknowledgement."),
     "refused_events_total": Metric("counter", "Events in record batches that Kafka refused.", ("topic",)),
+    "restamped_events_total": Metric(
+        "counter",
+        "Events published with the time of publishing, because their topic does not take their own.",
+        ("topic",),
+    ),
     "topics_paused_total": Metric("counter", "Times a topic was paused because it took no events."),
     "retried_events_total": Metric("counter", "Attempts that failed for an unknown reason.", ("topic",)),
     "failed_events_total": Metric("counter", "Events that failed.", ("topic",)),

@@ -9,6 +9,7 @@ import pytest
 
 from relay.local import create_topic
 from tests.checks import check_everything
+from tests.consumer import read_topic
 from tests.topics import alter_topic
 from tests.waiting import until
 
@@ -80,6 +81,63 @@ async def test_an_event_without_a_key_for_a_compacted_topic_fails_and_stops_no_o
     # As if it had never been written, the others are all there.
     await here.connection.execute("DELETE FROM outbox.failure; DELETE FROM outbox.event WHERE key IS NULL")
     assert await check_everything(here.connection, here.bootstrap_servers, topic) == []
+
+
+async def test_hundreds_of_refused_events_among_good_ones_fail_without_a_pause_or_a_new_producer(
+    here: Place, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(2, **{"cleanup.policy": "compact"})
+    async with here.connection.transaction():
+        for first in range(1, 301, 100):
+            # In a row, one after the other, and in between.
+            await here.connection.execute(
+                "INSERT INTO outbox.event (topic, payload) SELECT $1, 'no key' FROM generate_series(1, 50)", topic
+            )
+            await here.connection.execute(
+                "INSERT INTO outbox.event (topic, key, payload)"
+                " SELECT $1, CASE WHEN i % 2 = 0 THEN convert_to('k' || i % 7, 'UTF8') END,"
+                " convert_to(i::text, 'UTF8') FROM generate_series($2::int, $3::int) AS i",
+                topic,
+                first,
+                first + 99,
+            )
+    async with here.relay(log_level="debug") as relay:
+
+        async def decided() -> bool:
+            row = await here.connection.fetchrow(
+                "SELECT (SELECT count(*) FROM outbox.failure) AS failed, (SELECT count(*) FROM outbox.delivery) AS sent"
+            )
+            return (row["failed"], row["sent"]) == (300, 150)
+
+        await until("all are decided", decided)
+        assert relay.happened("producer.replaced") == []
+        told, counted = (len(relay.happened(name)) for name in ("event.failed", "event.failed_too"))
+        assert (told, counted) == (20, 280)
+        await relay.stop()
+    records = await read_topic(here.bootstrap_servers, topic)
+    good = await here.connection.fetch("SELECT id FROM outbox.event WHERE key IS NOT NULL ORDER BY id")
+    assert sorted(record.id for record in records) == [row["id"] for row in good]
+    for key in {record.key for record in records}:
+        of_key = [record.id for record in records if record.key == key]
+        assert of_key == sorted(of_key)
+
+
+async def test_events_that_waited_for_longer_than_their_topic_takes_are_published_with_the_time_of_publishing(
+    here: Place, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(2, **{"message.timestamp.before.max.ms": 600_000})
+    await enqueue_numbers(here, topic, 1, 50)
+    await here.connection.execute("UPDATE outbox.event SET created_at = now() - interval '3 days' WHERE id <= 30")
+    await here.connection.execute("UPDATE outbox.event SET created_at = now() + interval '3 hours' WHERE id > 40")
+    async with here.relay() as relay:
+        await here.receipts_reach(50)
+        assert relay.happened("event.failed") == relay.happened("event.retrying") == []
+        assert [line["topic"] for line in relay.happened("publish.restamped")] == [topic]
+        await relay.stop()
+    assert await check_everything(here.connection, here.bootstrap_servers, topic) == []
+    records = await read_topic(here.bootstrap_servers, topic)
+    written = {record.id: record.headers.get("outbox-created-at") for record in records}
+    assert [id_ for id_, created in written.items() if created is None] == list(range(31, 41))
 
 
 async def test_a_missing_topic_is_said_once_stops_no_other_and_gets_its_events_in_order_once_made(here: Place) -> None:

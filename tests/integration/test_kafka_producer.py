@@ -118,13 +118,125 @@ async def test_a_record_batch_that_the_topic_does_not_take_is_the_events_fault_a
     topic = make_topic(1, **{"max.message.bytes": 1_000})
     async with connected(kafka) as producer:
         assert await producer.partition_count(topic) == 1
-        assert await producer.max_batch_bytes(topic) == 1_000
+        assert (await producer.limits(topic)).max_bytes == 1_000
         (refused,) = await published(producer, topic, [event(1, payload=b"x" * 2_000)])
         assert isinstance(refused, Refused)
         assert refused.error.kind is FailureKind.EVENT
         assert "raise max.message.bytes" in str(refused.error)
         assert not producer.died.done()
     assert await read_topic(kafka.bootstrap_servers, topic) == []
+
+
+async def test_the_broker_names_the_events_at_fault_and_the_producer_goes_on_without_a_gap(
+    kafka: servers.Kafka, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(1, **{"cleanup.policy": "compact"})
+    async with connected(kafka) as producer:
+        for first in (0, 10):
+            # Before the first acknowledgement, when the broker knows no sequence yet, and after it.
+            bad = [event(first + i, key=None if i in (1, 3) else b"k") for i in range(5)]
+            (refused,) = await published(producer, topic, bad)
+            assert isinstance(refused, Refused)
+            assert refused.error.kind is FailureKind.EVENT
+            assert sorted(refused.culprits) == [1, 3]
+            assert "Compacted topic cannot accept message without key" in str(refused.culprits[1])
+            assert refused.producer_intact
+            good = [event(first + i) for i in range(5)]
+            assert await published(producer, topic, good) == [Acknowledged(first // 2)]
+    records = await read_topic(kafka.bootstrap_servers, topic)
+    assert [record.id for record in records] == [*range(5), *range(10, 15)]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["handed over before the refusal", "handed over right after it"])
+async def test_what_was_handed_over_behind_a_refused_batch_is_not_taken_before_it(
+    kafka: servers.Kafka,
+    make_topic: MakeTopic,
+    monkeypatch: pytest.MonkeyPatch,
+    after: bool,
+) -> None:
+    """Its sequence number is free again: the broker would take the batch behind it."""
+    topic = make_topic(1, **{"cleanup.policy": "compact"})
+    async with connected(kafka) as producer:
+        assert await published(producer, topic, [event(0)]) == [Acknowledged(0)]
+        outcomes: dict[int, Outcome] = {}
+
+        async def send(number: int, key: bytes | None) -> None:
+            batch = producer.pack(deque([event(number, key=key)]), ALL, None)
+            await producer.send(batch, topic, 0, always, partial(outcomes.__setitem__, number))
+
+        take_back = producer._refusals.take_back
+        late: list[asyncio.Task[None]] = []
+
+        def taken_back(*arguments: Any) -> None:
+            take_back(*arguments)
+            # Publish has not been told yet.
+            late.append(asyncio.ensure_future(send(2, b"k")))
+
+        if after:
+            monkeypatch.setattr(producer._refusals, "take_back", taken_back)
+        await send(1, None)
+        if not after:
+            await send(2, b"k")
+
+        async def both_ended() -> bool:
+            return len(outcomes) == 2
+
+        await until("both have an outcome", both_ended)
+        behind = outcomes[2]
+        assert isinstance(behind, Refused)
+        assert (behind.error.kind, behind.producer_intact) == (FailureKind.CLUSTER, True)
+        assert await published(producer, topic, [event(3)]) == [Acknowledged(1)]
+        assert not producer.died.done()
+    assert [record.id for record in await read_topic(kafka.bootstrap_servers, topic)] == [0, 3]
+
+
+async def test_a_batch_that_was_sent_before_and_is_refused_now_leaves_its_producer_unfit(
+    kafka: servers.Kafka, make_topic: MakeTopic
+) -> None:
+    """The broker may have it from the first time: what its sequence numbers stand for, nobody knows."""
+    topic = make_topic(1, **{"cleanup.policy": "compact"})
+    async with connected(kafka) as producer:
+        batch = producer.pack(deque([event(1, key=None)]), ALL, None)
+        sender: Any = producer._producer._sender
+        send_once = sender._send_produce_req
+
+        async def send(node: int, batches: dict[Any, Any]) -> None:
+            for each in batches.values():
+                each.times_sent = 1
+            await send_once(node, batches)
+
+        sender._send_produce_req = send
+        assert await producer.partition_count(topic)
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        await producer.send(batch, topic, 0, always, answered.set_result)
+        refused = await answered
+        assert isinstance(refused, Refused)
+        assert (refused.error.kind, refused.producer_intact) == (FailureKind.EVENT, False)
+
+
+async def test_a_time_that_the_topic_does_not_take_is_said_of_each_event_and_is_none_of_its_faults(
+    kafka: servers.Kafka, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(1, **{"message.timestamp.before.max.ms": 600_000})
+    now = time.time_ns() // 1_000_000
+    written = [event(0), event(1)._replace(created_ms=now), event(2)]
+    async with connected(kafka) as producer:
+        (refused,) = await published(producer, topic, written)
+        assert isinstance(refused, Refused)
+        assert (refused.error.kind, sorted(refused.culprits)) == (FailureKind.TIME, [0, 2])
+        limits = await producer.limits(topic)
+        assert (limits.before_ms, limits.after_ms) == (600_000, 3_600_000)
+        batch = producer.pack(deque(written), ALL, None, (now - 500_000, now + 500_000))
+        assert batch.restamped == 2
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        await producer.send(batch, topic, 0, always, answered.set_result)
+        assert await answered == Acknowledged(0)
+    first, second, third = await read_topic(kafka.bootstrap_servers, topic)
+    assert second.timestamp == now
+    assert "outbox-created-at" not in second.headers
+    for record in (first, third):
+        assert abs(record.timestamp - now) < 60_000
+        assert record.headers["outbox-created-at"] == str(CREATED)
 
 
 async def test_a_missing_topic_is_the_topics_fault_within_bounded_time_until_it_is_made(kafka: servers.Kafka) -> None:
@@ -214,7 +326,7 @@ async def test_closing_is_bounded_when_the_broker_does_not_answer(fragile_kafka:
     await create_topic(fragile_kafka.bootstrap_servers, topic)
     outcomes: list[Outcome] = []
     async with connected(fragile_kafka) as producer:
-        assert await producer.max_batch_bytes(topic)
+        assert (await producer.limits(topic)).max_bytes
         await published(producer, topic, [event(0)])
         await asyncio.to_thread(servers.pause, fragile_kafka)
         await producer.send(producer.pack(deque([event(1)]), ALL, None), topic, 0, always, outcomes.append)

@@ -13,6 +13,8 @@ import pytest
 from aiokafka.admin import NewPartitions
 from aiokafka.partitioner import murmur2
 
+from relay.decide.limits import TopicLimits
+from relay.kafka.administration import Administration
 from relay.local import create_topic
 from relay.service import Service
 from relay.settings import Settings
@@ -151,6 +153,31 @@ async def test_what_was_queued_when_the_lease_was_lost_is_never_sent_though_a_ne
     in_order(first_occurrences(records))
     times = Counter(record.id for record in records)
     assert {times[event.id] for event in flights[0].events} == {1}
+
+
+async def test_times_that_the_broker_refuses_are_learned_where_the_limits_cannot_be_read(
+    relaying: Relaying, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreadable(*_: object) -> TopicLimits:
+        return TopicLimits()
+
+    monkeypatch.setattr(Administration, "limits", unreadable)
+    topic = make_topic(1, **{"message.timestamp.before.max.ms": 600_000})
+    await fill(relaying.connection, topic, 1_000)
+    await relaying.settled(topic)
+    late = "UPDATE outbox.event SET created_at = now() - interval '1 day' WHERE id > 1000 AND id % 3 = 0"
+    async with relaying.connection.transaction():
+        await fill(relaying.connection, topic, 1_000)
+        await relaying.connection.execute(late)
+    await relaying.settled(topic)
+
+    assert await relaying.connection.fetchval("SELECT count(*) FROM outbox.failure") == 0
+    assert not relaying.telemetry.value("producers_replaced_total")
+    assert relaying.telemetry.value("restamped_events_total", topic=topic) == 333
+    records = await read_topic(relaying.bootstrap_servers, topic)
+    await check_receipts(relaying.connection, topic, records)
+    assert len(records) == 2_000
+    in_order(records)
 
 
 async def test_partitions_that_are_added_get_the_keys_that_the_hash_gives_them(

@@ -37,9 +37,10 @@ TOPIC = """
     NotEnoughReplicasAfterAppendError NotEnoughReplicasError TopicAuthorizationFailedError UnknownTopicOrPartitionError
 """
 EVENT = """
-    InvalidTimestampError InvalidTopicError MessageSizeTooLargeError PolicyViolationError
+    InvalidTopicError MessageSizeTooLargeError PolicyViolationError
     RecordListTooLargeError RecordTooLargeError UnsupportedForMessageFormatError
 """
+TIME = "InvalidTimestampError"
 UNKNOWN = "ConsumerStoppedError CorruptRecordException UnknownError"
 
 EXPECTED = {
@@ -48,6 +49,7 @@ EXPECTED = {
         (FailureKind.CLUSTER, CLUSTER),
         (FailureKind.TOPIC, TOPIC),
         (FailureKind.EVENT, EVENT),
+        (FailureKind.TIME, TIME),
         (FailureKind.UNKNOWN, UNKNOWN),
     )
     for name in names.split()

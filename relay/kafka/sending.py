@@ -1,0 +1,155 @@
+"""How a producer sends, and what it hears: more of the broker's answers than aiokafka's own handler passes on.
+
+There is no public way to any of this. What is replaced is one method of the sender, and its handler of one request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import aiokafka.errors as kafka
+from aiokafka.producer.sender import SendProduceReqHandler
+from aiokafka.protocol.api import Request
+from aiokafka.protocol.produce import (
+    ProduceRequest_v3,
+    ProduceRequest_v4,
+    ProduceRequest_v5,
+    ProduceRequest_v6,
+    ProduceRequest_v7,
+    ProduceRequest_v8,
+)
+from aiokafka.structs import TopicPartition
+
+from relay.kafka.errors import KINDS, NO_ANSWER, Answer
+from relay.kafka.unsent import withdraw
+from relay.outcome import FailureKind
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaProducer
+    from aiokafka.protocol.api import RequestStruct
+    from aiokafka.protocol.produce import ProduceRequest
+
+_CONTENT = tuple(error for error, kind in KINDS.items() if kind in (FailureKind.EVENT, FailureKind.TIME))
+"""Answers that are about what is in the batch. The broker gives them before it appends anything."""
+
+_NAMES_CULPRITS_FROM = 8
+"""Version of the produce response from which on it has `record_errors` (KIP-467; brokers from 2.4 on)."""
+
+
+class _Produce(
+    Request[
+        ProduceRequest_v3
+        | ProduceRequest_v4
+        | ProduceRequest_v5
+        | ProduceRequest_v6
+        | ProduceRequest_v7
+        | ProduceRequest_v8
+    ]
+):
+    """aiokafka's request in one more version: 0.14 has its form, and can read the answer, but does not ask for it."""
+
+    API_KEY = 0
+
+    def __init__(self, request: ProduceRequest) -> None:
+        self.required_acks = request.required_acks
+        self._fields = (request._transactional_id, request._required_acks, request._timeout, request._topics)  # noqa: SLF001
+
+    def build(self, request_struct_class: type[RequestStruct]) -> RequestStruct:  # type: ignore[override]
+        return request_struct_class(*self._fields)
+
+
+class Refusals:
+    """Batches that the broker refused for what is in them, of one producer.
+
+    The sequence of the partition has no gap then: it is taken back, at once, so that the producer can go on. What
+    was queued behind such a batch is withdrawn in the same breath, or it would now be taken before it.
+    """
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        sender: Any = producer._sender  # noqa: SLF001
+        self._queues: dict[TopicPartition, Any] = producer._message_accumulator._batches  # noqa: SLF001
+        self._sequences: Any = producer._txn_manager  # noqa: SLF001
+        self._refused: dict[TopicPartition, int] = {}
+        self._heard: dict[TopicPartition, int] = {}
+
+        async def send(node: int, batches: dict[TopicPartition, Any]) -> None:
+            await _Handler(sender, batches, self).do(node)
+            sender._in_flight.remove(node)  # noqa: SLF001
+            sender._muted_partitions.difference_update(batches)  # noqa: SLF001
+
+        sender._send_produce_req = send  # noqa: SLF001
+
+    def heard(self, where: TopicPartition) -> int:
+        """The number of this partition's refusals that publish has been told of.
+
+        To be read before a batch is handed over.
+        """
+        return self._heard.get(where, 0)
+
+    def hear(self, where: TopicPartition) -> None:
+        """Publish is being told of one more."""
+        self._heard[where] = self._refused.get(where, 0)
+
+    def overtakes(self, where: TopicPartition, heard: int) -> bool:
+        """Whether a batch, handed over when `heard` were known, is behind one that was refused since."""
+        return self._refused.get(where, 0) != heard
+
+    def take_back(self, where: TopicPartition, batch: Any) -> None:
+        """The broker has nothing of `batch`, and is told so by the sequence numbers of what comes next."""
+        self._refused[where] = self._refused.get(where, 0) + 1
+        self._sequences.increment_sequence_number(where, -batch.record_count)
+        withdraw(self._queues, where, BehindRefusedError())
+
+
+class BehindRefusedError(kafka.KafkaError):
+    """A batch was not sent, because the one before it was refused: its events have to go first."""
+
+    answer = NO_ANSWER._replace(producer_intact=True)
+
+    def __str__(self) -> str:
+        return "the batch before it was refused"
+
+
+class _Handler(SendProduceReqHandler):
+    """Sends one request, and adds the broker's Answer to the errors that the batches' futures get."""
+
+    _batches: dict[TopicPartition, Any]
+
+    def __init__(self, sender: Any, batches: dict[TopicPartition, Any], refusals: Refusals) -> None:
+        super().__init__(sender, batches)  # type: ignore[no-untyped-call]
+        self._refusals = refusals
+
+    def create_request(self) -> _Produce:
+        return _Produce(super().create_request())  # type: ignore[no-untyped-call]
+
+    async def do(self, node_id: int) -> None:
+        for batch in self._batches.values():
+            batch.times_sent = times_sent(batch) + 1
+        await super().do(node_id)  # type: ignore[no-untyped-call]
+
+    def handle_response(self, response: Any) -> None:
+        super().handle_response(response)  # type: ignore[no-untyped-call]
+        for topic, partitions in response.topics:
+            for number, code, *rest in partitions:
+                where = TopicPartition(topic, number)
+                if code and where in self._batches:
+                    self._refused(where, rest[3:] if response.API_VERSION >= _NAMES_CULPRITS_FROM else ((), None))
+
+    def _refused(self, where: TopicPartition, told: Any) -> None:
+        batch = self._batches[where]
+        error = batch.future.exception() if batch.future.done() else None
+        if not isinstance(error, _CONTENT):
+            return
+        culprits, said = told
+        named = {index: words for index, words in culprits or () if 0 <= index < batch.record_count}
+        # Of a batch that was sent before and not answered nobody knows whether the broker has it.
+        intact = times_sent(batch) == 1
+        error.answer = Answer(named, said, intact)  # type: ignore[attr-defined]
+        if intact:
+            self._refusals.take_back(where, batch)
+
+
+def times_sent(batch: Any) -> int:
+    """How often aiokafka's batch was sent. Its own count goes up when it is taken from the queue."""
+    sent: int = getattr(batch, "times_sent", 0)
+    return sent
