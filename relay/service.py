@@ -78,6 +78,7 @@ class Service:
             random.random,
             settings.kafka.request_timeout,
             telemetry,
+            settings.topic.admission(),
         )
         self._restarts = Restarts(random.random, self._health, telemetry)
         self._session: Session | None = None

@@ -7,11 +7,13 @@ Times are in seconds, sizes in bytes. A stage is handed only its own group.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FilePath, SecretStr
 
+from relay.decide.admission import Admission
 from relay.settings import checks
 
 
@@ -44,6 +46,20 @@ def _policies(value: str) -> str:
         pattern, separator, policy = (part.strip() for part in pair.partition("="))
         if not pattern or not separator or policy not in get_args(Policy):
             raise ValueError(f"contains {pair!r}; write pairs like audit.*=skip,orders=dead-letter (or =block)")
+    return value
+
+
+def _split(patterns: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in patterns.split(",") if each.strip())
+
+
+def _patterns(value: str) -> str:
+    """Return the patterns unchanged; raise ValueError for one that can match no topic."""
+    if value and not _split(value):
+        raise ValueError("has no pattern; write patterns like orders,billing.*")
+    for pattern in _split(value):
+        if re.search(r"[^a-zA-Z0-9._*?\[\]!-]", pattern):
+            raise ValueError(f"contains {pattern!r}, which no topic can match; write patterns like orders,billing.*")
     return value
 
 
@@ -213,11 +229,24 @@ class FailureSettings(Group):
 
 
 class TopicSettings(Group):
-    """Whether missing topics are created."""
+    """Which topics events may go to, and whether missing ones are created."""
 
+    allow: Annotated[str, AfterValidator(_patterns)] = Field(
+        default="*",
+        min_length=1,
+        description="Topics that events may go to, as patterns: `orders,billing.*`. Events for others fail.",
+    )
+    deny: Annotated[str, AfterValidator(_patterns)] = Field(
+        default="__*",
+        description="Topics that no event may go to, though they are allowed: those of Kafka itself begin with `__`.",
+    )
     create: bool = Field(default=False, description="Create topics that do not exist.")
     partitions: Count = Field(default=12, description="Partitions of topics that are created.")
     replication: Count = Field(default=3, description="Replication factor of topics that are created.")
+
+    def admission(self) -> Admission:
+        """Which topics events may go to."""
+        return Admission(_split(self.allow), _split(self.deny))
 
 
 class StopSettings(Group):

@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, assert_never
 
+from relay.decide.admission import LONGEST_NAME
 from relay.decide.failing import Fail, Retry, judge, policy_for
 from relay.event import PendingEvent
 from relay.outcome import PublishError
@@ -81,9 +82,12 @@ class Failing:
         self._hand_in(go)
 
     def fail(
-        self, tenure: Tenure, topic: Topic, partition: Partition, event: PendingEvent, error: PublishError
+        self, tenure: Tenure, topic: Topic, partition: Partition | None, event: PendingEvent, error: PublishError
     ) -> None:
-        """The event, no longer in `partition` of `topic`, was refused alone, for its own or an unknown reason."""
+        """The event, no longer in `partition` of `topic`, was refused alone, for its own or an unknown reason.
+
+        There is no partition for a topic to which no event may go.
+        """
         if isinstance(event, ReplayedEvent):
             self._replayed.refused(event, error)
             return
@@ -119,8 +123,12 @@ class Failing:
                 self._records.add(failure)
             case Fail(policy="dead-letter"):
                 self._tell(failure, verdict)
-                # Recorded when Kafka has the dead letter: a crash before that fails the event again, and sends it.
-                self._hand_in([self._dead_letter(failure, partition)])
+                if (obstacle := self._no_letter(topic)) is not None:
+                    both = PublishError(error.kind, f"{error}; {obstacle}", error.name)
+                    self._records.add(failure._replace(error=both))
+                else:
+                    # Recorded when Kafka has the dead letter: a crash before that fails the event again, and sends it.
+                    self._hand_in([self._dead_letter(failure, partition)])
             case _ as never:
                 assert_never(never)  # type: ignore[arg-type]
 
@@ -162,7 +170,19 @@ class Failing:
             tenure.closed_in(lane).held_back(its_events)
         self._records.add(HeldBack(tenure, events))
 
-    def _hold_key(self, tenure: Tenure, topic: Topic, partition: Partition, event: PendingEvent) -> None:
+    def _no_letter(self, topic: Topic) -> str | None:
+        """Why no dead letter can be sent for an event of this topic."""
+        if topic.refusal is not None:
+            return "no dead letter is sent for an event whose topic is not allowed"
+        target = topic.name + self._settings.dead_letter_suffix
+        if len(target) > LONGEST_NAME:
+            return (
+                f"its dead letter: the name of topic {target} has {len(target)} characters and Kafka takes "
+                f"{LONGEST_NAME}; shorten RELAY_FAILURE_DEAD_LETTER_SUFFIX, or set another policy for the topic"
+            )
+        return None
+
+    def _hold_key(self, tenure: Tenure, topic: Topic, partition: Partition | None, event: PendingEvent) -> None:
         key = event[4]
         if key is not None:
             tenure.closed_in(event[0]).close_key(event[3], key)
@@ -182,13 +202,13 @@ class Failing:
         else:
             self._telemetry.emit("event.failed_too", topic=topic, id=id_, policy=policy, error=error)
 
-    def _dead_letter(self, failure: Failure, partition: Partition) -> DeadLetter:
+    def _dead_letter(self, failure: Failure, partition: Partition | None) -> DeadLetter:
         (event,) = failure.events
         lane, id_, event_id, topic, key, payload, headers, type_, created_ms, size = event
         told = {
             **json.loads(headers or "{}"),
             "outbox-dead-letter-topic": topic,
-            "outbox-dead-letter-partition": str(partition.number),
+            "outbox-dead-letter-partition": str(partition.number if partition is not None else -1),
             "outbox-dead-letter-error": str(failure.error),
         }
         target = topic + self._settings.dead_letter_suffix

@@ -12,6 +12,7 @@ from relay.errors import describe
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages import sizes, times
+from relay.stages.failing import DeadLetter
 from relay.stages.guarded import keep_running
 from relay.stages.partition import Flight, Partition
 from relay.stages.records import Delivery
@@ -22,6 +23,7 @@ from relay.stages.topics import Topics
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from relay.decide.admission import Admission
     from relay.event import PendingEvent
     from relay.stages.failing import Failing
     from relay.stages.pacing import Pacing
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 ROUTED_AT_ONCE = 1_000
 """Events: about a millisecond, if all their keys are new."""
+
+REFUSED_AT_ONCE = 20
+"""Events that fail before others have their turn: each is told, and takes those of its key out of the queue."""
 
 
 class Publish:
@@ -51,7 +56,9 @@ class Publish:
         random: Callable[[], float],
         quiesce_timeout: float,
         telemetry: Telemetry,
+        admission: Admission,
     ) -> None:
+        self._admission = admission
         self.producers = producers
         self._records = records
         self._failing = failing
@@ -112,7 +119,10 @@ class Publish:
             else:
                 by_topic[name] = [event]
         for name, its_events in by_topic.items():
-            self._topic(name).route(its_events)
+            topic = self._topic(name)
+            if topic.refusal is not None:
+                its_events = self._refuse(topic, its_events)
+            topic.route(its_events)
 
     def forget_limits(self, topics: set[str]) -> None:
         """Read these topics' limits anew before failing an event for them: somebody has most likely raised one."""
@@ -157,8 +167,32 @@ class Publish:
         if topic is None:
             new_backoff = partial(Backoff, self._random, first=0.2, most=15.0)
             topic = self.topics[name] = Topic(name, new_backoff, self._hash_keys, self._known_keys)
-            self._spawn(partial(self._resolve, topic))
+            refusal = self._admission.refusal(name)
+            if refusal is None:
+                self._spawn(partial(self._resolve, topic))
+            else:
+                text = f"no event may go to topic {name}: {refusal}"
+                topic.refusal = PublishError(FailureKind.EVENT, text, "TopicNotAllowed")
         return topic
+
+    def _refuse(self, topic: Topic, events: list[PendingEvent]) -> list[PendingEvent]:
+        """Have the events fail, without asking Kafka; returns the dead letters among them."""
+        letters: list[PendingEvent] = [event for event in events if isinstance(event, DeadLetter)]
+        if letters and not topic.wanted:
+            topic.wanted = True
+            self._spawn(partial(self._resolve, topic))
+        if not topic.refused and len(letters) < len(events):
+            self._spawn(partial(self._fail_refused, topic))
+        topic.refused.extend(event for event in events if not isinstance(event, DeadLetter))
+        return letters
+
+    async def _fail_refused(self, topic: Topic) -> None:
+        while topic.refused and self._tenure is not None and topic.refusal is not None:
+            for _ in range(min(REFUSED_AT_ONCE, len(topic.refused))):
+                self._failing.fail(self._tenure, topic, None, topic.refused.popleft(), topic.refusal)
+                if not topic.refused:
+                    break
+            await asyncio.sleep(0)
 
     def _spawn(self, work: Callable[[], Awaitable[None]], failed: Callable[[Exception], None] | None = None) -> None:
         if self._tasks is None:

@@ -52,6 +52,12 @@ class Topic:
     partitions: list[Partition] = field(default_factory=list)
     unrouted: deque[PendingEvent] = field(default_factory=deque)
     trouble: Trouble | None = None
+    refusal: PublishError | None = None
+    """Why no event may go to it; a dead letter may, if events may go to the topic that it comes from."""
+    wanted: bool = False
+    """Whether there was such a letter."""
+    refused: deque[PendingEvent] = field(default_factory=deque)
+    """Events that are to fail for that, in order."""
     max_bytes: int | None = None
     """Largest record batch the topic takes; None when not known."""
     times: TimeLimits = field(default_factory=TimeLimits)
@@ -114,26 +120,34 @@ class Topic:
         for number in touched:
             partitions[number].wake_up.set()
 
-    def pull_key(self, partition: Partition, key: bytes) -> list[PendingEvent]:
-        """Take out the events of a key, which go to `partition`, that are not in flight."""
-        pulled = partition.pull_key(key)
-        pulled += [event for event in self.unrouted if event[4] == key]
-        self.unrouted = deque(event for event in self.unrouted if event[4] != key)
-        return pulled
+    def pull_key(self, partition: Partition | None, key: bytes) -> list[PendingEvent]:
+        """Take out the events of a key, which go to `partition` if it is known, that are not in flight."""
+        pulled = partition.pull_key(key) if partition is not None else []
+        return pulled + self._pull_unrouted(lambda event: event[4] == key)
 
     def pull(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
         """Take out the `unwanted` events that are not in flight."""
-        pulled = [event for event in self.unrouted if unwanted(event)]
-        if pulled:
-            self.unrouted = deque(event for event in self.unrouted if not unwanted(event))
+        pulled = self._pull_unrouted(unwanted)
         for partition in self.partitions:
             pulled += partition.pull(unwanted)
         return pulled
 
     def pull_all(self) -> list[PendingEvent]:
         """Take out every event that is not in flight."""
-        pulled = list(self.unrouted)
+        pulled = [*self.refused, *self.unrouted]
+        self.refused.clear()
         self.unrouted.clear()
         for partition in self.partitions:
             pulled += partition.pull_all()
+        return pulled
+
+    def _pull_unrouted(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
+        pulled = []
+        for queue in (self.refused, self.unrouted):
+            found = [event for event in queue if unwanted(event)]
+            if found:
+                kept = [event for event in queue if not unwanted(event)]
+                queue.clear()
+                queue.extend(kept)
+                pulled += found
         return pulled

@@ -40,7 +40,7 @@ class Topics(dict[str, Topic]):
         """Seconds since the oldest event in hand was enqueued, at unix time `now`; 0 when there is none."""
         heads = [partition.waiting[0] for partition in self.partitions() if partition.waiting]
         heads += [flight.events[0] for flight in self.flights()]
-        heads += [topic.unrouted[0] for topic in self.values() if topic.unrouted]
+        heads += [queue[0] for topic in self.values() for queue in (topic.unrouted, topic.refused) if queue]
         return max(0.0, now - min(event[8] for event in heads) / 1000) if heads else 0.0
 
     def take_back(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:

@@ -74,11 +74,11 @@ class Setting:
         self.tenure.lanes[LANE].taken.add(5)
         self.tenure.buffer.add(LANE, [self.event])
 
-    def fail(self, event: PendingEvent, error: str) -> None:
+    def fail(self, event: PendingEvent, error: str, topic: Topic | None = None) -> None:
         partition = Partition(event.topic, 0, Backoff(random.random))
         refused = PublishError(FailureKind.EVENT, error)
         self.errors.append(weakref.ref(refused))
-        self.failing.fail(self.tenure, new_topic(event.topic), partition, event, refused)
+        self.failing.fail(self.tenure, topic or new_topic(event.topic), partition, event, refused)
 
     def letter(self) -> PendingEvent:
         """Let the event fail; its dead letter, in publish's hands."""
@@ -140,3 +140,27 @@ async def test_a_letter_that_is_refused_too_is_recorded_with_both_errors(setting
     assert isinstance(failure, Failure)
     assert failure.events == [setting.event]
     assert str(failure.error) == "too large; its dead letter: not allowed"
+
+
+async def test_an_event_whose_dead_letter_has_no_legal_topic_is_recorded_as_failed_at_once(setting: Setting) -> None:
+    """Else the letter would wait for ever for a topic that nobody can make, and the failure with it."""
+    long = "t" * 249
+    setting.fail(setting.event, "too large", new_topic(long))
+    assert setting.handed_in == []
+    (failure,) = await setting.records.take(1)
+    assert isinstance(failure, Failure)
+    assert str(failure.error) == (
+        f"too large; its dead letter: the name of topic {long}.dead-letter has 261 characters and Kafka takes 249; "
+        "shorten RELAY_FAILURE_DEAD_LETTER_SUFFIX, or set another policy for the topic"
+    )
+
+
+async def test_an_event_for_a_topic_that_is_not_allowed_has_no_dead_letter(setting: Setting) -> None:
+    """The writer would else name a topic for the relay to write to after all."""
+    topic = new_topic("orders")
+    topic.refusal = PublishError(FailureKind.EVENT, "no event may go to topic orders", "TopicNotAllowed")
+    setting.fail(setting.event, "no event may go to topic orders", topic)
+    assert setting.handed_in == []
+    (failure,) = await setting.records.take(1)
+    assert isinstance(failure, Failure)
+    assert str(failure.error).endswith("no dead letter is sent for an event whose topic is not allowed")

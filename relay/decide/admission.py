@@ -1,0 +1,30 @@
+"""Which topics events may go to at all. Whoever can write an event names its topic, and the relay may write to many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LONGEST_NAME = 249
+"""Characters of a topic's name, by Kafka's rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Shell-style patterns, `orders.*`. What is denied is so although it is allowed as well."""
+
+    allow: Sequence[str] = ("*",)
+    deny: Sequence[str] = ("__*",)
+
+    def refusal(self, topic: str) -> str | None:
+        """Why no event may go to this topic; None if events may."""
+        for pattern in self.deny:
+            if fnmatchcase(topic, pattern):
+                return f"RELAY_TOPIC_DENY has {pattern}; take it out and replay, or discard"
+        if not any(fnmatchcase(topic, pattern) for pattern in self.allow):
+            return "RELAY_TOPIC_ALLOW does not have it; add it and replay, or discard"
+        return None
