@@ -18,6 +18,10 @@ MAX_STALL = 10.0
 makes anybody wait, shorter than the default lease."""
 
 
+DISCARDS_IN_A_ROW = 3
+"""So many producers that were discarded one after the other, none of which got anything through, are no accident."""
+
+
 @dataclass(slots=True)
 class _Server:
     """What is known about the connection to a server."""
@@ -61,6 +65,7 @@ class Health:
         self._stopping = False
         self._topics: dict[str, str] = {}
         self._flow_fails: str | None = None
+        self._discarded: dict[object, tuple[int, str]] = {}
 
     def postgres_ok(self, now: float) -> None:  # noqa: ARG002 reports have one form
         """Note that PostgreSQL answers."""
@@ -77,6 +82,14 @@ class Health:
     def kafka_lost(self, now: float, error: object) -> None:
         """Note that Kafka does not answer; repeated reports count from the first."""
         self._kafka.lost(now, error)
+
+    def producer_discarded(self, keeper: object, reason: str, in_a_row: int) -> None:
+        """Note that a `keeper` of producers had to discard one, so many times since it got anything through."""
+        self._discarded[keeper] = (in_a_row, " ".join(reason.split()))
+
+    def producer_works(self, keeper: object) -> None:
+        """Note that a keeper's producer got something through."""
+        self._discarded.pop(keeper, None)
 
     def progress(self, now: float, stalled: float | None) -> None:
         """Note for how many seconds nothing has moved that could; None if something does.
@@ -130,6 +143,11 @@ class Health:
         if self.stalled(now) >= self._settings.max_lag:
             reasons.append(f"there has been no progress for {self.stalled(now):.0f} s")
         reasons.append(self._flow_fails)
+        reasons += [
+            f"{in_a_row} Kafka producers in a row were discarded: {reason}"
+            for in_a_row, reason in self._discarded.values()
+            if in_a_row >= DISCARDS_IN_A_ROW
+        ]
         if self._stopping:
             reasons.append("the relay is stopping")
         return [reason for reason in reasons if reason is not None]

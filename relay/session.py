@@ -283,7 +283,7 @@ class Session:
 
 
 async def _connect_all(settings: Settings) -> dict[str, asyncpg.Connection]:
-    dsn = settings.postgres.dsn.get_secret_value()
+    dsn = connect.dsn_of(settings.postgres)
     connections: dict[str, asyncpg.Connection] = {}
     try:
         for purpose in CONNECTIONS:

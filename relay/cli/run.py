@@ -23,12 +23,14 @@ def command() -> None:
         signal.signal(number, _end)
 
     # Imported here: other commands need no Kafka client.
+    from relay.kafka.connect import check_files
     from relay.service import Service
     from relay.settings import Settings
     from relay.telemetry import Telemetry
     from relay.telemetry.logs import configure
 
     settings = Settings.load()
+    check_files(settings.kafka)
     telemetry = Telemetry(configure(settings.log))
 
     _spare_the_collector()

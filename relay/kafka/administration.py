@@ -11,20 +11,26 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from relay.decide.limits import TopicLimits
+from relay.kafka.connections import Connections
 from relay.kafka.errors import translate
+from relay.kafka.options import client_options
 from relay.outcome import FailureKind, PublishError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from relay.settings import TopicSettings
+    from relay.settings import KafkaSettings, TopicSettings
+
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds that closing a client may take that did not answer."""
 
 
 class Administration:
-    """An admin client that is started when something is asked for the first time; `options` are its arguments."""
+    """An admin client that is started when something is asked for the first time."""
 
-    def __init__(self, options: Mapping[str, Any], topics: TopicSettings) -> None:
-        self._options = options
+    def __init__(self, settings: KafkaSettings, topics: TopicSettings) -> None:
+        self._settings = settings
         self._topics = topics
         self._client: AIOKafkaAdminClient | None = None
         self._starting = asyncio.Lock()
@@ -35,6 +41,7 @@ class Administration:
             client = await self.client()
             answers: list[Any] = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
         except Exception as error:
+            await self._drop()
             raise translate(error) from error
         for answer in answers:
             for code, _, _, _, entries in answer.resources:
@@ -49,6 +56,7 @@ class Administration:
         try:
             answer: Any = await (await self.client()).create_topics([new])
         except Exception as error:
+            await self._drop()
             raise translate(error) from error
         for _, code, *_ in answer.topic_errors:
             kind = kafka_errors.for_code(code)
@@ -65,7 +73,8 @@ class Administration:
         """The client, started. At a start of the relay all topics ask at once."""
         async with self._starting:
             if self._client is None:
-                client = AIOKafkaAdminClient(**self._options)
+                client = AIOKafkaAdminClient(**client_options(self._settings))
+                Connections(client._client, self._settings)  # noqa: SLF001
                 try:
                     await client.start()
                 except BaseException:
@@ -74,12 +83,21 @@ class Administration:
                 self._client = client
             return self._client
 
+    async def _drop(self) -> None:
+        """It did not answer, for whatever reason: the next question is asked by a new one."""
+        client, self._client = self._client, None
+        await _close(client, CLOSE_TIMEOUT)
+
     async def close(self, timeout: float) -> None:
         """Close within `timeout` seconds; also if nothing was asked."""
-        if self._client is not None:
-            with suppress(Exception):
-                async with asyncio.timeout(timeout):
-                    await self._client.close()
+        await _close(self._client, timeout)
+
+
+async def _close(client: AIOKafkaAdminClient | None, timeout: float) -> None:
+    if client is not None:
+        with suppress(Exception):
+            async with asyncio.timeout(timeout):
+                await client.close()
 
 
 def limits_of(configuration: Mapping[str, str | None]) -> TopicLimits:

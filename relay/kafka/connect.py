@@ -6,13 +6,27 @@ from typing import TYPE_CHECKING
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from relay.errors import SettingsError
+from relay.kafka.errors import unreachable
+from relay.kafka.options import FileError, client_options
 from relay.kafka.producer import KafkaProducer
-from relay.outcome import PublishError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from relay.outcome import PublishError
     from relay.settings import KafkaSettings, TopicSettings
+
+
+def check_files(settings: KafkaSettings) -> None:
+    """Raise SettingsError when a certificate, key or password in a file cannot be used.
+
+    For the start, when whoever made the mistake looks on. Later it is waited for: the file may just be written anew.
+    """
+    try:
+        client_options(settings)
+    except FileError as error:
+        raise SettingsError(str(error)) from error
 
 
 async def wait_for_producer(
@@ -21,16 +35,17 @@ async def wait_for_producer(
     """Connect a producer, trying until it works, with exponential backoff and jitter up to 5 s between tries.
 
     Whatever Kafka says, it is waited for: a wrong password is put right on one side or the other, and nothing is
-    lost meanwhile. `on_failure` hears of every failed try.
+    lost meanwhile. So is whatever else goes wrong, as nothing here is worth the end of the relay. `on_failure` hears
+    of every failed try.
     """
 
     def report(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, PublishError):
-            on_failure(error)
+        if isinstance(error, Exception):
+            on_failure(unreachable(error))
 
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type(PublishError),
+        retry=retry_if_exception_type(Exception),
         wait=wait_random_exponential(multiplier=0.2, max=5),
         before_sleep=report,
     )

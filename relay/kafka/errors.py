@@ -113,3 +113,11 @@ def translate(error: BaseException, said: str | None = None) -> PublishError:
         message = f"{message}: {said.strip().rstrip('.')}"
     advice = _ADVICE.get(type(error))
     return PublishError(kind, f"{message}; {advice}" if advice else message, name)
+
+
+def unreachable(error: Exception) -> PublishError:
+    """The relay's error for whatever kept a producer from being made: it is waited out, be it ours or not."""
+    if isinstance(error, PublishError):
+        return error
+    translated = translate(error)
+    return PublishError(_CLUSTER, str(translated), translated.name)

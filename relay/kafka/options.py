@@ -1,39 +1,157 @@
-"""How to reach Kafka, for any of aiokafka's clients."""
+"""How to reach Kafka, for any of aiokafka's clients; what lies in files is read as it is now."""
 
 from __future__ import annotations
 
+import re
+import ssl
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.helpers import create_ssl_context
+from aiokafka.errors import KafkaError
+
+from relay.errors import SettingsError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic import SecretStr
+
     from relay.settings import KafkaSettings
 
 
+class FileError(KafkaError):
+    """A certificate, a key or a password cannot be read from its file just now.
+
+    One of Kafka's errors, so that aiokafka takes it for a connection that failed and tries again.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
-    """Arguments of a client: where Kafka is, who asks, and how the connection is secured."""
+    """Arguments of a client: where Kafka is, who asks, and how the connection is secured. Raises FileError."""
     return {
         "bootstrap_servers": settings.bootstrap_servers,
         "client_id": settings.client_id,
         "request_timeout_ms": int(settings.request_timeout * 1000),
-        **_security(settings),
+        **Security(settings).options(),
     }
 
 
-def _security(settings: KafkaSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {"security_protocol": settings.security_protocol}
-    if settings.security_protocol.endswith("SSL"):
-        password = settings.ssl_key_password
-        options["ssl_context"] = create_ssl_context(
-            cafile=str(settings.ssl_cafile) if settings.ssl_cafile else None,
-            certfile=str(settings.ssl_certfile) if settings.ssl_certfile else None,
-            keyfile=str(settings.ssl_keyfile) if settings.ssl_keyfile else None,
-            password=password.get_secret_value() if password else None,
+class Security:
+    """What secures a connection. Files are looked at for every connection, and read when they have changed."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._context: ssl.SSLContext | None = None
+        self._made_of: object = None
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of a client or of a connection. Raises FileError, which says which file is wrong."""
+        settings = self._settings
+        options: dict[str, Any] = {"security_protocol": settings.security_protocol}
+        if settings.security_protocol.endswith("SSL"):
+            options["ssl_context"] = self._tls()
+        if settings.security_protocol.startswith("SASL"):
+            options |= {
+                "sasl_mechanism": settings.sasl_mechanism,
+                "sasl_plain_username": settings.sasl_username,
+                "sasl_plain_password": _secret(settings.sasl_password),
+            }
+        return options
+
+    def _tls(self) -> ssl.SSLContext:
+        settings = self._settings
+        password = _secret(settings.ssl_key_password)
+        files = (settings.ssl_cafile, settings.ssl_certfile, settings.ssl_keyfile)
+        # To build a context takes tens of milliseconds, in which nothing else happens.
+        made_of = (password, *map(_look, files))
+        if self._context is None or made_of != self._made_of:
+            self._context = _new_context(*files, password)
+            self._made_of = made_of
+        return self._context
+
+
+def _secret(secret: SecretStr | None) -> str | None:
+    try:
+        return secret.get_secret_value() if secret else None
+    except SettingsError as error:
+        raise FileError(str(error)) from error
+
+
+def _look(path: Path | None) -> tuple[int, ...] | None:
+    """What tells one content of a file from the next; also when a link in its path leads elsewhere now."""
+    if path is None:
+        return None
+    try:
+        seen = path.stat()
+    except OSError:
+        # Reading it says why.
+        return ()
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+def _new_context(
+    cafile: Path | None, certfile: Path | None, keyfile: Path | None, password: str | None
+) -> ssl.SSLContext:
+    if cafile is not None:
+        _check("RELAY_KAFKA_SSL_CAFILE", cafile, "CERTIFICATE")
+    try:
+        context = ssl.create_default_context(cafile=str(cafile) if cafile else None)
+    except (OSError, ValueError) as error:
+        raise FileError(_unusable("RELAY_KAFKA_SSL_CAFILE", cafile, error)) from error
+    if certfile is not None:
+        _check("RELAY_KAFKA_SSL_CERTFILE", certfile, "CERTIFICATE")
+        if keyfile is not None:
+            _check("RELAY_KAFKA_SSL_KEYFILE", keyfile, "PRIVATE KEY")
+        else:
+            _check("RELAY_KAFKA_SSL_CERTFILE", certfile, "PRIVATE KEY")
+
+        def key_password() -> str:
+            # Without this OpenSSL would ask for it at the terminal, and wait.
+            if password is None:
+                raise FileError(f"the key in {keyfile or certfile} is encrypted; set RELAY_KAFKA_SSL_KEY_PASSWORD")
+            return password
+
+        try:
+            context.load_cert_chain(certfile, keyfile, key_password)
+        except (OSError, ValueError) as error:
+            raise FileError(_unusable_key(certfile, keyfile, password, error)) from error
+    return context
+
+
+def _check(variable: str, path: Path, kind: str) -> None:
+    """Raise FileError unless the file has a whole PEM block of this kind."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{variable} names {path}, which cannot be read ({error.strerror})") from error
+    whole = rb"-----BEGIN [A-Z ]*%b-----.+?-----END [A-Z ]*%b-----" % ((kind.encode(),) * 2)
+    if re.search(whole, text, re.DOTALL) is None:
+        raise FileError(
+            f"{variable} names {path}, in which there is no whole {kind.lower()} (PEM); "
+            "if it is being written, it will be read again; else correct it"
         )
-    if settings.security_protocol.startswith("SASL"):
-        options |= {
-            "sasl_mechanism": settings.sasl_mechanism,
-            "sasl_plain_username": settings.sasl_username,
-            "sasl_plain_password": settings.sasl_password.get_secret_value() if settings.sasl_password else None,
-        }
-    return options
+
+
+def _unusable(variable: str, path: Path | None, error: Exception) -> str:
+    return f"{variable} names {path}, which cannot be used ({_reason(error)}); correct the file"
+
+
+def _unusable_key(certfile: Path, keyfile: Path | None, password: str | None, error: Exception) -> str:
+    if "KEY_VALUES_MISMATCH" in str(error):
+        return (
+            f"the key in {keyfile or certfile} does not belong to the certificate in {certfile}; "
+            "replace both (they are read again), or correct RELAY_KAFKA_SSL_KEYFILE"
+        )
+    wrong_password = ", or RELAY_KAFKA_SSL_KEY_PASSWORD is not its password" if password is not None else ""
+    key = f" or RELAY_KAFKA_SSL_KEYFILE {keyfile}" if keyfile else ""
+    return (
+        f"RELAY_KAFKA_SSL_CERTFILE {certfile}{key} cannot be used ({_reason(error)}){wrong_password}; correct the file"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """OpenSSL's word without the line of its source: `[SSL] PEM lib (_ssl.c:3900)`."""
+    text = getattr(error, "strerror", None) or str(error)
+    return re.sub(r"\s*\(_ssl\.c:\d+\)", "", str(text))

@@ -15,7 +15,8 @@ from aiokafka.structs import TopicPartition
 from relay.decide.limits import ANY_TIME, NO_TIME
 from relay.headers import CREATED_AT
 from relay.kafka.administration import Administration
-from relay.kafka.errors import refused, translate
+from relay.kafka.connections import Connections
+from relay.kafka.errors import refused, translate, unreachable
 from relay.kafka.options import client_options
 from relay.kafka.sending import BehindRefusedError, Refusals
 from relay.kafka.unsent import NotSentError, allow_unless, refuse_unallowed
@@ -55,8 +56,7 @@ class KafkaProducer:
     """A started producer. After `close`, or once it `died`, a new one has to be made."""
 
     def __init__(self, settings: KafkaSettings, topics: TopicSettings) -> None:
-        options = client_options(settings)
-        self._administration = Administration(options, topics)
+        self._administration = Administration(settings, topics)
         self._create_topics = topics.create
         self._compressed = settings.compression != "none"
         self._batch_bytes = settings.record_batch_bytes
@@ -67,43 +67,68 @@ class KafkaProducer:
             enable_idempotence=True,
             max_batch_size=settings.record_batch_bytes,
             compression_type=None if settings.compression == "none" else settings.compression,
-            **options,
+            **client_options(settings),
         )
+        self._connections = Connections(self._producer.client, settings)
+        self._died: asyncio.Task[str] | None = None
         refuse_unallowed(self._producer)
         self._refusals = Refusals(self._producer)
 
     @classmethod
     async def connect(cls, settings: KafkaSettings, topics: TopicSettings) -> KafkaProducer:
-        """Connect and get a producer id. Raises PublishError when Kafka cannot be reached or refuses."""
-        producer = cls(settings, topics)
+        """Connect and get a producer id. Raises PublishError, which says why that cannot be done just now."""
+        try:
+            producer = cls(settings, topics)
+        except Exception as error:
+            raise unreachable(error) from error
         try:
             async with asyncio.timeout(settings.request_timeout + 2):
                 await producer._producer.start()
         except BaseException as error:
             await producer.close(1.0)
-            if isinstance(error, TimeoutError):
-                raise PublishError(
-                    FailureKind.CLUSTER,
-                    f"no answer from {settings.bootstrap_servers} within {settings.request_timeout:g} s; "
-                    "check RELAY_KAFKA_BOOTSTRAP_SERVERS and the brokers' advertised listeners",
-                ) from error
-            if isinstance(error, KafkaConnectionError):
-                # aiokafka says the same of a closed port, a wrong password and a certificate that nobody trusts.
-                raise PublishError(
-                    FailureKind.CLUSTER,
-                    f"no broker of {settings.bootstrap_servers} can be reached or lets the relay in; "
-                    "check that they run, and the settings RELAY_KAFKA_...",
-                ) from error
             if isinstance(error, Exception):
-                raise translate(error) from error
+                raise producer._unreachable(error, settings) from error
             raise
+        producer._died = asyncio.create_task(producer._watch())
         return producer
 
+    def _unreachable(self, error: Exception, settings: KafkaSettings) -> PublishError:
+        causes = self._connections.causes()
+        if not isinstance(error, (TimeoutError, KafkaConnectionError)):
+            # Kafka was reached, and said so itself.
+            return unreachable(error)
+        if causes:
+            return PublishError(FailureKind.CLUSTER, causes, type(error).__name__)
+        return PublishError(
+            FailureKind.CLUSTER,
+            f"no answer from {settings.bootstrap_servers} within {settings.request_timeout:g} s; "
+            "see whether the brokers hang, and whether a firewall is in between",
+            type(error).__name__,
+        )
+
     @property
-    def died(self) -> asyncio.Task[Any]:
-        """aiokafka's sender task: when it is done, this producer will never send again."""
-        task: asyncio.Task[Any] = self._producer._sender.sender_task  # noqa: SLF001 not shown otherwise (#907)
-        return task
+    def died(self) -> asyncio.Future[str]:
+        """Done, with why, when this producer will never send again."""
+        if self._died is None:
+            raise RuntimeError("the producer was not connected")
+        return self._died
+
+    async def _watch(self) -> str:
+        """Wait until one of aiokafka's two tasks has ended: without them nothing is sent, or no leader is found."""
+        # Not shown otherwise (#907).
+        sender: Any = self._producer._sender.sender_task  # noqa: SLF001
+        metadata: Any = self._producer.client._sync_task  # noqa: SLF001
+        tasks = {sender: "its sender task", metadata: "the task that keeps its metadata"}
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        task = done.pop()
+        error: BaseException | None = None if task.cancelled() else task.exception()
+        while error is not None and error.__cause__ is not None:
+            error = error.__cause__
+        return f"{tasks[task]} ended" + (f": {translate(error)}" if error is not None else "")
+
+    def trouble(self) -> str | None:
+        """Why brokers cannot be reached just now, as far as that is known."""
+        return self._connections.trouble()
 
     async def partition_count(self, topic: str) -> int:
         """Number of partitions of `topic`, asking the cluster when it is not known yet.
@@ -273,6 +298,8 @@ class KafkaProducer:
 
     async def close(self, timeout: float) -> None:
         """Close within `timeout` seconds, whatever the broker does; what is not acknowledged is abandoned."""
+        if self._died is not None:
+            self._died.cancel()
         await self._administration.close(timeout)
         # stop() waits for every batch, for ever when the broker is away (#1101): only after a bounded try.
         producer = self._producer

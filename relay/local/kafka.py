@@ -19,7 +19,7 @@ from relay.local.process import ServerProcess
 from relay.local.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 API_METADATA = 3
@@ -39,6 +39,8 @@ class KafkaServer(Server):
     """
 
     name = "Kafka"
+    format_arguments: Sequence[str] = ()
+    """Of the tool that formats the storage, such as users that are there from the start."""
 
     def __init__(
         self,
@@ -123,6 +125,7 @@ class KafkaServer(Server):
             self._new_cluster_id(),
             "-c",
             str(self._configuration(new)),
+            *self.format_arguments,
         ]
         made = subprocess.run(  # noqa: S603 our own arguments
             # The simplest compiler: this runs for a second.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from relay.errors import PostgresLostError
+from relay.errors import PostgresLostError, SettingsError
 from relay.postgres.hosts import connect_to_primary
 from relay.postgres.sessions import secure_session
 from relay.postgres.sql import query
@@ -16,6 +16,8 @@ from relay.postgres.sql import query
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import TypeVar
+
+    from relay.settings import PostgresSettings
 
     Result = TypeVar("Result")
 
@@ -30,6 +32,14 @@ class EventRow(asyncpg.Record):
             return self[name]
         except KeyError:
             raise AttributeError(name) from None
+
+
+def dsn_of(settings: PostgresSettings) -> str:
+    """The DSN, read anew if it is in a file. Raises PostgresLostError when that cannot be done just now."""
+    try:
+        return settings.dsn.get_secret_value()
+    except SettingsError as error:
+        raise PostgresLostError(str(error)) from error
 
 
 async def open_connection(dsn: str, timeout: float, name: str) -> asyncpg.Connection:

@@ -23,8 +23,9 @@ class ReplayConnection(Statements):
     @classmethod
     async def open(cls, settings: PostgresSettings) -> ReplayConnection:
         """Connect. Raises PostgresLostError when waiting may help."""
-        dsn = settings.dsn.get_secret_value()
-        connection = await connect.open_connection(dsn, settings.connect_timeout, "outbox-relay replay")
+        connection = await connect.open_connection(
+            connect.dsn_of(settings), settings.connect_timeout, "outbox-relay replay"
+        )
         return cls(connection, settings.schema_name)
 
     async def open_replays(self) -> list[ReplayRequest]:

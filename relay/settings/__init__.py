@@ -7,7 +7,7 @@ postgres = load_postgres()          # what the admin commands need, whatever the
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -18,11 +18,13 @@ from pydantic_settings import (
 )
 
 from relay.errors import SettingsError
+from relay.settings import checks
 from relay.settings import load as loading
 from relay.settings.checks import LEASE_MARGIN, MASK, mask_dsn
 from relay.settings.groups import (
     BufferSettings,
     FailureSettings,
+    Group,
     HealthSettings,
     HttpSettings,
     KafkaSettings,
@@ -37,9 +39,12 @@ from relay.settings.groups import (
     TopicSettings,
     relation_problems,
 )
+from relay.settings.secret import FileSecret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_Group = TypeVar("_Group", bound=Group)
 
 __all__ = [
     "LEASE_MARGIN",
@@ -132,6 +137,8 @@ def load_with_sources(env: Mapping[str, str] | None = None) -> tuple[Settings, d
     if problems:
         raise _error(problems)
     sources = {name: given.source for name, given in found.values.items()}
+    groups = {group: _with_files(getattr(settings, group), group, known, found) for group in ("postgres", "kafka")}
+    settings = settings.model_copy(update=groups)
     return settings, {name: sources.get(name, "default") for name in known}
 
 
@@ -152,7 +159,17 @@ def load_postgres(env: Mapping[str, str] | None = None) -> PostgresSettings:
         raise _error(problems) from None
     if problems:
         raise _error(problems)
-    return settings
+    return _with_files(settings, "postgres", known, found)
+
+
+def _with_files(settings: _Group, group: str, known: Mapping[str, loading.Variable], found: loading.Found) -> _Group:
+    """The group, its secrets from files such that they are read anew whenever they are needed."""
+    secrets = {
+        known[name].attribute: FileSecret(name, given.file, checks.dsn if known[name].attribute == "dsn" else None)
+        for name, given in found.values.items()
+        if given.file and known[name].group == group
+    }
+    return settings.model_copy(update=secrets)
 
 
 def _nested(found: loading.Found) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from relay.settings.secret import read_secret
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
@@ -57,6 +59,8 @@ class Given:
 
     text: str = field(repr=False)
     source: str
+    file: str = ""
+    """The file that a secret was read from."""
 
 
 @dataclass(slots=True)
@@ -129,11 +133,13 @@ def _take(found: Found, wanted: Mapping[str, Variable], given: Mapping[str, str]
             found.values[name] = Given(text, source)
         elif file:
             try:
-                secret = Path(file).read_text(encoding="utf-8").strip("\r\n")
+                secret = read_secret(file)
             except (OSError, UnicodeDecodeError) as error:
                 found.refuse(name, f"{name}_FILE names {file}, which cannot be read ({_reason(error)})")
+            except ValueError:
+                found.refuse(name, f"{name}_FILE names {file}, which is empty; write the secret to it")
             else:
-                found.values[name] = Given(secret, f"file {file}")
+                found.values[name] = Given(secret, f"file {file}", file)
 
 
 def _read_toml(path: Path, found: Found) -> dict[str, str]:

@@ -37,8 +37,11 @@ class Producer(Protocol):
     """What publishing needs of Kafka. Errors are PublishErrors."""
 
     @property
-    def died(self) -> asyncio.Future[Any]:
-        """Done once this producer will never send again."""
+    def died(self) -> asyncio.Future[str]:
+        """Done, with why, once this producer will never send again."""
+
+    def trouble(self) -> str | None:
+        """Why brokers cannot be reached just now, as far as that is known."""
 
     async def partition_count(self, topic: str) -> int:
         """Number of the topic's partitions; PublishError of kind TOPIC when there is no such topic."""
@@ -89,6 +92,7 @@ class ProducerKeeper:
         self._discard = asyncio.Event()
         self._reason = ""
         self._told = ""
+        self._in_a_row = 0
         self._changed = asyncio.Event()
         self._wanted = asyncio.Event()
         self.current: Producer | None = None
@@ -105,23 +109,20 @@ class ProducerKeeper:
                 producer = await self._connected()
                 self._discard.clear()
                 self._set(producer)
-                died = producer.died
-                discard = asyncio.ensure_future(self._discard.wait())
+                died: asyncio.Future[Any] = producer.died
+                discard: asyncio.Future[Any] = asyncio.ensure_future(self._discard.wait())
                 try:
                     await asyncio.wait([died, discard], return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     discard.cancel()
                 self._set(None)
-                # A batch that is refused again and again costs a producer each time: that is told once.
-                first_time = died.done() or self._reason != self._told
                 if died.done():
-                    self._reason = "its sender task ended"
+                    self._reason = died.result()
                 else:
                     await quiesce(producer)
                 abandon(producer)
                 await producer.close(CLOSE_TIMEOUT)
-                self._telemetry.emit("producer.replaced", reason=self._reason, first_time=first_time)
-                self._told = self._reason
+                self._tell()
         finally:
             if (last := self.current) is not None:
                 self._set(None)
@@ -148,6 +149,16 @@ class ProducerKeeper:
     def works(self) -> None:
         """A batch was acknowledged."""
         self._backoff.reset()
+        if self._in_a_row:
+            self._in_a_row = 0
+            self._health.producer_works(self)
+
+    def _tell(self) -> None:
+        self._in_a_row += 1
+        self._health.producer_discarded(self, self._reason, self._in_a_row)
+        # A batch that is refused again and again costs a producer each time: that is told once.
+        self._telemetry.emit("producer.replaced", reason=self._reason, first_time=self._reason != self._told)
+        self._told = self._reason
 
     def _set(self, producer: Producer | None) -> None:
         self.current = producer

@@ -134,7 +134,9 @@ class Troubles:
         if now - publish.last_acknowledged > ALIVE_FOR:
             self._alive_since = None
         if sent and now - min(sent) > self._request_timeout and self._alive_since is None:
-            error = f"no acknowledgement for {self._request_timeout:g} s"
+            producer = publish.producers.main.current
+            known = producer.trouble() if producer is not None else None
+            error = f"no acknowledgement for {self._request_timeout:g} s" + (f": {known}" if known else "")
             self._health.kafka_lost(now, error)
             self._telemetry.emit("kafka.lost", error=error)
 

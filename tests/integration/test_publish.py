@@ -15,6 +15,7 @@ from aiokafka.partitioner import murmur2
 
 from relay.decide.limits import TopicLimits
 from relay.kafka.administration import Administration
+from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
 from relay.service import Service
 from relay.settings import Settings
@@ -101,15 +102,20 @@ async def running_relay(database: str, kafka: servers.Kafka) -> AsyncIterator[Re
         assert not telemetry.value("abandoned_events_total")
 
 
-async def test_a_producer_whose_sender_died_is_replaced_and_costs_nothing_but_repeats(
-    relaying: Relaying, make_topic: MakeTopic
+@pytest.mark.parametrize("task", ["sender", "metadata"])
+async def test_a_producer_of_which_a_task_died_is_replaced_and_costs_nothing_but_repeats(
+    relaying: Relaying, make_topic: MakeTopic, task: str
 ) -> None:
     topic = make_topic(3)
     await fill(relaying.connection, topic, 20_000)
     await relaying.settled(topic, at_least=2_000)
     first = relaying.producer
     in_flight = relaying.service._publish.topics.in_flight
-    first.died.cancel()
+    assert isinstance(first, KafkaProducer)
+    inside = first._producer
+    died = inside._sender.sender_task if task == "sender" else inside.client._sync_task
+    assert died is not None
+    died.cancel()
     await relaying.settled(topic)
 
     assert relaying.producer is not first

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay import watchdog
-from relay.health import MAX_STALL, Health
+from relay.health import DISCARDS_IN_A_ROW, MAX_STALL, Health
 from relay.settings import HealthSettings
 from relay.telemetry import Telemetry
 
@@ -151,3 +151,15 @@ async def test_the_watchdog_reports_turns_and_sees_what_keeps_the_event_loop(
         watching.cancel()
     assert telemetry.value(f"loop_{counted}_total") == before + 1
     assert (telemetry.value("loop_delay_seconds_sum") or 0.0) >= watchdog.BLOCKED
+
+
+def test_producers_that_are_discarded_one_after_the_other_make_a_replica_unready_until_one_works() -> None:
+    health = healthy()
+    for in_a_row in range(1, DISCARDS_IN_A_ROW):
+        health.producer_discarded("main", "orders-0: refused", in_a_row)
+        assert health.ready(1.0) == []
+    health.producer_discarded("main", "orders-0:\nrefused", DISCARDS_IN_A_ROW)
+    health.producer_discarded("side", "other", 1)
+    assert health.ready(1.0) == ["3 Kafka producers in a row were discarded: orders-0: refused"]
+    health.producer_works("main")
+    assert health.ready(2.0) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from relay.kafka import administration as module
@@ -32,6 +33,7 @@ class Client:
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
+        self._client = SimpleNamespace(_get_conn=None, bootstrap=None, _metadata_update=None)
 
     async def start(self) -> None:
         self._clients.running += 1

@@ -294,6 +294,33 @@ def test_a_secret_is_read_from_a_file_and_loses_the_line_end(tmp_path: Path) -> 
     assert sources["RELAY_POSTGRES_DSN"] == f"file {file}"
 
 
+def test_a_secret_in_a_file_is_read_anew_whenever_it_is_needed(tmp_path: Path) -> None:
+    file, other = tmp_path / "dsn", DSN.replace("//", "//somebody:new@", 1).replace("somebody:new@relay", "relay", 1)
+    file.write_text(DSN)
+    given = {"RELAY_POSTGRES_DSN_FILE": str(file), "RELAY_KAFKA_BOOTSTRAP_SERVERS": "b:1"}
+    for settings in (Settings.load(given).postgres, load_postgres(given)):
+        file.write_text(other + "\n")
+        assert settings.dsn.get_secret_value() == other
+        file.write_text("")
+        with pytest.raises(SettingsError, match=f"RELAY_POSTGRES_DSN .from file {file}. is empty"):
+            settings.dsn.get_secret_value()
+        file.write_text(SECRET)
+        with pytest.raises(SettingsError, match="must begin with postgresql://") as raised:
+            settings.dsn.get_secret_value()
+        assert SECRET not in str(raised.value) + repr(settings)
+        file.unlink()
+        with pytest.raises(SettingsError, match=f"RELAY_POSTGRES_DSN_FILE names {file}, which cannot be read"):
+            settings.dsn.get_secret_value()
+        file.write_text(DSN)
+
+
+def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "dsn"
+    file.write_text("\n")
+    message = problem({"RELAY_POSTGRES_DSN_FILE": str(file), "RELAY_KAFKA_BOOTSTRAP_SERVERS": "b:1"})
+    assert message == f"RELAY_POSTGRES_DSN_FILE names {file}, which is empty; write the secret to it"
+
+
 def test_a_secret_file_that_cannot_be_read_is_one_problem_and_not_two(tmp_path: Path) -> None:
     message = problem({"RELAY_POSTGRES_DSN_FILE": str(tmp_path / "no"), "RELAY_KAFKA_BOOTSTRAP_SERVERS": "b:1"})
 

@@ -73,6 +73,9 @@ class FakeProducer:
     def leaderless(self, topic: str, partition: int) -> bool:
         return topic in self.without_leader
 
+    def trouble(self) -> str | None:
+        return "broker-1:9092: nothing listens on this port"
+
 
 class FakeProducers:
     """The main producer, and those that were to be replaced."""
@@ -220,7 +223,9 @@ def test_when_nothing_is_acknowledged_at_all_it_is_kafkas_trouble_and_no_topic_i
     assert watched.topic("stuck").trouble is watched.topic("other").trouble is None
     assert watched.heard.closed == watched.publish.producers.discarded == []
     assert watched.heard.told("kafka.lost") > 0
-    assert watched.health.ready(watched.now)[0].startswith("Kafka has been away for ")
+    (reason,) = watched.health.ready(watched.now)
+    assert reason.startswith("Kafka has been away for ")
+    assert reason.endswith(": broker-1:9092: nothing listens on this port"), "the cause is known and not told"
 
 
 def test_a_partition_without_a_leader_is_its_topics_trouble_though_nothing_else_is_under_way(watched: Watched) -> None:
