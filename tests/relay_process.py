@@ -36,8 +36,8 @@ class RelayProcess:
         self.pid = process.pid
         self.lines: list[dict[str, Any]] = []
         """Parsed log lines in order; what is no JSON is under the key `text`."""
+        self.http_port = port
         self._process = process
-        self._port = port
         self._reading = asyncio.create_task(self._read())
 
     def __repr__(self) -> str:
@@ -75,7 +75,7 @@ class RelayProcess:
         """Status and JSON of an HTTP answer."""
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session,
-            session.get(f"http://{HOST}:{self._port}{path}") as answer,
+            session.get(f"http://{HOST}:{self.http_port}{path}") as answer,
         ):
             return answer.status, await answer.json()
 
@@ -103,7 +103,7 @@ class RelayProcess:
         """The sum of a metric's samples over its labels; `name` without the prefix."""
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session,
-            session.get(f"http://{HOST}:{self._port}/metrics") as answer,
+            session.get(f"http://{HOST}:{self.http_port}/metrics") as answer,
         ):
             text = await answer.text()
         return sum(

@@ -63,6 +63,20 @@ HAPPENINGS: dict[str, Happening] = {
         warn_if="abandoned_events",
     ),
     "http.started": Happening("info", "Serving /livez, /readyz and /metrics", ("host", "port")),
+    "http.refused": Happening(
+        "debug",
+        "A request was refused: it is not HTTP, or too large",
+        ("peer", "error", "requests"),
+        (Update("http_refused_total"),),
+        warn_if="requests",
+    ),
+    "http.cut": Happening(
+        "debug",
+        "An HTTP connection was cut: too slow, or one too many",
+        ("reason", "connections"),
+        (Update("http_cut_total"),),
+        warn_if="connections",
+    ),
     "loop.delayed": Happening(
         None, "The event loop ran late", ("seconds",), (Update("loop_delay_seconds", "seconds"),)
     ),

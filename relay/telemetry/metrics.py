@@ -67,6 +67,8 @@ METRICS: dict[str, Metric] = {
     "housekeeping_failures_total": Metric("counter", "Times that work that is not urgent was put off.", ("chore",)),
     "housekeeping_overdue_seconds": Metric("gauge", "For how long such work has been put off; 0 = done.", ("chore",)),
     "drain_seconds": Metric("histogram", "Time of draining at a stop.", buckets=_LONG_WAITS),
+    "http_refused_total": Metric("counter", "Requests that were refused: not HTTP, or too large."),
+    "http_cut_total": Metric("counter", "HTTP connections that were cut: too slow, or one too many."),
     "loop_tasks": Metric("gauge", "Tasks of the event loop."),
     "loop_delay_seconds": Metric("histogram", "How late the event loop ran what was due."),
     "loop_blocked_total": Metric("counter", "Times the event loop's own work kept it from what was due for 20 ms."),
