@@ -45,6 +45,14 @@ class StatementGivenUpError(PostgresLostError):
 class StatementFailedError(RelayError):
     """PostgreSQL, or the client, failed a statement for a reason that no table knows; `__cause__` is its error."""
 
+    about_data: bool = False
+    """Whether it can only be about a value in one of the rows: one of another length or form may be fine."""
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Whether the connection is gone, and not only a statement."""
+    return isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError)
+
 
 class SchemaError(RelayError):
     """The outbox schema is missing, older or newer than this program, or was changed by hand."""

@@ -66,6 +66,7 @@ class Health:
         self._topics: dict[str, str] = {}
         self._flow_fails: str | None = None
         self._discarded: dict[object, tuple[int, str]] = {}
+        self._unrecorded: str | None = None
 
     def postgres_ok(self, now: float) -> None:  # noqa: ARG002 reports have one form
         """Note that PostgreSQL answers."""
@@ -101,6 +102,10 @@ class Health:
     def flow_fails(self, why: str) -> None:
         """Note that the flow ended for `why`, and begins anew."""
         self._flow_fails = " ".join(why.split())
+
+    def unrecorded(self, events: int, why: str) -> None:
+        """Note of how many events the outcome cannot be recorded, and why."""
+        self._unrecorded = f"what became of {events} events cannot be recorded: {why}" if events else None
 
     def flow_works(self) -> None:
         """Note that the flow has lasted."""
@@ -142,7 +147,7 @@ class Health:
         reasons = [server.reason(now, self._settings.max_outage) for server in (self._postgres, self._kafka)]
         if self.stalled(now) >= self._settings.max_lag:
             reasons.append(f"there has been no progress for {self.stalled(now):.0f} s")
-        reasons.append(self._flow_fails)
+        reasons += [self._flow_fails, self._unrecorded]
         reasons += [
             f"{in_a_row} Kafka producers in a row were discarded: {reason}"
             for in_a_row, reason in self._discarded.values()

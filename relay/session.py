@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from relay.errors import PostgresLostError, RelayError, StatementGivenUpError
+from relay.errors import PostgresLostError, RelayError, connection_lost
 from relay.postgres import checks, connect
 from relay.postgres.outbox import (
     ControlConnection,
@@ -30,6 +30,7 @@ from relay.stages.scan import Scan
 from relay.stages.settle import Settle
 from relay.stages.sweep import Sweep
 from relay.stages.tenure import LeaseLostError, Tenure, TenureLostError
+from relay.stages.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,8 +96,23 @@ class Session:
         sweep_port = ScanConnection(connections["sweep"], schema)
         self._control = ControlConnection(connections["control"], schema)
         self._hears_writers = settings.scan.wake_up
-        self._scan = Scan(scan_port, tenure, failing.take, settings.scan, telemetry)
-        self._sweep = Sweep(sweep_port, self._scan, tenure, failing.take, settings.scan, telemetry)
+        self._scan = Scan(
+            scan_port,
+            tenure,
+            failing.take,
+            settings.scan,
+            telemetry,
+            unreadable=Unreadable(scan_port, tenure, failing.fail_unread),
+        )
+        self._sweep = Sweep(
+            sweep_port,
+            self._scan,
+            tenure,
+            failing.take,
+            settings.scan,
+            telemetry,
+            unreadable=Unreadable(sweep_port, tenure, failing.fail_unread),
+        )
         settle_port = SettleConnection(connections["settle"], schema)
         self._settle = Settle(settle_port, records, tenure, settings.settle, telemetry)
         resume_port = ResumeConnection(connections["resume"], schema)
@@ -213,7 +229,7 @@ class Session:
         try:
             await self._control.listen(self._woken_up, self.tenure.replay_wake_up.set, self.tenure.claim_wake_up.set)
         except RelayError as error:
-            if isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError):
+            if connection_lost(error):
                 raise
             self._telemetry.emit("hint.failed", error=error)
 
@@ -268,7 +284,9 @@ class Session:
             now = time.monotonic()
             if now - began >= WORKED_AFTER:
                 self._restarts.worked()
-            if tenure.buffer.settled != settled_before or not tenure.buffer.events:
+            aside = len(self._records.aside)
+            self._health.unrecorded(aside, self._settle.unrecorded.error)
+            if tenure.buffer.settled != settled_before or tenure.buffer.events <= aside:
                 settled_before = tenure.buffer.settled
                 self._progressed_at = now
             stalled = now - self._progressed_at

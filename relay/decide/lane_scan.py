@@ -75,6 +75,8 @@ class LaneScan:
     """Ids with a failure or held row that are on their way to Kafka again. They do not hold the position back."""
     replaying: int = 0
     """Number of delivered events that are on their way to Kafka again and have no receipt of that yet."""
+    aside: int = 0
+    """Number of unsettled events whose outcome cannot be recorded now. Only the position waits for them."""
     releasing: bool = False
 
     _settled: set[int] = field(default_factory=set)
@@ -118,8 +120,8 @@ class LaneScan:
 
     @property
     def unsettled(self) -> int:
-        """Number of events taken, or taken up again, and not yet settled."""
-        return len(self.taken) - len(self._settled) + len(self.resuming) + self.replaying
+        """Number of events taken, or taken up again, and not yet settled; but for those that cannot be for now."""
+        return len(self.taken) - len(self._settled) + len(self.resuming) + self.replaying - self.aside
 
     def sweep_reach(self, reach: Reach, taken_bytes: int) -> Reach:
         """How far a sweep may read for as much as `reach`, when what is unsettled takes `taken_bytes`.

@@ -73,7 +73,20 @@ def running(statement: str) -> Iterator[None]:
     except Exception as error:
         failed = StatementFailedError(f"the statement {statement} failed: {_without_data(error)}")
         failed.statement = statement
+        failed.about_data = getattr(error, "sqlstate", None) in _ABOUT_DATA or isinstance(error, UnicodeError)
         raise failed from error
+
+
+_ABOUT_DATA = {
+    pg.CharacterNotInRepertoireError.sqlstate,
+    pg.UntranslatableCharacterError.sqlstate,
+    pg.NumericValueOutOfRangeError.sqlstate,
+    pg.DatetimeFieldOverflowError.sqlstate,
+    pg.StringDataRightTruncationError.sqlstate,
+    pg.NotNullViolationError.sqlstate,
+    pg.CheckViolationError.sqlstate,
+    pg.ProgramLimitExceededError.sqlstate,
+}
 
 
 def _without_data(error: Exception) -> str:

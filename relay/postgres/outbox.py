@@ -121,6 +121,11 @@ class ScanConnection(Statements):
         """The last event id that was taken from the sequence; 0 when none was."""
         return cast("int", (await self._rows("sequence_value"))[0][0])
 
+    async def pending_ids(self, lane: int, above: int, up_to: int, most: int) -> list[PendingEvent]:
+        """The first unsettled events of a lane with above < id <= up_to: without payload, headers, type and time."""
+        rows = await self._rows("pending_ids", lane, above, up_to, most)
+        return [PendingEvent(row[0], row[1], row[2], row[3], row[4], None, None, None, 0, 0) for row in rows]
+
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
         """Those of `xids` that are running and had taken no event id when the statement looked."""
         # pg_locks shows xids without their epoch, as 32 bits.
@@ -234,6 +239,10 @@ class ResumeConnection(_Blocking):
             "due_failures", lanes, most, size, paused, [each[0] for each in under_way], [each[1] for each in under_way]
         )
         return [(PendingEvent(*row[:10]), row[10]) for row in rows]
+
+    async def still_unreadable(self, lanes: Sequence[int], why: str) -> bool:
+        """Let events that could not be read, and still cannot, have failed again; returns whether there were any."""
+        return bool(await self._rows("still_unreadable", lanes, why))
 
     async def held_events(
         self, lane: int, above: int, events: int, size: int, paused: Sequence[str]

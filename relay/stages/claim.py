@@ -15,7 +15,7 @@ import relay
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.shares import Sharing
-from relay.errors import PostgresLostError, RelayError, StatementGivenUpError
+from relay.errors import RelayError, connection_lost
 from relay.stages.tenure import LeaseLostError
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class Claim:
         try:
             await self._port.wake_others()
         except RelayError as error:
-            if isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError):
+            if connection_lost(error):
                 raise
             self._telemetry.emit("hint.failed", error=error)
         else:

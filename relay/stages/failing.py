@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 from relay.decide.admission import LONGEST_NAME
 from relay.decide.failing import Fail, Retry, judge, policy_for
 from relay.event import PendingEvent
-from relay.outcome import PublishError
+from relay.outcome import FailureKind, PublishError
 from relay.stages.records import Delivery, Failure, HeldBack
 from relay.stages.replayed import ReplayedEvent
 
@@ -131,6 +131,16 @@ class Failing:
                     self._hand_in([self._dead_letter(failure, partition)])
             case _ as never:
                 assert_never(never)  # type: ignore[arg-type]
+
+    def fail_unread(self, tenure: Tenure, event: PendingEvent, why: str) -> None:
+        """The event cannot be read from PostgreSQL, so it can be neither published nor sent to another topic."""
+        policy = policy_for(event[3], self._settings.by_pattern(), self._settings.policy)
+        verdict = Fail(1, "block" if policy == "block" else "skip")
+        failure = Failure(tenure, [event], verdict, PublishError(FailureKind.EVENT, why, "UnreadableEvent"))
+        self._tell(failure, verdict)
+        if verdict.policy == "block" and event[4] is not None:
+            tenure.closed_in(event[0]).close_key(event[3], event[4])
+        self._records.add(failure)
 
     def records_of(self, delivery: Delivery) -> Iterator[Record]:
         """What to record of a delivery: receipts; failures for dead letters; nothing for what was replayed."""

@@ -7,6 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from relay.decide.failing import Verdict
     from relay.event import PendingEvent
     from relay.outcome import PublishError
@@ -43,6 +45,21 @@ class HeldBack(NamedTuple):
 Record: TypeAlias = Delivery | Failure | HeldBack
 
 
+def halves(records: list[Record]) -> tuple[list[Record], list[Record]] | None:
+    """The records as two lists of about half of the events each; None for a single event."""
+    if len(records) > 1:
+        middle = len(records) // 2
+        return records[:middle], records[middle:]
+    (record,) = records
+    middle = len(record.events) // 2
+    if not middle:
+        return None
+    first, second = record._replace(events=record.events[:middle]), record._replace(events=record.events[middle:])
+    if isinstance(second, Delivery) and second.base_offset >= 0:
+        second = second._replace(base_offset=second.base_offset + middle)
+    return [first], [second]
+
+
 class Records:
     """The queue to settle. Outlives tenures, so that an acknowledgement is never lost."""
 
@@ -54,6 +71,7 @@ class Records:
         self._idle.set()
         self._holding: dict[int, int] = {}
         self._failing: dict[int, int] = {}
+        self._aside: list[Record] = []
 
     @property
     def events(self) -> int:
@@ -108,10 +126,32 @@ class Records:
         self._waiting.extendleft(reversed(records))
         self._settling = 0
 
-    def settled(self, records: list[Record]) -> None:
-        """These were committed, or do not matter any more."""
+    @property
+    def aside(self) -> list[Record]:
+        """What cannot be recorded now, of single events."""
+        return self._aside
+
+    def try_again(self, worth_it: Callable[[Record], bool]) -> list[Record]:
+        """Take up what was set aside, before anything that came since; returns what is dropped instead."""
+        aside, self._aside = self._aside, []
+        again = [record for record in aside if worth_it(record)]
+        if again:
+            self._waiting.extendleft(reversed(again))
+            self._arrived.set()
+            self._idle.clear()
+        dropped = [record for record in aside if not worth_it(record)]
+        for record in dropped:
+            self._count_unwritten(record, -1)
+        return dropped
+
+    def settled(self, records: list[Record], but: Sequence[Record] = ()) -> None:
+        """These were committed, or do not matter any more; but for some that cannot be for now. Nobody waits for those,
+        and nothing passes them."""
         for record in records:
             self._count_unwritten(record, -1)
+        for record in but:
+            self._count_unwritten(record, 1)
+        self._aside.extend(but)
         self._settling = 0
         if not self._waiting:
             self._idle.set()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from relay.errors import StatementFailedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -44,6 +46,9 @@ class ResumePort(Protocol):
 
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         """Whether there is a failure that may have to be acted on."""
+
+    async def still_unreadable(self, lanes: Sequence[int], why: str) -> bool:
+        """Let events that could not be read, and still cannot, have failed again; returns whether there were any."""
 
     async def held_events(
         self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
@@ -122,9 +127,7 @@ class Resume:
         if not lanes:
             return False
         under_way = [(state.lane, id_) for state in lanes.values() for id_ in state.resuming]
-        due = await self._port.due_failures(
-            list(lanes), min(events, self._settings.batch_events), size, sorted(tenure.paused), under_way
-        )
+        due = await self._due(list(lanes), min(events, self._settings.batch_events), size, under_way)
         self._try_anew({event[3] for event, _ in due})
         for event, attempts in due:
             if self._resume(lanes[event[0]], [event]):
@@ -140,6 +143,17 @@ class Resume:
                 self._resumed = False
                 self._replays_may_be_over()
         return bool(due)
+
+    async def _due(
+        self, lanes: list[int], events: int, size: int, under_way: list[tuple[int, int]]
+    ) -> list[tuple[PendingEvent, int]]:
+        try:
+            return await self._port.due_failures(lanes, events, size, sorted(self._tenure.paused), under_way)
+        except StatementFailedError as error:
+            # All others were read before. Somebody had one of these published again without having mended it.
+            if await self._port.still_unreadable(lanes, str(error)):
+                return []
+            raise
 
     async def resume_held(self, state: LaneScan) -> bool:
         """One pass over the held rows of a lane; returns whether it handed in any.

@@ -7,7 +7,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from relay.decide.lane_scan import Bound, LaneScan, Reach
+from relay.errors import StatementFailedError
 from relay.stages.tenure import TenureLostError
+from relay.stages.unreadable import ID_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from relay.postgres.outbox import ScanResult
     from relay.settings import ScanSettings
     from relay.stages.tenure import Tenure
+    from relay.stages.unreadable import Unreadable
     from relay.telemetry import Telemetry
 
 
@@ -60,6 +63,8 @@ class Scan:
         settings: ScanSettings,
         telemetry: Telemetry,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        unreadable: Unreadable | None = None,
     ) -> None:
         self._port = port
         self._tenure = tenure
@@ -67,6 +72,7 @@ class Scan:
         self._settings = settings
         self._telemetry = telemetry
         self._clock = clock
+        self._unreadable = unreadable
         self._took = 0.0
         self._snapshot: Snapshot | None = None
         self._still = False
@@ -114,7 +120,11 @@ class Scan:
         for state in states:
             state.begin()
         value_before = tenure.sequence_value
-        result = await self._port.scan(requests, self._settings.sweep_step_ids)
+        try:
+            result = await self._port.scan(requests, self._settings.sweep_step_ids)
+        except StatementFailedError as error:
+            await self._sweep_around_the_unreadable(requests, error)
+            return 0, True
         self._saw(result.snapshot)
         tenure.saw_statement(result, value_before)
         for xid, value in quiet.items():
@@ -136,6 +146,36 @@ class Scan:
         self._took = self.scanned_at - started
         self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self._took)
         return found, more
+
+    async def _sweep_around_the_unreadable(self, requests: Sequence[LaneRequest], error: StatementFailedError) -> None:
+        """Leave lanes with an event that cannot be read to sweeps, which leave out what has failed; raise the error if
+        there is none.
+
+        As if the lane had been taken up to that event, and everything below had to be looked for: by steps, and then by
+        a scan from where this one would have begun.
+        """
+        if self._unreadable is None:
+            raise error
+        snapshot = await self._port.snapshot()
+        self._saw(snapshot)
+        any_found = False
+        for request in requests:
+            # Nothing above what was taken has been read, wherever the sweep starts.
+            start = min(request.bound.start(snapshot), request.taken_to)
+            events, size = request.sweep.events + request.fresh.events, request.sweep.bytes + request.fresh.bytes
+            state = self._tenure.lanes.get(request.lane)
+            if state is None or state.sweep is not None:
+                continue
+            found = await self._unreadable.find(state, start, ID_MAX, events, 2 * size)
+            if found is not None and self._tenure.lanes.get(request.lane) is state:
+                if found.first:
+                    await self._unreadable.fail(state, found.event, error)
+                state.taken_to = max(state.taken_to, found.event[1] - (0 if found.first else 1))
+                state.start_long_sweep(snapshot, start)
+                self.long_sweeps.set()
+                any_found = True
+        if not any_found:
+            raise error
 
     async def _nothing_new(self) -> bool:
         """Whether it is certain that a scan would find nothing: no transaction has ended since all lanes were read.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
 
 from relay.stages.records import Delivery, Failure, HeldBack
 from relay.stages.tenure import LeaseLostError
+from relay.stages.unrecorded import Unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,21 +85,26 @@ class Settle:
         self._tenure = tenure
         self._settings = settings
         self._telemetry = telemetry
+        self.unrecorded = Unrecorded(records, tenure, telemetry)
 
     async def run(self) -> None:
         """Settle until cancelled."""
         next_at = 0.0
-        while True:
-            await asyncio.sleep(max(0.0, next_at - time.monotonic()))
-            taken = await self._records.take(self._settings.batch_events)
-            busy = self._records.waiting or self._tenure.buffer.share(self._records.events) >= MUCH
-            next_at = 0.0 if busy else time.monotonic() + INTERVAL
-            try:
-                await self._record(taken)
-            except BaseException:
-                self._records.put_back(taken)
-                raise
-            self._records.settled(taken)
+        self.unrecorded.begin()
+        try:
+            while True:
+                await asyncio.sleep(max(0.0, next_at - time.monotonic()))
+                taken = await self._records.take(self._settings.batch_events)
+                busy = self._records.waiting or self._tenure.buffer.share(self._records.events) >= MUCH
+                next_at = 0.0 if busy else time.monotonic() + INTERVAL
+                try:
+                    aside = await self.unrecorded.record(taken, self._record)
+                except BaseException:
+                    self._records.put_back(taken)
+                    raise
+                self._records.settled(taken, but=aside)
+        finally:
+            self.unrecorded.end()
 
     async def _record(self, records: list[Record]) -> None:
         match records[0]:
@@ -107,6 +113,7 @@ class Settle:
             case HeldBack():
                 await self._hold([each for each in records if isinstance(each, HeldBack)])
             case Failure():
+                # One at a time: a statement writes one.
                 for each in records:
                     if isinstance(each, Failure):
                         await self._fail(each)

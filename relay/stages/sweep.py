@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from relay.decide.lane_scan import LaneScan, Reach
+from relay.errors import StatementFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from relay.settings import ScanSettings
     from relay.stages.scan import Scan
     from relay.stages.tenure import Tenure
+    from relay.stages.unreadable import Unreadable
     from relay.telemetry import Telemetry
 
 QUIET_CHECK_INTERVAL = 1.0
@@ -46,6 +48,8 @@ class Sweep:
         hand_on: Callable[[list[PendingEvent]], None],
         settings: ScanSettings,
         telemetry: Telemetry,
+        *,
+        unreadable: Unreadable | None = None,
     ) -> None:
         self._port = port
         self._scan = scan
@@ -53,6 +57,7 @@ class Sweep:
         self._hand_on = hand_on
         self._settings = settings
         self._telemetry = telemetry
+        self._unreadable = unreadable
         self._first_seen: dict[int, float] = {}
         self._looked_at: dict[int, int] = {}
         """The sequence's value at the last look at a transaction."""
@@ -94,7 +99,14 @@ class Sweep:
         most = state.sweep_reach(reach, self._tenure.buffer.lane_bytes(state.lane))
         state.begin()
         value_before = self._tenure.sequence_value
-        result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
+        try:
+            result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
+        except StatementFailedError as error:
+            before = await self._before_the_unreadable(state, step, most, error)
+            if before is None:
+                return True
+            step = before
+            result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
         self._tenure.saw_statement(result, value_before)
         if self._tenure.draining or state.releasing or self._tenure.lanes.get(state.lane) is not state:
             # The lane may be given back at this moment: what is taken now would be published by its next owner too.
@@ -104,6 +116,21 @@ class Sweep:
             self._tenure.buffer.add(state.lane, taken)
             self._hand_on(taken)
         return True
+
+    async def _before_the_unreadable(
+        self, state: LaneScan, step: tuple[int, int], most: Reach, error: StatementFailedError
+    ) -> tuple[int, int] | None:
+        """The part of a step before an event that cannot be read. None, and that one fails, if nothing is before it."""
+        if self._unreadable is None:
+            raise error
+        found = await self._unreadable.find(state, *step, most.events, most.bytes)
+        if found is None:
+            raise error
+        if not found.first:
+            return step[0], found.event[1] - 1
+        if self._tenure.lanes.get(state.lane) is state and not state.releasing:
+            await self._unreadable.fail(state, found.event, error)
+        return None
 
     async def look_for_quiet_transactions(self, now: float) -> None:
         """Hand the scan those transactions, open for a second or more, that have taken no event id so far.

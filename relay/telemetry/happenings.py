@@ -228,6 +228,12 @@ HAPPENINGS: dict[str, Happening] = {
         (Update("failed_events_total", labels=("topic",)),),
     ),
     "events.held": Happening(None, "Held back", ("events",), (Update("held_events_total", "events"),)),
+    "event.unrecorded": Happening(
+        "error",
+        "What became of an event cannot be recorded; it is tried again, and nothing passes it",
+        ("topic", "id", "error"),
+        (Update("refused_records_total"),),
+    ),
     # settle
     "settle.done": Happening(
         None,

@@ -54,6 +54,8 @@ METRICS: dict[str, Metric] = {
     "failed_events_total": Metric("counter", "Events that failed.", ("topic",)),
     "held_events_total": Metric("counter", "Events held back, behind a failure or for a paused topic."),
     "producers_replaced_total": Metric("counter", "Times the Kafka producer was discarded for a new one."),
+    "unrecorded_events": Metric("gauge", "Events whose outcome cannot be recorded now; tried again."),
+    "refused_records_total": Metric("counter", "Events whose outcome could not be recorded at first."),
     "settled_events_total": Metric("counter", "Events whose receipt was written."),
     "duplicate_events_total": Metric("counter", "Events found to be in Kafka more than once."),
     "settle_seconds": Metric("histogram", "Time of writing one batch of receipts."),

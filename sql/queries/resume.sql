@@ -19,6 +19,13 @@ FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.
             ORDER BY event.id) AS e) AS found
 WHERE found.bytes_before < $3::bigint;
 
+-- name: still_unreadable
+-- Of lanes $1, the events that were to be published again and cannot be read: they have failed once more, with detail $2.
+UPDATE outbox.failure AS f
+SET state = 'failed', next_attempt_at = NULL, failed_at = clock_timestamp(), attempts = f.attempts + 1, detail = $2::text
+WHERE f.lane = ANY ($1::smallint[]) AND f.state IN ('retrying', 'replaying') AND f.error = 'UnreadableEvent'
+RETURNING f.id;
+
 -- name: blocking
 -- The keys of lanes $1 that are closed: those behind a failure that is not resolved.
 SELECT f.lane, f.topic, f.key

@@ -97,6 +97,17 @@ UNION ALL
              LIMIT $4::int) AS e) AS swept
  WHERE swept.bytes_before < $5::bigint);
 
+-- name: pending_ids
+-- The first $4 unsettled events of lane $1 with $2 < id <= $3, without what it may be impossible to read of them: payload, headers, type and time.
+SELECT event.lane, event.id, event.event_id, event.topic, event.key
+FROM outbox.event AS event
+WHERE event.lane = $1::smallint AND event.id > $2::bigint AND event.id <= $3::bigint
+  AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = event.lane AND d.id = event.id AND d.id > $2::bigint)
+  AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = event.lane AND f.id = event.id)
+  AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = event.lane AND h.id = event.id)
+ORDER BY event.id
+LIMIT $4::int;
+
 -- name: highest_settled
 -- For the take-over of lanes $1: the highest id with a receipt, failure or held row of each, and the snapshot this was read in.
 SELECT l.lane,

@@ -50,6 +50,9 @@ class Tables:
     def finish_replays_soon(self) -> None:
         self.finished += 1
 
+    async def still_unreadable(self, lanes: Sequence[int], why: str) -> bool:
+        return False
+
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         found = bool(self.blocked)
         if self.while_reading:

@@ -1,0 +1,78 @@
+"""The event that cannot be read: found by halving."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.decide.lane_scan import LaneScan
+from relay.decide.snapshot import Snapshot
+from relay.errors import StatementFailedError
+from relay.postgres.outbox import ScanResult
+from relay.stages.buffer import Buffer
+from relay.stages.tenure import Tenure
+from relay.stages.unreadable import ID_MAX, Found, Unreadable
+from tests.events import event
+
+if TYPE_CHECKING:
+    from relay.event import PendingEvent
+
+LANE = 3
+
+
+class Table:
+    """Events of a lane, some of which cannot be read."""
+
+    def __init__(self, *bad: int, events: int = 100) -> None:
+        self.bad = bad
+        self.ids = range(1, events + 1)
+        self.reads = 0
+
+    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
+        self.reads += 1
+        within = [id_ for id_ in self.ids if above < id_ <= up_to][:events]
+        if set(within) & set(self.bad):
+            raise StatementFailedError("invalid byte sequence")
+        return ScanResult(Snapshot(1, 1, frozenset()), 0, 1, [event(id_, lane=lane) for id_ in within])
+
+    async def pending_ids(self, lane: int, above: int, up_to: int, most: int) -> list[PendingEvent]:
+        return [event(id_, lane=lane) for id_ in self.ids if above < id_ <= up_to][:most]
+
+
+def looking(*bad: int) -> tuple[Table, LaneScan, Unreadable, list[int]]:
+    table, failed, tenure = Table(*bad), list[int](), Tenure(Buffer(1_000, 1_000_000))
+    state = tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+    return table, state, Unreadable(table, tenure, lambda _, event, why: failed.append(event.id)), failed
+
+
+@pytest.mark.parametrize("bad", [1, 2, 50, 99, 100])
+async def test_it_is_found_in_few_reads(bad: int) -> None:
+    table, state, unreadable, _ = looking(bad, 100)
+    found = await unreadable.find(state, 0, ID_MAX, 1_000, 1_000)
+    assert found == Found(event(bad, lane=LANE), first=bad == 1)
+    assert table.reads <= 9
+
+
+async def test_it_is_not_the_first_while_something_before_it_was_not_taken() -> None:
+    _, state, unreadable, _ = looking(3)
+    for taken, first in (({1}, False), ({1, 2}, True)):
+        state.taken = set(taken)
+        found = await unreadable.find(state, 0, ID_MAX, 10, 1_000)
+        assert found is not None
+        assert found.first is first
+
+
+async def test_nothing_is_found_when_each_event_can_be_read_or_none_is_there() -> None:
+    _, state, unreadable, _ = looking(50)
+    assert await unreadable.find(state, 0, ID_MAX, 49, 1_000) is None
+    assert await unreadable.find(state, 100, ID_MAX, 49, 1_000) is None
+
+
+async def test_it_fails_once_and_counts_as_taken_until_that_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.stages.unreadable.WAIT", 0)
+    _, state, unreadable, failed = looking(1)
+    for _ in range(2):
+        await unreadable.fail(state, event(1, lane=LANE), StatementFailedError("invalid byte sequence"))
+    assert failed == [1]
+    assert state.taken == {1}
