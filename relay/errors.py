@@ -54,6 +54,15 @@ def connection_lost(error: BaseException) -> bool:
     return isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError)
 
 
+class HeldUpError(RelayError):
+    """A change needs locks that others hold; nothing was changed, and it may be tried again."""
+
+    def __init__(self, message: str, cause: str) -> None:
+        """`cause` stays the same as long as the same transactions stand in the way."""
+        super().__init__(message)
+        self.cause = cause
+
+
 class SchemaError(RelayError):
     """The outbox schema is missing, older or newer than this program, or was changed by hand."""
 

@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from uuid import UUID, uuid4
 
 from relay.errors import EnqueueError
+from relay.headers import MAX_BYTES, MAX_HEADERS, PREFIX
 
 # Kafka's rule; the schema has it too, for writers without this library.
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -42,10 +43,14 @@ class Event:
             raise EnqueueError(f"event_id must be a uuid.UUID, not {_kind(self.event_id)}")
 
 
+def _json(headers: Mapping[str, str]) -> str:
+    return json.dumps(dict(headers), ensure_ascii=False)
+
+
 def row(event: Event) -> tuple[UUID, str, bytes | None, bytes | None, str, str | None]:
     """The columns event_id, topic, key, payload, headers (JSON text) and type."""
     # An Event that exists has been checked: key and payload are bytes by now.
-    headers = json.dumps(dict(event.headers), ensure_ascii=False) if event.headers else "{}"
+    headers = _json(event.headers) if event.headers else "{}"
     return event.event_id, event.topic, event.key, event.payload, headers, event.type  # type: ignore[return-value]
 
 
@@ -86,7 +91,18 @@ def _checked_headers(headers: object) -> dict[str, str]:
     copy: dict[str, str] = {}
     for name, value in headers.items():
         _check_text("a header's name", name)
-        copy[name] = _check_text(f"header {name!r}", value)
+        if name.startswith(PREFIX):
+            raise EnqueueError(f"header {name[:60]!r}: names that begin with {PREFIX} are the relay's own; use another")
+        copy[name] = _check_text(f"header {name[:60]!r}", value)
+    if len(copy) > MAX_HEADERS:
+        raise EnqueueError(f"there are {len(copy):,} headers, more than the {MAX_HEADERS} that the outbox takes")
+    # A character takes six bytes as JSON at most: what is small is not written out to be counted.
+    most = sum(6 * (len(name) + len(value)) + 8 for name, value in copy.items())
+    if most > MAX_BYTES and (size := len(_json(copy).encode())) > MAX_BYTES:
+        raise EnqueueError(
+            f"the headers have {size:,} bytes as JSON, more than the {MAX_BYTES:,} that the outbox takes; "
+            "put what is large into the payload"
+        )
     return copy
 
 

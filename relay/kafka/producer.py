@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import TopicPartition
 
 from relay.decide.limits import ANY_TIME, NO_TIME
-from relay.headers import CREATED_AT
+from relay.headers import CREATED_AT, EVENT_ID, ID, TYPE
 from relay.kafka.administration import Administration
 from relay.kafka.connections import Connections
 from relay.kafka.errors import refused, translate, unreachable
@@ -227,11 +227,13 @@ class KafkaProducer:
                 packed += size + RECORD_OVERHEAD
                 if packed > room and events:
                     break
-            record_headers = [("outbox-event-id", str(event_id).encode()), ("outbox-id", b"%d" % id_)]
+            record_headers = [(EVENT_ID, str(event_id).encode()), (ID, b"%d" % id_)]
             if type_ is not None:
-                record_headers.append(("outbox-type", type_.encode()))
+                record_headers.append((TYPE, type_.encode()))
             if headers is not None and headers != "{}":
-                record_headers += [(name, value.encode()) for name, value in json.loads(headers).items()]
+                # The writer's first: of two with one name consumers take the last, and rows from before version 7 of
+                # the schema may have any names.
+                record_headers[:0] = [(name, value.encode()) for name, value in json.loads(headers).items()]
             if earliest <= created_ms <= latest:
                 added = append(timestamp=created_ms, key=key, value=payload, headers=record_headers)
             else:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncpg.exceptions import LockNotAvailableError
 
-from relay.errors import SchemaError
 from relay.postgres.checks import schema_state
 from relay.postgres.errors import translated
+from relay.postgres.locks import held_up, holders, tables_of
 from relay.postgres.sessions import as_text, secure_transaction
 from relay.postgres.sql import DEFAULT_SCHEMA, query, roles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
+    from typing import TypeVar
 
     import asyncpg
 
     from relay.postgres.sql import Migration
 
-LIMIT_ATTEMPTS = 60
-LIMIT_PAUSE = 0.5
+    Result = TypeVar("Result")
+
+LOCK_ATTEMPTS = 60
+LOCK_PAUSE = 0.5
 """Seconds between attempts to lock the events' table, for the writers that were kept waiting to get on."""
 
 
@@ -33,9 +37,28 @@ async def migrate(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) 
     was applied is not what it knows (see `schema_state`).
     """
     applied: list[Migration] = []
-    while (migration := await _apply_next(connection, schema)) is not None:
+    what = f"a migration of the schema {schema}"
+    while (
+        migration := await _patiently(partial(_apply_next, connection, schema), what, connection, schema)
+    ) is not None:
         applied.append(migration)
     return applied
+
+
+async def _patiently(
+    work: Callable[[], Awaitable[Result]], what: str, connection: asyncpg.Connection, schema: str
+) -> Result:
+    """Do what gives up when it has waited for a lock for 50 ms, so that writers do not queue up behind it.
+
+    Tried for half a minute; then HeldUpError names who held the lock.
+    """
+    for attempt in range(LOCK_ATTEMPTS):
+        if attempt:
+            await asyncio.sleep(LOCK_PAUSE)
+        with suppress(LockNotAvailableError):
+            return await work()
+    with translated():
+        raise held_up(what, await holders(connection, tables_of(schema)))
 
 
 async def _apply_next(connection: asyncpg.Connection, schema: str) -> Migration | None:
@@ -77,22 +100,17 @@ async def max_event_bytes(connection: asyncpg.Connection, schema: str = DEFAULT_
 async def set_max_event_bytes(connection: asyncpg.Connection, limit: int, schema: str = DEFAULT_SCHEMA) -> bool:
     """Change the limit for new events; returns whether it was another one before.
 
-    The tables are locked for an instant. While others use them that fails after 50 ms, so that writers do not queue
-    up behind us, and is tried again; SchemaError when it did not work out for half a minute.
+    The tables are locked for an instant. Raises HeldUpError when that did not work out for half a minute.
     """
     if limit == await max_event_bytes(connection, schema):
         return False
-    with translated():
-        for attempt in range(LIMIT_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(LIMIT_PAUSE)
-            with suppress(LockNotAvailableError):
-                await connection.execute(query("set_max_event_bytes", schema), limit)
-                return True
-    raise SchemaError(
-        f"the event size limit was not changed: others kept {schema}.event locked for "
-        f"{LIMIT_ATTEMPTS * LIMIT_PAUSE:.0f} s; try again when no long transaction uses it"
-    )
+
+    async def change() -> None:
+        with translated():
+            await connection.execute(query("set_max_event_bytes", schema), limit)
+
+    await _patiently(change, "the change of the event size limit", connection, schema)
+    return True
 
 
 def script(migrations: Iterable[Migration], schema: str = DEFAULT_SCHEMA) -> str:

@@ -147,8 +147,11 @@ ORDER BY asked.n;
 
 -- name: event_shown
 -- Everything about the event with id $1, with the first $2 bytes of its payload.
-SELECT e.lane, e.id, e.event_id, e.topic, e.key, e.headers::text AS headers, e.type, e.created_at,
-       extract(epoch FROM clock_timestamp() - e.created_at)::float8 AS created_seconds,
+SELECT e.lane, e.id, e.event_id, e.topic, e.key, e.headers::text AS headers, e.type,
+       -- Within what Python calls a date: a row from before 0007 may have any other.
+       least(greatest(e.created_at, '0001-01-02'), '9999-12-31') AS created_at,
+       extract(epoch FROM clock_timestamp() - least(greatest(e.created_at, '0001-01-02'), '9999-12-31'))::float8
+           AS created_seconds,
        CASE WHEN octet_length(e.payload) <= $2::int THEN e.payload ELSE substring(e.payload FROM 1 FOR $2) END AS payload,
        octet_length(e.payload) AS payload_bytes,
        d.kafka_partition, d.kafka_offset, d.delivered_at,
@@ -166,7 +169,8 @@ WHERE e.lane = ANY ('{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}') AND e.id = $1::bi
 -- The failure that the event (lane $1, id $2, topic $3, key $4) is held behind: the first one that is not resolved.
 SELECT f.id, f.state, f.error
 FROM outbox.failure AS f
-WHERE f.lane = $1::smallint AND f.topic = $3::text AND f.key = $4::bytea AND f.id < $2::bigint
+WHERE f.topic = $3::text AND sha256(f.key) = sha256($4::bytea) AND f.key = $4::bytea
+  AND f.lane = $1::smallint AND f.id < $2::bigint
   AND (f.state IN ('retrying', 'replaying') OR (f.state = 'failed' AND f.policy = 'block'))
 ORDER BY f.id
 LIMIT 1;

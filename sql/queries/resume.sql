@@ -1,7 +1,7 @@
 -- name: due_failures
 -- Failures of lanes $1 whose time has come: replayed by a person, or to be retried now. In id order, at most $2 and about $3 bytes, not those of topics $4 and not (lane, id) of $5 and $6.
 SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload, found.headers::text AS headers,
-       found.type, (date_part('epoch', found.created_at) * 1000)::bigint AS created_ms, found.size, found.attempts
+       found.type, least(greatest(date_part('epoch', found.created_at) * 1000, 0), 253402300799999)::bigint AS created_ms, found.size, found.attempts
 FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
       FROM (SELECT event.*, f.attempts,
                    octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
@@ -43,9 +43,9 @@ SELECT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = ANY ($1::smallint[
 
 -- name: held_events
 -- Held events of lane $1 above id $2 that nothing in the tables blocks, in id order: at most $3 rows and about $4 bytes, not those of topics $5.
--- OFFSET 0: what blocks is looked up for each by its key. Planned while there were no failures, a join would read all of the lane for each.
+-- OFFSET 0: what blocks is looked up for each by its key (by the hash that the index has; a key is in one lane). Planned while there were no failures, a join would read all of the lane for each.
 SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload, found.headers::text AS headers,
-       found.type, (date_part('epoch', found.created_at) * 1000)::bigint AS created_ms, found.size
+       found.type, least(greatest(date_part('epoch', found.created_at) * 1000, 0), 253402300799999)::bigint AS created_ms, found.size
 FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
       FROM (SELECT event.*,
                    octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
@@ -54,7 +54,7 @@ FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.
                   FROM outbox.held AS h
                   WHERE h.lane = $1::smallint AND h.id > $2::bigint AND h.topic <> ALL ($5::text[])
                     AND NOT EXISTS (SELECT FROM outbox.failure AS f
-                                    WHERE f.lane = h.lane AND f.topic = h.topic AND f.key = h.key
+                                    WHERE f.topic = h.topic AND sha256(f.key) = sha256(h.key) AND f.key = h.key
                                       AND (f.state IN ('retrying', 'replaying')
                                            OR (f.state = 'failed' AND f.policy = 'block'))
                                     OFFSET 0)

@@ -3,6 +3,7 @@
 -- age() of the first of all xids is how many were taken since, modulo 2^32: the only way to know the next one without taking it.
 -- $1 lanes, $2 taken_to, $3 sweep rows, $4 sweep bytes, $5 fresh rows, $6 fresh bytes, $7 number of the bound: one element per lane;
 -- $8 floors of the bounds; $9 number of the bound, $10 xid, $11 floor: one element per running transaction of a bound; $12 longest sweep in ids;
+-- created_ms is within what dates can be: a row from before 0007 may say infinity, on which one row the scan must not end.
 -- $13 an id below everything that may be read: implied by the rest, but only a parameter prunes segments before the plan is set up.
 WITH bound AS MATERIALIZED (
     SELECT b.number::int AS number,
@@ -32,7 +33,7 @@ SELECT 0::smallint AS lane,
 UNION ALL
 SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload,
        nullif(found.headers, '{}')::text, found.type,
-       (date_part('epoch', found.created_at) * 1000)::bigint, found.size
+       least(greatest(date_part('epoch', found.created_at) * 1000, 0), 253402300799999)::bigint, found.size
 FROM wanted CROSS JOIN LATERAL (
     (SELECT swept.*
      FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
@@ -81,7 +82,7 @@ SELECT 0::smallint AS lane,
 UNION ALL
 (SELECT swept.lane, swept.id, swept.event_id, swept.topic, swept.key, swept.payload,
         nullif(swept.headers, '{}')::text, swept.type,
-        (date_part('epoch', swept.created_at) * 1000)::bigint, swept.size
+        least(greatest(date_part('epoch', swept.created_at) * 1000, 0), 253402300799999)::bigint, swept.size
  FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
        FROM (SELECT event.*,
                     octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))

@@ -56,7 +56,8 @@ WHERE s.upper_id <= (SELECT min(l.position) FROM outbox.lane AS l)
       SELECT
       FROM outbox.lane AS l
       CROSS JOIN LATERAL (
-          (SELECT e.created_at AS used_at FROM outbox.event AS e
+          -- One that says it was written later than now has no say: it would keep its segment until then.
+          (SELECT CASE WHEN e.created_at <= clock_timestamp() THEN e.created_at END AS used_at FROM outbox.event AS e
            WHERE e.lane = l.lane AND e.id >= s.lower_id AND e.id < s.upper_id
            ORDER BY e.id DESC LIMIT 1)
           UNION ALL

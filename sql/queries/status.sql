@@ -20,8 +20,8 @@ SELECT current_database() AS database,
 FROM outbox.event_id AS v;
 
 -- name: status_oldest
--- The age of the first pending event of each lane that has one.
-SELECT l.lane, extract(epoch FROM clock_timestamp() - oldest.created_at)::float8 AS seconds
+-- The age of the first pending event of each lane that has one. (From infinity nothing can be subtracted.)
+SELECT l.lane, extract(epoch FROM clock_timestamp() - least(greatest(oldest.created_at, '1970-01-01'), '9999-12-31'))::float8 AS seconds
 FROM outbox.lane AS l
 CROSS JOIN LATERAL (
     SELECT e.created_at

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from aiokafka.record.memory_records import MemoryRecords
 
 from relay.event import PendingEvent
 from relay.kafka.producer import KafkaProducer
@@ -46,6 +47,23 @@ async def test_a_record_is_the_event_that_it_was(kafka: servers.Kafka, topic: st
         "outbox-id": "7",
         "outbox-type": "order.paid",
         "traceparent": "00-é",
+    }
+
+
+async def test_the_relays_own_headers_come_last_whatever_a_writer_has_written(kafka: servers.Kafka, topic: str) -> None:
+    """A consumer that takes the last header of a name, as `lastHeader` and `dict` do, must find the relay's."""
+    theirs = {"outbox-id": "999", "outbox-event-id": "mine", "outbox-type": "theirs", "z": "y"}
+    written = event(7, headers=theirs, kind="paid")
+    async with connected(kafka) as producer:
+        batch = producer.pack(deque([written]), 1, None)
+        records = MemoryRecords(bytes(batch.builder._build())).next_batch()
+    assert records is not None
+    (packed,) = [dict(record.headers) for record in records]
+    assert packed == {
+        "outbox-id": b"7",
+        "outbox-event-id": str(written.event_id).encode(),
+        "outbox-type": b"paid",
+        "z": b"y",
     }
 
 

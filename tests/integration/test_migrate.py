@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from relay.cli import main
-from relay.errors import PostgresLostError, SchemaError, SettingsError
+from relay.errors import HeldUpError, PostgresLostError, SchemaError, SettingsError
 from relay.postgres import checks
 from relay.postgres import migrate as migrating
 from relay.postgres.checks import check_primary, check_schema, check_sequence
@@ -218,8 +218,8 @@ def test_the_size_limit_can_be_changed_and_holds_for_new_segments_too(database: 
 async def test_changing_the_size_limit_waits_for_an_open_writer_in_small_steps(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrating, "LIMIT_PAUSE", 0.01)
-    monkeypatch.setattr(migrating, "LIMIT_ATTEMPTS", 10_000)
+    monkeypatch.setattr(migrating, "LOCK_PAUSE", 0.01)
+    monkeypatch.setattr(migrating, "LOCK_ATTEMPTS", 10_000)
     async with migrated(database) as connection, connected(database) as writer, connected(database) as other:
         transaction = writer.transaction()
         await transaction.start()
@@ -236,12 +236,33 @@ async def test_changing_the_size_limit_waits_for_an_open_writer_in_small_steps(
 
 
 async def test_a_size_limit_that_cannot_be_changed_says_so(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrating, "LIMIT_ATTEMPTS", 2)
-    monkeypatch.setattr(migrating, "LIMIT_PAUSE", 0.0)
+    monkeypatch.setattr(migrating, "LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr(migrating, "LOCK_PAUSE", 0.0)
     async with migrated(database) as connection, connected(database) as writer, writer.transaction():
         await add_event(writer)
-        with pytest.raises(SchemaError, match=r"others kept outbox\.event locked"):
+        with pytest.raises(HeldUpError, match=f"the session with pid {writer.get_server_pid()}"):
             await set_max_event_bytes(connection, 2_000_000)
+
+
+async def test_a_migration_waits_for_an_open_writer_in_small_steps_and_names_it(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrating, "LOCK_PAUSE", 0.01)
+    monkeypatch.setattr(migrating, "LOCK_ATTEMPTS", 3)
+    door = next(each.version for each in migrations() if each.name == "refused_at_the_door")
+    monkeypatch.setattr(checks, "migrations", lambda _: migrations()[: door - 1])
+    async with connected(database) as connection, connected(database) as writer, connected(database) as other:
+        await migrate(connection)
+        transaction = writer.transaction()
+        await transaction.start()
+        await add_event(writer)
+        monkeypatch.undo()
+        monkeypatch.setattr(migrating, "LOCK_ATTEMPTS", 3)
+        with pytest.raises(HeldUpError, match=f"the session with pid {writer.get_server_pid()}"):
+            await migrate(connection)
+        await asyncio.wait_for(add_event(other), 5)
+        await transaction.commit()
+        assert (await migrate(connection))[0].version == door
 
 
 async def test_a_role_that_may_not_migrate_hears_so(database: str) -> None:

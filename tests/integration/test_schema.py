@@ -10,6 +10,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from relay.enqueue import enqueue
 from relay.postgres.migrate import make_roles
 from relay.postgres.segments import ensure_segments, prune
 from tests.outbox import add_event, add_failure, add_receipts, migrated
@@ -66,6 +67,48 @@ async def test_topics_that_kafka_refuses_are_refused(connection: asyncpg.Connect
 async def test_headers_other_than_strings_are_refused(connection: asyncpg.Connection, headers: str) -> None:
     with pytest.raises(asyncpg.CheckViolationError, match="event_headers"):
         await connection.execute("INSERT INTO outbox.event (topic, headers) VALUES ('a', $1)", headers)
+
+
+REFUSED_HEADERS = {
+    "a name of the relay's": {"outbox-id": "7"},
+    "one among others": {"a": "b", "outbox-anything": "", "z": "y"},
+    "one with a quote in it": {'outbox-"': "x"},
+    "too many": {f"h{n}": "v" for n in range(257)},
+    "too large": {"h": "v" * 32_760},
+    "too large only as JSON": {"h": "\x01" * 5_461},
+}
+TAKEN_HEADERS = {
+    "a name of the relay's as a value": {"a": "outbox-id", "b": '"outbox-id": "', "c": 'x"outbox-id": '},
+    "other spellings": {"Outbox-Id": "a", "x-outbox-id": "b", 'a"outbox-id': "c", "outbox": "d"},
+    "as many as there may be": {f"h{n}": "v" for n in range(256)},
+    "as large as they may be": {"h": "v" * 32_759},
+    "no name": {"": "x"},
+}
+
+
+@pytest.mark.parametrize("headers", REFUSED_HEADERS.values(), ids=REFUSED_HEADERS)
+async def test_headers_beyond_what_a_writer_may_set_are_refused(
+    connection: asyncpg.Connection, headers: dict[str, str]
+) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="event_headers"):
+        await connection.execute("INSERT INTO outbox.event (topic, headers) VALUES ('a', $1)", json.dumps(headers))
+
+
+@pytest.mark.parametrize("headers", TAKEN_HEADERS.values(), ids=TAKEN_HEADERS)
+async def test_headers_that_a_writer_may_set_are_taken_by_schema_and_library(
+    connection: asyncpg.Connection, headers: dict[str, str]
+) -> None:
+    await connection.execute("INSERT INTO outbox.event (topic, headers) VALUES ('a', $1)", json.dumps(headers))
+    async with connection.transaction():
+        await enqueue(connection, "a", key=None, payload=None, headers=headers)
+    stored = await connection.fetch("SELECT headers FROM outbox.event")
+    assert [json.loads(row[0]) for row in stored] == [headers, headers]
+
+
+@pytest.mark.parametrize("created_at", ["infinity", "-infinity", "1969-12-31 23:59:59+00", "10000-01-01 00:00:00+00"])
+async def test_a_time_that_is_no_date_is_refused(connection: asyncpg.Connection, created_at: str) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="event_created_at"):
+        await connection.execute(f"INSERT INTO outbox.event (topic, created_at) VALUES ('a', '{created_at}')")
 
 
 async def test_an_event_counts_with_key_payload_headers_and_type(connection: asyncpg.Connection) -> None:

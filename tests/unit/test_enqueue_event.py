@@ -45,6 +45,9 @@ def event(**changes: Any) -> Event:
         ("headers", {1: "b"}, "a header's name must be a str, not int"),
         ("headers", {"a": "\0"}, "header 'a' contains a NUL"),
         ("headers", {"a": "\ud800"}, "header 'a' contains a lone surrogate"),
+        ("headers", {"outbox-id": "7"}, "header 'outbox-id': names that begin with outbox- are the relay's own"),
+        ("headers", {f"h{n}": "v" for n in range(257)}, "there are 257 headers, more than the 256"),
+        ("headers", {"h": "v" * 32_760}, "the headers have 32,769 bytes as JSON, more than the 32,768"),
         ("type", 5, "type must be a str, not int"),
         ("type", "a\0", "type contains a NUL"),
         ("event_id", "5f6bd6a5", "event_id must be a uuid.UUID, not str"),
@@ -82,6 +85,19 @@ def test_headers_are_stored_as_the_text_postgresql_counts() -> None:
     made = event(key="k", payload="xyz", headers={"ä": "b"}, type="t")
     assert row(made)[4] == '{"ä": "b"}'
     assert size(made) == 1 + 3 + len('{"ä": "b"}'.encode()) + 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Outbox-Id": "a", "x-outbox-id": "b", "id": "outbox-id"},
+        {f"h{n}": "v" for n in range(256)},
+        {"h": "v" * 32_759},
+        {"h": "\x01" * 5_459},
+    ],
+)
+def test_headers_up_to_the_bounds_are_taken(headers: dict[str, str]) -> None:
+    assert event(headers=headers).headers == headers
 
 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))

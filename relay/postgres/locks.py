@@ -1,0 +1,81 @@
+"""Who holds the locks that a change to the tables needs: sessions, and prepared transactions, which have none."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relay.errors import HeldUpError
+from relay.postgres.sql import query
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+LASTING = 1.0
+"""Seconds from which on a transaction is worth naming, and not worth making writers wait for."""
+
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A transaction that holds locks."""
+
+    pid: int | None
+    gid: str | None
+    """Of a prepared transaction."""
+    role: str | None
+    application: str
+    seconds: float | None
+    """Its age; None if we may not know."""
+    holder: str
+    """The same as long as it is the same transaction."""
+
+    def __str__(self) -> str:
+        """Who it is, for people."""
+        age = "" if self.seconds is None else f", {self.seconds:.0f} s old"
+        if self.pid is None:
+            return f"the prepared transaction {self.gid!r} (role {self.role}{age})"
+        application = f", application {self.application!r}" if self.application else ""
+        return f"the session with pid {self.pid} (role {self.role}{application}{age})"
+
+
+def tables_of(schema: str) -> list[str]:
+    """The tables that writers and relays use, for `holders`."""
+    return [f"{schema}.{table}" for table in ("event", "delivery", "failure", "held", "lane", "replica", "migration")]
+
+
+async def holders(connection: asyncpg.Connection, tables: Sequence[str], strong: Sequence[str] = ()) -> list[Holder]:
+    """Who holds any lock on `tables`, or one on `strong` that keeps those from being changed."""
+    return [Holder(**row) for row in await connection.fetch(query("lock_holders"), tables, strong)]
+
+
+async def refuse_while_held(
+    connection: asyncpg.Connection, what: str, tables: Sequence[str], strong: Sequence[str] = ()
+) -> None:
+    """Raise HeldUpError if transactions that last hold locks on the tables: asking for ours would keep writers waiting.
+
+    Those whose age we may not know last if they are there after a second look.
+    """
+    found = [
+        each for each in await holders(connection, tables, strong) if each.seconds is None or each.seconds >= LASTING
+    ]
+    if any(each.seconds is None for each in found):
+        await asyncio.sleep(LASTING)
+        still = {each.holder for each in await holders(connection, tables, strong)}
+        found = [each for each in found if each.holder in still]
+    if found:
+        raise held_up(what, found)
+
+
+def held_up(what: str, by: Sequence[Holder]) -> HeldUpError:
+    """The error that names who stands in the way of `what`."""
+    named = "; ".join(map(str, by[:MOST_NAMED])) if by else "others, in one short transaction after the other"
+    more = f"; {len(by) - MOST_NAMED} more" if len(by) > MOST_NAMED else ""
+    return HeldUpError(
+        f"{what} has to wait for locks that others hold: {named}{more}; end what is not needed any more",
+        cause=f"held up by {sorted(each.holder for each in by)}",
+    )
