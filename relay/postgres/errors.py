@@ -62,6 +62,33 @@ def translated() -> Iterator[None]:
 
 
 @contextmanager
+def connecting() -> Iterator[None]:
+    """The same around a connection's start, where some errors are about the DSN and not about a statement."""
+    try:
+        with translated():
+            yield
+    except PostgresLostError as error:
+        if isinstance(error.__cause__, pg.ConnectionDoesNotExistError):
+            # TLS 1.3 has no other way to refuse a certificate: the handshake is over on our side by then.
+            raise PostgresLostError(
+                "PostgreSQL ended the connection before it was made; if that does not pass, it refuses the client "
+                "certificate: check sslcert and sslkey in RELAY_POSTGRES_DSN"
+            ) from error.__cause__
+        raise
+    except RelayError:
+        raise
+    except pg.ObjectNotInPrerequisiteStateError as error:
+        raise _not_ready(error) from error
+    except (pg.UndefinedObjectError, pg.CantChangeRuntimeParamError, pg.InvalidParameterValueError) as error:
+        raise SettingsError(
+            f"PostgreSQL refuses a parameter of RELAY_POSTGRES_DSN: {_text(error)}; correct it or leave it out"
+        ) from error
+    except (ValueError, TypeError, LookupError, AttributeError):
+        # Of the client's own reading; its text may quote a password.
+        raise _bad_dsn(ValueError()) from None
+
+
+@contextmanager
 def running(statement: str) -> Iterator[None]:
     """The same around a statement of the flow: nothing foreign gets out, and the error names the statement."""
     try:
@@ -106,15 +133,52 @@ def _ended(_: BaseException) -> RelayError:
 
 
 def _unreachable(error: BaseException) -> RelayError:
+    if "rejected SSL upgrade" in str(error):
+        return PostgresLostError(
+            "no secure connection to PostgreSQL: the server has TLS switched off; switch it on, or lower sslmode in "
+            "RELAY_POSTGRES_DSN"
+        )
     return PostgresLostError(
         f"PostgreSQL cannot be reached: {_text(error)}; check that it runs, and RELAY_POSTGRES_DSN"
     )
 
 
 def _tls(error: BaseException) -> RelayError:
-    return PostgresLostError(
-        f"no secure connection to PostgreSQL: {_text(error)}; check sslmode and sslrootcert in RELAY_POSTGRES_DSN"
-    )
+    text = _text(error)
+    advice = next((advice for part, advice in _TLS_ADVICE if part in text.lower()), "check sslmode and sslrootcert")
+    return PostgresLostError(f"no secure connection to PostgreSQL: {text}; {advice} in RELAY_POSTGRES_DSN")
+
+
+_TLS_ADVICE = (
+    ("expired", "renew the server's certificate; nothing helps"),
+    ("not yet valid", "check this machine's clock and the server's certificate; nothing helps"),
+    ("hostname mismatch", "name the host as the certificate does"),
+    ("ip address mismatch", "name the host as the certificate does"),
+    ("self-signed", "name the authority that issued the server's certificate in sslrootcert"),
+    ("self signed", "name the authority that issued the server's certificate in sslrootcert"),
+    ("local issuer", "name the authority that issued the server's certificate in sslrootcert"),
+    ("alert_unknown_ca", "the server does not know the client certificate's authority: check sslcert"),
+    ("alert_certificate", "the server does not take the client certificate: check sslcert and sslkey"),
+    ("alert_certificate_required", "the server asks for a client certificate: set sslcert and sslkey"),
+    ("key_values_mismatch", "the key is not the certificate's: check sslcert and sslkey"),
+    ("no_certificate_or_crl_found", "the file is no certificate: check sslrootcert"),
+    ("pem", "the file is no certificate or key: check sslrootcert, sslcert and sslkey"),
+)
+"""What to do, by a part of what OpenSSL says, in small letters."""
+
+_REFUSED_ADVICE = (
+    (
+        "no pg_hba.conf entry",
+        "add an entry there, or connect as its entries ask: check user, database and sslmode",
+    ),
+    ("pg_hba.conf rejects", "the server's entry for it says reject: check user, database and sslmode"),
+    ("valid client certificate", "the server asks for a client certificate: set sslcert and sslkey"),
+    ("certificate authentication failed", "the client certificate is another user's: check user and sslcert"),
+    ("password authentication failed", "check user and password"),
+    ("role ", "check the user"),
+    ("database ", "check the database"),
+)
+"""The same for what PostgreSQL says."""
 
 
 def _given_up(error: BaseException) -> RelayError:
@@ -134,9 +198,9 @@ def _no_primary(error: BaseException) -> RelayError:
 
 
 def _refused(error: BaseException) -> RelayError:
-    return PostgresRefusedError(
-        f"PostgreSQL refused the connection: {_text(error)}; check user, password and database in RELAY_POSTGRES_DSN"
-    )
+    text = _text(error)
+    advice = next((advice for part, advice in _REFUSED_ADVICE if part in text), "check user, password and database")
+    return PostgresRefusedError(f"PostgreSQL refused the connection: {text}; {advice} in RELAY_POSTGRES_DSN")
 
 
 def _bad_dsn(_: BaseException) -> RelayError:

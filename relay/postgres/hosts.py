@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from relay.errors import PostgresLostError
-from relay.postgres.errors import translated
+from relay.postgres.dsn import prepared
+from relay.postgres.errors import connecting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,12 +39,12 @@ async def connect_to_primary(
     own search gives all hosts together one timeout, so that a machine that is switched off hides those behind it.)
     Raises what the last host failed with when waiting may help, and at once what takes a person.
     """
-    *others, last = one_by_one(dsn)
+    *others, last = one_by_one(prepared(dsn))
     for each in others:
         try:
-            with translated():
+            with connecting():
                 return await connect(each), each
         except PostgresLostError:
             continue
-    with translated():
+    with connecting():
         return await connect(last), last

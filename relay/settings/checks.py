@@ -39,7 +39,7 @@ def dsn(value: SecretStr) -> SecretStr:
         sane = all(_host_and_port(host, port_needed=False) for host in hosts if host or len(hosts) > 1)
     except ValueError:
         sane = False
-    if not sane or "@" in parts.path + parts.query:
+    if not sane or "@" in parts.path + parts.query + parts.netloc.rpartition("@")[0]:
         raise ValueError(
             f"has a host or port that cannot be read; write it as {_DSN_EXAMPLE}, with special characters of "
             "the password percent-encoded (@ is %40, / is %2F, # is %23, ? is %3F, : is %3A)"
