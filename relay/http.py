@@ -92,7 +92,10 @@ def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]
 
     async def readyz(_: web.Request) -> web.Response:
         reasons = [clip(reason, _MOST_OF_A_REASON) for reason in health.ready(clock())]
-        topics = {topic: clip(error, _MOST_OF_A_REASON) for topic, error in health.troubled_topics().items()}
+        topics = {
+            clip(topic, _MOST_OF_A_REASON): clip(error, _MOST_OF_A_REASON)
+            for topic, error in health.troubled_topics().items()
+        }
         answer = {"ready": not reasons, "reasons": reasons, "troubled_topics": topics}
         return _json(answer, 503 if reasons else 200)
 

@@ -38,7 +38,7 @@ def parking(lanes: Sequence[OwnedLane]) -> list[str]:
 
 def replicas_table(replicas: Sequence[Replica], *, with_ids: bool = False) -> PlainTable:
     """One row for each replica; dead ones in red."""
-    made = table("*replica", *(["id"] if with_ids else []), "version", ">running", ">lease", "lanes", "*")
+    made = table("*replica", *(["id"] if with_ids else []), "*version", ">running", ">lease", "lanes", "*")
     for replica in replicas:
         lease = duration(replica.lease_seconds) if replica.alive else f"out for {duration(-replica.lease_seconds)}"
         made.add_row(

@@ -1,4 +1,4 @@
-"""Whatever a happening, a library or an exception says: a log line is one line, harmless, and true."""
+"""Whatever a happening, a library or an exception says: log lines, metrics and HTTP answers are harmless and true."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import example, given, settings
 from prometheus_client import generate_latest
 
-from relay.settings import LogSettings
+from relay.health import Health
+from relay.http import application
+from relay.settings import HealthSettings, LogSettings
 from relay.telemetry import HAPPENINGS, Telemetry
 from relay.telemetry.logs import configure
 from tests.hostile import NASTY, hostile_text, unseen
@@ -131,3 +135,25 @@ def test_metrics_can_be_read_whatever_a_topic_is_called(topic: str) -> None:
 
 def test_hostile_text_is_hostile() -> None:
     assert all(unseen(nasty) for nasty in NASTY[3:11])
+
+
+@pytest.mark.parametrize("nasty", [*NASTY, "\ud800", "x" * 10**6])
+async def test_http_answers_say_it_harmlessly_and_in_bounds(nasty: str) -> None:
+    health = Health(HealthSettings(), 0.0)
+    health.kafka_lost(0.0, RuntimeError(nasty))
+    health.topic_troubled(nasty, nasty)
+    telemetry = Telemetry()
+    telemetry.emit("publish.refused", topic=nasty, partition=0, events=1, error=nasty)
+    app = application(health, telemetry, lambda: 0.0)
+    for path in sorted({resource.canonical for resource in app.router.resources()}):
+        request = make_mocked_request("GET", path, app=app)
+        match = await app.router.resolve(request)
+        answer = await match.handler(request)
+        assert isinstance(answer, web.Response)
+        assert isinstance(answer.body, bytes)
+        text = answer.body.decode()
+        assert not unseen(text.replace("\n", "")), path
+        assert len(text) < 80_000
+        if answer.content_type == "application/json":
+            assert answer.text is not None
+            assert json.loads(answer.text) is not None
