@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from relay.postgres.status import Lane
 
 
+_MOST_OF_A_VERSION = 24
+
+
 def silence(replicas: Sequence[Replica]) -> list[str]:
     """What to say of replicas whose heartbeat is overdue."""
     return [
@@ -38,13 +41,14 @@ def parking(lanes: Sequence[OwnedLane]) -> list[str]:
 
 def replicas_table(replicas: Sequence[Replica], *, with_ids: bool = False) -> PlainTable:
     """One row for each replica; dead ones in red."""
-    made = table("*replica", *(["id"] if with_ids else []), "*version", ">running", ">lease", "lanes", "*")
+    made = table("*replica", *(["id"] if with_ids else []), "version", ">running", ">lease", "lanes", "*")
     for replica in replicas:
         lease = duration(replica.lease_seconds) if replica.alive else f"out for {duration(-replica.lease_seconds)}"
         made.add_row(
             replica.name,
             *([str(replica.id)[:8]] if with_ids else []),
-            replica.version,
+            # Not folded, so that names have the room, and cut, so that it cannot take it from them.
+            plain(replica.version)[:_MOST_OF_A_VERSION],
             duration(replica.running_seconds),
             lease,
             ranges(replica.lanes) or "none",

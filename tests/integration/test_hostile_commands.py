@@ -81,7 +81,10 @@ async def seed(connection: asyncpg.Connection, texts: list[str]) -> dict[str, st
     """Fill every column that a command shows with these texts; the ids that commands are called with."""
     # As somebody who may do anything: no constraint, trigger or default stands in the way.
     await connection.execute("SET session_replication_role = replica")
-    await connection.execute("ALTER TABLE outbox.event DROP CONSTRAINT IF EXISTS event_topic")
+    for check in await connection.fetch(
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'outbox.event'::regclass AND contype = 'c'"
+    ):
+        await connection.execute(f'ALTER TABLE outbox.event DROP CONSTRAINT "{check["conname"]}"')
     await connection.execute(
         "TRUNCATE outbox.event, outbox.delivery, outbox.failure, outbox.held, outbox.action, outbox.replay_receipt,"
         " outbox.replica, outbox.lane_intent"

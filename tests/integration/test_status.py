@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -232,9 +233,9 @@ def test_a_pod_s_name_is_shown_whole_on_80_columns(database: str) -> None:
 
     asyncio.run(give_all_lanes())
     shown = run(database)
-    assert f"{name} 0.1.0 1 h 0 min out for 4 min 3 s 0-15" in [
-        " ".join(each.split()) for each in shown.output.splitlines()
-    ]
+    # The seconds go on while a busy machine gets to it.
+    lines = [" ".join(each.split()) for each in shown.output.splitlines()]
+    assert any(re.fullmatch(rf"{name} 0\.1\.0 1 h \d min out for 4 min \d+ s 0-15", line) for line in lines), lines
 
 
 def test_the_json_has_everything_and_no_secret(database: str) -> None:
