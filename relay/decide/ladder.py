@@ -60,22 +60,30 @@ class Ladder:
     def floors(self, snapshot: Snapshot) -> tuple[int, list[tuple[int, int]]]:
         """The floor of all transactions from xmax on, and (xid, floor) of the running ones whose floor is below it.
 
+        The former is that of the rungs alone: a floor that was raised for the transaction whose xid is xmax says nothing
+        of those after it, which may have taken lower ids before it takes its first.
+
         All lanes of a scan ask for the same snapshot: with 200 open transactions it is worked out once in 0.2 ms
         instead of 16 times.
         """
         if self._floors is None or self._floors[0] is not snapshot:
-            floor = self.floor(snapshot.xmax)
+            floor = self._floor_of_rungs(snapshot.xmax)
             running = [(xid, self.floor(xid)) for xid in snapshot.running]
             self._floors = snapshot, floor, [each for each in running if each[1] < floor]
         return self._floors[1:]
 
     def floor(self, xid: int) -> int:
-        """The largest value that every event id of transaction `xid` exceeds; NO_FLOOR when no rung says."""
+        """The largest value that every event id of transaction `xid` exceeds; NO_FLOOR when nothing says.
+
+        Of this one alone: a raised floor is not one of later transactions.
+        """
+        return max(self._floor_of_rungs(xid), self._raised.get(xid, NO_FLOOR))
+
+    def _floor_of_rungs(self, xid: int) -> int:
+        """The largest value that every event id of `xid`, and of all later transactions, exceeds."""
         index = bisect_left(self._xids, xid) - 1
         # -1 would be the *last* rung to Python: the highest floor of all for the oldest transaction.
-        floor = self._values[index] if index >= 0 else NO_FLOOR
-        raised = self._raised.get(xid)
-        return floor if raised is None or raised < floor else raised
+        return self._values[index] if index >= 0 else NO_FLOOR
 
     def prune(self, needed: Iterable[int]) -> None:
         """Drop rungs that the floor of none of `needed`, nor of any later transaction, rests on.

@@ -596,6 +596,41 @@ class TestRule8:
             relay.lane(LANE).releasing = False
             assert [event.key for event in await relay.take_all()] == [b"k"]
 
+    async def test_a_floor_that_was_raised_for_xmax_is_not_that_of_later_transactions(self, outbox: str) -> None:
+        """The quiet transaction has the xid that is xmax of the lane's last snapshot; a later one took an id before
+        the floor was raised above it. The lane is read again only then, and must not start above that id."""
+        elsewhere = next(key for key in map(str, range(100)) if lane_of(key) != LANE)
+        async with (
+            hand_relay(outbox) as relay,
+            writer(outbox) as service,
+            writer(outbox) as first,
+            writer(outbox) as quiet,
+            writer(outbox) as late,
+        ):
+            await first.begin()
+            xid = await quiet.begin()
+            await late.begin()
+            straggler = await late.enqueue(same_lane("k", 1)[0])
+            taken = await first.enqueue()
+            await first.commit()
+            assert ids(await relay.take_all()) == [taken.id]
+            snapshot = relay.lane(LANE).snapshot
+            assert snapshot is not None
+            assert snapshot.xmax == xid
+            relay.lane(LANE).releasing = True
+            for _ in range(3):
+                await service.enqueue(elsewhere)
+                await relay.settle(await relay.take_all())
+                await relay.look_at_locks()
+            await relay.take()
+            assert relay.tenure.ladder._raised[xid] > straggler.id
+            relay.lane(LANE).releasing = False
+            await relay.settle([event for event in relay.taken if event.id == taken.id])
+            await relay.claim.beat()
+            assert await position(service.connection) < straggler.id
+            await late.commit()
+            assert ids(await relay.take_all()) == [straggler.id]
+
     async def test_a_transaction_that_really_is_old_is_found_by_the_stage_itself(self, outbox: str) -> None:
         async with hand_relay(outbox) as relay, writer(outbox) as service, writer(outbox) as foreign:
             xid = await foreign.begin()
