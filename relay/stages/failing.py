@@ -86,7 +86,9 @@ class Failing:
     ) -> None:
         """The event, no longer in `partition` of `topic`, was refused alone, for its own or an unknown reason.
 
-        There is no partition for a topic to which no event may go.
+        Only when nothing of the partition is in flight: an earlier event of the key, which may yet fail too or be taken
+        again by another owner, would be held back behind this one. There is no partition for a topic to which no event
+        may go.
         """
         if isinstance(event, ReplayedEvent):
             self._replayed.refused(event, error)

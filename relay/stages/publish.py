@@ -222,24 +222,36 @@ class Publish:
         while True:
             producer = await self.producers.of(partition).ready()
             partition.wake_up.clear()
-            tenure = self._tenure
-            if tenure is None or not partition.may_send(producer, time.monotonic()):
+            if not await self.turn(topic, partition, producer):
                 await partition.wake_up.wait()
-            elif not tenure.holds_lease():
-                # Another replica may own these lanes by now; the claim stage ends the tenure.
-                self._replayed.without(partition.pull_all())
-            elif not await self._pacing.had_to_wait():
-                await self._send(topic, partition, producer, tenure)
 
-    async def _send(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
-        if (reason := partition.head_condemned()) is not None:
-            self._failing.fail(tenure, topic, partition, partition.pop_head(), reason)
+    async def turn(self, topic: Topic, partition: Partition, producer: Producer) -> bool:
+        """Do what can be done for a partition now; returns whether there may be more before something happens."""
+        tenure = self._tenure
+        if tenure is None or not partition.may_send(producer, time.monotonic()):
+            return False
+        if not tenure.holds_lease():
+            # Another replica may own these lanes by now; the claim stage ends the tenure.
+            self._replayed.without(partition.pull_all())
+            return True
+        if await self._pacing.had_to_wait():
+            return True
+        condemned, too_large = partition.head_condemned(), sizes.seems_too_large(topic, partition.waiting[0])
+        if partition.flights and (condemned is not None or too_large):
+            # An earlier event of its key may be among them. If that is refused, or this process killed, the earlier one
+            # would find its key closed by the later one's failure, and be published after it.
+            return False
+        if condemned is not None:
+            self._failing.fail(tenure, topic, partition, partition.pop_head(), condemned)
             # A thousand such in a row must not keep the loop from its heartbeat.
             await asyncio.sleep(0)
-            return
-        if sizes.seems_too_large(topic, partition.waiting[0]):
+        elif too_large:
             await self._fail_too_large(topic, partition, producer, tenure)
-            return
+        else:
+            await self._send(topic, partition, producer, tenure)
+        return True
+
+    async def _send(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
         bounds = await times.bounds(topic, partition.waiting[0], producer)
         if not partition.waiting or tenure is not self._tenure:
             return

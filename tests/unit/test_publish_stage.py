@@ -1,0 +1,176 @@
+"""What publish does with an event that does not fit its topic while others of its partition are in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from relay.decide.admission import Admission
+from relay.decide.limits import TopicLimits
+from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
+from relay.retry import Backoff
+from relay.settings import FailureSettings, PublishSettings
+from relay.stages.buffer import Buffer
+from relay.stages.failing import Failing
+from relay.stages.pacing import Pacing
+from relay.stages.publish import Publish
+from relay.stages.records import Delivery, Failure, HeldBack, Records
+from relay.stages.replayed import Replayed
+from relay.stages.tenure import Tenure
+from relay.stages.topic import Topic
+from relay.telemetry import Telemetry
+from tests.events import event, ids
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import AsyncIterator, Callable
+
+    from relay.event import PendingEvent
+    from relay.outcome import Outcome
+    from relay.stages.partition import Partition
+    from relay.stages.producing import Producers
+    from relay.stages.troubles import Troubles
+
+MAX_BYTES = 1_000
+TOO_LARGE = 2_000
+
+
+class FakeProducer:
+    """Takes batches of one event and lets a test answer them."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[list[int], Callable[[Outcome], None]]] = []
+
+    async def limits(self, topic: str) -> TopicLimits:
+        return TopicLimits(MAX_BYTES)
+
+    def pack(
+        self, waiting: deque[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
+    ) -> SimpleNamespace:
+        return SimpleNamespace(events=[waiting.popleft()], size=1, restamped=0)
+
+    async def send(
+        self, batch: Any, topic: str, partition: int, allowed: object, done: Callable[[Outcome], None]
+    ) -> None:
+        self.sent.append((ids(batch.events), done))
+
+
+class Publishing:
+    """One partition of one topic, on which events 1 and 2 are acknowledged, so that two batches may be in flight."""
+
+    def __init__(self) -> None:
+        self.producer = FakeProducer()
+        self.records = Records()
+        self.tenure = Tenure(Buffer(1_000, 1_000_000))
+        self.tenure.lease_ends = time.monotonic() + 600
+        telemetry = Telemetry()
+        replayed = Replayed()
+        self.failing = Failing(self.records, replayed, FailureSettings(), random.random, telemetry)
+        troubles = SimpleNamespace(begin_tenure=lambda publish: None, acknowledged=lambda topic, partition, now: None)
+        self.publish = Publish(
+            cast("Producers", self._producers()),
+            self.records,
+            self.failing,
+            cast("Troubles", troubles),
+            replayed,
+            Pacing(PublishSettings()),
+            lambda keys: [0] * len(keys),
+            random.random,
+            1.0,
+            telemetry,
+            Admission(),
+        )
+        self.topic = Topic("orders", lambda: Backoff(random.random), lambda keys: [0] * len(keys))
+        self.topic.took(TopicLimits(MAX_BYTES), time.monotonic())
+        (self.partition,) = self.topic.resolved(1)
+        self.publish.topics["orders"] = self.topic
+        self.failing.begin(self.tenure, self.publish.hand_in)
+        self.publish.begin(self.tenure)
+
+    def _producers(self) -> SimpleNamespace:
+        async def ready() -> FakeProducer:
+            return self.producer
+
+        keeper = SimpleNamespace(ready=ready, current=self.producer)
+
+        def of(partition: Partition) -> SimpleNamespace:
+            return keeper
+
+        return SimpleNamespace(
+            main=keeper, side=keeper, of=of, works=lambda producer: None, discard=lambda producer, reason: None
+        )
+
+    async def sent(self, *expected: int) -> Callable[[Outcome], None]:
+        """Wait until this batch is in flight; returns what hears of its outcome."""
+
+        async def there() -> list[Callable[[Outcome], None]]:
+            return [done for sent, done in self.producer.sent if sent == list(expected)]
+
+        return (await until(f"{expected} are sent", there))[-1]
+
+    async def recorded(self) -> list[object]:
+        """All that is to be recorded by now."""
+        await asyncio.sleep(0)
+        return [(type(each), ids(each.events)) for each in self.records._waiting]
+
+
+@pytest.fixture
+async def publishing() -> AsyncIterator[Publishing]:
+    async with running() as publishing:
+        yield publishing
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Publishing]:
+    """With its pump at work."""
+    publishing = Publishing()
+    pump = asyncio.create_task(publishing.publish._pump(publishing.topic, publishing.partition))
+    try:
+        publishing.publish.hand_in([event(1), event(2)])
+        (await publishing.sent(1))(Acknowledged(0))
+        (await publishing.sent(2))(Acknowledged(1))
+        publishing.records._waiting.clear()
+        yield publishing
+    finally:
+        pump.cancel()
+        with suppress(asyncio.CancelledError):
+            await pump
+
+
+@pytest.mark.parametrize("why", ["too large", "named by the broker"])
+async def test_an_event_that_is_not_sent_fails_only_when_nothing_of_its_partition_is_in_flight(
+    publishing: Publishing, why: str
+) -> None:
+    culprit = event(4, size=TOO_LARGE if why == "too large" else 10)
+    if why == "named by the broker":
+        publishing.partition.condemned.append((culprit, PublishError(FailureKind.EVENT, "invalid")))
+    publishing.publish.hand_in([event(3), culprit, event(5)])
+    answer = await publishing.sent(3)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert await publishing.recorded() == []
+    answer(Acknowledged(2))
+
+    async def failed() -> bool:
+        return bool(publishing.records.failing(0))
+
+    await until("the event has failed", failed)
+    assert await publishing.recorded() == [(Delivery, [3]), (HeldBack, [5]), (Failure, [4])]
+
+
+async def test_if_the_one_in_flight_is_refused_it_is_held_back_behind_that_and_does_not_fail(
+    publishing: Publishing,
+) -> None:
+    publishing.publish.hand_in([event(3), event(4, size=TOO_LARGE)])
+    answer = await publishing.sent(3)
+    answer(Refused(PublishError(FailureKind.UNKNOWN, "who knows")))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert await publishing.recorded() == [(HeldBack, [4]), (Failure, [3])]
