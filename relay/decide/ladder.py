@@ -60,8 +60,8 @@ class Ladder:
     def floors(self, snapshot: Snapshot) -> tuple[int, list[tuple[int, int]]]:
         """The floor of all transactions from xmax on, and (xid, floor) of the running ones whose floor is below it.
 
-        The former is that of the rungs alone: a floor that was raised for the transaction whose xid is xmax says nothing
-        of those after it, which may have taken lower ids before it takes its first.
+        The former is that of the rungs alone: a floor that was raised for the transaction whose xid is xmax says
+        nothing of those after it, which may have taken lower ids before it takes its first.
 
         All lanes of a scan ask for the same snapshot: with 200 open transactions it is worked out once in 0.2 ms
         instead of 16 times.

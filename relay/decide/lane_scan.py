@@ -119,6 +119,16 @@ class LaneScan:
         return id_ in self.taken and id_ not in self._settled
 
     @property
+    def taken_over(self) -> bool:
+        """Whether the sweep of the take-over is over, so that every event before a failed or held one was taken.
+
+        Until then an earlier event of its key may be one that the last owner had in flight, and be found by a later
+        step. A later sweep cannot find one. What is failed or held was taken by then, together with all that was
+        visible below it; what a later sweep finds was committed later, and a key's events have ids in commit order.
+        """
+        return self.snapshot is not None
+
+    @property
     def unsettled(self) -> int:
         """Number of events taken, or taken up again, and not yet settled; but for those that cannot be for now."""
         return len(self.taken) - len(self._settled) + len(self.resuming) + self.replaying - self.aside

@@ -1,4 +1,8 @@
-"""Puts failed events back when it is their time, and held ones once nothing stands before them."""
+"""Puts failed events back when it is their time, and held ones once nothing stands before them.
+
+In no lane before the sweep of its take-over is over: an earlier event of the key, which the last owner had in flight,
+may not have been found yet. Later sweeps are no reason to wait (`LaneScan.taken_over` says why).
+"""
 
 from __future__ import annotations
 
@@ -100,7 +104,7 @@ class Resume:
         closed = {
             state.lane: tenure.closed_in(state.lane)
             for state in tenure.lanes.values()
-            if not state.releasing and tenure.closed_in(state.lane)
+            if state.taken_over and not state.releasing and tenure.closed_in(state.lane)
         }
         if not closed:
             return []
@@ -110,7 +114,8 @@ class Resume:
         return [
             state
             for lane, state in list(tenure.lanes.items())
-            if lane in closed and closed[lane].can_open(tenure.paused, blocked[lane])
+            # One that was given back and claimed again meanwhile is another one.
+            if lane in closed and state.taken_over and closed[lane].can_open(tenure.paused, blocked[lane])
         ]
 
     async def resume_failures(self) -> bool:
@@ -120,7 +125,7 @@ class Resume:
         events = size = 0
         for state in tenure.lanes.values():
             reach = tenure.buffer.rest(state.lane, len(tenure.lanes))
-            if reach is not None and not state.releasing:
+            if reach is not None and state.taken_over and not state.releasing:
                 lanes[state.lane] = state
                 events += reach.events
                 size += reach.bytes

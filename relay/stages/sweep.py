@@ -84,8 +84,12 @@ class Sweep:
         return progress
 
     async def _step(self, state: LaneScan) -> bool:
+        taken_over = state.taken_over
         step = state.next_step(self._settings.sweep_step_ids)
         if step is None:
+            if not taken_over:
+                # It was not looked at until now.
+                self._tenure.resume_wake_up.set()
             started = self._started.pop(state.lane, None)
             if started is not None:
                 self._telemetry.emit("sweep.done", lane=state.lane, seconds=round(time.monotonic() - started, 3))

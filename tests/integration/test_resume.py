@@ -16,7 +16,7 @@ from relay.stages.records import Failure, HeldBack
 from relay.stages.resume import Resume
 from tests.events import ids
 from tests.outbox import migrated
-from tests.scan_harness import HandRelay, hand_relay, lane_of, writer
+from tests.scan_harness import HandRelay, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,15 +35,7 @@ class Retried:
         self.relay = relay
         self.connection = connection
         self.handed_in: list[PendingEvent] = []
-        self.resume = Resume(
-            ResumeConnection(relay.connections["control"], "outbox"),
-            relay.tenure,
-            relay.records,
-            self.handed_in.extend,
-            lambda _: None,
-            ScanSettings(),
-            replays_may_be_over=lambda: None,
-        )
+        self.resume = resume_of(relay, self.handed_in)
 
     async def fail(self) -> None:
         first, second = await self.relay.take_all()
@@ -73,6 +65,20 @@ class Retried:
         return [tuple(row) for row in await self.connection.fetch(f"SELECT {columns} FROM outbox.{table} ORDER BY id")]
 
 
+def resume_of(relay: HandRelay, handed_in: list[PendingEvent]) -> Resume:
+    """The stage, which hands in here."""
+    port = ResumeConnection(relay.connections["control"], "outbox")
+    return Resume(
+        port,
+        relay.tenure,
+        relay.records,
+        handed_in.extend,
+        lambda _: None,
+        ScanSettings(),
+        replays_may_be_over=lambda: None,
+    )
+
+
 @asynccontextmanager
 async def retried(dsn: str) -> AsyncIterator[Retried]:
     async with hand_relay(dsn) as relay, writer(dsn) as service:
@@ -87,6 +93,31 @@ async def outbox(database: str) -> str:
     """The DSN of a database with an outbox."""
     async with migrated(database):
         return database
+
+
+async def test_what_was_in_flight_when_its_owner_was_killed_goes_before_what_is_held_behind_it(outbox: str) -> None:
+    """Resumed beside the sweep that finds the first event, the second one was published before it."""
+    async with hand_relay(outbox) as killed, writer(outbox) as service:
+        await service.enqueue_many(2)
+        first, second = await killed.take_all()
+        await killed.settler._record([HeldBack(killed.tenure, [second])])
+        async with relay_connections(outbox) as connections:
+            relay = HandRelay(connections)
+            await relay.start(former=killed.tenure.replica)
+            resume = resume_of(relay, relay.taken)
+
+            async def look() -> None:
+                await resume.resume_failures()
+                for state in await resume._openable():
+                    await resume.resume_held(state)
+
+            await look()
+            assert relay.taken == []
+            await relay.take_all()
+            # As the gate does: the topic is closed for as long as there are held rows of it.
+            assert ids(relay.taken) == [first.id]
+            await look()
+            assert ids(relay.taken) == [first.id, second.id]
 
 
 async def test_a_failed_event_whose_topic_was_paused_is_tried_first_when_that_is_looked_at_again(outbox: str) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import pytest
+
 from relay.decide.closed import Closed
 from relay.decide.failing import Fail
-from relay.decide.lane_scan import LaneScan
+from relay.decide.ladder import Ladder
+from relay.decide.lane_scan import LaneScan, Reach
 from relay.decide.snapshot import Snapshot
 from relay.event import PendingEvent
 from relay.outcome import FailureKind, PublishError
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 LANE = 3
+QUIET = Snapshot(1, 1, frozenset())
+WIDE = Reach(1_000, 1_000_000)
 
 
 def event(id_: int, key: bytes = b"k", topic: str = "t") -> PendingEvent:
@@ -36,6 +41,7 @@ class Tables:
         self.while_reading: list[Callable[[], None]] = []
         self.due: list[PendingEvent] = []
         self.finished = 0
+        self.while_blocking: Callable[[], None] = lambda: None
 
     async def due_failures(
         self,
@@ -60,6 +66,7 @@ class Tables:
         return found
 
     async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        self.while_blocking()
         return [(LANE, topic, key) for topic, key in self.blocked]
 
     async def held_events(
@@ -78,11 +85,13 @@ class Tables:
 class Setting:
     """One lane with key k of topic t closed, and a resume stage on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, highest_settled: int = 0) -> None:
         self.tables = Tables()
         self.records = Records()
         self.tenure = Tenure(Buffer(1_000, 1_000_000))
-        self.state = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+        self.state = LaneScan.take_over(LANE, 1, 0, highest_settled, QUIET)
+        if not highest_settled:
+            assert self.state.next_step(1_000) is None
         self.closed = Closed(keys=[("t", b"k")])
         self.tenure.add_lane(self.state, self.closed)
         self.handed_in: list[int] = []
@@ -100,6 +109,13 @@ class Setting:
         """As a scan does."""
         self.state.taken.add(event.id)
         self.tenure.buffer.add(LANE, [event])
+
+    async def one_turn(self) -> list[int]:
+        """As the loop does; returns all that was handed in so far."""
+        await self.resume.resume_failures()
+        for state in await self.resume._openable():
+            await self.resume.resume_held(state)
+        return self.handed_in
 
     async def one_pass(self) -> None:
         await self.resume.resume_held(self.state)
@@ -209,6 +225,43 @@ async def test_a_key_does_not_open_while_an_event_of_it_is_being_held_back() -> 
     await setting.one_pass()
     assert setting.handed_in == [5]
     assert not setting.closed.holds_back("t", b"k")
+
+
+@pytest.mark.parametrize("rows", ["failed", "held"])
+async def test_nothing_of_a_lane_is_resumed_before_the_sweep_of_its_take_over_is_over(rows: str) -> None:
+    """Event 5 was in flight when the last owner was killed, and event 6 of its key had failed or was held by then."""
+    setting = Setting(highest_settled=6)
+    setting.tenure.has_failures = True
+    if rows == "failed":
+        setting.tables.due = [event(6)]
+    else:
+        setting.tables.held = [event(6)]
+    assert await setting.one_turn() == []
+    assert setting.tenure.has_failures, "nobody looks again once the sweep is over"
+    assert setting.state.next_step(1_000) == (0, 6)
+    setting.handed_in += [each.id for each in setting.state.absorb_step(QUIET, 6, [event(5)], WIDE, WIDE, Ladder())]
+    assert await setting.one_turn() == [5]
+    assert setting.state.next_step(1_000) is None
+    assert await setting.one_turn() == [5, 6]
+
+
+async def test_a_sweep_after_that_of_the_take_over_is_no_reason_to_wait() -> None:
+    setting = Setting()
+    setting.tables.held = [event(5)]
+    setting.state.start_long_sweep(QUIET, 0)
+    assert await setting.one_turn() == [5]
+
+
+async def test_a_lane_that_was_given_back_and_claimed_again_during_the_look_waits_for_its_new_sweep() -> None:
+    setting = Setting()
+    setting.tables.held = [event(6)]
+
+    def claim_again() -> None:
+        setting.tenure.remove_lane(LANE)
+        setting.tenure.add_lane(LaneScan.take_over(LANE, 3, 0, 6, QUIET), Closed(keys=[("t", b"k")]))
+
+    setting.tables.while_blocking = claim_again
+    assert await setting.one_turn() == []
 
 
 async def test_it_looks_less_and_less_often_while_nothing_happens_and_soon_again_when_woken_up() -> None:

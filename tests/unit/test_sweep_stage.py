@@ -79,6 +79,27 @@ async def test_a_drain_that_begins_right_after_lanes_were_claimed_ends_it(claime
     assert port.steps == 0
 
 
+async def test_the_end_of_a_take_overs_sweep_wakes_those_up_who_wait_for_it() -> None:
+    """What is due in the lane has waited for it, and would wait for seconds more."""
+    tenure = Tenure(Buffer(100, 1 << 20))
+    state = LaneScan.take_over(3, 1, 0, 10, SNAPSHOT)
+    tenure.add_lane(state, Closed())
+    port = Port()
+    settings, telemetry = ScanSettings(), Telemetry()
+    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
+    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
+    await sweep.step_all()
+    assert not tenure.resume_wake_up.is_set()
+    await sweep.step_all()
+    assert state.taken_over
+    assert tenure.resume_wake_up.is_set()
+    tenure.resume_wake_up.clear()
+    state.start_long_sweep(SNAPSHOT, 0)
+    while state.sweep is not None:
+        await sweep.step_all()
+    assert not tenure.resume_wake_up.is_set()
+
+
 async def test_an_idle_database_is_not_asked_again_and_again_about_the_same_transactions() -> None:
     tenure = Tenure(Buffer(100, 1 << 20))
     state = LaneScan.take_over(3, 1, 0, 0, SNAPSHOT)
