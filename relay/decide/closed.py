@@ -25,7 +25,8 @@ class Closed:
         self._keys = set(keys)
         self._topics_since: set[str] = set()
         self._keys_since: set[TopicKey] = set()
-        self._lowest_held: int | None = None
+        self._held_since: dict[tuple[str, bytes | None], int] | None = None
+        """The lowest id of each key that was held back since a pass last looked; None while there is none."""
 
     def __bool__(self) -> bool:
         return bool(self._topics or self._keys)
@@ -56,28 +57,46 @@ class Closed:
 
     def held_back(self, events: Iterable[PendingEvent]) -> None:
         """These are being held back: a pass that has gone by them, or cannot see them yet, must look again."""
-        lowest = min((event[1] for event in events), default=None)
-        if lowest is not None and (self._lowest_held is None or lowest < self._lowest_held):
-            self._lowest_held = lowest
+        since = self._held_since
+        if since is not None:
+            for event in events:
+                place = event[3], event[4]
+                since[place] = min(event[1], since.get(place, event[1]))
+
+    def held_before(self, event: PendingEvent) -> bool:
+        """Whether an earlier event of its key was held back since `look_again_from` was last called.
+
+        What was read meanwhile may lack that one: this one would go on before it.
+        """
+        since = self._held_since
+        return since is not None and since.get((event[3], event[4]), event[1]) < event[1]
 
     @property
     def nothing_held_since(self) -> bool:
         """Whether nothing was held back since `look_again_from` was last called."""
-        return self._lowest_held is None
+        return not self._held_since
 
     def look_again_from(self, above: int) -> int:
         """Where a pass that has come to id `above` must read on, once all that was held back is committed."""
-        lowest, self._lowest_held = self._lowest_held, None
-        return above if lowest is None else min(above, lowest - 1)
+        since, self._held_since = self._held_since, {}
+        return min(above, min(since.values()) - 1) if since else above
 
     def can_open(self, topics: Collection[str], keys: Collection[TopicKey]) -> bool:
         """Whether a pass would open something, when `topics` and `keys` are all that has to be closed."""
         return not (self._topics.issubset(topics) and self._keys.issubset(keys))
 
     def begin_pass(self) -> None:
-        """A pass over the held rows begins; what is closed from now on stays closed at its end."""
+        """A pass over the held rows begins; what is closed from now on stays closed at its end.
+
+        It must call `leave_pass` in the end: what is held back is noted for as long.
+        """
         self._topics_since.clear()
         self._keys_since.clear()
+        self._held_since = {}
+
+    def leave_pass(self) -> None:
+        """The pass is over, whether it came to its end or not."""
+        self._held_since = None
 
     def closed_since(self, topic: str, key: bytes | None) -> bool:
         """Whether this was closed during the pass."""

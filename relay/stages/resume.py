@@ -14,7 +14,7 @@ from relay.errors import StatementFailedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from relay.decide.closed import TopicKey
+    from relay.decide.closed import Closed, TopicKey
     from relay.decide.lane_scan import LaneScan
     from relay.event import PendingEvent
     from relay.settings import ScanSettings
@@ -169,12 +169,18 @@ class Resume:
         if self._records.failing(state.lane):
             # What that failure blocks is in no table yet.
             return False
-        tenure = self._tenure
-        closed = tenure.closed_in(state.lane)
-        paused = sorted(tenure.paused)
+        closed = self._tenure.closed_in(state.lane)
         closed.begin_pass()
+        try:
+            return await self._pass_over_held(state, closed)
+        finally:
+            closed.leave_pass()
+
+    async def _pass_over_held(self, state: LaneScan, closed: Closed) -> bool:
+        tenure = self._tenure
+        paused = sorted(tenure.paused)
         blocked = {(topic, key) for _, topic, key in await self._port.blocking([state.lane])}
-        above = 0
+        above: int | None = None
         handed_in = False
         for _ in range(MOST_READS):
             if tenure.draining or state.releasing:
@@ -184,10 +190,11 @@ class Resume:
             complete = not self._records.holding(state.lane)
             if room is None or not complete:
                 await asyncio.sleep(self._settings.busy_interval)
-            if room is None:
-                continue
             if complete:
-                above = closed.look_again_from(above)
+                above = closed.look_again_from(above or 0)
+            if room is None or above is None:
+                # Before the first look, what is held back was not noted: it may go before anything that is read.
+                continue
             most = min(room.events, self._settings.batch_events)
             # As of now: one that is settled while the read is under way is still held in its snapshot. If it was held
             # back again, the pass looks again from there.
@@ -201,6 +208,7 @@ class Resume:
                 if event[1] not in under_way
                 and (event[3], event[4]) not in blocked
                 and not closed.closed_since(event[3], event[4])
+                and not closed.held_before(event)
             ]
             handed_in = self._resume(state, free) or handed_in
             if events:

@@ -200,7 +200,7 @@ async def test_a_key_that_fails_during_a_pass_is_closed_at_once() -> None:
 
 async def test_a_straggler_held_back_behind_the_pass_is_found_before_its_key_opens() -> None:
     setting = Setting()
-    setting.tables.held = [event(50)]
+    setting.tables.held = [event(50, b"other")]
     straggler = event(5)
 
     def hold_back() -> None:
@@ -211,6 +211,35 @@ async def test_a_straggler_held_back_behind_the_pass_is_found_before_its_key_ope
     setting.tables.while_reading = [lambda: None, hold_back]
     await setting.one_pass()
     assert setting.handed_in == [50, 5]
+    assert not setting.closed.holds_back("t", b"k")
+
+
+@pytest.mark.parametrize("when", ["before the pass", "while it reads"])
+async def test_nothing_is_resumed_before_an_earlier_event_of_its_key_whose_held_row_is_not_committed(when: str) -> None:
+    """Event 5 was in flight when its topic was paused, and event 6 held; then 5 came back, and the topic is resumed."""
+    setting = Setting()
+    setting.tables.held = [event(6), event(7, b"other")]
+    record = HeldBack(setting.tenure, [event(5)])
+
+    def hold_back() -> None:
+        setting.records.add(record)
+        setting.closed.held_back([event(5)])
+
+    def commit() -> None:
+        setting.tables.held.append(event(5))
+        setting.records.settled([record])
+
+    if when == "before the pass":
+        hold_back()
+        await setting.one_pass()
+        assert setting.handed_in == []
+        commit()
+        await setting.one_pass()
+        assert setting.handed_in == [5, 6, 7]
+    else:
+        setting.tables.while_reading = [hold_back, lambda: None, commit]
+        await setting.one_pass()
+        assert setting.handed_in == [7, 5, 6]
     assert not setting.closed.holds_back("t", b"k")
 
 
@@ -320,10 +349,12 @@ async def test_a_held_row_that_is_read_before_settle_hears_of_its_commit_is_read
     taken = event(5)
     setting.take(taken)
     record = HeldBack(setting.tenure, [taken])
-    setting.records.add(record)
-    setting.closed.held_back([taken])
-    setting.tables.held = [taken]
     seen: list[list[int]] = []
+
+    def hold_back() -> None:
+        setting.records.add(record)
+        setting.closed.held_back([taken])
+        setting.tables.held = [taken]
 
     def settle() -> None:
         setting.state.settle([5])
@@ -332,7 +363,7 @@ async def test_a_held_row_that_is_read_before_settle_hears_of_its_commit_is_read
     def look() -> None:
         seen.append(list(setting.handed_in))
 
-    setting.tables.while_reading = [look, look, settle]
+    setting.tables.while_reading = [hold_back, look, look, settle]
     await setting.one_pass()
     assert seen == [[], []]
     assert setting.handed_in == [5]
