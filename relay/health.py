@@ -67,6 +67,7 @@ class Health:
         self._flow_fails: str | None = None
         self._discarded: dict[object, tuple[int, str]] = {}
         self._unrecorded: str | None = None
+        self._unseen: str | None = None
 
     def postgres_ok(self, now: float) -> None:  # noqa: ARG002 reports have one form
         """Note that PostgreSQL answers."""
@@ -106,6 +107,10 @@ class Health:
     def unrecorded(self, events: int, why: str) -> None:
         """Note of how many events the outcome cannot be recorded, and why."""
         self._unrecorded = f"what became of {events} events cannot be recorded: {why}" if events else None
+
+    def events_unseen(self, error: Exception | None) -> None:
+        """Note that events were found that the relay has passed, or that there are none any more."""
+        self._unseen = None if error is None else one_line(error)
 
     def flow_works(self) -> None:
         """Note that the flow has lasted."""
@@ -147,7 +152,7 @@ class Health:
         reasons = [server.reason(now, self._settings.max_outage) for server in (self._postgres, self._kafka)]
         if self.stalled(now) >= self._settings.max_lag:
             reasons.append(f"there has been no progress for {self.stalled(now):.0f} s")
-        reasons += [self._flow_fails, self._unrecorded]
+        reasons += [self._flow_fails, self._unrecorded, self._unseen]
         reasons += [
             f"{in_a_row} Kafka producers in a row were discarded: {reason}"
             for in_a_row, reason in self._discarded.values()

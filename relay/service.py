@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import relay
+from relay.decide.coverage import Coverage
 from relay.errors import UnreachableError
 from relay.health import Health
 from relay.http import serving
@@ -18,6 +19,7 @@ from relay.kafka.partitioner import murmur2_of_many
 from relay.restarts import Restarts, is_unforeseen
 from relay.retry import Backoff
 from relay.session import Session
+from relay.stages.check import Check
 from relay.stages.failing import Failing
 from relay.stages.former import FormerTenure
 from relay.stages.pacing import Pacing
@@ -46,6 +48,7 @@ class Service:
         self._settings = settings
         self._telemetry = telemetry
         self._health = Health(settings.health, time.monotonic())
+        self._check = Check(Coverage(random.SystemRandom().random()), self._health, telemetry)
         self._records = Records()
         self._replayed = Replayed()
         self._failing = Failing(self._records, self._replayed, settings.failure, random.random, telemetry)
@@ -182,6 +185,7 @@ class Service:
                 self._records,
                 self._replayed,
                 self._restarts,
+                self._check,
                 self._health,
                 self._telemetry,
                 self._waiting,

@@ -22,8 +22,9 @@ from relay.postgres.replay import ReplayConnection
 from relay.restarts import WORKED_AFTER
 from relay.retry import Backoff
 from relay.stages.buffer import Buffer
+from relay.stages.check import CHECK
 from relay.stages.claim import Claim
-from relay.stages.housekeeping import Housekeeping
+from relay.stages.housekeeping import Chore, Housekeeping
 from relay.stages.replay import Replay
 from relay.stages.resume import Resume
 from relay.stages.scan import Scan
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from relay.health import Health
     from relay.restarts import Restarts
     from relay.settings import Settings
+    from relay.stages.check import Check
     from relay.stages.failing import Failing
     from relay.stages.former import FormerTenure
     from relay.stages.publish import Publish
@@ -79,6 +81,7 @@ class Session:
         records: Records,
         replayed: Replayed,
         restarts: Restarts,
+        check: Check,
         health: Health,
         telemetry: Telemetry,
     ) -> None:
@@ -116,8 +119,13 @@ class Session:
         settle_port = SettleConnection(connections["settle"], schema)
         self._settle = Settle(settle_port, records, tenure, settings.settle, telemetry)
         resume_port = ResumeConnection(connections["resume"], schema)
+        housekeeping_port = HousekeepingConnection(connections["housekeeping"], schema)
         self._housekeeping = Housekeeping(
-            HousekeepingConnection(connections["housekeeping"], schema), tenure.replica, settings.segment, telemetry
+            housekeeping_port,
+            tenure.replica,
+            settings.segment,
+            telemetry,
+            more=[Chore(CHECK, partial(check.look, housekeeping_port), settings.segment.check_interval)],
         )
         self._resume = Resume(
             resume_port,
@@ -150,6 +158,7 @@ class Session:
         records: Records,
         replayed: Replayed,
         restarts: Restarts,
+        check: Check,
         health: Health,
         telemetry: Telemetry,
         on_failure: Callable[[PostgresLostError], None],
@@ -166,7 +175,7 @@ class Session:
             version=f"{version.major}.{version.micro}",  # asyncpg's words for 18.4
             connections=len(connections),
         )
-        return cls(connections, settings, publish, failing, records, replayed, restarts, health, telemetry)
+        return cls(connections, settings, publish, failing, records, replayed, restarts, check, health, telemetry)
 
     async def run(self, former: FormerTenure | None) -> Exception | None:
         """Run until drained (returns None) or until the tenure is lost (returns why).

@@ -17,6 +17,7 @@ from relay.cli.words import duration, plural, ranges
 from relay.postgres.admin import admin_connection
 from relay.postgres.status import Count, PutOff, Status, read_status
 from relay.settings import load_postgres
+from relay.stages.check import CHECK
 from relay.text import plain
 
 
@@ -70,10 +71,16 @@ def _overdue(put_off: list[PutOff]) -> list[str]:
     replicas: dict[tuple[str, str], list[PutOff]] = {}
     for each in put_off:
         replicas.setdefault((each.chore, each.error), []).append(each)
-    return [
+    found = [
+        f"{error} (found {duration(max(each.seconds for each in same))} ago)"
+        for (chore, error), same in replicas.items()
+        if chore == CHECK
+    ]
+    return found + [
         f"not done for {duration(max(each.seconds for each in same))}: {chore} "
         f"({plural('replica', len(same))} {', '.join(each.replica for each in same)}); {error}"
         for (chore, error), same in replicas.items()
+        if chore != CHECK
     ]
 
 

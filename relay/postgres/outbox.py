@@ -17,7 +17,7 @@ from relay.postgres.sql import query
 from relay.stages.claim import Renewal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from uuid import UUID
 
     import asyncpg
@@ -38,6 +38,10 @@ Only statements that are rare send it: a NOTIFY takes a lock that all senders sh
 
 FORGET_AT_ONCE = 10_000
 """Receipts of replays dropped in one statement: a fraction of a second."""
+
+
+CHECKED_AT_ONCE = 20
+"""Events per lane that the check for unseen ones names of a slice: more say nothing new."""
 
 
 class ScanResult(NamedTuple):
@@ -348,6 +352,20 @@ class HousekeepingConnection(Statements):
     async def finish_replays(self) -> None:
         """Record the end of replays of which nothing is under way any more."""
         await self._rows("finish_replays")
+
+    async def check_range(self) -> tuple[int, int]:
+        """The lowest id that is kept, and the highest position of a lane."""
+        ((oldest, highest),) = await self._rows("check_range")
+        return oldest, highest
+
+    async def check_slice(self, above: int, up_to: int) -> list[tuple[int, int]]:
+        """(lane, id) of events in above < id <= up_to, below their lane's position, of which nothing is recorded."""
+        return [(row[0], row[1]) for row in await self._rows("check_slice", above, up_to, CHECKED_AT_ONCE)]
+
+    async def check_again(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of the events, (lane, id), for which that is still so."""
+        lanes, ids = [lane for lane, _ in events], [id_ for _, id_ in events]
+        return [(row[0], row[1]) for row in await self._rows("check_again", lanes, ids)]
 
     async def show_put_off(self, replica: UUID, chores: Sequence[PutOff]) -> None:
         """Let `relay status` show what this replica puts off."""

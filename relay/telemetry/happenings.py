@@ -267,6 +267,11 @@ HAPPENINGS: dict[str, Happening] = {
     # housekeeping
     "segment.created": Happening("info", "Segment created", ("segment",), (Update("segments_created_total"),)),
     "segment.dropped": Happening("info", "Segment dropped", ("segment",), (Update("segments_dropped_total"),)),
+    "events.unseen": Happening(
+        "error",
+        "The relay has passed events that it has not seen: they will not be published",
+        ("events", "error"),
+    ),
     "housekeeping.put_off": Happening(
         "warning",
         "Work that is not urgent is put off; the flow goes on",

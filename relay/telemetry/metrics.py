@@ -66,6 +66,7 @@ METRICS: dict[str, Metric] = {
     "replay_refused_events_total": Metric("counter", "Events that Kafka refused in a replay.", ("topic",)),
     "segments_created_total": Metric("counter", "Segments created."),
     "segments_dropped_total": Metric("counter", "Segments dropped."),
+    "unseen_events": Metric("gauge", "Events found below a position without receipt, failure or held row; must be 0."),
     "housekeeping_failures_total": Metric("counter", "Times that work that is not urgent was put off.", ("chore",)),
     "housekeeping_overdue_seconds": Metric("gauge", "For how long such work has been put off; 0 = done.", ("chore",)),
     "drain_seconds": Metric("histogram", "Time of draining at a stop.", buckets=_LONG_WAITS),
