@@ -118,6 +118,10 @@ class LaneScan:
         """Whether the event was taken and its outcome may not be committed yet."""
         return id_ in self.taken and id_ not in self._settled
 
+    def all_settled_below(self, id_: int) -> bool:
+        """Whether the outcome of every event that was taken below `id_` is committed."""
+        return all(taken >= id_ for taken in self.taken if taken not in self._settled)
+
     @property
     def taken_over(self) -> bool:
         """Whether the sweep of the take-over is over, so that every event before a failed or held one was taken.

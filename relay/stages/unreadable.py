@@ -67,8 +67,12 @@ class Unreadable:
         return Found(waiting[low], all(event[1] in state.taken for event in waiting[:low]))
 
     async def fail(self, state: LaneScan, event: PendingEvent, error: StatementFailedError) -> None:
-        """Let it have failed, unless it has and that is not committed yet; then wait a little."""
-        if event[1] in state.taken:
+        """Let it have failed, unless it has and that is not committed yet; then wait a little.
+
+        And unless an earlier event is under way: of the same key, it would be held behind this one's failure if it came
+        back, or by the next owner.
+        """
+        if event[1] in state.taken or not state.all_settled_below(event[1]):
             await asyncio.sleep(WAIT)
             return
         state.taken.add(event[1])

@@ -76,3 +76,14 @@ async def test_it_fails_once_and_counts_as_taken_until_that_is_recorded(monkeypa
         await unreadable.fail(state, event(1, lane=LANE), StatementFailedError("invalid byte sequence"))
     assert failed == [1]
     assert state.taken == {1}
+
+
+async def test_it_fails_only_once_what_was_taken_before_it_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier event of its key that comes back, or is taken by another owner, would be held behind its failure."""
+    monkeypatch.setattr("relay.stages.unreadable.WAIT", 0)
+    _, state, unreadable, failed = looking(5)
+    state.taken = {3, 4, 9}
+    for settled, expected in (([3], []), ([4], [5])):
+        state.settle(settled)
+        await unreadable.fail(state, event(5, lane=LANE), StatementFailedError("invalid byte sequence"))
+        assert failed == expected
