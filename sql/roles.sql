@@ -13,26 +13,50 @@ BEGIN
 END
 $$;
 
+-- Default privileges may have given everybody more than that, and may have taken EXECUTE from everybody: what a role
+-- needs is granted here by name, and nobody else writes.
+REVOKE CREATE ON SCHEMA outbox FROM PUBLIC;
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON ALL TABLES IN SCHEMA outbox FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA outbox FROM PUBLIC;
+
 GRANT USAGE ON SCHEMA outbox TO outbox_writer, outbox_relay, outbox_admin;
 
 -- Writers put events in and see nothing. Not id: it must come from its default, in the transaction that inserts.
 -- Not created_at: Kafka deletes records by their timestamps.
 GRANT INSERT (event_id, topic, key, payload, headers, type) ON outbox.event TO outbox_writer;
+-- USAGE is what the default of id needs, and it lets a writer take ids without inserting. There are enough for 290,000
+-- years of a million a second; what is skipped makes segments emptier, and `relay status` shows how far ids are.
 GRANT USAGE ON SEQUENCE outbox.event_id TO outbox_writer;
+GRANT EXECUTE ON FUNCTION
+    outbox.enqueue(text, text, text, jsonb, text), outbox.enqueue(text, text, jsonb, jsonb, text), outbox.wake_up()
+TO outbox_writer;
 
--- The relay reads events and writes what became of them. It can neither write nor change an event.
+-- The relay reads events and writes what became of them. It can neither write nor change an event, nor what people
+-- asked for.
 GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO outbox_relay, outbox_admin;
 GRANT SELECT ON SEQUENCE outbox.event_id TO outbox_relay, outbox_admin;
 GRANT INSERT ON outbox.delivery TO outbox_relay;
 GRANT INSERT, DELETE ON outbox.replay_receipt TO outbox_relay;
 GRANT INSERT, UPDATE, DELETE ON outbox.failure, outbox.held, outbox.replica TO outbox_relay;
-GRANT UPDATE ON outbox.lane, outbox.action TO outbox_relay;
-GRANT EXECUTE ON FUNCTION outbox.add_segment(bigint, bigint) TO outbox_relay, outbox_admin;
-GRANT EXECUTE ON FUNCTION outbox.drop_segment(bigint) TO outbox_relay, outbox_admin;
+-- Until version 8 it was all columns.
+REVOKE UPDATE ON outbox.lane, outbox.action FROM outbox_relay;
+GRANT UPDATE (owner, epoch, position, claimed_at) ON outbox.lane TO outbox_relay;
+GRANT UPDATE (counts, progress, finished_at) ON outbox.action TO outbox_relay;
 
--- People look at everything and mark failures for replay or discard; the owner of the lane acts on the mark.
-GRANT INSERT, UPDATE ON outbox.action TO outbox_admin;
+-- People look at everything and mark failures for replay or discard; the owner of the lane acts on the mark. Who asked
+-- and when is set by triggers.
+REVOKE INSERT, UPDATE ON outbox.action FROM outbox_admin;
+GRANT INSERT (kind, filter, reason, requested_by, finished_at, counts, progress) ON outbox.action TO outbox_admin;
+GRANT UPDATE (finished_at, counts) ON outbox.action TO outbox_admin;
 GRANT UPDATE (state, action, next_attempt_at) ON outbox.failure TO outbox_admin;
+GRANT EXECUTE ON FUNCTION outbox.max_event_bytes(), outbox.wake_up() TO outbox_admin;
 
 -- People say who should own a lane; the relays act on it.
 GRANT INSERT, UPDATE ON outbox.lane_intent TO outbox_admin;
+
+-- Both make and drop segments, through functions of the owner's that check what they do.
+GRANT EXECUTE ON FUNCTION
+    outbox.add_segment(bigint, bigint), outbox.drop_segment(bigint),
+    outbox.ids_needed(bigint, bigint), outbox.replay_needs(bigint, bigint), outbox.unsettled_event(bigint),
+    outbox.who_asks(text), outbox.owns_outbox()
+TO outbox_relay, outbox_admin;

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from relay.enqueue import enqueue
-from relay.postgres.migrate import make_roles
+from relay.postgres.migrate import make_roles, migrate
 from relay.postgres.segments import ensure_segments, prune
-from tests.outbox import add_event, add_failure, add_receipts, migrated
+from tests.outbox import add_event, add_failure, add_receipts, connected, migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -291,6 +294,14 @@ class TestRoles:
             "DELETE FROM outbox.delivery",
             "UPDATE outbox.delivery SET kafka_offset = 1",
             "DELETE FROM outbox.lane",
+            "UPDATE outbox.lane SET lane = 5 WHERE lane = 4",
+            "UPDATE outbox.action SET requested_by = 'somebody'",
+            "UPDATE outbox.action SET requested_at = now()",
+            "UPDATE outbox.action SET reason = 'another'",
+            "INSERT INTO outbox.action (kind, filter) VALUES ('discard', '{}')",
+            "INSERT INTO outbox.lane_intent (lane, epoch, until) VALUES (1, 1, now())",
+            "INSERT INTO outbox.failure VALUES (0, 1, 'a', NULL, 'discarded', 1, NULL, 'e', '', now(), 'block')",
+            "BEGIN; LOCK TABLE outbox.migration IN SHARE MODE",
             "INSERT INTO outbox.migration VALUES (99, 'a', repeat('0', 64))",
             "DROP TABLE outbox.event_1",
         ],
@@ -314,3 +325,129 @@ class TestRoles:
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(forbidden)
+
+    async def test_the_relay_cannot_drop_an_event_that_nobody_has_decided_about(
+        self, connection: asyncpg.Connection
+    ) -> None:
+        await connection.execute("SET ROLE outbox_relay")
+        await connection.execute("UPDATE outbox.lane SET position = 5000001")
+        await ensure_segments(connection, 5_000_000, 2)
+        assert await connection.fetchval("SELECT outbox.drop_segment(1)") is False
+        assert await connection.fetchval("SELECT count(*) FROM outbox.event") == 1
+
+    async def test_a_writer_that_burns_ids_costs_a_segment_and_no_event(self, connection: asyncpg.Connection) -> None:
+        """The default of id needs USAGE on the sequence; here is what else can be done with it."""
+        await connection.execute("SET ROLE outbox_writer")
+        await connection.execute("SELECT count(nextval('outbox.event_id')) FROM generate_series(1, 30000)")
+        await connection.execute("SELECT outbox.enqueue('orders', 'k', 'x')")
+        await connection.execute("RESET ROLE")
+        assert len(await ensure_segments(connection, 1000, 2)) <= 3
+        assert await connection.fetchval("SELECT count(*) FROM outbox.pending") == 2
+
+    @pytest.mark.parametrize("role", ["outbox_admin", "outbox_relay"])
+    async def test_no_role_asks_in_the_name_of_another(
+        self, connection: asyncpg.Connection, database: str, role: str
+    ) -> None:
+        async with acting(connection, database, role) as (name, other):
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                await other.execute(
+                    "INSERT INTO outbox.action (kind, filter, requested_by) VALUES ('replay', '{}', 'boss (desk)')"
+                )
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                await other.execute(
+                    "INSERT INTO outbox.lane_intent (lane, epoch, until, requested_by, requested_at)"
+                    " VALUES (1, 1, now(), 'boss', '2000-01-01')"
+                )
+                await other.execute("UPDATE outbox.lane_intent SET requested_by = 'boss', requested_at = '2000-01-01'")
+            for table in ("action", "lane_intent"):
+                for by, at in await connection.fetch(f"SELECT requested_by, requested_at FROM outbox.{table}"):
+                    assert (by, at.year > 2000) == (name, True)
+
+    @pytest.mark.parametrize("role", ["outbox_admin", "outbox_relay"])
+    async def test_nobody_discards_in_the_name_of_another(
+        self, connection: asyncpg.Connection, database: str, role: str
+    ) -> None:
+        (event,) = await connection.fetch("SELECT lane, id FROM outbox.event")
+        await add_failure(connection, event)
+        boss = await connection.fetchval(
+            "INSERT INTO outbox.action (kind, filter, requested_by)"
+            " VALUES ('discard', '{}', 'boss (desk)') RETURNING id"
+        )
+        async with acting(connection, database, role) as (name, other):
+            for forged in (
+                f"UPDATE outbox.failure SET state = 'discarded', action = {boss}",
+                "UPDATE outbox.failure SET state = 'discarded'",
+                f"UPDATE outbox.failure SET action = {boss}",
+            ):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="in the transaction that records"):
+                    await other.execute(forged)
+            if role == "outbox_admin":
+                await other.execute(
+                    "WITH asked AS (INSERT INTO outbox.action (kind, filter) VALUES ('discard', '{}') RETURNING id)"
+                    " UPDATE outbox.failure SET state = 'discarded', action = asked.id FROM asked"
+                )
+                by = await connection.fetchval(
+                    "SELECT a.requested_by FROM outbox.failure AS f JOIN outbox.action AS a ON a.id = f.action"
+                )
+                assert by == name
+
+    async def test_who_cancelled_is_who_cancelled(self, connection: asyncpg.Connection, database: str) -> None:
+        await connection.execute("INSERT INTO outbox.action (kind, filter) VALUES ('replay-delivered', '{}')")
+        async with acting(connection, database, "outbox_admin") as (name, other):
+            await other.execute("""UPDATE outbox.action SET counts = '{"cancelled_by": "boss (desk)"}'""")
+            by = "SELECT counts ->> 'cancelled_by' FROM outbox.action"
+            assert await connection.fetchval(by) == name
+            for later in ("{}", '{"cancelled_by": "boss"}'):
+                await other.execute("UPDATE outbox.action SET counts = $1", later)
+                assert await connection.fetchval(by) == name
+
+
+@asynccontextmanager
+async def acting(
+    connection: asyncpg.Connection, database: str, role: str
+) -> AsyncIterator[tuple[str, asyncpg.Connection]]:
+    """The name and the connection of a user who logs in and has a role."""
+    name = f"user_{secrets.token_hex(4)}"
+    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret' IN ROLE {role}")
+    parts = urlsplit(database)
+    dsn = urlunsplit(parts._replace(netloc=f"{name}:secret@{parts.hostname}:{parts.port}"))
+    try:
+        async with connected(dsn) as other:
+            yield name, other
+    finally:
+        await connection.execute(f"DROP ROLE {name}")
+
+
+async def test_the_roles_suffice_where_nothing_is_granted_by_default(database: str) -> None:
+    """ALTER DEFAULT PRIVILEGES ... REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC is a usual hardening."""
+    async with connected(database) as connection:
+        await connection.execute(
+            "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;"
+            "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC"
+        )
+        await migrate(connection)
+        await make_roles(connection)
+        await add_event(connection)
+        for role, statements in {
+            "outbox_writer": [
+                "SELECT outbox.enqueue('a', 'k', 'x')",
+                "SELECT outbox.enqueue('a', 'k', '{}'::jsonb)",
+                "SELECT outbox.wake_up()",
+            ],
+            "outbox_relay": [
+                "SELECT outbox.drop_segment(1)",
+                "SELECT outbox.add_segment(5000001, 5000002)",
+                "SELECT outbox.replay_needs(1, 2), outbox.ids_needed(1, 2), outbox.unsettled_event(1)",
+            ],
+            "outbox_admin": [
+                "SELECT outbox.wake_up(), outbox.max_event_bytes()",
+                "INSERT INTO outbox.action (kind, filter) VALUES ('discard', '{}')",
+                "INSERT INTO outbox.lane_intent (lane, epoch, until) VALUES (1, 1, now())",
+            ],
+        }.items():
+            await connection.execute(f"SET ROLE {role}")
+            for statement in statements:
+                await connection.execute(statement)
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("DELETE FROM outbox.event")
+            await connection.execute("RESET ROLE")
