@@ -321,6 +321,7 @@ async def _connect_all(settings: Settings) -> dict[str, asyncpg.Connection]:
             if purpose == CONNECTIONS[0]:
                 await checks.check_primary(connections[purpose])
                 await checks.check_schema(connections[purpose], settings.postgres.schema_name)
+                await checks.check_row_security(connections[purpose], settings.postgres.schema_name)
                 await checks.check_sequence(connections[purpose], settings.postgres.schema_name)
         await checks.check_sessions(connections.values())
     except BaseException:

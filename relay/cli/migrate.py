@@ -11,7 +11,7 @@ import click
 from relay.cli.show.lines import say, say_json
 from relay.postgres.admin import admin_connection
 from relay.postgres.checks import check_primary, schema_state
-from relay.postgres.migrate import make_roles, max_event_bytes, migrate, script, set_max_event_bytes
+from relay.postgres.migrate import make_roles, max_event_bytes, migrate, script, set_max_event_bytes, transaction_as
 from relay.settings import load_postgres
 
 if TYPE_CHECKING:
@@ -67,18 +67,29 @@ class _Report:
     help="Refuse events of more than N bytes (key, payload, headers and type together).",
 )
 @click.option("--roles", "with_roles", is_flag=True, help="Also create the roles for writers, relay and admins.")
+@click.option(
+    "--owner",
+    metavar="ROLE",
+    help="Make everything as ROLE (SET ROLE), which is to own the outbox; the role that connects, unless given.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(
-    context: click.Context, check: bool, as_sql: bool, limit: int | None, with_roles: bool, as_json: bool
+    context: click.Context,
+    check: bool,
+    as_sql: bool,
+    limit: int | None,
+    with_roles: bool,
+    owner: str | None,
+    as_json: bool,
 ) -> None:
     """Create the outbox in the database of RELAY_POSTGRES_DSN, or bring it up to date.
 
     Safe to run at every deployment, and by several at once: what is there already is left alone. The role that
     connects owns the tables; the relay itself can run with fewer rights (see --roles).
     """
-    if (check or as_sql) and (limit is not None or with_roles):
-        raise click.UsageError("--check and --sql change nothing: leave out --max-event-bytes and --roles")
+    if (check or as_sql) and (limit is not None or with_roles or owner is not None):
+        raise click.UsageError("--check and --sql change nothing: leave out --max-event-bytes, --roles and --owner")
     if as_sql and (check or as_json):
         raise click.UsageError("--sql prints SQL: leave out --check and --json")
     settings = load_postgres()
@@ -90,7 +101,7 @@ def command(
                 return script((await schema_state(connection, schema)).pending, schema)
             if check:
                 return await _checked(connection, schema)
-            return await _migrated(connection, schema, limit, with_roles)
+            return await _migrated(connection, schema, limit, with_roles, owner)
 
     report = asyncio.run(work())
     if isinstance(report, str):
@@ -111,14 +122,17 @@ async def _checked(connection: asyncpg.Connection, schema: str) -> _Report:
     return _Report(schema, state.version, [], _names(state.pending), limit)
 
 
-async def _migrated(connection: asyncpg.Connection, schema: str, limit: int | None, with_roles: bool) -> _Report:
+async def _migrated(
+    connection: asyncpg.Connection, schema: str, limit: int | None, with_roles: bool, owner: str | None
+) -> _Report:
     await check_primary(connection)
-    applied = await migrate(connection, schema)
-    changed = limit is not None and await set_max_event_bytes(connection, limit, schema)
+    applied = await migrate(connection, schema, owner)
+    changed = limit is not None and await set_max_event_bytes(connection, limit, schema, owner)
     if with_roles:
-        await make_roles(connection, schema)
-    version = (await schema_state(connection, schema)).version
-    current = await max_event_bytes(connection, schema)
+        await make_roles(connection, schema, owner)
+    async with transaction_as(connection, owner):
+        version = (await schema_state(connection, schema)).version
+        current = await max_event_bytes(connection, schema)
     return _Report(schema, version, _names(applied), [], current, changed, with_roles)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError, SchemaError, SettingsError
 from relay.postgres.errors import shared_sessions, translated
+from relay.postgres.owners import check_owners
 from relay.postgres.sessions import forget_settings
 from relay.postgres.sql import DEFAULT_SCHEMA, Migration, migrations, query
 
@@ -93,6 +94,9 @@ async def schema_state(connection: asyncpg.Connection, schema: str = DEFAULT_SCH
             raise SettingsError(
                 f"the schema name {schema!r} is a word of SQL; choose another for RELAY_POSTGRES_SCHEMA"
             )
+    # Before anything in the schema is read: a view would run its owner's functions with our rights.
+    await check_owners(connection, schema, to_change=False)
+    with translated():
         rows = await connection.fetch(query("applied_migrations", schema)) if has_migrations else []
     applied = {row["version"]: row for row in rows}
     newest = max(applied, default=0)
@@ -106,6 +110,21 @@ async def schema_state(connection: asyncpg.Connection, schema: str = DEFAULT_SCH
     for migration in known[:newest]:
         _check_applied(migration, applied.get(migration.version))
     return SchemaState(newest, known[newest:])
+
+
+async def check_row_security(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> None:
+    """Raise SchemaError if row level security would hide rows of the outbox from this role.
+
+    What it does not see it would take for settled.
+    """
+    with translated():
+        tables = [row["name"] for row in await connection.fetch(query("row_security_applies", schema))]
+        role = await connection.fetchval(query("current_role"))
+    if tables:
+        raise SchemaError(
+            f"row level security applies to the role {role} on {', '.join(tables)}, and events that it hides would be "
+            f"lost; run ALTER ROLE {role} BYPASSRLS, or ALTER TABLE {tables[0]} DISABLE ROW LEVEL SECURITY for each"
+        )
 
 
 def _check_applied(migration: Migration, row: asyncpg.Record | None) -> None:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from asyncpg.exceptions import LockNotAvailableError
+from asyncpg.exceptions import (
+    DuplicateSchemaError,
+    InvalidParameterValueError,
+    LockNotAvailableError,
+    UndefinedObjectError,
+    UniqueViolationError,
+)
 
+from relay.errors import SchemaError
 from relay.postgres.checks import schema_state
 from relay.postgres.errors import translated
-from relay.postgres.locks import held_up, holders, tables_of
+from relay.postgres.locks import Holder, held_up, holders, tables_of
+from relay.postgres.owners import check_owners
 from relay.postgres.sessions import as_text, secure_transaction
 from relay.postgres.sql import DEFAULT_SCHEMA, query, roles
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from typing import TypeVar
 
     import asyncpg
@@ -30,17 +38,26 @@ LOCK_PAUSE = 0.5
 """Seconds between attempts to lock the events' table, for the writers that were kept waiting to get on."""
 
 
-async def migrate(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> list[Migration]:
+async def migrate(
+    connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA, owner: str | None = None
+) -> list[Migration]:
     """Apply what is pending and return it. Safe to run again, and by several programs at once.
 
-    Nothing is pending in a newer schema that this program can work with. Raises SchemaError if it cannot, or if what
-    was applied is not what it knows (see `schema_state`).
+    With an `owner`, that role makes everything and owns it. Nothing is pending in a newer schema that this program can
+    work with. Raises SchemaError if it cannot, if what was applied is not what it knows (see `schema_state`), if the
+    schema or something in it belongs to somebody else, or if others keep it locked for too long.
     """
     applied: list[Migration] = []
     what = f"a migration of the schema {schema}"
-    while (
-        migration := await _patiently(partial(_apply_next, connection, schema), what, connection, schema)
-    ) is not None:
+
+    async def patiently(work: Callable[..., Awaitable[Result]]) -> Result:
+        return await _patiently(partial(work, connection, schema, owner), what, connection, schema)
+
+    # Without the lock: those who may only read can be told that nothing is pending.
+    if not await patiently(_pending):
+        return applied
+    await patiently(_make_schema)
+    while (migration := await patiently(_apply_next)) is not None:
         applied.append(migration)
     return applied
 
@@ -48,9 +65,9 @@ async def migrate(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) 
 async def _patiently(
     work: Callable[[], Awaitable[Result]], what: str, connection: asyncpg.Connection, schema: str
 ) -> Result:
-    """Do what gives up when it has waited for a lock for 50 ms, so that writers do not queue up behind it.
+    """Do what gives up when it has waited a little for a lock, so that writers do not queue up behind it.
 
-    Tried for half a minute; then HeldUpError names who held the lock.
+    Tried for half a minute or more; then HeldUpError names who held the lock.
     """
     for attempt in range(LOCK_ATTEMPTS):
         if attempt:
@@ -58,17 +75,35 @@ async def _patiently(
         with suppress(LockNotAvailableError):
             return await work()
     with translated():
-        raise held_up(what, await holders(connection, tables_of(schema)))
+        async with transaction_as(connection, None):
+            of_schema = [Holder(**row) for row in await connection.fetch(query("schema_holders", schema))]
+            raise held_up(what, of_schema + await holders(connection, tables_of(schema)))
 
 
-async def _apply_next(connection: asyncpg.Connection, schema: str) -> Migration | None:
+async def _pending(connection: asyncpg.Connection, schema: str, owner: str | None) -> bool:
+    with translated():
+        async with transaction_as(connection, owner):
+            await connection.execute(query("lock_patience"))
+            return bool((await schema_state(connection, schema)).pending)
+
+
+async def _make_schema(connection: asyncpg.Connection, schema: str, owner: str | None) -> None:
+    with translated(), suppress(DuplicateSchemaError, UniqueViolationError):
+        async with transaction_as(connection, None):
+            await connection.execute(query("lock_patience"))
+            await connection.execute(query("intended_owner"), owner or "")
+            await connection.execute(query("create_schema", schema))
+
+
+async def _apply_next(connection: asyncpg.Connection, schema: str, owner: str | None) -> Migration | None:
     """Apply the first pending migration, with everything that decides it read under the lock.
 
     The lock belongs to the transaction and not to the session, so that a pooler in between does no harm.
     """
     with translated():
-        async with connection.transaction(isolation="read_committed"):
-            await secure_transaction(connection)
+        async with transaction_as(connection, owner):
+            await connection.execute(query("lock_patience"))
+            await check_owners(connection, schema)
             await connection.execute(query("migration_lock", schema))
             for migration in (await schema_state(connection, schema)).pending:
                 await connection.execute(migration.sql)
@@ -83,11 +118,28 @@ async def _apply_next(connection: asyncpg.Connection, schema: str) -> Migration 
     return None
 
 
-async def make_roles(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> None:
-    """Create the roles for writers, relay and people if they are missing, and grant them what they need."""
+@asynccontextmanager
+async def transaction_as(connection: asyncpg.Connection, owner: str | None) -> AsyncIterator[None]:
+    """A transaction as the role `owner`, or as the one that connected. Raises SchemaError if there is no such role."""
+    async with connection.transaction(isolation="read_committed"):
+        await secure_transaction(connection)
+        if owner is not None:
+            try:
+                await connection.execute(query("act_as"), owner)
+            except (InvalidParameterValueError, UndefinedObjectError) as error:
+                raise SchemaError(f"there is no role {owner}; create it, or give `--owner` another") from error
+        yield
+
+
+async def make_roles(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA, owner: str | None = None) -> None:
+    """Create the roles for writers, relay and people if they are missing, and grant them what they need.
+
+    That takes CREATEROLE, so it is not done as the `owner`, but the outbox must be that one's or our own.
+    """
     with translated():
-        async with connection.transaction(isolation="read_committed"):
-            await secure_transaction(connection)
+        async with transaction_as(connection, owner):
+            await check_owners(connection, schema)
+        async with transaction_as(connection, None):
             await connection.execute(roles(schema))
 
 
@@ -97,17 +149,23 @@ async def max_event_bytes(connection: asyncpg.Connection, schema: str = DEFAULT_
         return int(await connection.fetchval(query("max_event_bytes", schema)))
 
 
-async def set_max_event_bytes(connection: asyncpg.Connection, limit: int, schema: str = DEFAULT_SCHEMA) -> bool:
+async def set_max_event_bytes(
+    connection: asyncpg.Connection, limit: int, schema: str = DEFAULT_SCHEMA, owner: str | None = None
+) -> bool:
     """Change the limit for new events; returns whether it was another one before.
 
     The tables are locked for an instant. Raises HeldUpError when that did not work out for half a minute.
     """
-    if limit == await max_event_bytes(connection, schema):
-        return False
+    with translated():
+        async with transaction_as(connection, owner):
+            await check_owners(connection, schema)
+            if limit == await max_event_bytes(connection, schema):
+                return False
 
     async def change() -> None:
         with translated():
-            await connection.execute(query("set_max_event_bytes", schema), limit)
+            async with transaction_as(connection, owner):
+                await connection.execute(query("set_max_event_bytes", schema), limit)
 
     await _patiently(change, "the change of the event size limit", connection, schema)
     return True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from asyncpg.exceptions import LockNotAvailableError
 
+from relay.errors import SchemaError
 from relay.postgres.errors import translated
 from relay.postgres.sql import DEFAULT_SCHEMA, query
 
@@ -21,6 +22,9 @@ STRANDED_EVENTS = 100_000
 """How many events are moved out of a DEFAULT partition at a time; readers of it wait for half a second or so."""
 
 DROP_ATTEMPTS = 5
+LONG_SECONDS = 3600.0
+"""The longest that looking through a segment may take; 5 million events take seconds."""
+
 DROP_PAUSE = 0.2
 """Seconds between attempts to lock the tables, for the writers that were kept waiting to get on."""
 
@@ -60,14 +64,28 @@ async def ensure_segments(
 
 
 async def prune(connection: asyncpg.Connection, retention_seconds: float, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
-    """Drop segments whose events are all settled and older than the retention; returns their names."""
+    """Drop segments whose events are all settled and older than the retention; returns their names.
+
+    Raises SchemaError if a segment that should be droppable has an event without a receipt that nobody discarded.
+    """
     dropped: list[str] = []
     with translated():
         for name, lower in await connection.fetch(query("droppable_segments", schema), float(retention_seconds)):
             if not await _drop(connection, lower, schema):
+                if not dropped:
+                    await _check_settled(connection, name, lower, schema)
                 break
             dropped.append(name)
     return dropped
+
+
+async def _check_settled(connection: asyncpg.Connection, name: str, lower: int, schema: str) -> None:
+    unsettled = await _long(connection, "unsettled_event", lower, schema)
+    if unsettled is not None:
+        raise SchemaError(
+            f"the segment {name} is kept: event {unsettled} in it was passed over, it has no receipt and nobody "
+            "discarded it; see the run book, Segments"
+        )
 
 
 async def _drop(connection: asyncpg.Connection, lower: int, schema: str) -> bool:
@@ -75,10 +93,17 @@ async def _drop(connection: asyncpg.Connection, lower: int, schema: str) -> bool
         if attempt:
             await asyncio.sleep(DROP_PAUSE)
         try:
-            return bool(await connection.fetchval(query("drop_segment", schema), lower))
+            return bool(await _long(connection, "drop_segment", lower, schema))
         except LockNotAvailableError:
             continue
     return False
+
+
+async def _long(connection: asyncpg.Connection, name: str, lower: int, schema: str) -> object:
+    """Run a statement that looks through a whole segment."""
+    async with connection.transaction(isolation="read_committed"):
+        await connection.execute(query("long_statement"))
+        return await connection.fetchval(query(name, schema), lower, timeout=LONG_SECONDS)
 
 
 def _margin(ids_per_segment: int) -> int:

@@ -110,3 +110,12 @@ BEGIN
     END IF;
 END
 $$;
+
+-- The first segment of a new outbox: by the function of 0006, which nobody else can hold up.
+DO $$
+BEGIN
+    IF NOT (SELECT is_called FROM outbox.event_id) AND NOT EXISTS (SELECT FROM outbox.segment) THEN
+        PERFORM outbox.add_segment(1, 5000001);
+    END IF;
+END
+$$;

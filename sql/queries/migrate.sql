@@ -1,11 +1,56 @@
+-- name: lock_patience
+-- How long one attempt waits for a lock of others; whoever else wants it waits as long behind us.
+SET LOCAL lock_timeout = '1s';
+
+-- name: act_as
+-- Do everything in this transaction as the role $1, which is to own what is made.
+SELECT set_config('role', $1::text, true);
+
+-- name: intended_owner
+-- For the next statement: who is to own the schema.
+SELECT set_config('relay.owner', $1::text, true);
+
+-- name: create_schema
+-- Make the schema if it is not there. (With IF NOT EXISTS it would take a privilege on the database in any case.) Who
+-- comes second waits for the first to commit, and is refused then.
+DO $$
+BEGIN
+    IF to_regnamespace('outbox') IS NULL THEN
+        EXECUTE format(
+            'CREATE SCHEMA outbox AUTHORIZATION %I',
+            coalesce(nullif(current_setting('relay.owner', true), ''), current_user)
+        );
+    END IF;
+END
+$$;
+
 -- name: migration_lock
--- Held to the end of the transaction: one `relay migrate` at a time, each outbox for itself.
-SELECT pg_advisory_xact_lock(hashtextextended('outbox.migration', 0));
+-- Held to the end of the transaction: one `relay migrate` at a time, each outbox for itself. To say what a schema is
+-- for takes a lock that only its owner can hold; what was said of it stays.
+DO $$
+BEGIN
+    EXECUTE format('COMMENT ON SCHEMA outbox IS %L', obj_description(to_regnamespace('outbox'), 'pg_namespace'));
+END
+$$;
+
+-- name: schema_holders
+-- Who holds a lock on the schema itself; without a schema, who has written something and not committed, which may be one.
+-- The columns are those of lock_holders.
+SELECT a.pid, NULL::text AS gid, a.usename::text AS role, coalesce(a.application_name, '') AS application,
+       extract(epoch FROM statement_timestamp() - a.xact_start)::float8 AS seconds, a.pid::text AS holder
+FROM pg_stat_activity AS a
+WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+  AND CASE WHEN to_regnamespace('outbox') IS NULL THEN a.backend_xid IS NOT NULL ELSE EXISTS (
+      SELECT FROM pg_locks AS l
+      WHERE l.pid = a.pid AND l.granted
+        AND l.locktype = 'object' AND l.classid = 'pg_namespace'::regclass AND l.objid = to_regnamespace('outbox')
+  ) END
+ORDER BY a.xact_start;
 
 -- name: schema_exists
 -- Whether the outbox's own list of migrations is there, whether its name needs no quoting, and what server this is.
 SELECT to_regclass('outbox.migration') IS NOT NULL AS has_migrations,
-       quote_ident('outbox') = 'outbox' AS usable_name,
+       NOT EXISTS (SELECT FROM pg_get_keywords() AS k WHERE k.word = 'outbox' AND k.catcode <> 'U') AS usable_name,
        current_setting('server_version_num')::int AS server_version;
 
 -- name: applied_migrations
@@ -32,6 +77,73 @@ SELECT outbox.max_event_bytes();
 -- name: set_max_event_bytes
 -- Change the limit on an event's size to $1 bytes; fails at once when the tables are busy.
 SELECT outbox.set_max_event_bytes($1::bigint);
+
+-- name: owned
+-- The schema, and tables, views, sequences and functions in it with one of the names $1 or that of a partition: who owns
+-- each, and whether that is meant (see relay/postgres/owners.py). Membership counts where somebody granted it, with the
+-- right to act as the role; a superuser passes for a member of every role. The owner of the schema public is a role that
+-- stands for the owner of the database.
+WITH RECURSIVE place AS (
+    SELECT n.oid, n.nspname, n.nspacl,
+           CASE WHEN pg_get_userbyid(n.nspowner) = 'pg_database_owner'
+                THEN (SELECT d.datdba FROM pg_database AS d WHERE d.datname = current_database())
+                ELSE n.nspowner END AS owner
+    FROM pg_namespace AS n
+    WHERE n.nspname = 'outbox'
+),
+thing AS (
+    SELECT 0 AS number, 'schema' AS kind, p.nspname::text AS name, p.owner FROM place AS p
+    UNION ALL
+    SELECT 1, CASE c.relkind WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' ELSE 'table' END, c.oid::regclass::text,
+           c.relowner
+    FROM place AS p JOIN pg_class AS c ON c.relnamespace = p.oid
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+      AND (c.relname = ANY ($1::text[]) OR c.relname ~ '^(event|delivery)_(default|[0-9]+)$')
+    UNION ALL
+    SELECT 2, 'function', f.oid::regprocedure::text, f.proowner
+    FROM place AS p JOIN pg_proc AS f ON f.pronamespace = p.oid
+    WHERE f.proname = ANY ($1::text[])
+),
+granted AS (
+    -- Through JSON, because these columns come with PostgreSQL 16.
+    SELECT m.member, m.roleid
+    FROM pg_auth_members AS m
+    WHERE coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true)
+       OR coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)
+),
+me AS (
+    SELECT r.oid FROM pg_roles AS r WHERE r.rolname IN (current_user, session_user)
+),
+acts_as AS (
+    SELECT start.role AS who, start.role AS role
+    FROM (SELECT oid AS role FROM me UNION SELECT owner FROM thing) AS start
+    UNION
+    SELECT a.who, g.roleid FROM acts_as AS a JOIN granted AS g ON g.member = a.role
+)
+SELECT t.kind, t.name, pg_get_userbyid(t.owner)::text AS owner,
+       EXISTS (SELECT FROM acts_as AS a JOIN me ON me.oid = a.who WHERE a.role = t.owner) AS ours,
+       EXISTS (SELECT FROM pg_roles AS r WHERE r.oid IN (SELECT me.oid FROM me) AND r.rolsuper)
+       AND NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = t.owner) AS below_us,
+       EXISTS (
+           SELECT FROM acts_as AS a
+           WHERE (a.who = t.owner AND a.role = p.owner) OR (a.who = p.owner AND a.role = t.owner)
+       ) AS of_the_schemas,
+       t.kind = 'schema' AND EXISTS (
+           SELECT FROM aclexplode(p.nspacl) AS acl WHERE acl.grantee = 0 AND acl.privilege_type = 'CREATE'
+       ) AS open
+FROM thing AS t CROSS JOIN place AS p
+ORDER BY t.number, t.name;
+
+-- name: row_security_applies
+-- Tables of which row level security hides rows from this role, or would, if the session did not refuse that.
+SELECT c.oid::regclass::text AS name
+FROM pg_class AS c
+WHERE c.relnamespace = to_regnamespace('outbox') AND c.relkind IN ('r', 'p') AND row_security_active(c.oid)
+ORDER BY c.relname;
+
+-- name: current_role
+-- Whose rights this session has.
+SELECT current_user::text;
 
 -- name: in_recovery
 -- Whether this server is a standby or recovering from a crash.

@@ -72,3 +72,11 @@ ORDER BY s.lower_id;
 -- name: drop_segment
 -- Drop the segment that begins at $1 if nothing in it is needed; false if something is, or if somebody is using it.
 SELECT outbox.drop_segment($1::bigint);
+
+-- name: unsettled_event
+-- An event of the segment that begins at $1 that has no receipt and that nobody discarded; null if there is none.
+SELECT outbox.unsettled_event($1::bigint);
+
+-- name: long_statement
+-- For one transaction, on the connection of housekeeping: to look through a segment takes as long as it takes.
+SET LOCAL statement_timeout = '1h';

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from relay.local.ports import HOST
+from relay.postgres.migrate import make_roles
 from tests.acceptance.conftest import place
 from tests.relay_process import relay_run
 from tests.writers import fill
@@ -104,6 +105,24 @@ async def test_an_outbox_that_does_not_fit_is_refused_with_1(here: Place, change
     assert text.startswith("relay: ")
     assert says in text
     assert (await here.records(), await here.receipts()) == (0, 0)
+
+
+async def test_row_level_security_that_would_hide_events_is_named(here: Place) -> None:
+    await make_roles(here.connection)
+    await fill(here.connection, here.topic, 10)
+    await here.connection.execute(
+        "ALTER TABLE outbox.event ENABLE ROW LEVEL SECURITY;"
+        "CREATE ROLE hidden_from LOGIN PASSWORD 'x' IN ROLE outbox_relay"
+    )
+    try:
+        parts = urlsplit(here.dsn)
+        dsn = parts._replace(netloc=f"hidden_from:x@{parts.hostname}:{parts.port}").geturl()
+        code, text = await outcome(postgres_dsn=dsn, kafka_bootstrap_servers=here.bootstrap_servers)
+    finally:
+        await here.connection.execute("DROP ROLE hidden_from")
+    assert code == 1
+    assert text.startswith("relay: row level security applies to the role hidden_from on outbox.event")
+    assert await here.receipts() == 0
 
 
 async def test_a_server_in_recovery_is_waited_for_until_it_is_promoted(
