@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import aiokafka.errors as kafka
 
+from relay.kafka.codes import add_codes
 from relay.outcome import FailureKind, PublishError, Refused
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class InvalidRecordError(kafka.BrokerResponseError):
 
 # A code that aiokafka 0.14 does not know would be an "unknown" error, and tried again for many minutes.
 kafka.kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+add_codes()
 
 # aiokafka's own `.retriable` is no safe guide: KafkaTimeoutError and BrokerNotAvailableError do not have it.
 KINDS: dict[type[BaseException], FailureKind] = {

@@ -18,11 +18,13 @@ from relay.kafka.connect import check_files, wait_for_producer
 from relay.kafka.connections import probe
 from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
+from relay.local.ports import free_port
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.settings.groups import KafkaSettings, TopicSettings
 from relay.settings.secret import FileSecret
 from tests import servers
 from tests.certificates import EXPIRED, encrypted
+from tests.faulty_kafka import SASL_AUTHENTICATE, SASL_HANDSHAKE, FaultyKafka
 from tests.integration.test_kafka_producer import ALL, always, event
 from tests.secured_kafka import NEWCOMER, PASSWORD, USER, SecuredKafka
 from tests.waiting import until
@@ -135,6 +137,22 @@ def test_what_is_wrong_is_said_and_nothing_else(
 def _host_and_port(settings: KafkaSettings) -> tuple[str, int]:
     host, _, port = settings.bootstrap_servers.rpartition(":")
     return host, int(port)
+
+
+@pytest.mark.parametrize("api", [SASL_HANDSHAKE, SASL_AUTHENTICATE])
+async def test_every_answer_to_a_login_is_said(secured: SecuredKafka, api: int) -> None:
+    """No code, known or not, is anything else than an error of publishing."""
+    login = settings_for(secured, "OPENLOGIN", PLAIN_LOGIN)
+    port = free_port()
+    async with FaultyKafka(_host_and_port(login)[1], port) as proxy:
+        settings = login.model_copy(update={"bootstrap_servers": f"127.0.0.1:{port}"})
+        for code in (-1, 7, 29, 31, 33, 34, 35, 58, 76, 93, 999):
+            fault = proxy.fault(api, code)
+            with pytest.raises(PublishError) as raised:
+                await KafkaProducer.connect(settings, TopicSettings())
+            assert fault.given == 1
+            assert f"127.0.0.1:{port}: " in str(raised.value)
+            proxy.end_faults()
 
 
 async def test_what_is_not_kafka_at_all_is_said_and_not_read_into_memory() -> None:

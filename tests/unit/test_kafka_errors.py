@@ -103,8 +103,16 @@ def test_an_invalid_record_is_the_events_fault_though_aiokafka_does_not_know_its
     assert translate(kafka.for_code(87)()).kind is FailureKind.EVENT
 
 
-@pytest.mark.parametrize("code", [89, 12_345])
-def test_a_brokers_code_that_aiokafka_does_not_know_is_unknown(code: int) -> None:
+@pytest.mark.parametrize("code", [74, 76, 89, 103, 129])
+def test_a_code_of_the_cluster_that_aiokafka_does_not_know_waits_and_has_a_name(code: int) -> None:
+    translated = translate(kafka.for_code(code)())
+    assert translated.kind is FailureKind.CLUSTER
+    assert f"[Error {code}]" in str(translated)
+    assert translated.name != "UnknownError"
+
+
+@pytest.mark.parametrize("code", [999, 12_345])
+def test_a_brokers_code_that_nobody_knows_is_unknown(code: int) -> None:
     assert translate(kafka.for_code(code)()).kind is FailureKind.UNKNOWN
 
 
