@@ -15,6 +15,7 @@ from relay.cli.show.lines import say_json
 from relay.cli.show.tables import PlainTable, grid, table
 from relay.cli.words import duration, plural, ranges
 from relay.postgres.admin import admin_connection
+from relay.postgres.segments import LAST_ID
 from relay.postgres.status import Count, PutOff, Status, read_status
 from relay.settings import load_postgres
 from relay.stages.check import CHECK
@@ -63,6 +64,10 @@ def concerns(status: Status) -> list[str]:
         found.append(f"{failed:,} {'event failed and waits' if failed == 1 else 'events failed and wait'} for a person")
     if status.stranded:
         found.append("there are rows in the DEFAULT partitions: no segment was ready for them; the relay moves them")
+    if (left := LAST_ID - status.newest_id) < LAST_ID // 10:
+        found.append(
+            f"{left:,} ids are left, then writers fail: let them use a new outbox (another RELAY_POSTGRES_SCHEMA)"
+        )
     return found + _overdue(status.put_off)
 
 

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from asyncpg.exceptions import LockNotAvailableError
 
 from relay.errors import HeldUpError
 from relay.postgres.sql import query
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import TypeVar
 
     import asyncpg
+
+    Result = TypeVar("Result")
+
+ATTEMPTS = 10
+PAUSE = 0.2
+"""Seconds between attempts to lock the tables, for those who were kept waiting to get on."""
 
 LASTING = 1.0
 """Seconds from which on a transaction is worth naming, and not worth making writers wait for."""
 
 MOST_NAMED = 5
+
+HOUSEKEEPING = "outbox-relay housekeeping"
+"""Another replica that makes or drops a segment is no trouble: what is to be done is being done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,31 @@ async def holders(connection: asyncpg.Connection, tables: Sequence[str], strong:
     return [Holder(**row) for row in await connection.fetch(query("lock_holders"), tables, strong)]
 
 
+async def patiently(
+    connection: asyncpg.Connection,
+    what: str,
+    work: Callable[[], Awaitable[Result]],
+    tables: Sequence[str],
+    strong: Sequence[str] = (),
+) -> Result | None:
+    """Do what gives up when it has waited for a lock for a moment, so that writers do not queue up behind it.
+
+    None when another replica is at it. Raises HeldUpError, which names who stands in the way: without trying if that is
+    a transaction that lasts, else after some tries.
+    """
+    await refuse_while_held(connection, what, tables, strong)
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            await asyncio.sleep(PAUSE)
+        with suppress(LockNotAvailableError):
+            return await work()
+    found = await holders(connection, tables, strong)
+    others = [each for each in found if each.application != HOUSEKEEPING]
+    if found and not others:
+        return None
+    raise held_up(what, others)
+
+
 async def refuse_while_held(
     connection: asyncpg.Connection, what: str, tables: Sequence[str], strong: Sequence[str] = ()
 ) -> None:
@@ -61,7 +99,9 @@ async def refuse_while_held(
     Those whose age we may not know last if they are there after a second look.
     """
     found = [
-        each for each in await holders(connection, tables, strong) if each.seconds is None or each.seconds >= LASTING
+        each
+        for each in await holders(connection, tables, strong)
+        if each.application != HOUSEKEEPING and (each.seconds is None or each.seconds >= LASTING)
     ]
     if any(each.seconds is None for each in found):
         await asyncio.sleep(LASTING)

@@ -333,6 +333,10 @@ class HousekeepingConnection(Statements):
             isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError)
         )
 
+    async def sequence_value(self) -> int:
+        """The last event id that was taken from the sequence; 0 when none was."""
+        return cast("int", (await self._rows("sequence_value"))[0][0])
+
     async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
         """Make segments ahead; returns the names of the new ones."""
         return await segments.ensure_segments(self._connection, ids_per_segment, ahead, schema=self._schema)

@@ -109,7 +109,7 @@ def _written_for(schema: str, text: str) -> str:
 def _harmless(text: str) -> str:
     """A migration without the statement that anybody could hold up.
 
-    0001 makes the first segment under an advisory lock, which takes no privilege. 0007 does that instead.
+    0001 makes the first segment under an advisory lock, which takes no privilege. 0008 does that instead.
     """
     return text.replace("\nSELECT outbox.add_segment(1, 5000001);\n", "\n")
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from relay.decide.ahead import Ahead
 from relay.decide.chores import Pace
 from relay.errors import RelayError
 
@@ -52,6 +53,9 @@ class HousekeepingPort(Protocol):
     def lost(self, error: Exception) -> bool:
         """Whether an error means that the connection is gone, and not that a statement did not work out."""
 
+    async def sequence_value(self) -> int:
+        """The last id taken."""
+
     async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
         """Make segments ahead; returns the names of the new ones."""
 
@@ -88,6 +92,7 @@ class Housekeeping:
         self._replica = replica
         self._settings = settings
         self._telemetry = telemetry
+        self._ahead = Ahead(settings.ids, settings.ahead)
         every = settings.check_interval
         self._chores = (
             Chore("make segments", self._make_segments, every),
@@ -162,7 +167,8 @@ class Housekeeping:
             return
 
     async def _make_segments(self) -> None:
-        for name in await self._port.ensure_segments(self._settings.ids, self._settings.ahead):
+        ahead = self._ahead.segments(time.monotonic(), await self._port.sequence_value())
+        for name in await self._port.ensure_segments(self._settings.ids, ahead):
             self._telemetry.emit("segment.created", segment=name)
 
     async def _drop_segments(self) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 
-from relay.errors import SchemaError
-from relay.postgres import segments
+from relay.errors import HeldUpError, SchemaError
+from relay.postgres import locks, segments
 from relay.postgres.connect import open_connection
-from relay.postgres.segments import ensure_segments, prune
+from relay.postgres.migrate import make_roles, migrate
+from relay.postgres.segments import LAST_ID, ensure_segments, prune
 from relay.postgres.sql import query
 from tests.outbox import add_event, add_failure, add_receipts, connected, migrated
 
@@ -114,7 +116,8 @@ async def test_an_open_writer_in_the_default_partition_puts_it_off_and_nobody_wa
         transaction = writer.transaction()
         await transaction.start()
         await add_event(writer)
-        assert await ensure_segments(connection, 1000, 1) == []
+        with pytest.raises(HeldUpError, match=f"pid {writer.get_server_pid()} "):
+            await ensure_segments(connection, 1000, 1)
         await asyncio.wait_for(add_event(connection), 2)
         await transaction.commit()
     assert await ensure_segments(connection, 1000, 1) == ["event_6001003"]
@@ -193,7 +196,8 @@ class TestPrune:
     ) -> None:
         async with connected(database) as writer, writer.transaction():
             await writer.execute("INSERT INTO outbox.event (id, topic) VALUES (2, 'orders')")
-            assert await prune(connection, 0) == []
+            with pytest.raises(HeldUpError, match=f"pid {writer.get_server_pid()} "):
+                await prune(connection, 0)
         with pytest.raises(SchemaError, match="event 2 in it"):
             await prune(connection, 0)
 
@@ -224,7 +228,8 @@ class TestPrune:
                 began = time.monotonic()
                 await add_event(writer)
                 longest = max(longest, time.monotonic() - began)
-            assert await pruning == []
+            with pytest.raises(HeldUpError, match=f"pid {reader.get_server_pid()} "):
+                await pruning
             assert longest < 5
             # Once the reader is a second old nobody even tries.
             await asyncio.sleep(1.1)
@@ -241,6 +246,118 @@ async def test_both_refuse_a_snapshot_from_before_their_locks(connection: asyncp
         with pytest.raises(asyncpg.ActiveSQLTransactionError, match="READ COMMITTED"):
             async with connection.transaction(isolation="repeatable_read"):
                 await connection.execute(f"SELECT {call}")
+
+
+class TestWhoStandsInTheWay:
+    """Is named, and no lock is asked for behind which writers would queue up."""
+
+    @pytest.fixture(autouse=True)
+    async def _due(self, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One segment is to be dropped, others to be made; and nobody counts as young."""
+        await add_event(connection)
+        await add_receipts(connection)
+        await set_newest_id(connection, 5_000_000)
+        await set_positions(connection, 5_000_001)
+        monkeypatch.setattr(locks, "LASTING", 0.0)
+        # If a lock were asked for after all, it would be for long enough to be seen.
+        for function in ("add_segment", "drop_segment"):
+            await connection.execute(f"ALTER FUNCTION outbox.{function} SET lock_timeout = '20s'")
+
+    async def check_named(self, connection: asyncpg.Connection, who: str) -> None:
+        for work in (ensure_segments(connection, 1000, 2), prune(connection, 0)):
+            with pytest.raises(HeldUpError) as refused:
+                await asyncio.wait_for(work, 10)
+            assert who in str(refused.value)
+
+    async def test_a_reader_is_named_with_role_application_and_age(
+        self, connection: asyncpg.Connection, database: str
+    ) -> None:
+        async with connected(database) as reader, reader.transaction():
+            await reader.execute("SET application_name = 'nightly report'")
+            await reader.fetchval("SELECT count(*) FROM outbox.event")
+            pid = reader.get_server_pid()
+            await self.check_named(
+                connection, f"the session with pid {pid} (role postgres, application 'nightly report', 0 s old)"
+            )
+        assert len(await ensure_segments(connection, 1000, 2)) == 2
+        assert await prune(connection, 0) == ["event_1"]
+
+    async def test_a_prepared_transaction_is_named_by_its_id(
+        self, connection: asyncpg.Connection, database: str
+    ) -> None:
+        gid = f"transfer {secrets.token_hex(4)}"
+        async with connected(database) as service:
+            await service.execute("BEGIN")
+            await service.fetchval("SELECT count(*) FROM outbox.event")
+            await service.execute("INSERT INTO outbox.event (topic) VALUES ('orders')")
+            await service.execute(f"PREPARE TRANSACTION '{gid}'")
+        try:
+            await self.check_named(connection, f"the prepared transaction '{gid}' (role postgres, 0 s old)")
+            assert await connection.fetchval("SELECT outbox.drop_segment(1)") is False
+        finally:
+            await connection.execute(f"ROLLBACK PREPARED '{gid}'")
+        assert await ensure_segments(connection, 1000, 2)
+
+    async def test_one_whose_age_is_not_ours_to_know_is_looked_at_twice(
+        self, connection: asyncpg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(locks, "LASTING", 0.1)
+        await make_roles(connection)
+        async with connected(database) as reader, connected(database) as relay, reader.transaction():
+            await reader.fetchval("SELECT count(*) FROM outbox.event")
+            await relay.execute("SET ROLE outbox_relay")
+            with pytest.raises(HeldUpError, match=f"pid {reader.get_server_pid()} "):
+                await ensure_segments(relay, 1000, 2)
+
+    async def test_another_replica_that_is_at_it_is_no_trouble(
+        self, connection: asyncpg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(locks, "PAUSE", 0.0)
+        await connection.execute("ALTER FUNCTION outbox.add_segment SET lock_timeout = '1ms'")
+        async with connected(database) as replica, replica.transaction():
+            await replica.execute("SET application_name = 'outbox-relay housekeeping'")
+            await replica.execute("LOCK TABLE outbox.migration IN SHARE ROW EXCLUSIVE MODE")
+            assert await ensure_segments(connection, 1000, 2) == []
+
+
+async def test_segments_end_where_the_ids_do(connection: asyncpg.Connection) -> None:
+    await set_newest_id(connection, LAST_ID - 1500)
+    await ensure_segments(connection, 1000, 2)
+    assert (await bounds(connection))[1:] == [(LAST_ID - 499, LAST_ID)]
+    assert await ensure_segments(connection, 1000, 2) == []
+    await set_newest_id(connection, LAST_ID - 1)
+    await add_event(connection)
+    assert await ensure_segments(connection, 1000, 2) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_a_publication_for_all_tables_is_in_nobodys_way(database: str) -> None:
+    """A stored generated column in the primary key: PostgreSQL 18 then refuses DELETE, also of no row."""
+    async with connected(database) as connection:
+        await connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        await migrate(connection)
+        assert await bounds(connection) == [(1, 5_000_001)]
+        await set_newest_id(connection, 5_000_000)
+        stranded = [await add_event(connection) for _ in range(20)]
+        assert await places(connection, "event") == {"outbox.event_default"}
+        assert await ensure_segments(connection, 20_000, 1) == ["event_5010021"]
+        await set_newest_id(connection, 5_010_021)
+        await ensure_segments(connection, 20_000, 1)
+        assert await places(connection, "event") == {"outbox.event_5000001"}
+        kept = await connection.fetch("SELECT lane, id FROM outbox.event ORDER BY id")
+        assert kept == stranded
+        await add_receipts(connection)
+        event = stranded[0]
+        await add_failure(connection, event)
+        await connection.execute("INSERT INTO outbox.held VALUES ($1, $2, 'orders')", *event)
+        for table in ("failure", "held", "lane", "replica", "action", "replay_receipt", "lane_intent"):
+            column = "id" if table not in ("lane", "lane_intent", "replay_receipt") else "lane"
+            identity = "" if table == "action" else f"UPDATE outbox.{table} SET {column} = {column};"
+            await connection.execute(f"{identity} UPDATE outbox.action SET reason = ''; DELETE FROM outbox.{table}")
+        await connection.execute(
+            "INSERT INTO outbox.lane (lane, position) SELECT n, 5030101 FROM generate_series(0, 15) n"
+        )
+        assert "event_5000001" in await prune(connection, 0)
 
 
 HELD = 100_000

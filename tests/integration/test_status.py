@@ -74,6 +74,11 @@ async def test_a_fresh_outbox_is_empty_and_nobody_serves_it(connection: asyncpg.
     ]
 
 
+async def test_ids_that_come_to_their_end_are_a_concern(connection: asyncpg.Connection) -> None:
+    await connection.execute("SELECT setval('outbox.event_id', 9223372036854775807 - 200)")
+    assert any(concern.startswith("200 ids are left") for concern in concerns(await read_status(connection)))
+
+
 async def test_events_are_counted_by_what_became_of_them(connection: asyncpg.Connection) -> None:
     for n in range(10):
         await add_event(connection, key=str(n))

@@ -51,6 +51,9 @@ class Port:
             raise self.errors[chore]
         self.done.append(chore)
 
+    async def sequence_value(self) -> int:
+        return 0
+
     async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
         self._do("ensure_segments")
         return []
