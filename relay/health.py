@@ -81,6 +81,11 @@ class Health:
         """Note that Kafka answers."""
         self._kafka.ok()
 
+    @property
+    def kafka_was_reached(self) -> bool:
+        """Whether Kafka has ever answered this process."""
+        return self._kafka.reached
+
     def kafka_lost(self, now: float, error: object) -> None:
         """Note that Kafka does not answer; repeated reports count from the first."""
         self._kafka.lost(now, error)

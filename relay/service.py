@@ -115,6 +115,9 @@ class Service:
         self._telemetry.emit("service.stopping", reason=reason)
         self._health.stopping()
         self._stop.set()
+        if not self._health.kafka_was_reached:
+            # Nothing was handed to Kafka: what was taken is as it was, and waiting for a first answer serves nobody.
+            self._stop_now.set()
         if self._session is not None:
             self._session.tenure.begin_drain()
 
@@ -234,7 +237,9 @@ class Service:
         return self._session is not None and self._session.tenure.buffer.events > 0
 
     def _unsettled(self) -> int:
-        """Events that were taken and have no receipt: redelivered by whoever claims their lanes next."""
+        """Events that may be in Kafka and have no receipt: redelivered by whoever claims their lanes next."""
+        if not self._health.kafka_was_reached:
+            return 0
         tenure = self._session.tenure if self._session is not None else None
         # Of tenures that are over only what Kafka got can be in the way of a receipt any more.
         left = self._publish.topics.in_flight_beside(tenure) + self._records.events_beside(tenure)

@@ -34,6 +34,7 @@ async def watch_loop(health: Health, telemetry: Telemetry, busy: Callable[[], bo
     before it was late.
     """
     clock = asyncio.get_running_loop().time
+    tell_at = 0.0
     while True:
         interval = BUSY_INTERVAL if busy() else IDLE_INTERVAL
         due, worked = clock() + interval, time.thread_time()
@@ -41,6 +42,9 @@ async def watch_loop(health: Health, telemetry: Telemetry, busy: Callable[[], bo
         now, worked = clock(), time.thread_time() - worked
         delay = max(0.0, now - due)
         health.loop_turned(now)
+        if now >= tell_at:
+            tell_at = now + IDLE_INTERVAL
+            telemetry.tell_what_lasts()
         telemetry.emit("loop.delayed", seconds=delay)
         if delay >= BLOCKED and worked >= max(BLOCKED, interval / 10):
             telemetry.emit("loop.blocked", seconds=round(delay, 3))

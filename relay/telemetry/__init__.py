@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from relay.telemetry.flapping import Flapping
 from relay.telemetry.happenings import HAPPENINGS, LEVELS, Happening, Level, Update
 from relay.telemetry.metrics import METRICS, Metric
 from relay.text import plain
@@ -30,13 +32,16 @@ class Logger(Protocol):
 class Telemetry:
     """Renders happenings. Each instance has its own metrics registry; without a logger nothing is logged."""
 
-    def __init__(self, logger: Logger | None = None) -> None:
+    def __init__(self, logger: Logger | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
         self._logger = logger
         self._metrics = {name: _register(name, metric, self.registry) for name, metric in METRICS.items()}
         self._plans = {name: self._plan(happening) for name, happening in HAPPENINGS.items()}
         self._states: dict[str, str] = {}
         self._errors: dict[str, set[str]] = {}
+        self._clock = clock
+        self._flapping: dict[str, Flapping] = {}
+        self._last_lines: dict[str, tuple[Level, str, dict[str, object]]] = {}
 
     def emit(self, name: str, /, **fields: object) -> None:
         """Tell that `name` happened; raise if it or its fields are not those of the table HAPPENINGS.
@@ -59,7 +64,25 @@ class Telemetry:
             if happening.warn_if is not None and fields[happening.warn_if]:
                 level = "warning"
             shown = {key: str(v) if isinstance(v, BaseException) else v for key, v in fields.items()}
+            if happening.state is not None and changed:
+                level = self._steady(happening.state[0], level, happening.text, {"happening": name, **shown})
             self._logger.log(LEVELS[level], happening.text, happening=name, **shown)
+
+    def tell_what_lasts(self) -> None:
+        """Log the states that were unsteady and hold now. To be called about once a second."""
+        for of, flapping in self._flapping.items():
+            if flapping.unsteady and flapping.holds(self._clock()) and self._logger is not None:
+                level, text, shown = self._last_lines[of]
+                self._logger.log(LEVELS[level], text, **shown)
+
+    def _steady(self, of: str, level: Level, text: str, shown: dict[str, object]) -> Level:
+        """Note a change and its line; returns the level to tell it at."""
+        flapping = self._flapping.setdefault(of, Flapping())
+        was_unsteady = flapping.unsteady
+        self._last_lines[of] = (level, text, shown)
+        if flapping.changed(self._clock()):
+            self.emit("state.unsteady", what=of)
+        return "debug" if was_unsteady or flapping.unsteady else level
 
     def gauge(self, name: str, value: float) -> None:
         """Set the gauge `name` of the table METRICS (without the prefix)."""

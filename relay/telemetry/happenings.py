@@ -85,6 +85,9 @@ HAPPENINGS: dict[str, Happening] = {
         "debug", "The event loop waited for a CPU", ("seconds",), (Update("loop_starved_total"),)
     ),
     "loop.stalled": Happening("warning", "The event loop stood still", ("seconds", "worked")),
+    "state.unsteady": Happening(
+        "warning", "This comes and goes again and again; told once more when it has held for 30 s", ("what",)
+    ),
     # PostgreSQL
     "postgres.waiting": Happening(
         "warning",

@@ -13,6 +13,7 @@ from relay.local import create_topic
 from relay.local.ports import HOST, free_port
 from tests.acceptance.conftest import place
 from tests.relay_process import relay_run
+from tests.waiting import until
 from tests.writers import fill
 
 if TYPE_CHECKING:
@@ -78,6 +79,24 @@ async def test_a_signal_ends_the_wait_for_kafka_alone_at_once_when_nothing_is_pe
         relay.signal(signal.SIGTERM)
         assert await relay.exit_code(15) == 0
         assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
+
+
+async def test_a_stop_ends_the_wait_for_a_kafka_that_was_never_reached_though_events_were_taken(here: Place) -> None:
+    await fill(here.connection, here.topic, 1_000)
+    async with relay_run(here.dsn, f"{HOST}:{free_port()}") as relay:
+        await relay.logged("lanes.claimed")
+
+        async def taken() -> bool:
+            return await relay.metric("buffer_events") > 0
+
+        await until("events are taken", taken)
+        began = time.monotonic()
+        relay.signal(signal.SIGTERM)
+        assert await relay.exit_code(15) == 0
+        assert time.monotonic() - began < 10
+        assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
+    owned = await here.connection.fetchval("SELECT count(*) FROM outbox.replica")
+    assert owned == 0, "others would wait for its lease to end"
 
 
 async def both_waited_for(relay: RelayProcess) -> None:

@@ -314,3 +314,46 @@ def test_configuring_twice_does_not_double_the_lines(
     first, second = Log(configured), Log(configured)
     second.telemetry.emit("lanes.claimed", lanes=[1])
     assert (len(first.lines), len(second.lines)) == (0, 1)
+
+
+class TestWhatComesAndGoes:
+    def flap(self, telemetry: Telemetry, times: int) -> None:
+        for _ in range(times):
+            telemetry.emit("postgres.lost", error="the server ended it")
+            telemetry.emit("postgres.connected", version="18.4", connections=6)
+
+    def test_it_is_told_as_one_lasting_state_and_once_more_when_it_holds(self) -> None:
+        now = [0.0]
+        logger = Loud()
+        telemetry = Telemetry(logger, lambda: now[0])
+        self.flap(telemetry, 50)
+        assert logger.happenings == [*["postgres.lost", "postgres.connected"] * 4, "postgres.lost", "state.unsteady"]
+        assert telemetry.value("postgres_lost_total") == 50
+        for now[0] in (10.0, 29.0):
+            telemetry.tell_what_lasts()
+        assert len(logger.happenings) == 10
+        for now[0] in (30.0, 31.0):
+            telemetry.tell_what_lasts()
+        assert logger.happenings[10:] == ["postgres.connected"]
+        telemetry.emit("postgres.lost", error="the server ended it")
+        assert logger.happenings[11:] == ["postgres.lost"]
+
+    def test_changes_that_are_far_apart_are_told_each(self) -> None:
+        now = [0.0]
+        logger = Loud()
+        telemetry = Telemetry(logger, lambda: now[0])
+        for _ in range(20):
+            now[0] += 30
+            self.flap(telemetry, 1)
+        assert logger.happenings == ["postgres.lost", "postgres.connected"] * 20
+
+
+class Loud:
+    """Keeps what is told at a level that is shown."""
+
+    def __init__(self) -> None:
+        self.happenings: list[object] = []
+
+    def log(self, level: int, event: str, /, **fields: object) -> None:
+        if level > 10:
+            self.happenings.append(fields["happening"])
