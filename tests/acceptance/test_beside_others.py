@@ -121,6 +121,16 @@ async def test_events_larger_than_the_whole_buffer_go_through_one_by_one(here: P
     assert not await here.check_everything()
 
 
+async def test_events_whose_ids_are_near_the_end_of_what_there_is_are_delivered(here: Place) -> None:
+    await here.connection.execute("SELECT setval('outbox.event_id', 9223372036854775807 - 200)")
+    await fill(here.connection, here.topic, 100)
+    async with here.relay() as relay:
+        await here.settled(120)
+        await relay.stop()
+        assert not relay.texts()
+    assert not await here.check_everything()
+
+
 async def test_a_role_that_may_have_too_few_connections_for_a_while_is_waited_for(here: Place) -> None:
     role = f"few_{secrets.token_hex(4)}"
     await make_roles(here.connection)
@@ -134,11 +144,11 @@ async def test_a_role_that_may_have_too_few_connections_for_a_while_is_waited_fo
             await here.connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role
             )
-            await relay.logged("postgres.lost")
+            await relay.logged("postgres.lost", 1, 90)
             await writers.commit(50)
             assert not relay.ended
             await here.connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
-            await relay.logged("postgres.connected", 2)
+            await relay.logged("postgres.connected", 2, 90)
             await writers.end()
             await here.settled(120)
             await relay.stop()
@@ -146,6 +156,29 @@ async def test_a_role_that_may_have_too_few_connections_for_a_while_is_waited_fo
         await here.check_everything()
     finally:
         await here.connection.execute(f"DROP ROLE {role}")
+
+
+async def test_a_database_that_takes_no_connections_for_a_while_is_waited_for(
+    here: Place, postgres: servers.Postgres
+) -> None:
+    name = urlsplit(here.dsn).path.lstrip("/")
+    async with connected(postgres.dsn) as elsewhere, here.relay() as relay:
+        await fill(here.connection, here.topic, 50)
+        await here.settled(120)
+        # As before a rename, or before it is restored.
+        await elsewhere.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await elsewhere.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        await relay.logged("postgres.lost", 1, 90)
+        await relay.logged("postgres.waiting", 1, 90)
+        assert not relay.ended
+        await elsewhere.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await relay.logged("postgres.connected", 2, 90)
+        await here.reconnect()
+        await add(here.connection, b"late", here.topic, b"1 ")
+        await here.settled(120)
+        await relay.stop()
+        assert not relay.texts()
+    await here.check_everything()
 
 
 async def test_a_synchronous_standby_that_is_gone_for_longer_than_the_lease_loses_nothing(
