@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PRODUCE, METADATA, API_VERSIONS, CREATE_TOPICS, INIT_PRODUCER_ID, DESCRIBE_CONFIGS = 0, 3, 18, 19, 22, 32
+TIMED_OUT = 7
 SASL_HANDSHAKE, SASL_AUTHENTICATE = 17, 36
 
 REQUESTS: dict[tuple[int, int], type[RequestStruct]] = {
@@ -42,6 +43,8 @@ class Fault:
     times: int
     appended: bool = False
     """The broker did what was asked, and only its answer is another. For produce requests; others change nothing."""
+    partition: int | None = None
+    """Only produce requests with this partition. The others in them are to be sent again (REQUEST_TIMED_OUT)."""
     given: int = 0
     used_up: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -80,9 +83,11 @@ class FaultyKafka:
         self._listening.close()
         await self.cut()
 
-    def fault(self, api: int, code: int, times: int = 1, *, appended: bool = False) -> Fault:
+    def fault(
+        self, api: int, code: int, times: int = 1, *, appended: bool = False, partition: int | None = None
+    ) -> Fault:
         """Have a fault from now on."""
-        fault = Fault(api, code, times, appended)
+        fault = Fault(api, code, times, appended, partition)
         self._faults.append(fault)
         return fault
 
@@ -129,11 +134,14 @@ class FaultyKafka:
                 expected.put_nowait(Expected())
             else:
                 request, correlation_id = _decode_request(kind, frame)
-                fault.give()
-                if api == PRODUCE and not fault.appended:
-                    expected.put_nowait(Expected(made=_refusal(request, correlation_id, fault.code)))
-                    continue
-                expected.put_nowait(Expected(request, fault))
+                if fault.partition is not None and fault.partition not in _partitions(request):
+                    expected.put_nowait(Expected())
+                else:
+                    fault.give()
+                    if api == PRODUCE and not fault.appended:
+                        expected.put_nowait(Expected(made=_refusal(request, correlation_id, fault)))
+                        continue
+                    expected.put_nowait(Expected(request, fault))
             to_server.write(struct.pack(">i", len(frame)) + frame)
             await to_server.drain()
 
@@ -166,15 +174,24 @@ def _decode_request(kind: type[RequestStruct], frame: bytes) -> tuple[RequestStr
     return kind.decode(body), correlation_id
 
 
-def _refusal(request: Any, correlation_id: int, code: int) -> bytes:
+def _partitions(request: Any) -> set[int]:
+    return {number for _, partitions in request.topics for number, _ in partitions}
+
+
+def _refusal(request: Any, correlation_id: int, fault: Fault) -> bytes:
     """The answer to a produce request that the broker never sees."""
     answer_type = request.RESPONSE_TYPE
     rest: list[Any] = [-1, -1, -1, [], None]
     fields = len(answer_type.SCHEMA.fields[0].array_of.fields[1].array_of.fields) - 2
     topics = [
-        (topic, [(number, code, *rest[:fields]) for number, _ in partitions]) for topic, partitions in request.topics
+        (topic, [(number, _code(fault, number), *rest[:fields]) for number, _ in partitions])
+        for topic, partitions in request.topics
     ]
     return struct.pack(">i", correlation_id) + bytes(answer_type(topics, 0).encode())
+
+
+def _code(fault: Fault, partition: int) -> int:
+    return fault.code if fault.partition in (None, partition) else TIMED_OUT
 
 
 def _changed(request: RequestStruct, answer: bytes, code: int) -> bytes:

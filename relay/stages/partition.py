@@ -22,6 +22,9 @@ COLD_AFTER = 60.0
 """Seconds without an acknowledgement after which a partition counts as cold again. Brokers forget an idle producer
 after `producer.id.expiration.ms` (a day by default); a single batch that goes alone costs nothing at such a pace."""
 
+REFUSED_ALONE = 3
+"""So many refusals in a row of one partition, while Kafka acknowledges others, are the partition's trouble."""
+
 MOST_PER_BATCH = 10_000
 
 GROWTH = 4
@@ -63,6 +66,8 @@ class Partition:
     suspect: bool = False
     """A batch was refused or got stuck: until one is acknowledged it goes through the producer that is kept for such,
     so that its refusals and retries do not disturb the others."""
+    refusals: int = 0
+    """In a row, for what is said to be the cluster's fault."""
     doubtful: int = 0
     """So many events at the head were in a batch that was refused for one of them."""
     most: int = MOST_PER_BATCH
@@ -75,6 +80,7 @@ class Partition:
     _pausing: bool = False
     _producer: object = None
     _warm_until: float = 0.0
+    _refused_since: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Partition {self.topic}-{self.number} waiting={len(self.waiting)} flights={len(self.flights)}>"
@@ -112,10 +118,21 @@ class Partition:
         self._producer = flight.producer
         self._warm_until = now + COLD_AFTER
         self.backoff.reset()
+        self.refusals = 0
         self.doubtful = max(0, self.doubtful - len(flight.events))
         if not self.doubtful:
             self.most = min(MOST_PER_BATCH, self.most * GROWTH)
             self.suspect = False
+
+    def refused_alone(self, now: float, others_acknowledged: float) -> bool:
+        """Note a refusal that is said to be the cluster's fault; whether it can hardly be, as others are acknowledged.
+
+        Else such a partition would be tried for ever, with a producer discarded each time, and nobody told of it.
+        """
+        if not self.refusals:
+            self._refused_since = now
+        self.refusals += 1
+        return self.refusals >= REFUSED_ALONE and others_acknowledged > self._refused_since
 
     def chill(self) -> None:
         """The topic's metadata changed, perhaps because it was made anew: send alone until acknowledged."""

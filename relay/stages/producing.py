@@ -198,6 +198,10 @@ class Producers:
         """A batch was acknowledged through it."""
         (self.side if producer is self.side.current else self.main).works()
 
+    def uses(self, producer: object) -> bool:
+        """Whether it is one of the two, and not discarded."""
+        return producer in (self.main.current, self.side.current)
+
     def discard(self, producer: object, reason: str) -> None:
         """Replace it, whichever of the two it is."""
         for keeper in (self.main, self.side):

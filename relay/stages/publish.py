@@ -361,7 +361,14 @@ class Publish:
         match error.kind:
             case FailureKind.CLUSTER:
                 partition.back_off()
-                self._troubles.given_back(topic)
+                # Not if the producer was discarded for another's refusal: then nobody said anything of this one.
+                if self.producers.uses(flight.producer) and partition.refused_alone(
+                    time.monotonic(), self.last_acknowledged
+                ):
+                    partition.suspect = True
+                    self._troubles.begin(topic, _refused_alone(error, partition), partition)
+                else:
+                    self._troubles.given_back(topic)
             case FailureKind.TOPIC:
                 partition.suspect = True
                 partition.back_off()
@@ -423,3 +430,8 @@ class Publish:
     async def _wait_for_landing(self) -> None:
         self._landed.clear()
         await self._landed.wait()
+
+
+def _refused_alone(error: PublishError, partition: Partition) -> PublishError:
+    text = f"partition {partition.number} of topic {partition.topic} is refused while others are taken: {error}"
+    return PublishError(FailureKind.TOPIC, text, error.name)

@@ -16,6 +16,8 @@ from tests.relay_process import relay_run
 from tests.writers import fill
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from relay.local import PostgresServer
     from tests import servers
     from tests.acceptance.conftest import Place
@@ -45,6 +47,19 @@ async def test_settings_that_cannot_work_end_it_with_2(settings: dict[str, objec
     for each in says:
         assert each in text
     assert SECRET not in text
+
+
+async def test_a_half_written_certificate_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("-----BEGIN CERTIFICATE-----\nMIIB")
+    code, text = await outcome(
+        postgres_dsn=NOBODY,
+        kafka_bootstrap_servers=f"{HOST}:1",
+        kafka_security_protocol="SSL",
+        kafka_ssl_cafile=file,
+    )
+    assert code == 2
+    assert text.startswith(f"relay: RELAY_KAFKA_SSL_CAFILE names {file}, in which there is no whole certificate (PEM)")
 
 
 async def test_a_port_that_is_taken_is_named(here: Place) -> None:

@@ -54,6 +54,8 @@ MAYBE_APPENDED = (-1, 7, 13, 20, 56, 12_345)
 """Codes that a broker may give for what it has, or has in part."""
 OF_OTHERS = EVERY_CODE if ALL else (-1, 3, 5, 7, 17, 29, 31, 35, 41, 51, 89, 999)
 
+UNSUPPORTED_COMPRESSION = 76
+
 OUT_OF_ORDER = 45
 """A refusal after which a producer has to be made anew."""
 
@@ -155,6 +157,29 @@ async def test_every_answer_to_a_new_connection_or_producer_is_lived_through(
             await used_up(fault, relay)
             proxy.end_faults()
             await delivered(here, relay, f"code {code}")
+        await here.check_everything()
+
+
+async def test_a_partition_that_alone_is_refused_for_ever_is_shown_as_its_topics_trouble(
+    broker: DelayedKafka, database: str
+) -> None:
+    """The code blames the cluster, and the cluster takes what is in the other partitions."""
+    topic = "alone"
+    await create_topic(broker.bootstrap_servers, topic, partitions=4)
+    async with faulty(broker) as proxy, relaying(broker, database, topic) as (here, relay):
+        await relay.logged("lanes.claimed")
+        proxy.fault(PRODUCE, UNSUPPORTED_COMPRESSION, times=1_000_000, partition=0)
+        for number in range(3):
+            await write(here, topic, first=number * PER_KEY + 1)
+
+        async def shown() -> bool:
+            _, answer = await relay.get("/readyz")
+            return "partition 0 of topic alone is refused while others are taken" in str(answer["troubled_topics"])
+
+        await until("the topic is shown", shown, SECONDS)
+        assert "UnsupportedCompressionTypeError" in (await relay.logged("topic.troubled"))["error"]
+        proxy.end_faults()
+        await delivered(here, relay, "the end of the fault")
         await here.check_everything()
 
 

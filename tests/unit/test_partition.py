@@ -234,3 +234,10 @@ def test_the_events_of_a_key_are_pulled_in_order_and_the_others_stay() -> None:
     assert ids(partition.pull_key(key)) == [1, 2, 3, 4]
     assert ids(list(partition.waiting)) == [5, 6]
     assert partition.pull_key(key) == []
+
+
+def test_refusals_of_one_partition_alone_are_its_own_trouble_and_those_beside_an_outage_are_not() -> None:
+    partition = Partition("orders", 0, Backoff(lambda: 0.0))
+    assert [partition.refused_alone(now, now) for now in (1.0, 2.0, 3.0)] == [False, False, True]
+    outage = Partition("orders", 1, Backoff(lambda: 0.0))
+    assert [outage.refused_alone(now, 1.0) for now in (1.0, 2.0, 3.0, 4.0)] == [False] * 4
