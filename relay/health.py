@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from relay.text import one_line
 
 if TYPE_CHECKING:
     from relay.settings import HealthSettings
+
+MOST_TOPICS = 20
+"""Topics in trouble that are named; thousands would be no answer to a probe."""
 
 MAX_STALL = 10.0
 """Seconds without a turn of the event loop after which a replica counts as dead: longer than a busy machine
@@ -130,8 +134,12 @@ class Health:
         self._topics.pop(topic, None)
 
     def troubled_topics(self) -> dict[str, str]:
-        """Topics that take no events, and why."""
-        return dict(self._topics)
+        """Topics that take no events, and why: the first of them."""
+        return dict(islice(self._topics.items(), MOST_TOPICS))
+
+    def more_troubled_topics(self) -> int:
+        """The number of the others."""
+        return max(0, len(self._topics) - MOST_TOPICS)
 
     def loop_turned(self, now: float) -> None:
         """Note that the event loop turns."""

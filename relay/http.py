@@ -96,7 +96,9 @@ def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]
             clip(topic, _MOST_OF_A_REASON): clip(error, _MOST_OF_A_REASON)
             for topic, error in health.troubled_topics().items()
         }
-        answer = {"ready": not reasons, "reasons": reasons, "troubled_topics": topics}
+        answer: dict[str, object] = {"ready": not reasons, "reasons": reasons, "troubled_topics": topics}
+        if more := health.more_troubled_topics():
+            answer["more_troubled_topics"] = more
         return _json(answer, 503 if reasons else 200)
 
     async def metrics(_: web.Request) -> web.Response:

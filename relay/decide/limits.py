@@ -21,6 +21,8 @@ class TopicLimits(NamedTuple):
 
     max_bytes: int | None = None
     """Of a record batch: `max.message.bytes`."""
+    request_bytes: int | None = None
+    """Of a request, by any of the brokers: `socket.request.max.bytes`."""
     before_ms: int | None = None
     """How much earlier than the broker's clock a record's time may be: `message.timestamp.before.max.ms`."""
     after_ms: int | None = None

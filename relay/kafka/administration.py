@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT = 1.0
 """Seconds that closing a client may take that did not answer."""
 
+REQUEST_LIMIT = "socket.request.max.bytes"
+
 
 class Administration:
     """An admin client that is started when something is asked for the first time."""
@@ -34,6 +36,8 @@ class Administration:
         self._topics = topics
         self._client: AIOKafkaAdminClient | None = None
         self._starting = asyncio.Lock()
+        self._asked_brokers = False
+        self._request_bytes: int | None = None
 
     async def limits(self, topic: str) -> TopicLimits:
         """What the topic takes. Raises PublishError when Kafka cannot be asked just now."""
@@ -49,6 +53,28 @@ class Administration:
                     return limits_of({name: value for name, value, *_ in entries})
         # Not allowed to describe it: the broker will say.
         return TopicLimits()
+
+    async def request_bytes(self) -> int | None:
+        """What every broker takes in a request; None when that cannot be known, and is left to be found out.
+
+        The brokers' configuration needs a privilege that nothing else of the relay's does.
+        """
+        if not self._asked_brokers:
+            with suppress(Exception):
+                client: Any = await self.client()
+                nodes = [str(broker.nodeId) for broker in client._client.cluster.brokers()]  # noqa: SLF001
+                resources = [ConfigResource(ConfigResourceType.BROKER, node, {REQUEST_LIMIT: ""}) for node in nodes]
+                answers: list[Any] = await client.describe_configs(resources)
+                found = [
+                    int(value)
+                    for answer in answers
+                    for code, _, _, _, entries in answer.resources
+                    for name, value, *_ in entries
+                    if code == 0 and name == REQUEST_LIMIT
+                ]
+                self._request_bytes = min(found, default=None)
+            self._asked_brokers = True
+        return self._request_bytes
 
     async def create_topic(self, topic: str) -> None:
         """Create a topic as the settings say; one that is there already is fine. Raises PublishError."""
@@ -114,6 +140,6 @@ def limits_of(configuration: Mapping[str, str | None]) -> TopicLimits:
     before, after = (number(f"message.timestamp.{way}.max.ms") for way in ("before", "after"))
     return TopicLimits(
         number("max.message.bytes"),
-        min((each for each in (before, both) if each is not None), default=None),
-        min((each for each in (after, both) if each is not None), default=None),
+        before_ms=min((each for each in (before, both) if each is not None), default=None),
+        after_ms=min((each for each in (after, both) if each is not None), default=None),
     )

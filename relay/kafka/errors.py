@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import aiokafka.errors as kafka
 
+from relay.kafka.closings import RequestTooLargeError
 from relay.kafka.codes import add_codes
 from relay.outcome import FailureKind, PublishError, Refused
 
@@ -100,6 +101,8 @@ def translate(error: BaseException, said: str | None = None) -> PublishError:
 
     To be raised `from` it.
     """
+    if isinstance(error, RequestTooLargeError):
+        return PublishError(error.kind, error.args[0], type(error).__name__)
     kind = _CLUSTER
     for base in type(error).__mro__:
         if base in KINDS:

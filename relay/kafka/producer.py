@@ -15,8 +15,10 @@ from aiokafka.structs import TopicPartition
 from relay.decide.limits import ANY_TIME, NO_TIME
 from relay.headers import CREATED_AT, EVENT_ID, ID, TYPE
 from relay.kafka.administration import Administration
+from relay.kafka.closings import Closings
 from relay.kafka.connections import Connections
 from relay.kafka.errors import refused, translate, unreachable
+from relay.kafka.lookup import TopicLookup
 from relay.kafka.options import client_options
 from relay.kafka.sending import BehindRefusedError, Refusals
 from relay.kafka.unsent import NotSentError, allow_unless, refuse_unallowed
@@ -24,7 +26,7 @@ from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refu
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aiokafka.structs import RecordMetadata
 
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 RECORD_OVERHEAD = 160
 """Bytes of a record beyond the event's own: framing and the headers `outbox-event-id` and `outbox-id`, rounded up."""
+
+UNKNOWN_TOPIC, UNAUTHORIZED_TOPIC = 3, 29
+"""Kafka's error codes."""
 
 MARGIN_BYTES = 4_096
 """Below a topic's limit, so that an estimate a little too low is not refused."""
@@ -72,7 +77,9 @@ class KafkaProducer:
         self._connections = Connections(self._producer.client, settings)
         self._died: asyncio.Task[str] | None = None
         refuse_unallowed(self._producer)
-        self._refusals = Refusals(self._producer)
+        self._lookup = TopicLookup(self._producer.client, self._request_timeout)
+        self._closings = Closings(self._producer)
+        self._refusals = Refusals(self._producer, self._closings)
 
     @classmethod
     async def connect(cls, settings: KafkaSettings, topics: TopicSettings) -> KafkaProducer:
@@ -135,30 +142,42 @@ class KafkaProducer:
 
         Raises PublishError of kind TOPIC when the topic does not exist, within the request timeout.
         """
+        client = self._producer.client
         known = self.known_partition_count(topic)
         if known:
+            # It may have been forgotten, and is not any more.
+            client.add_topic(topic)
             return known
         try:
-            async with asyncio.timeout(self._request_timeout):
-                # `partitions_for` of a missing topic does not return: ask for the metadata and look ourselves.
-                await self._producer.client.add_topic(topic)
-                known = self.known_partition_count(topic)
-                if not known:
-                    await self._producer.client.force_metadata_update()
+            code = await self._lookup.code(topic)
+            if code not in (UNKNOWN_TOPIC, UNAUTHORIZED_TOPIC):
+                async with asyncio.timeout(self._request_timeout):
+                    # `partitions_for` of a missing topic does not return: ask for the metadata and look ourselves.
+                    await client.add_topic(topic)
+                    if not self.known_partition_count(topic):
+                        await client.force_metadata_update()
                     known = self.known_partition_count(topic)
         except Exception as error:
             raise translate(error) from error
         if known:
             return known
-        if self._create_topics and topic not in self._producer.client.cluster.unauthorized_topics:
+        unauthorized = code == UNAUTHORIZED_TOPIC or topic in client.cluster.unauthorized_topics
+        if self._create_topics and not unauthorized:
             await self._administration.create_topic(topic)
-        cluster = self._producer.client.cluster
-        if topic in cluster.unauthorized_topics:
+        if unauthorized:
             raise PublishError(
                 FailureKind.TOPIC,
                 f"not authorized for topic {topic}; grant the relay WRITE and DESCRIBE on it",
             )
         raise PublishError(FailureKind.TOPIC, f"topic {topic} does not exist; create it")
+
+    async def existing(self, topics: Sequence[str]) -> list[str]:
+        """Which of these topics there are. Raises PublishError when Kafka does not answer."""
+        try:
+            codes = await self._lookup.codes(topics)
+        except Exception as error:
+            raise translate(error) from error
+        return [topic for topic in topics if codes.get(topic, UNKNOWN_TOPIC) not in (UNKNOWN_TOPIC, UNAUTHORIZED_TOPIC)]
 
     def known_partition_count(self, topic: str) -> int:
         """Number of partitions by the metadata at hand; 0 when it does not have the topic."""
@@ -196,7 +215,10 @@ class KafkaProducer:
         With compression `max.message.bytes` says nothing about a batch that is not compressed yet.
         """
         limits = await self._administration.limits(topic)
-        return limits._replace(max_bytes=None) if self._compressed else limits
+        if self._compressed:
+            return limits._replace(max_bytes=None)
+        self._closings.request_bytes = request_bytes = await self._administration.request_bytes()
+        return limits._replace(request_bytes=request_bytes)
 
     def pack(
         self,
@@ -302,6 +324,7 @@ class KafkaProducer:
         """Close within `timeout` seconds, whatever the broker does; what is not acknowledged is abandoned."""
         if self._died is not None:
             self._died.cancel()
+        self._lookup.close()
         await self._administration.close(timeout)
         # stop() waits for every batch, for ever when the broker is away (#1101): only after a bounded try.
         producer = self._producer

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from aiokafka.protocol.api import RequestStruct
     from aiokafka.protocol.produce import ProduceRequest
 
+    from relay.kafka.closings import Closings
+
 _CONTENT = tuple(error for error, kind in KINDS.items() if kind in (FailureKind.EVENT, FailureKind.TIME))
 """Answers that are about what is in the batch. The broker gives them before it appends anything."""
 
@@ -65,7 +67,7 @@ class Refusals:
     was queued behind such a batch is withdrawn in the same breath, or it would now be taken before it.
     """
 
-    def __init__(self, producer: AIOKafkaProducer) -> None:
+    def __init__(self, producer: AIOKafkaProducer, closings: Closings) -> None:
         sender: Any = producer._sender  # noqa: SLF001
         self._queues: dict[TopicPartition, Any] = producer._message_accumulator._batches  # noqa: SLF001
         self._sequences: Any = producer._txn_manager  # noqa: SLF001
@@ -73,7 +75,7 @@ class Refusals:
         self._heard: dict[TopicPartition, int] = {}
 
         async def send(node: int, batches: dict[TopicPartition, Any]) -> None:
-            await _Handler(sender, batches, self).do(node)
+            await _Handler(sender, batches, self, closings).do(node)
             sender._in_flight.remove(node)  # noqa: SLF001
             sender._muted_partitions.difference_update(batches)  # noqa: SLF001
 
@@ -115,9 +117,12 @@ class _Handler(SendProduceReqHandler):
 
     _batches: dict[TopicPartition, Any]
 
-    def __init__(self, sender: Any, batches: dict[TopicPartition, Any], refusals: Refusals) -> None:
+    def __init__(self, sender: Any, batches: dict[TopicPartition, Any], refusals: Refusals, closings: Closings) -> None:
         super().__init__(sender, batches)  # type: ignore[no-untyped-call]
         self._refusals = refusals
+        self._closings = closings
+        self._node = -1
+        self._closed = False
 
     def create_request(self) -> _Produce:
         return _Produce(super().create_request())  # type: ignore[no-untyped-call]
@@ -125,9 +130,21 @@ class _Handler(SendProduceReqHandler):
     async def do(self, node_id: int) -> None:
         for batch in self._batches.values():
             batch.times_sent = times_sent(batch) + 1
+        self._node = node_id
         await super().do(node_id)  # type: ignore[no-untyped-call]
 
+    def _can_retry(self, error: Exception, batch: Any) -> bool:
+        if isinstance(error, kafka.KafkaConnectionError) and not self._closed:
+            # Of each batch it is asked whether it can be sent again; the connection was closed once.
+            self._closed = True
+            if (fault := self._closings.closed(self._node, self._batches)) is not None:
+                batch.failure(fault)
+                return False
+        again: bool = super()._can_retry(error, batch)  # type: ignore[no-untyped-call]
+        return again
+
     def handle_response(self, response: Any) -> None:
+        self._closings.answered(self._node)
         super().handle_response(response)  # type: ignore[no-untyped-call]
         for topic, partitions in response.topics:
             for number, code, *rest in partitions:

@@ -12,6 +12,7 @@ from relay.event import PendingEvent
 from relay.outcome import FailureKind, PublishError
 from relay.stages.records import Delivery, Failure, HeldBack
 from relay.stages.replayed import ReplayedEvent
+from relay.stages.telling import Telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from relay.stages.tenure import Tenure
     from relay.stages.topic import Topic
     from relay.telemetry import Telemetry
-
-
-MOST_TOLD = 20
-"""Failures that are logged each in so many seconds; the others of that time are only counted."""
-
-TOLD_INTERVAL = 10.0
 
 
 class DeadLetter(PendingEvent):
@@ -64,8 +59,7 @@ class Failing:
         self._telemetry = telemetry
         self._tenure: Tenure | None = None
         self._hand_in: Callable[[list[PendingEvent]], None] = lambda _: None
-        self._told_since = 0.0
-        self._told = 0
+        self._telling = Telling()
 
     def begin(self, tenure: Tenure, hand_in: Callable[[list[PendingEvent]], None]) -> None:
         """Work for `tenure` from now on; dead letters are handed in to publish."""
@@ -203,13 +197,9 @@ class Failing:
     def _tell(self, failure: Failure, verdict: Fail) -> None:
         """One line per failure, but not thousands: `relay failed list` has them all."""
         (event,) = failure.events
-        now = time.monotonic()
-        if now - self._told_since > TOLD_INTERVAL:
-            self._told_since, self._told = now, 0
-        self._told += 1
         topic, id_ = event[3], event[1]
         policy, error = verdict.policy, failure.error
-        if self._told <= MOST_TOLD:
+        if self._telling.worth_a_line(time.monotonic()):
             self._telemetry.emit("event.failed", topic=topic, id=id_, policy=policy, error=error)
         else:
             self._telemetry.emit("event.failed_too", topic=topic, id=id_, policy=policy, error=error)

@@ -75,6 +75,8 @@ class Partition:
     condemned: deque[tuple[PendingEvent, PublishError]] = field(default_factory=deque)
     """Events among those that wait, in their order, that the broker has named as what it refuses, and why. Each fails
     when it has come to the head: what was written before it goes first."""
+    progress: int = 0
+    """Grows whenever events leave it, to Kafka or as failed."""
     full_at: int = MOST_PER_BATCH
     """Events in the last batch that was full, that is, that left some waiting."""
     _pausing: bool = False
@@ -115,6 +117,7 @@ class Partition:
 
     def acknowledged(self, flight: Flight, now: float) -> None:
         """The broker has `flight`."""
+        self.progress += 1
         self._producer = flight.producer
         self._warm_until = now + COLD_AFTER
         self.backoff.reset()
@@ -164,6 +167,7 @@ class Partition:
 
     def pop_head(self) -> PendingEvent:
         """Take the event at the head out, which fails."""
+        self.progress += 1
         event = self.waiting.popleft()
         if self.condemned and self.condemned[0][0] is event:
             self.condemned.popleft()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import Any
 
     from relay.decide.limits import TopicLimits
@@ -45,6 +45,9 @@ class Producer(Protocol):
 
     async def partition_count(self, topic: str) -> int:
         """Number of the topic's partitions; PublishError of kind TOPIC when there is no such topic."""
+
+    async def existing(self, topics: Sequence[str]) -> list[str]:
+        """Which of many topics there are."""
 
     def known_partition_count(self, topic: str) -> int:
         """The same from memory; 0 when not known."""

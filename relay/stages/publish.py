@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 ROUTED_AT_ONCE = 1_000
 """Events: about a millisecond, if all their keys are new."""
 
+FORGOTTEN_AFTER = 600.0
+"""Seconds without events after which a topic is forgotten: whoever names a new one each day must not fill memory."""
+
 REFUSED_AT_ONCE = 20
 """Events that fail before others have their turn: each is told, and takes those of its key out of the queue."""
 
@@ -148,10 +151,25 @@ class Publish:
         if any(flight.tenure is tenure for flight in self.topics.flights()):
             self.producers.discard_both(reason)
 
-    def share_of_room(self, topic: Topic) -> float:
-        """The part of the buffer's room that is taken by events whose topic's partitions are not known."""
-        events = topic.unrouted
+    def share_of_room(self, *topics: Topic) -> float:
+        """The part of the buffer's room that is taken by events whose topics' partitions are not known."""
+        events = [event for topic in topics for event in topic.unrouted]
         return self._tenure.buffer.share(len(events), sum(event[9] for event in events)) if self._tenure else 0.0
+
+    def forget_if_idle(self, topic: Topic, now: float) -> None:
+        """Let go of a topic that has had no events for long, and of what Kafka's client keeps of it."""
+        if not topic.forgettable:
+            topic.idle_since = None
+        elif topic.idle_since is None:
+            topic.idle_since = now
+        elif now - topic.idle_since > FORGOTTEN_AFTER:
+            del self.topics[topic.name]
+            for pump in topic.pumps:
+                pump.cancel()
+            self._troubles.forget(topic)
+            for keeper in (self.producers.main, self.producers.side):
+                if keeper.current is not None:
+                    keeper.current.forget_topic(topic.name)
 
     def resolve_anew(self, topic: Topic) -> None:
         """The number of partitions is in question."""
@@ -194,11 +212,13 @@ class Publish:
                     break
             await asyncio.sleep(0)
 
-    def _spawn(self, work: Callable[[], Awaitable[None]], failed: Callable[[Exception], None] | None = None) -> None:
+    def _spawn(
+        self, work: Callable[[], Awaitable[None]], failed: Callable[[Exception], None] | None = None
+    ) -> asyncio.Task[None]:
         if self._tasks is None:
             raise RuntimeError("publish is not running")
         backoff = Backoff(self._random, first=0.5, most=30.0)
-        self._tasks.create_task(keep_running(work, failed or self._end_tenure, backoff))
+        return self._tasks.create_task(keep_running(work, failed or self._end_tenure, backoff))
 
     def _tell_fault(self, error: Exception) -> None:
         self._telemetry.emit("publish.fault", error=describe(error))
@@ -213,7 +233,7 @@ class Publish:
     async def _resolve(self, topic: Topic) -> None:
         """Find out the topic's partitions, and send on what waited for that."""
         for partition in await self._resolving.resolve(topic):
-            self._spawn(partial(self._pump, topic, partition))
+            topic.pumps.append(self._spawn(partial(self._pump, topic, partition)))
         while topic.route_waiting(ROUTED_AT_ONCE):  # noqa: ASYNC110 it only lets others have their turn
             await asyncio.sleep(0)
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from relay.outcome import FailureKind, PublishError
+from relay.stages.missing import Missing
 
 if TYPE_CHECKING:
     from relay.stages.partition import Partition
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 IDLE_CHECK_INTERVAL = 0.05
 """Seconds between looks whether a topic whose number of partitions changed has become idle."""
 
+ASKED_AT_ONCE = 64
+"""Topics whose limits Kafka is asked for at a time. After a start, or when somebody has made what was missing, there
+may be thousands of them."""
+
 
 class Resolving:
     """Asks the main producer. A topic's events wait meanwhile, those of others go on."""
@@ -26,6 +31,8 @@ class Resolving:
         self._main = main
         self._troubles = troubles
         self._looking_up: set[str] = set()
+        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
+        self._missing = Missing(main)
 
     async def resolve(self, topic: Topic) -> list[Partition]:
         """Try until it is known how many partitions the topic has; returns those that are new."""
@@ -34,12 +41,16 @@ class Resolving:
             producer = await self._main.ready()
             try:
                 count = await producer.partition_count(topic.name)
-                topic.took(await producer.limits(topic.name), time.monotonic())
+                async with self._asking:
+                    topic.took(await producer.limits(topic.name), time.monotonic())
             except PublishError as error:
-                if error.kind is not FailureKind.CLUSTER:
+                missing = error.kind is not FailureKind.CLUSTER
+                if missing:
                     self._troubles.begin(topic, error)
+                # At once, or the next question is about this one as well.
                 producer.forget_topic(topic.name)
-                await asyncio.sleep(backoff.next_delay())
+                delay = backoff.next_delay()
+                await (self._missing.wait(topic.name, delay) if missing else asyncio.sleep(delay))
                 continue
             # It may be that nothing lands: what waits is held back when the topic is paused or the tenure ends.
             while not topic.idle:  # noqa: ASYNC110

@@ -19,10 +19,13 @@ BATCH_OVERHEAD = 256
 """Bytes that a record batch of one event may need beyond the event and its headers (batch header 61, record framing,
 and the relay's own headers)."""
 
+REQUEST_OVERHEAD = 1_024
+"""Bytes that a request needs beside the record batch: the names of topic and client, and framing."""
+
 
 def seems_too_large(topic: Topic, event: PendingEvent) -> bool:
     """Whether the event exceeds the limit as last read."""
-    return topic.max_bytes is not None and event[9] + BATCH_OVERHEAD > topic.max_bytes
+    return _exceeds(event, topic.max_bytes) or _exceeds(event, topic.request_bytes, REQUEST_OVERHEAD)
 
 
 async def read_limit(topic: Topic, producer: Producer) -> None:
@@ -33,9 +36,20 @@ async def read_limit(topic: Topic, producer: Producer) -> None:
 
 def too_large(topic: Topic, event: PendingEvent) -> PublishError:
     """The error for an event that does not fit."""
+    if not _exceeds(event, topic.max_bytes):
+        return PublishError(
+            FailureKind.EVENT,
+            f"the event has {event[9]:,} bytes and the brokers take {topic.request_bytes or 0:,} in a request; raise "
+            "their socket.request.max.bytes and replay, or discard",
+            "RequestTooLarge",
+        )
     return PublishError(
         FailureKind.EVENT,
         f"the event has {event[9]:,} bytes and topic {topic.name} takes {topic.max_bytes or 0:,} in a record batch; "
         "raise its max.message.bytes and replay, or discard",
         "EventTooLarge",
     )
+
+
+def _exceeds(event: PendingEvent, limit: int | None, overhead: int = 0) -> bool:
+    return limit is not None and event[9] + BATCH_OVERHEAD + overhead > limit

@@ -11,6 +11,7 @@ from relay.decide.routing import KnownKeys, Router
 from relay.stages.partition import Partition
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
 
     from relay.decide.limits import TopicLimits
@@ -60,8 +61,14 @@ class Topic:
     """Events that are to fail for that, in order."""
     max_bytes: int | None = None
     """Largest record batch the topic takes; None when not known."""
+    request_bytes: int | None = None
+    """Largest request that the brokers take; None when not known."""
     times: TimeLimits = field(default_factory=TimeLimits)
     limits_read_at: float = 0.0
+    pumps: list[asyncio.Task[None]] = field(default_factory=list)
+    """One per partition, which sends its batches."""
+    idle_since: float | None = None
+    """Since when it could have been forgotten (monotonic seconds)."""
     restamped: int = 0
     """Events that were published with another time than their own."""
 
@@ -69,6 +76,18 @@ class Topic:
     def idle(self) -> bool:
         """None of its events waits or is in flight in a partition."""
         return all(partition.idle for partition in self.partitions)
+
+    @property
+    def missing(self) -> bool:
+        """It is paused because there is no such topic, and nothing of it is in hand."""
+        paused = self.trouble is not None and self.trouble.paused
+        return paused and self.router is None and not self.partitions and not self.unrouted
+
+    @property
+    def forgettable(self) -> bool:
+        """Nothing of it is under way, in trouble, or being asked."""
+        settled = self.router is not None or (self.refusal is not None and not self.wanted)
+        return settled and self.trouble is None and not self.unrouted and not self.refused and self.idle
 
     def resolved(self, count: int) -> list[Partition]:
         """The topic has `count` partitions; returns those that are new. What waited for this is to be routed next.
@@ -93,6 +112,7 @@ class Topic:
     def took(self, limits: TopicLimits, now: float) -> None:
         """Its limits were read, at `now` (monotonic seconds). What was learned goes: it may have been changed."""
         self.max_bytes = limits.max_bytes
+        self.request_bytes = limits.request_bytes
         self.times = TimeLimits(limits.before_ms, limits.after_ms)
         self.limits_read_at = now
 

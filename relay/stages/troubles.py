@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from relay.outcome import FailureKind, PublishError
+from relay.stages.telling import Telling
 from relay.stages.topic import Topic, Trouble
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ LOOK_UP_INTERVAL = 2.0
 """Seconds between questions to Kafka about a paused topic. What it answers shows whether a try is worth it: one that
 hangs fills the buffer with what was held back, and stops the other topics meanwhile."""
 
+WATCHED_AT_ONCE = 200
+"""Topics that are looked at before others have their turn; a writer may have named thousands."""
+
+STALLED_AFTER = 30.0
+"""Seconds for which a partition may neither take nor refuse an event that waits for it, while others do."""
+
 ALIVE_FOR = 1.0
 """Seconds without any acknowledgement after which Kafka does not count as working for the others."""
 
@@ -66,6 +73,11 @@ class Troubles:
         self._backoffs: dict[str, Backoff] = {}
         self._alive_since: float | None = None
         self._leaderless_since: dict[Partition, float] = {}
+        self._progress: dict[Partition, tuple[int, float]] = {}
+        self._stalled: set[Partition] = set()
+        self._telling_troubles = Telling()
+        self._telling_pauses = Telling()
+        self._telling_ends = Telling()
 
     def begin_tenure(self, publish: Publish) -> None:
         """What is paused is so for the new tenure too."""
@@ -78,7 +90,9 @@ class Troubles:
         now = time.monotonic()
         trouble = topic.trouble
         if trouble is None or str(trouble.error) != str(error):
-            self._telemetry.emit("topic.troubled", topic=topic.name, error=error)
+            self._tell_trouble(topic.name, error)
+        # Not the frames that it came by: there may be thousands of such.
+        error = error.with_traceback(None)
         if trouble is None:
             trouble = topic.trouble = Trouble(error, now)
         else:
@@ -96,7 +110,7 @@ class Troubles:
         self._backoffs.pop(topic.name, None)
         if trouble is not None:
             self._health.topic_works(topic.name)
-            self._telemetry.emit("topic.resumed", topic=topic.name)
+            self._tell_end(topic.name)
             self._failing.open_topic(topic.name)
 
     def acknowledged(self, topic: Topic, partition: Partition, now: float) -> None:
@@ -119,13 +133,20 @@ class Troubles:
     async def run(self, publish: Publish) -> None:
         """Watch until cancelled."""
         while True:
-            in_trouble = any(topic.trouble for topic in publish.topics.values())
+            in_trouble = sum(topic.trouble is not None for topic in publish.topics.values())
             await asyncio.sleep(WATCH_INTERVAL if publish.topics.in_flight or in_trouble else IDLE_INTERVAL)
             now = time.monotonic()
             self._telemetry.gauge("inflight_events", publish.topics.in_flight)
+            self._telemetry.gauge("troubled_topics", in_trouble)
             self._watch_kafka(publish, now)
-            for topic in publish.topics.values():
+            self._watch_room(publish)
+            # There may be thousands that are not there, and are being asked for: nothing else is to be seen of them.
+            watched = [topic for topic in publish.topics.values() if not topic.missing]
+            for number, topic in enumerate(watched, 1):
                 self._watch_topic(publish, topic, now)
+                publish.forget_if_idle(topic, now)
+                if number % WATCHED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
     def _watch_kafka(self, publish: Publish, now: float) -> None:
         # A topic's own trouble explains its silence.
@@ -140,14 +161,67 @@ class Troubles:
             self._health.kafka_lost(now, error)
             self._telemetry.emit("kafka.lost", error=error)
 
+    def forget(self, topic: Topic) -> None:
+        """Nothing is to be known of it any more."""
+        for partition in topic.partitions:
+            self._leaderless_since.pop(partition, None)
+            self._progress.pop(partition, None)
+            self._stalled.discard(partition)
+
+    def _tell_trouble(self, topic: str, error: PublishError) -> None:
+        if self._telling_troubles.worth_a_line(time.monotonic()):
+            self._telemetry.emit("topic.troubled", topic=topic, error=error)
+        else:
+            self._telemetry.emit("topic.troubled_too", topic=topic, error=error)
+
+    def _tell_pause(self, topic: str, error: PublishError) -> None:
+        if self._telling_pauses.worth_a_line(time.monotonic()):
+            self._telemetry.emit("topic.paused", topic=topic, error=error)
+        else:
+            self._telemetry.emit("topic.paused_too", topic=topic, error=error)
+
+    def _tell_end(self, topic: str) -> None:
+        if self._telling_ends.worth_a_line(time.monotonic()):
+            self._telemetry.emit("topic.resumed", topic=topic)
+        else:
+            self._telemetry.emit("topic.resumed_too", topic=topic)
+
+    def _watch_room(self, publish: Publish) -> None:
+        """Thousands of topics that are not there take the others' room together, though each has but a few events."""
+        waiting = [topic for topic in publish.topics.values() if topic.trouble and topic.unrouted]
+        if publish.share_of_room(*waiting) > MOST_OF_ROOM:
+            for topic in waiting:
+                if topic.trouble is not None and not topic.trouble.paused:
+                    self._pause(topic, topic.trouble)
+
+    def _watch_progress(self, topic: Topic, now: float) -> None:
+        """Name a partition in which nothing moves, for whatever reason: what waits for it is seen nowhere else."""
+        for partition in topic.partitions:
+            seen = self._progress.get(partition)
+            others_move = self._alive_since is not None and topic.trouble is None
+            if partition.idle or not others_move or seen is None or seen[0] != partition.progress:
+                self._progress[partition] = (partition.progress, now)
+                if partition in self._stalled:
+                    self._stalled.discard(partition)
+                    if topic.trouble is None:
+                        self._health.topic_works(topic.name)
+            elif now - seen[1] > STALLED_AFTER and partition not in self._stalled:
+                self._stalled.add(partition)
+                error = (
+                    f"nothing moves in partition {partition.number}, and {len(partition.waiting)} events wait for it"
+                )
+                self._health.topic_troubled(topic.name, error)
+                self._telemetry.emit("partition.stalled", topic=topic.name, partition=partition.number, error=error)
+
     def _watch_topic(self, publish: Publish, topic: Topic, now: float) -> None:
         self._watch_metadata(publish, topic)
         self._watch_partitions(publish, topic, now)
+        self._watch_progress(topic, now)
         trouble = topic.trouble
         if trouble is None:
             return
         if not trouble.paused and not trouble.probe_at:
-            if now - trouble.since > PAUSE_AFTER or publish.share_of_room(topic) > MOST_OF_ROOM:
+            if now - trouble.since > PAUSE_AFTER:
                 self._pause(topic, trouble)
         elif trouble.paused and topic.router is not None:
             if now >= trouble.look_up_at:
@@ -198,7 +272,7 @@ class Troubles:
         """Hold its events back; look again after a while."""
         if not trouble.paused:
             trouble.paused = True
-            self._telemetry.emit("topic.paused", topic=topic.name, error=trouble.error)
+            self._tell_pause(topic.name, trouble.error)
         backoff = self._backoffs.setdefault(topic.name, self._new_backoff())
         trouble.probe_at = time.monotonic() + backoff.next_delay()
         self._failing.close_topic(topic)

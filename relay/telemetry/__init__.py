@@ -21,6 +21,12 @@ __all__ = ["HAPPENINGS", "METRICS", "Happening", "Logger", "Metric", "Telemetry"
 _ERRORS_PER_STATE = 8
 """So many different errors of one outage are logged; what comes then is silent, however it varies."""
 
+MOST_SERIES = 1_000
+"""Series of a metric with labels, for as long as the process lives: whoever writes events names topics."""
+
+OTHERS = "(others)"
+"""The label of what comes then."""
+
 
 class Logger(Protocol):
     """What telemetry needs of a logger; structlog's bound loggers are such."""
@@ -114,10 +120,20 @@ class Telemetry:
     def _planned(self, update: Update) -> Callable[[Mapping[str, object]], None]:
         metric = self._metrics[update.metric]
         by = update.by
+        seen: set[tuple[str, ...]] = set()
+
+        def bounded(labels: tuple[str, ...]) -> tuple[str, ...]:
+            if labels not in seen:
+                if len(seen) >= MOST_SERIES:
+                    return (OTHERS,) * len(labels)
+                seen.add(labels)
+            return labels
 
         def apply(fields: Mapping[str, object]) -> None:
             amount = _number(fields[by]) if isinstance(by, str) else by
-            labelled = metric.labels(*(plain(fields[label]) for label in update.labels)) if update.labels else metric
+            labelled = metric
+            if update.labels:
+                labelled = metric.labels(*bounded(tuple(plain(fields[label]) for label in update.labels)))
             match labelled:
                 case Counter():
                     labelled.inc(amount)

@@ -212,6 +212,14 @@ HAPPENINGS: dict[str, Happening] = {
         (Update("topics_paused_total"),),
     ),
     "topic.resumed": Happening("info", "Topic works again", ("topic",)),
+    "topic.troubled_too": Happening("debug", "Another topic does not take events", ("topic", "error")),
+    "topic.paused_too": Happening(
+        "debug", "Another topic paused", ("topic", "error"), (Update("topics_paused_total"),)
+    ),
+    "topic.resumed_too": Happening("debug", "Another topic works again", ("topic",)),
+    "partition.stalled": Happening(
+        "warning", "Nothing moves in a partition, while others go on", ("topic", "partition", "error")
+    ),
     "event.retrying": Happening(
         "warning",
         "An event was refused for an unknown reason; it is tried again later and holds its key back",

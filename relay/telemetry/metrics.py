@@ -49,6 +49,7 @@ METRICS: dict[str, Metric] = {
         "Events published with the time of publishing, because their topic does not take their own.",
         ("topic",),
     ),
+    "troubled_topics": Metric("gauge", "Topics that take no events just now."),
     "topics_paused_total": Metric("counter", "Times a topic was paused because it took no events."),
     "retried_events_total": Metric("counter", "Attempts that failed for an unknown reason.", ("topic",)),
     "failed_events_total": Metric("counter", "Events that failed.", ("topic",)),

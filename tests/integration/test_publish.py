@@ -19,6 +19,7 @@ from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
 from relay.service import Service
 from relay.settings import Settings
+from relay.stages import publish as module
 from relay.telemetry import Telemetry
 from tests import servers
 from tests.checks import check_everything, check_nothing_lost, check_receipts, first_occurrences
@@ -213,6 +214,27 @@ async def test_partitions_that_are_added_get_the_keys_that_the_hash_gives_them(
     assert {record.partition for record in later} == {0, 1, 2}
     assert all(record.partition == (murmur2(record.key) & 0x7FFFFFFF) % 3 for record in later)
     in_order(later)
+
+
+async def test_a_topic_without_events_for_long_is_forgotten_and_known_again_with_the_next_one(
+    relaying: Relaying, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FORGOTTEN_AFTER", 0.5)
+    topic = make_topic(3)
+    topics = relaying.service._publish.topics
+    for _ in range(2):
+        await fill(relaying.connection, topic, 100)
+        await relaying.settled(topic)
+        pumps = topics[topic].pumps
+        assert topic in relaying.client._topics
+
+        async def forgotten(pumps: list[asyncio.Task[None]] = pumps) -> bool:
+            return topic not in topics and all(pump.done() for pump in pumps)
+
+        await until("the topic is forgotten", forgotten)
+        assert topic not in relaying.client._topics
+    assert (await relaying.connection.fetchval("SELECT count(*) FROM outbox.delivery")) == 200
+    in_order(await read_topic(relaying.bootstrap_servers, topic))
 
 
 async def test_a_topic_that_is_deleted_and_made_again_gets_all_later_events_in_order(

@@ -42,10 +42,12 @@ def test_a_refused_time_is_out_of_bounds_from_then_on() -> None:
 def test_limits_are_those_of_brokers_of_any_version() -> None:
     before_and_after = {"message.timestamp.before.max.ms": "5", "message.timestamp.after.max.ms": "7"}
     one_for_both = {"message.timestamp.difference.max.ms": "6"}
-    assert limits_of({"max.message.bytes": "9", **before_and_after}) == TopicLimits(9, 5, 7)
-    assert limits_of(one_for_both) == TopicLimits(None, 6, 6)
-    assert limits_of({**before_and_after, **one_for_both}) == TopicLimits(None, 5, 6)
-    assert limits_of({**before_and_after, "message.timestamp.difference.max.ms": NO_LIMIT}) == TopicLimits(None, 5, 7)
+    assert limits_of({"max.message.bytes": "9", **before_and_after}) == TopicLimits(9, before_ms=5, after_ms=7)
+    assert limits_of(one_for_both) == TopicLimits(before_ms=6, after_ms=6)
+    assert limits_of({**before_and_after, **one_for_both}) == TopicLimits(before_ms=5, after_ms=6)
+    assert limits_of({**before_and_after, "message.timestamp.difference.max.ms": NO_LIMIT}) == TopicLimits(
+        before_ms=5, after_ms=7
+    )
 
 
 def test_a_topic_that_notes_the_brokers_time_has_no_limits_of_time() -> None:

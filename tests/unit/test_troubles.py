@@ -19,7 +19,15 @@ from relay.stages.partition import Flight, Partition
 from relay.stages.tenure import Tenure
 from relay.stages.topic import Topic
 from relay.stages.topics import Topics
-from relay.stages.troubles import ALIVE_FOR, LOOK_UP_INTERVAL, PAUSE_AFTER, STUCK_AFTER, WATCH_INTERVAL, Troubles
+from relay.stages.troubles import (
+    ALIVE_FOR,
+    LOOK_UP_INTERVAL,
+    PAUSE_AFTER,
+    STALLED_AFTER,
+    STUCK_AFTER,
+    WATCH_INTERVAL,
+    Troubles,
+)
 from tests.events import event, events
 
 if TYPE_CHECKING:
@@ -101,8 +109,11 @@ class FakePublish:
         self.resolved_anew: list[str] = []
         self.looked_up: list[str] = []
 
-    def share_of_room(self, topic: Topic) -> float:
-        return len(topic.unrouted) / ROOM
+    def share_of_room(self, *topics: Topic) -> float:
+        return sum(len(topic.unrouted) for topic in topics) / ROOM
+
+    def forget_if_idle(self, topic: Topic, now: float) -> None:
+        pass
 
     def look_up(self, topic: Topic) -> None:
         self.looked_up.append(topic.name)
@@ -153,6 +164,7 @@ class Watched:
 
     def look(self) -> None:
         self.troubles._watch_kafka(cast("Publish", self.publish), self.now)
+        self.troubles._watch_room(cast("Publish", self.publish))
         for topic in self.publish.topics.values():
             self.troubles._watch_topic(cast("Publish", self.publish), topic, self.now)
 
@@ -213,6 +225,57 @@ def test_one_that_is_missing_is_paused_at_once_when_its_events_would_fill_the_bu
     topic.route(events(few + 1))
     watched.pass_time(WATCH_INTERVAL, flowing="other")
     assert watched.paused("stuck")
+
+
+def test_topics_that_are_missing_are_paused_at_once_when_together_they_would_fill_the_buffer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = round(ROOM * module.MOST_OF_ROOM)
+    names = [f"missing-{number}" for number in range(few + 1)]
+    watched = Watched(monkeypatch, "other", *names)
+    for name in names:
+        topic = watched.topic(name)
+        topic.unresolve()
+        topic.route(events(1))
+        watched.troubles.begin(topic, MISSING)
+        if name != names[-1]:
+            watched.look()
+            assert not any(watched.paused(each) for each in names)
+    watched.look()
+    assert all(watched.paused(name) for name in names)
+
+
+def test_of_thousands_of_topics_in_trouble_the_first_are_told_and_the_others_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"missing-{number}" for number in range(3_000)]
+    watched = Watched(monkeypatch, *names)
+    for name in names:
+        watched.topic(name).unresolve()
+        watched.troubles.begin(watched.topic(name), MISSING)
+    watched.pass_time(PAUSE_AFTER + 2 * WATCH_INTERVAL)
+    for happening in ("topic.troubled", "topic.paused"):
+        assert watched.heard.told(happening) == 20
+        assert watched.heard.told(f"{happening}_too") == 2_980
+    assert list(watched.health.troubled_topics()) == names[:20]
+    assert watched.health.more_troubled_topics() == 2_980
+
+
+def test_a_partition_in_which_nothing_moves_while_others_go_on_is_named_until_something_does(watched: Watched) -> None:
+    """Good events stood behind refused ones for minutes, and nobody was told."""
+    partition = watched.topic("stuck").partitions[1]
+    partition.waiting.extend(events(1, 2, 3))
+    watched.pass_time(STALLED_AFTER, flowing="other")
+    partition.pop_head()
+    watched.pass_time(STALLED_AFTER, flowing="other")
+    assert watched.health.troubled_topics() == {}
+    watched.pass_time(2 * WATCH_INTERVAL, flowing="other")
+    assert watched.health.troubled_topics() == {"stuck": "nothing moves in partition 1, and 2 events wait for it"}
+    watched.pass_time(60, flowing="other")
+    assert watched.heard.told("partition.stalled") == 1
+    partition.pop_head()
+    watched.pass_time(WATCH_INTERVAL, flowing="other")
+    assert watched.health.troubled_topics() == {}
 
 
 def test_when_nothing_is_acknowledged_at_all_it_is_kafkas_trouble_and_no_topic_is_paused(watched: Watched) -> None:
