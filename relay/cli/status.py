@@ -21,6 +21,9 @@ from relay.settings import load_postgres
 from relay.stages.check import CHECK
 from relay.text import plain
 
+TOPICS_SHOWN = 5
+"""Topics that a concern names."""
+
 
 @click.command(name="status")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -62,6 +65,11 @@ def concerns(status: Status) -> list[str]:
         found.append("counting what is pending took too long: positions are far behind; is a long transaction open?")
     if failed := status.failures.get("failed", 0):
         found.append(f"{failed:,} {'event failed and waits' if failed == 1 else 'events failed and wait'} for a person")
+    if status.waiting:
+        found.append(
+            f"events wait for topics that do not take them, as of the last look: {_topics(status.waiting)}; "
+            "`/readyz` and the log of the relay say why"
+        )
     if status.stranded:
         found.append("there are rows in the DEFAULT partitions: no segment was ready for them; the relay moves them")
     if (left := LAST_ID - status.newest_id) < LAST_ID // 10:
@@ -69,6 +77,11 @@ def concerns(status: Status) -> list[str]:
             f"{left:,} ids are left, then writers fail: let them use a new outbox (another RELAY_POSTGRES_SCHEMA)"
         )
     return found + _overdue(status.put_off)
+
+
+def _topics(waiting: dict[str, int]) -> str:
+    shown = [f"{topic} ({events:,})" for topic, events in list(waiting.items())[:TOPICS_SHOWN]]
+    return ", ".join(shown) + (", and others" if len(waiting) > TOPICS_SHOWN else "")
 
 
 def _overdue(put_off: list[PutOff]) -> list[str]:

@@ -24,6 +24,11 @@ LANES = 16
 COUNT_LIMIT = 1_000_000
 """No count goes further: about a second of index probes."""
 
+LOOKED_AT = 10_000
+"""Held events of which the topics are told, when no failure explains why they wait."""
+
+MOST_TOPICS = 20
+
 MOST_REPLAYS = 20
 
 
@@ -98,6 +103,8 @@ class Status:
     replays: list[Replay] = field(default_factory=list)
     """Those under way."""
     put_off: list[PutOff] = field(default_factory=list)
+    waiting: dict[str, int] = field(default_factory=dict)
+    """Held events that stand behind no failure, by the topic that does not take them; of some of the topics."""
 
 
 async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> Status:
@@ -138,6 +145,7 @@ async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHE
             replicas=replicas,
             segments=[Segment(**row) for row in await rows("status_segments")],
             put_off=[PutOff(**row) for row in await rows("status_put_off")],
+            waiting=_dict(await rows_in_time("status_waiting", LOOKED_AT, MOST_TOPICS)),
         )
 
 

@@ -72,6 +72,18 @@ SELECT state, count(*) AS events FROM outbox.failure GROUP BY state;
 -- Events held behind a failure or for a paused topic, counted up to $1.
 SELECT count(*) FROM (SELECT FROM outbox.held LIMIT $1::int) AS counted;
 
+-- name: status_waiting
+-- Topics for which events wait though no failure of their key is known, of the first $1 held ones; at most $2 topics.
+SELECT h.topic, count(*) AS events
+FROM (SELECT lane, topic, key FROM outbox.held LIMIT $1::int) AS h
+WHERE NOT EXISTS (
+    SELECT FROM outbox.failure AS f
+    WHERE f.topic = h.topic AND sha256(f.key) = sha256(h.key) AND f.key = h.key AND f.state <> 'discarded'
+)
+GROUP BY h.topic
+ORDER BY events DESC, h.topic
+LIMIT $2::int;
+
 -- name: status_segments
 -- Segments and what they take on disk (null for one that was dropped just now), events and receipts together.
 SELECT s.name, s.lower_id, s.upper_id,

@@ -95,6 +95,21 @@ async def test_events_are_counted_by_what_became_of_them(connection: asyncpg.Con
     assert "1 event failed and waits for a person" in concerns(status)
 
 
+async def test_topics_for_which_events_wait_without_a_failure_are_named(connection: asyncpg.Connection) -> None:
+    """A topic that is not there, perhaps one for dead letters: nothing has failed, and nothing moves."""
+    failed, behind, *waiting = [await add_event(connection, key=key) for key in "aabcdefg"]
+    await add_failure(connection, failed)
+    await connection.execute("UPDATE outbox.failure SET key = 'a'")
+    await connection.execute("INSERT INTO outbox.held VALUES ($1, $2, 'orders', 'a')", *behind)
+    for number, (lane, id_) in enumerate(waiting):
+        await connection.execute("INSERT INTO outbox.held VALUES ($1, $2, $3)", lane, id_, f"missing-{number}")
+    await connection.execute("UPDATE outbox.held SET topic = 'missing-0' WHERE topic = 'missing-1'")
+    status = await read_status(connection)
+    assert status.waiting == {"missing-0": 2, **{f"missing-{number}": 1 for number in range(2, 6)}}
+    (told,) = [concern for concern in concerns(status) if concern.startswith("events wait for topics")]
+    assert "missing-0 (2), missing-2 (1)" in told
+
+
 async def test_the_age_is_that_of_the_oldest_pending_event(connection: asyncpg.Connection) -> None:
     for key, age in (("a", 50), ("b", 3000), ("c", 90)):
         event = await add_event(connection, key=key)
