@@ -109,7 +109,7 @@ async def test_hundreds_of_refused_events_among_good_ones_fail_without_a_pause_o
             )
             return (row["failed"], row["sent"]) == (300, 150)
 
-        await until("all are decided", decided)
+        await until("all are decided", decided, timeout=90)
         assert relay.happened("producer.replaced") == []
         told, counted = (len(relay.happened(name)) for name in ("event.failed", "event.failed_too"))
         assert (told, counted) == (20, 280)
@@ -157,6 +157,29 @@ async def test_a_missing_topic_is_said_once_stops_no_other_and_gets_its_events_i
 
     for each in (missing, here.topic):
         assert await check_everything(here.connection, here.bootstrap_servers, each) == []
+
+
+async def test_of_hundreds_of_missing_topics_the_first_are_told_and_another_one_flows(here: Place) -> None:
+    await here.connection.execute(
+        "INSERT INTO outbox.event (topic, key, payload)"
+        " SELECT 'missing-' || i, 'k', '1' FROM generate_series(1, 600) AS i"
+    )
+    async with here.relay() as relay:
+        await relay.logged("topic.troubled")
+        await enqueue_numbers(here, here.topic, 1, 100)
+        await here.receipts_reach(100)
+
+        async def held() -> bool:
+            return bool(await here.connection.fetchval("SELECT count(*) = 600 FROM outbox.held"))
+
+        await until("the events for missing topics are held", held)
+        _, found = await relay.get("/readyz")
+        assert (len(found["troubled_topics"]), found["more_troubled_topics"]) == (20, 580)
+        # Twenty in ten seconds; a busy machine may take longer than that.
+        assert len(relay.happened("topic.troubled")) <= 100
+        await relay.stop()
+    await here.connection.execute("DELETE FROM outbox.held; DELETE FROM outbox.event WHERE topic LIKE 'missing-%'")
+    assert await check_everything(here.connection, here.bootstrap_servers, here.topic) == []
 
 
 async def enqueue_numbers(here: Place, topic: str, first: int, last: int, payload_bytes: int = 20) -> None:
