@@ -83,6 +83,7 @@ async def seed(connection: asyncpg.Connection, texts: list[str]) -> dict[str, st
     await connection.execute("SET session_replication_role = replica")
     for check in await connection.fetch(
         "SELECT conname FROM pg_constraint WHERE conrelid = 'outbox.event'::regclass AND contype = 'c'"
+        " AND conname <> 'event_size'"
     ):
         await connection.execute(f'ALTER TABLE outbox.event DROP CONSTRAINT "{check["conname"]}"')
     await connection.execute(
