@@ -15,7 +15,7 @@ from relay.decide.snapshot import Snapshot
 from relay.event import PendingEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from relay.stages.scan import LaneRequest
 
@@ -36,6 +36,15 @@ class Transaction:
     keys: set[int] = field(default_factory=set)
     """Whose rows it has locked, as a writer must before it enqueues."""
     has_sequence_lock: bool = False
+
+
+@dataclass
+class Failed:
+    """A row of outbox.failure."""
+
+    key: bytes
+    state: str
+    attempts: int
 
 
 @dataclass
@@ -67,6 +76,8 @@ class SimulatedPostgres:
         self.visible: list[PendingEvent] = []
         """Committed events, in id order."""
         self.receipts: set[tuple[int, int]] = set()
+        self.failures: dict[tuple[int, int], Failed] = {}
+        self.held: dict[tuple[int, int], bytes] = {}
         self.committed: dict[bytes, list[int]] = {}
         """Ids of each key in the order in which their transactions committed."""
         self.lanes = {lane: Lane() for lane in range(lanes)}
@@ -151,21 +162,80 @@ class SimulatedPostgres:
         return Read(self.snapshot(), self._read(lane, above, up_to, events, size, pending=True))
 
     def highest_settled(self, lane: int) -> int:
-        """The highest id of the lane with a receipt."""
-        return max((id_ for of, id_ in self.receipts if of == lane), default=0)
+        """The highest id of the lane with a receipt, failure or held row."""
+        return max((id_ for of, id_ in [*self.receipts, *self.failures, *self.held] if of == lane), default=0)
+
+    def settled(self, event: PendingEvent) -> bool:
+        """Whether it has a receipt, failure or held row."""
+        place = event.lane, event.id
+        return place in self.receipts or place in self.failures or place in self.held
 
     def _read(self, lane: int, above: int, up_to: int, events: int, size: int, *, pending: bool) -> list[PendingEvent]:
         found: list[PendingEvent] = []
         for event in self.visible:
             if event.lane != lane or not above < event.id <= up_to:
                 continue
-            if pending and (event.lane, event.id) in self.receipts:
+            if pending and self.settled(event):
                 continue
             if len(found) == events or size <= 0:
                 break
             found.append(event)
             size -= event.size
         return found
+
+    # Failures and held events, as sql/queries/settle.sql and resume.sql do: one topic, policy `block`
+
+    def owns(self, replica: UUID, epochs: Mapping[int, int]) -> bool:
+        """Whether the lanes are all the replica's, at these epochs."""
+        return all((self.lanes[lane].owner, self.lanes[lane].epoch) == (replica, epochs[lane]) for lane in epochs)
+
+    def hold(self, events: Iterable[PendingEvent]) -> None:
+        """The statement `hold`."""
+        for event in events:
+            if (event.lane, event.id) not in self.failures:
+                self.held[event.lane, event.id] = cast("bytes", event.key)
+
+    def fail(self, event: PendingEvent, state: str, attempts: int) -> None:
+        """The statement `fail`."""
+        self.held.pop((event.lane, event.id), None)
+        self.failures[event.lane, event.id] = Failed(cast("bytes", event.key), state, attempts)
+
+    def settle(self, settled: Iterable[tuple[int, int]], recorded: Iterable[tuple[int, int]]) -> int:
+        """The statements `settle` and `settle_recorded`; returns how many receipts are new."""
+        for place in recorded:
+            self.failures.pop(place, None)
+            self.held.pop(place, None)
+        new = set(settled) - self.receipts
+        self.receipts |= new
+        return len(new)
+
+    def blocking(self, lanes: Iterable[int]) -> list[tuple[int, str, bytes]]:
+        """The statement `blocking`."""
+        return [(lane, TOPIC, failed.key) for (lane, _), failed in self.failures.items() if lane in lanes]
+
+    def due_failures(
+        self, lanes: Iterable[int], most: int, under_way: Collection[tuple[int, int]]
+    ) -> list[tuple[PendingEvent, int]]:
+        """The statement `due_failures`; whatever is to be retried is due."""
+        found = [
+            (event, self.failures[event.lane, event.id].attempts)
+            for event in self.visible
+            if event.lane in lanes
+            and (event.lane, event.id) in self.failures
+            and self.failures[event.lane, event.id].state != "failed"
+            and (event.lane, event.id) not in under_way
+        ]
+        return found[:most]
+
+    def held_events(self, lane: int, above: int, most: int) -> list[PendingEvent]:
+        """The statement `held_events`."""
+        blocked = {key for _, _, key in self.blocking([lane])}
+        found = [
+            event
+            for event in self.visible
+            if event.lane == lane and event.id > above and (lane, event.id) in self.held and event.key not in blocked
+        ]
+        return found[:most]
 
     # Lanes
 
@@ -201,7 +271,7 @@ class SimulatedPostgres:
         if position > self.sequence:
             raise Violation(f"position {position} of lane {lane} is above every id")
         for event in self.visible:
-            if event.lane == lane and event.id <= position and (lane, event.id) not in self.receipts:
+            if event.lane == lane and event.id <= position and not self.settled(event):
                 raise Violation(f"position {position} of lane {lane} is above unsettled {event.id}")
         for transaction in self.running.values():
             for event in transaction.events:

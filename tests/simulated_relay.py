@@ -7,7 +7,6 @@ schedule decides what happens meanwhile: the answers of several connections may 
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from relay.decide.shares import LiveReplica
@@ -204,23 +203,32 @@ class SimulatedRelay:
         step_ids: int,
     ) -> None:
         self.postgres = postgres
-        self.port = SimulatedConnection(postgres)
+        self.port = self.connect(postgres)
+        self.records = Records()
+        self._on_taken = on_taken
         self.tenure = Tenure(Buffer(24, 24 * 512 + 60))
         self.unsettled: list[PendingEvent] = []
         """Taken, and not yet on their way to a receipt."""
         self.looks = 0
         telemetry = cast("Telemetry", SilentTelemetry())
         scan = ScanSettings(batch_events=batch_events, sweep_step_ids=step_ids)
-        hand_on = partial(on_taken, self)
+        hand_on = self.hand_on
         self._scan = Scan(self.port, self.tenure, hand_on, scan, telemetry)
         self._sweep = Sweep(self.port, self._scan, self.tenure, hand_on, scan, telemetry)
-        self._settle = Settle(self.port, Records(), self.tenure, SettleSettings(), telemetry)
+        self._settle = Settle(self.port, self.records, self.tenure, SettleSettings(), telemetry)
         # The lease is not what these tests are about.
         replica = ReplicaSettings(name="simulated", lease=1e6)
         self._claim = Claim(self.port, self.tenure, lambda: None, replica, telemetry)
         self._work: dict[str, Coroutine[Any, Any, object]] = {}
         self.start("claim", self._claim.register(None))
         self.finish("claim")
+
+    def connect(self, postgres: SimulatedPostgres) -> SimulatedConnection:
+        return SimulatedConnection(postgres)
+
+    def hand_on(self, events: list[PendingEvent]) -> None:
+        """These were taken."""
+        self._on_taken(self, events)
 
     @property
     def busy(self) -> list[str]:
