@@ -156,6 +156,9 @@ class SimulatedProducers:
     def works(self, producer: SimulatedProducer) -> None:
         pass
 
+    def uses(self, producer: SimulatedProducer) -> bool:
+        return producer is self.current
+
     def discard_both(self, reason: str) -> None:
         raise Violation(f"publish had to be begun anew: {reason}")
 
