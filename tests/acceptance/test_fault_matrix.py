@@ -1,0 +1,239 @@
+"""The fault matrix: for each statement that the service runs, PostgreSQL raises an error that no table knows.
+
+The process lives, and when the cause is gone everything is delivered, in order, and nothing twice beyond what was in
+flight. tests/unit/test_fault_matrix_is_complete.py holds that no statement is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from relay.service import Service
+from relay.settings import Settings
+from relay.telemetry import Telemetry
+from tests.failing_postgres import FailingPostgres
+from tests.replays import ask
+from tests.waiting import until
+from tests.writers import Writers
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.acceptance.conftest import Place
+    from tests.conftest import MakeTopic
+
+MOST_IN_FLIGHT = 200
+"""Events of a few writers that may be under way when a tenure ends: no round may repeat more."""
+
+
+class Matrix:
+    """A relay in this process, its faulty way to PostgreSQL, and somebody who writes."""
+
+    def __init__(self, here: Place, failing: FailingPostgres, small: str) -> None:
+        self.here = here
+        self.failing = failing
+        self.small = small
+        """A topic that takes small events only."""
+        self.telemetry = Telemetry()
+        self.service: Service
+        self.running: asyncio.Task[None]
+
+    def start(self) -> None:
+        parts = urlsplit(self.here.dsn)
+        netloc = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self.failing.port}"
+        given = {
+            "RELAY_POSTGRES_DSN": urlunsplit(parts._replace(netloc=netloc)),
+            "RELAY_KAFKA_BOOTSTRAP_SERVERS": self.here.bootstrap_servers,
+            "RELAY_HTTP_HOST": "127.0.0.1",
+            "RELAY_HTTP_PORT": "0",
+            "RELAY_REPLICA_LEASE": "6",
+            "RELAY_KAFKA_REQUEST_TIMEOUT": "3",
+        }
+        self.service = Service(Settings.load(given), self.telemetry)
+        self.running = asyncio.create_task(self.service.run())
+
+    async def begin_anew(self) -> None:
+        """A tenure begins: all that is done at its start, at a take-over, and from time to time after it."""
+        self.failing.cut()
+
+    async def interrupt(self) -> None:
+        """A tenure ends with receipts that are still to be written."""
+        before = self.telemetry.value("flow_failed_total") or 0
+
+        async def ended() -> bool:
+            return (self.telemetry.value("flow_failed_total") or 0) > before
+
+        self.failing.fail("settle")
+        await until("a tenure ends", ended, 30)
+        self.failing.fail("settle_checked")
+
+    async def open_transaction(self) -> None:
+        async with self.here.connection.transaction():
+            await self.here.connection.execute("SELECT pg_current_xact_id()")
+            await self._failed()
+
+    async def delivered_by_another(self) -> None:
+        """An event that has its receipt when it is first seen."""
+        await self.here.connection.execute(
+            "WITH e AS (INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'twice', 'x') RETURNING lane, id)"
+            " INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) SELECT lane, id, 0, 77 FROM e",
+            self.small,
+        )
+
+    async def failed_before(self) -> None:
+        """An event that is to be retried now, and one that is held back behind nothing any more."""
+        async with self.here.connection.transaction():
+            await self.here.connection.execute(
+                "WITH e AS (INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'retried', 'x')"
+                " RETURNING lane, id, topic, key)"
+                " INSERT INTO outbox.failure (lane, id, topic, key, state, attempts, next_attempt_at, error, policy)"
+                " SELECT lane, id, topic, key, 'retrying', 1, now(), 'Some', 'block' FROM e",
+                self.small,
+            )
+            await self.here.connection.execute(
+                "WITH e AS (INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'held', 'x')"
+                " RETURNING lane, id, topic, key)"
+                " INSERT INTO outbox.held (lane, id, topic, key) SELECT lane, id, topic, key FROM e",
+                self.small,
+            )
+        self.failing.cut()
+
+    async def refused(self) -> None:
+        """An event that is too large for its topic, and one of its key behind it."""
+        for payload in (b"x" * 5_000, b"x"):
+            await self.here.connection.execute(
+                "INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'large', $2)", self.small, payload
+            )
+
+    async def replayed(self) -> None:
+        """Delivered events that are to be published again."""
+        await self.here.connection.execute(
+            "WITH e AS (INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'again', 'x') RETURNING lane, id)"
+            " INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) SELECT lane, id, 0, 78 FROM e",
+            self.small,
+        )
+        await ask(self.here.connection, self.small)
+
+    async def replay_by_hand(self) -> None:
+        """A replay that nobody can read, as somebody wrote it by hand."""
+        await self.here.connection.execute(
+            "INSERT INTO outbox.action (kind, filter, progress) VALUES ('replay-delivered', $1, $2)",
+            json.dumps({"topic": 7}),
+            json.dumps({"last_id": "none"}),
+        )
+        self.failing.cut()
+
+    async def stop_and_start(self) -> None:
+        self.service.stop("the matrix")
+        await self._failed()
+        self.failing.fail(None)
+        async with asyncio.timeout(40):
+            await self.running
+        self.start()
+
+    async def round(self, statement: str, writers: Writers) -> None:
+        """One statement fails, until it has done so often enough; then all is delivered."""
+        self.failing.fail(statement)
+        await PROVOKED[statement](self)
+        if self.failing.failing is not None:
+            await self._failed()
+        assert not self.running.done(), f"{statement} ended the process: {self.running!r}"
+        self.failing.fail(None)
+        await writers.commit(5)
+        newest = await self.here.connection.fetchval("SELECT max(id) FROM outbox.event")
+
+        async def delivered() -> bool:
+            if self.running.done():
+                self.running.result()
+            return not await self.here.connection.fetchval(
+                "SELECT count(*) FROM outbox.pending WHERE id <= $1 AND topic = $2", newest, self.here.topic
+            )
+
+        await until(f"all is delivered after {statement} failed", delivered, 40)
+
+    async def _failed(self) -> None:
+        async def failed() -> bool:
+            if self.running.done():
+                self.running.result()
+            return self.failing.failed > 0
+
+        await until(f"{self.failing.failing} fails", failed, 30)
+
+
+PROVOKED: dict[str, Callable[[Matrix], Awaitable[None]]] = {
+    **dict.fromkeys(
+        (
+            *("in_recovery", "server_process", "safe_search_path", "dependable_settings", "relay_settings"),
+            *(
+                "row_security_applies",
+                "schema_exists",
+                "applied_migrations",
+                "sequence_state",
+                "sequence_value",
+                "register",
+                "renew",
+            ),
+            *("live_replicas", "lanes", "claim", "highest_settled", "blocking", "held_topics", "has_failures"),
+            *("lanes_wake_up", "advance_positions", "scan", "snapshot", "sweep_step", "settle", "segment_state"),
+            *("droppable_segments", "stranded_segment", "finish_replays", "forget_replayed", "forget_replicas"),
+        ),
+        Matrix.begin_anew,
+    ),
+    "settle_checked": Matrix.interrupt,
+    "quiet_transactions": Matrix.open_transaction,
+    **dict.fromkeys(("settle_again", "count_duplicates"), Matrix.delivered_by_another),
+    **dict.fromkeys(("due_failures", "settle_recorded", "held_events"), Matrix.failed_before),
+    **dict.fromkeys(("fail", "hold"), Matrix.refused),
+    **dict.fromkeys(("open_replays", "events_to_replay", "settle_replayed", "advance_replay"), Matrix.replayed),
+    "refuse_replay": Matrix.replay_by_hand,
+    **dict.fromkeys(("drain", "release", "unregister"), Matrix.stop_and_start),
+}
+"""What makes the relay run each statement."""
+
+ELSEWHERE = {
+    "add_segment": "tests/acceptance and unit tests of housekeeping: it is put off",
+    "drop_segment": "the same",
+    "show_put_off": "the same",
+    "long_statement": "the same",
+    "unsettled_event": "the same",
+    "owned": "no statement of the service: a column of this name",
+    **dict.fromkeys(("check_range", "check_slice", "check_again"), "the same: the check of receipts is such a chore"),
+    "pending_ids": "runs only after a read has failed: tests/acceptance/test_set_aside.py",
+    "still_unreadable": "the same",
+    "safe_search_path_of_transaction": "people's commands and migrations only",
+    "current_role": "runs when the start is about to be refused",
+    "forget_settings": "runs when the process is about to end for a pooler",
+}
+"""Where the others are held."""
+
+
+@pytest.mark.timeout(900)
+async def test_an_unforeseen_error_of_any_statement_costs_nothing_but_time(
+    here: Place, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.session.WORKED_AFTER", 0.2)
+    port = urlsplit(here.dsn).port
+    assert port is not None
+    async with FailingPostgres(port) as failing:
+        matrix = Matrix(here, failing, make_topic(1, **{"max.message.bytes": 2_000}))
+        matrix.start()
+        async with Writers(here.dsn, here.topic, pause=0.2) as writers:
+            await writers.commit(20)
+            for statement in PROVOKED:
+                await matrix.round(statement, writers)
+            await writers.end()
+        await until("all is delivered", lambda: delivered(here), 40)
+        matrix.service.stop("the test is over")
+        async with asyncio.timeout(40):
+            await matrix.running
+    repeats = await here.check_everything()
+    assert len(repeats) <= MOST_IN_FLIGHT
+
+
+async def delivered(here: Place) -> bool:
+    return not await here.connection.fetchval("SELECT count(*) FROM outbox.pending WHERE topic = $1", here.topic)
