@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError, SchemaError, SettingsError
 from relay.postgres.errors import shared_sessions, translated
-from relay.postgres.owners import check_owners
+from relay.postgres.owners import check_owners, refused_to_use
 from relay.postgres.sessions import forget_settings
 from relay.postgres.sql import DEFAULT_SCHEMA, Migration, migrations, query
 
@@ -87,7 +87,7 @@ async def schema_state(connection: asyncpg.Connection, schema: str = DEFAULT_SCH
     """
     known = migrations(schema)
     with translated():
-        has_migrations, usable_name, server = await connection.fetchrow(query("schema_exists", schema))
+        usable_name, server = await connection.fetchrow(query("usable_name", schema))
         if server < OLDEST_SERVER:
             raise SchemaError(f"the server is PostgreSQL {server // 10_000}; the outbox needs 13 or later")
         if not usable_name:
@@ -95,9 +95,10 @@ async def schema_state(connection: asyncpg.Connection, schema: str = DEFAULT_SCH
                 f"the schema name {schema!r} is a word of SQL; choose another for RELAY_POSTGRES_SCHEMA"
             )
     # Before anything in the schema is read: a view would run its owner's functions with our rights.
-    await check_owners(connection, schema, to_change=False)
+    found = await check_owners(connection, schema, refused_to_use)
+    listed = any(each.name == f"{schema}.migration" for each in found)
     with translated():
-        rows = await connection.fetch(query("applied_migrations", schema)) if has_migrations else []
+        rows = await connection.fetch(query("applied_migrations", schema)) if listed else []
     applied = {row["version"]: row for row in rows}
     newest = max(applied, default=0)
     ours = known[-1].version

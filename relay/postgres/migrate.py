@@ -19,7 +19,7 @@ from relay.errors import SchemaError
 from relay.postgres.checks import schema_state
 from relay.postgres.errors import translated
 from relay.postgres.locks import Holder, held_up, holders, tables_of
-from relay.postgres.owners import check_owners
+from relay.postgres.owners import check_in_sql, check_owners, refused_to_look
 from relay.postgres.sessions import as_text, secure_transaction
 from relay.postgres.sql import DEFAULT_SCHEMA, query, roles
 
@@ -84,6 +84,7 @@ async def _pending(connection: asyncpg.Connection, schema: str, owner: str | Non
     with translated():
         async with transaction_as(connection, owner):
             await connection.execute(query("lock_patience"))
+            await check_owners(connection, schema, refused_to_look)
             return bool((await schema_state(connection, schema)).pending)
 
 
@@ -105,6 +106,8 @@ async def _apply_next(connection: asyncpg.Connection, schema: str, owner: str | 
             await connection.execute(query("lock_patience"))
             await check_owners(connection, schema)
             await connection.execute(query("migration_lock", schema))
+            # Again: what was not there before may be somebody else's by now.
+            await check_owners(connection, schema)
             for migration in (await schema_state(connection, schema)).pending:
                 await connection.execute(migration.sql)
                 await connection.execute(
@@ -140,7 +143,22 @@ async def make_roles(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEM
         async with transaction_as(connection, owner):
             await check_owners(connection, schema)
         async with transaction_as(connection, None):
+            await _check_roles(connection, schema)
             await connection.execute(roles(schema))
+
+
+async def _check_roles(connection: asyncpg.Connection, schema: str) -> None:
+    """Raise SchemaError if a role that is to be given rights is in the hands of somebody else.
+
+    One that has rights on the schema was given them by who owns it.
+    """
+    names = [f"{schema}_{kind}" for kind in ("writer", "relay", "admin")]
+    for row in await connection.fetch(query("roles_of_others", schema), names):
+        whose = f"is in the hands of {row['names']}" if row["names"] else "logs in itself"
+        raise SchemaError(
+            f"the role {row['role']} was there before and {whose}; drop it, or, if that is meant, "
+            f"run GRANT USAGE ON SCHEMA {schema} TO {row['role']} first"
+        )
 
 
 async def max_event_bytes(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> int:
@@ -172,9 +190,14 @@ async def set_max_event_bytes(
 
 
 def script(migrations: Iterable[Migration], schema: str = DEFAULT_SCHEMA) -> str:
-    """The migrations as SQL text for another tool to run, each with the statement that records it."""
+    """The migrations as SQL text for another tool to run, each with the statement that records it.
+
+    Whose the schema is, is looked at before and after: what was not there at first may have come from somebody else.
+    """
+    check = check_in_sql(schema)
     return "\n".join(
-        f"BEGIN;\n{as_text()}\n{migration.sql}\n{_record(migration, schema)}\nCOMMIT;\n" for migration in migrations
+        f"BEGIN;\n{as_text()}\n{check}\n{migration.sql}\n{_record(migration, schema)}\n{check}\nCOMMIT;\n"
+        for migration in migrations
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from relay.postgres.errors import translated
 from relay.postgres.sql import DEFAULT_SCHEMA, migrations, query
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import asyncpg
 
@@ -29,7 +29,9 @@ class Owned:
     ours: bool
     """Its owner is the current role or the one that logged in, or one of them was made a member of it."""
     below_us: bool
-    """We are a superuser and its owner is none."""
+    """We are a superuser or the owner of the database, and its owner is less than that."""
+    above_us: bool
+    """Its owner is a superuser or the owner of the database, and we are no more than that."""
     of_the_schemas: bool
     """Its owner is the schema's, or one of the two was made a member of the other."""
     open: bool
@@ -42,17 +44,46 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({name for migration in migrations() for name in _MADE.findall(migration.sql)}))
 
 
-async def check_owners(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA, *, to_change: bool = True) -> None:
+async def check_owners(
+    connection: asyncpg.Connection,
+    schema: str = DEFAULT_SCHEMA,
+    refused: Callable[[Sequence[Owned], str], str | None] | None = None,
+) -> list[Owned]:
     """Raise SchemaError if the schema or something of the outbox in it belongs to somebody who is not meant.
 
-    Reads nothing but PostgreSQL's own catalogs, and comes before anything that is in the schema. `to_change`: we make
-    or change something there; otherwise we only use it.
+    Reads nothing but PostgreSQL's own catalogs, and comes before anything that is in the schema. `refused` says what we
+    are up to there (one of the functions below; to change things, unless given). Returns what is there: whoever goes on
+    must rest on that alone, because what is not in it may appear at once.
     """
     with translated():
         found = [Owned(**row) for row in await connection.fetch(query("owned", schema), names())]
-    reason = refused_to_change(found, schema) if to_change else refused_to_use(found, schema)
+    reason = (refused or refused_to_change)(found, schema)
     if reason is not None:
         raise SchemaError(reason)
+    return found
+
+
+def check_in_sql(schema: str = DEFAULT_SCHEMA) -> str:
+    """What `check_owners` does before a change, for a script that another tool runs."""
+    listed = ", ".join(f"'{name}'" for name in names())
+    owned = query("owned", schema).replace("$1::text[]", f"ARRAY[{listed}]").removesuffix(";")
+    return f"""DO $check$
+DECLARE
+    thing record;
+BEGIN
+    FOR thing IN
+{owned}
+    LOOP
+        IF thing.open THEN
+            RAISE EXCEPTION 'everybody may create things in the schema %', thing.name;
+        END IF;
+        IF NOT thing.ours THEN
+            RAISE EXCEPTION 'the % % belongs to %, who could change or drop it; if that is meant, SET ROLE to it',
+                thing.kind, thing.name, thing.owner;
+        END IF;
+    END LOOP;
+END
+$check$;"""
 
 
 def refused_to_change(found: Sequence[Owned], schema: str) -> str | None:
@@ -74,6 +105,14 @@ def refused_to_change(found: Sequence[Owned], schema: str) -> str | None:
     return None
 
 
+def refused_to_look(found: Sequence[Owned], schema: str) -> str | None:
+    """Why whoever wants to change things in the schema does not even look at what is in it.
+
+    Looking may run its owner's functions with our rights, and not only a superuser has rights to lose.
+    """
+    return refused_to_change([replace(each, open=False) for each in found if not each.above_us], schema)
+
+
 def refused_to_use(found: Sequence[Owned], schema: str) -> str | None:
     """Why what is in the schema is not used; the schema comes first."""
     for each in found:
@@ -84,8 +123,8 @@ def refused_to_use(found: Sequence[Owned], schema: str) -> str | None:
             )
         if each.below_us and not each.ours:
             return (
-                f"the {each.kind} {each.name} belongs to {each.owner}, whose functions would run with the rights of a "
-                f"superuser; connect as {each.owner} or a role of `relay migrate --roles`, or, if you trust it, run "
-                f"GRANT {each.owner} TO the role that connects"
+                f"the {each.kind} {each.name} belongs to {each.owner}, whose functions would run with our rights, "
+                f"which are more than its own; connect as {each.owner} or a role of `relay migrate --roles`, or, if "
+                f"you trust it, run GRANT {each.owner} TO the role that connects"
             )
     return None

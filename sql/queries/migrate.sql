@@ -47,10 +47,9 @@ WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
   ) END
 ORDER BY a.xact_start;
 
--- name: schema_exists
--- Whether the outbox's own list of migrations is there, whether its name needs no quoting, and what server this is.
-SELECT to_regclass('outbox.migration') IS NOT NULL AS has_migrations,
-       NOT EXISTS (SELECT FROM pg_get_keywords() AS k WHERE k.word = 'outbox' AND k.catcode <> 'U') AS usable_name,
+-- name: usable_name
+-- Whether its name needs no quoting, and what server this is.
+SELECT NOT EXISTS (SELECT FROM pg_get_keywords() AS k WHERE k.word = 'outbox' AND k.catcode <> 'U') AS usable_name,
        current_setting('server_version_num')::int AS server_version;
 
 -- name: applied_migrations
@@ -71,8 +70,10 @@ SELECT (jsonb_populate_record(
 )).*;
 
 -- name: max_event_bytes
--- The limit on an event's size.
-SELECT outbox.max_event_bytes();
+-- The limit on an event's size. Not by the function: this is read, too, where the outbox may be somebody else's.
+SELECT substring(pg_get_constraintdef(c.oid) FROM '<= ([0-9]+)')::bigint
+FROM pg_constraint AS c
+WHERE c.conrelid = to_regclass('outbox.event') AND c.conname = 'event_size';
 
 -- name: set_max_event_bytes
 -- Change the limit on an event's size to $1 bytes; fails at once when the tables are busy.
@@ -80,9 +81,10 @@ SELECT outbox.set_max_event_bytes($1::bigint);
 
 -- name: owned
 -- The schema, and tables, views, sequences and functions in it with one of the names $1 or that of a partition: who owns
--- each, and whether that is meant (see relay/postgres/owners.py). Membership counts where somebody granted it, with the
--- right to act as the role; a superuser passes for a member of every role. The owner of the schema public is a role that
--- stands for the owner of the database.
+-- each, and whether that is meant (see relay/postgres/owners.py). The owner of the schema public is a role that stands for
+-- the owner of the database.
+-- Membership counts where it comes with the right to act as the role, and was granted by who could act as the member
+-- anyhow: anybody can make others members of what is his own. A superuser passes for a member of every role.
 WITH RECURSIVE place AS (
     SELECT n.oid, n.nspname, n.nspacl,
            CASE WHEN pg_get_userbyid(n.nspowner) = 'pg_database_owner'
@@ -105,25 +107,41 @@ thing AS (
     WHERE f.proname = ANY ($1::text[])
 ),
 granted AS (
-    -- Through JSON, because these columns come with PostgreSQL 16.
+    -- Through JSON, because these columns come with PostgreSQL 16. Before, CREATEROLE was power over all but superusers.
     SELECT m.member, m.roleid
     FROM pg_auth_members AS m
-    WHERE coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true)
-       OR coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)
+    JOIN pg_roles AS member ON member.oid = m.member
+    JOIN pg_roles AS grantor ON grantor.oid = m.grantor
+    WHERE (coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true)
+           OR coalesce((to_jsonb(m) ->> 'set_option')::boolean, true))
+      AND (m.grantor = m.member OR grantor.rolsuper
+           OR (NOT member.rolsuper
+               AND ((grantor.rolcreaterole AND current_setting('server_version_num')::int < 160000)
+                    OR EXISTS (SELECT FROM pg_auth_members AS a
+                               WHERE a.roleid = m.member AND a.member = m.grantor AND a.admin_option))))
 ),
 me AS (
-    SELECT r.oid FROM pg_roles AS r WHERE r.rolname IN (current_user, session_user)
+    SELECT r.oid, r.rolsuper FROM pg_roles AS r WHERE r.rolname IN (current_user, session_user)
 ),
 acts_as AS (
     SELECT start.role AS who, start.role AS role
     FROM (SELECT oid AS role FROM me UNION SELECT owner FROM thing) AS start
     UNION
     SELECT a.who, g.roleid FROM acts_as AS a JOIN granted AS g ON g.member = a.role
+),
+-- What somebody owns runs with the rights of those who use it: of whom that is more than he has, of whom it is not.
+power AS (
+    SELECT r.oid,
+           CASE WHEN r.rolsuper THEN 2
+                WHEN EXISTS (SELECT FROM acts_as AS a JOIN pg_database AS d ON d.datdba = a.role
+                             WHERE a.who = r.oid AND d.datname = current_database()) THEN 1
+                ELSE 0 END AS rank
+    FROM pg_roles AS r
 )
 SELECT t.kind, t.name, pg_get_userbyid(t.owner)::text AS owner,
        EXISTS (SELECT FROM acts_as AS a JOIN me ON me.oid = a.who WHERE a.role = t.owner) AS ours,
-       EXISTS (SELECT FROM pg_roles AS r WHERE r.oid IN (SELECT me.oid FROM me) AND r.rolsuper)
-       AND NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = t.owner) AS below_us,
+       our.rank > coalesce(its.rank, 0) AS below_us,
+       coalesce(its.rank, 0) > 0 AND its.rank >= our.rank AS above_us,
        EXISTS (
            SELECT FROM acts_as AS a
            WHERE (a.who = t.owner AND a.role = p.owner) OR (a.who = p.owner AND a.role = t.owner)
@@ -131,8 +149,28 @@ SELECT t.kind, t.name, pg_get_userbyid(t.owner)::text AS owner,
        t.kind = 'schema' AND EXISTS (
            SELECT FROM aclexplode(p.nspacl) AS acl WHERE acl.grantee = 0 AND acl.privilege_type = 'CREATE'
        ) AS open
-FROM thing AS t CROSS JOIN place AS p
+FROM thing AS t
+CROSS JOIN place AS p
+CROSS JOIN (SELECT max(power.rank) AS rank FROM me JOIN power ON power.oid = me.oid) AS our
+LEFT JOIN power AS its ON its.oid = t.owner
 ORDER BY t.number, t.name;
+
+-- name: roles_of_others
+-- Those of the roles $1 that are there, have no right on the schema yet, and that somebody else has in his hands: who can
+-- log in as the role, or give it to others. (Superusers and we ourselves could anyhow.)
+SELECT r.rolname::text AS role, r.rolcanlogin OR r.rolsuper AS logs_in, holder.names
+FROM pg_roles AS r
+CROSS JOIN LATERAL (
+    SELECT string_agg(h.rolname::text, ', ' ORDER BY h.rolname) AS names
+    FROM pg_auth_members AS m JOIN pg_roles AS h ON h.oid = m.member
+    WHERE m.roleid = r.oid AND m.admin_option AND NOT h.rolsuper AND h.rolname NOT IN (current_user, session_user)
+) AS holder
+WHERE r.rolname = ANY ($1::text[]) AND (r.rolcanlogin OR r.rolsuper OR holder.names IS NOT NULL)
+  AND NOT EXISTS (
+      SELECT FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS acl
+      WHERE n.nspname = 'outbox' AND acl.grantee = r.oid AND acl.privilege_type = 'USAGE'
+  )
+ORDER BY r.rolname;
 
 -- name: row_security_applies
 -- Tables of which row level security hides rows from this role, or would, if the session did not refuse that.

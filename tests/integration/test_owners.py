@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 
@@ -19,15 +20,13 @@ from relay.postgres.checks import check_schema
 from relay.postgres.connect import open_connection
 from relay.postgres.migrate import make_roles, migrate, set_max_event_bytes
 from relay.postgres.outbox import HousekeepingConnection
-from relay.postgres.owners import names
+from relay.postgres.owners import Owned, check_owners, names
 from relay.postgres.sql import Migration, migrations
 from tests.attacker import Attacker, attacker_of, forget
 from tests.outbox import connected, migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import asyncpg
 
 
 @pytest.fixture
@@ -209,3 +208,148 @@ async def test_who_holds_up_a_migration_is_named_after_a_while(
                 HeldUpError, match=rf"pid {other.get_server_pid()} \(role \w+, application 'a long job'"
             ):
                 await migrate(admin)
+
+
+TRAP = "LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('hostile.sprung'); RETURN NULL; END $$"
+
+
+async def test_an_attacker_that_makes_us_a_member_of_itself_is_not_taken_for_one_of_us(
+    admin: asyncpg.Connection, attacker: Attacker, database: str
+) -> None:
+    """Up to PostgreSQL 14 every role may do that; later one that makes roles can do it with those that it made."""
+    server = await admin.fetchval("SELECT current_setting('server_version_num')::int")
+    owner = attacker.name if server < 150_000 else f"made_by_{attacker.name}"
+    if owner != attacker.name:
+        await admin.execute(f"ALTER ROLE {attacker.name} CREATEROLE")
+    try:
+        async with connected(attacker.dsn) as connection:
+            if owner != attacker.name:
+                await connection.execute(f"CREATE ROLE {owner}; GRANT {owner} TO {attacker.name}")
+            await connection.execute(
+                f"CREATE SCHEMA outbox AUTHORIZATION {owner}; GRANT {owner} TO {urlsplit(database).username}"
+            )
+        for command in (("migrate",), ("migrate", "--check"), ("status",)):
+            refused = await asyncio.to_thread(run, database, *command)
+            assert refused.exit_code == 1, (command, refused.output)
+            if command == ("migrate",):
+                assert f"belongs to {owner}" in refused.output
+        assert await admin.fetchval("SELECT count(*) FROM pg_class WHERE relnamespace = 'outbox'::regnamespace") == 0
+    finally:
+        await admin.execute("DROP SCHEMA IF EXISTS outbox CASCADE")
+        if owner != attacker.name:
+            await admin.execute(f"DROP ROLE {owner}")
+
+
+@pytest.mark.parametrize("more", ["CREATEDB", "CREATEROLE"])
+async def test_an_outbox_that_somebody_else_made_runs_nothing_with_the_rights_of_who_migrates(
+    admin: asyncpg.Connection, attacker: Attacker, database: str, more: str
+) -> None:
+    """Not only a superuser has rights to lose: here the owner of the database, and a role that may create in it."""
+    async with user(admin, database, more) as (name, dsn):
+        database_name = await admin.fetchval("SELECT quote_ident(current_database())")
+        if more == "CREATEDB":
+            await admin.execute(f"ALTER DATABASE {database_name} OWNER TO {name}")
+        await admin.execute(f"GRANT CREATE ON DATABASE {database_name} TO {name}, {attacker.name}")
+        known = "".join(
+            f"({each.version}, '{each.name}', '{each.checksum}', now(), {each.compatible_from}),"
+            for each in migrations()
+        ).rstrip(",")
+        async with connected(attacker.dsn) as connection:
+            await connection.execute(
+                "CREATE SCHEMA outbox; GRANT ALL ON SCHEMA outbox TO PUBLIC;"
+                "REVOKE CREATE ON SCHEMA outbox FROM PUBLIC;"
+                f"CREATE FUNCTION outbox.max_event_bytes() RETURNS bigint {TRAP};"
+                f"CREATE FUNCTION hostile.evil() RETURNS integer {TRAP};"
+                "CREATE TABLE outbox.migrations (version int, name text, checksum text, applied_at timestamptz,"
+                f" compatible_from int); INSERT INTO outbox.migrations VALUES {known};"
+                "CREATE VIEW outbox.migration AS"
+                " SELECT version + coalesce(hostile.evil(), 0) AS version, name, checksum, applied_at, compatible_from"
+                " FROM outbox.migrations; GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO PUBLIC"
+            )
+        try:
+            refused = await asyncio.to_thread(run, dsn, "migrate")
+            assert refused.exit_code == 1, refused.output
+            assert f"belongs to {attacker.name}" in refused.output
+            assert not await attacker.gained(admin)
+            if more == "CREATEDB":
+                for command in (("migrate", "--check"), ("migrate", "--sql"), ("status",)):
+                    assert (await asyncio.to_thread(run, dsn, *command)).exit_code == 1
+                    assert not await attacker.gained(admin)
+        finally:
+            await admin.execute(f"ALTER DATABASE {database_name} OWNER TO {urlsplit(database).username}")
+
+
+async def test_the_printed_sql_refuses_a_schema_that_somebody_else_made(
+    admin: asyncpg.Connection, attacker: Attacker, database: str
+) -> None:
+    printed = (await asyncio.to_thread(run, database, "migrate", "--sql")).output
+    async with connected(attacker.dsn) as connection:
+        await connection.execute("CREATE SCHEMA outbox")
+    with pytest.raises(asyncpg.RaiseError, match=f"schema outbox belongs to {attacker.name}"):
+        await admin.execute(printed)
+    await admin.execute("ROLLBACK; DROP SCHEMA outbox")
+    await admin.execute(printed)
+    assert (await asyncio.to_thread(run, database, "migrate", "--check")).exit_code == 0
+
+
+async def test_a_schema_that_is_out_of_sight_while_owners_are_looked_at_is_not_used(
+    admin: asyncpg.Connection, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns a schema can rename it back and forth, a thousand times a second."""
+    async with connected(attacker.dsn) as connection:
+        await connection.execute(
+            f"CREATE SCHEMA outbox; CREATE FUNCTION hostile.evil() RETURNS integer {TRAP};"
+            "CREATE VIEW outbox.migration AS SELECT coalesce(hostile.evil(), 0) AS version, 'a' AS name,"
+            " 'a' AS checksum, 1 AS compatible_from"
+        )
+        looks = 0
+
+        async def out_of_sight(*given: Any) -> list[Owned]:
+            nonlocal looks
+            looks += 1
+            hide = looks <= 3  # By those before and in `_pending`, and by the first before the migration.
+            if hide:
+                await connection.execute("ALTER SCHEMA outbox RENAME TO away")
+            try:
+                return await check_owners(*given)
+            finally:
+                if hide:
+                    await connection.execute("ALTER SCHEMA away RENAME TO outbox")
+
+        for module in (checks, migrating):
+            monkeypatch.setattr(module, "check_owners", out_of_sight)
+        with pytest.raises(SchemaError, match=f"outbox belongs to {attacker.name}"):
+            await migrate(admin)
+        assert looks == 4
+        assert await connection.fetchval("SELECT count(*) FROM pg_class WHERE relname = 'event'") == 0
+
+
+@pytest.mark.parametrize("how", ["LOGIN PASSWORD 'mine'", "NOLOGIN"])
+async def test_roles_that_somebody_else_made_are_given_nothing(
+    admin: asyncpg.Connection, database: str, how: str
+) -> None:
+    async with user(admin, database, "CREATEROLE") as (name, dsn):
+        await admin.execute(f"GRANT CREATE ON DATABASE {await admin.fetchval('SELECT current_database()')} TO {name}")
+        async with connected(dsn) as connection:
+            await connection.execute(f"CREATE ROLE mine_relay {how}")
+        made = await asyncio.to_thread(
+            lambda: CliRunner().invoke(
+                main, ["migrate", "--roles"], env={"RELAY_POSTGRES_DSN": database, "RELAY_POSTGRES_SCHEMA": "mine"}
+            )
+        )
+        try:
+            server = await admin.fetchval("SELECT current_setting('server_version_num')::int")
+            if how == "NOLOGIN" and server < 160_000:
+                # Whoever may create roles has all of them there, whoever made them.
+                assert made.exit_code == 0
+            else:
+                assert made.exit_code == 1
+                assert "the role mine_relay" in made.output
+                assert not await admin.fetchval("SELECT has_schema_privilege('mine_relay', 'mine', 'USAGE')")
+                # Granted by who owns the schema, it is meant.
+                await admin.execute("GRANT USAGE ON SCHEMA mine TO mine_relay")
+                await make_roles(admin, "mine")
+        finally:
+            await admin.execute("DROP SCHEMA IF EXISTS mine CASCADE")
+            for role in ("mine_relay", "mine_writer", "mine_admin"):
+                await admin.execute(f"DROP ROLE IF EXISTS {role}")

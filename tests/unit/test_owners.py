@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay.postgres.owners import Owned, names, refused_to_change, refused_to_use
+from relay.postgres.owners import Owned, names, refused_to_change, refused_to_look, refused_to_use
 
-SCHEMA = Owned(kind="schema", name="outbox", owner="shop", ours=True, below_us=False, of_the_schemas=True, open=False)
+SCHEMA = Owned(
+    kind="schema",
+    name="outbox",
+    owner="shop",
+    ours=True,
+    below_us=False,
+    above_us=False,
+    of_the_schemas=True,
+    open=False,
+)
 TABLE = replace(SCHEMA, kind="table", name="outbox.event")
 
 
@@ -33,6 +42,13 @@ def test_a_superuser_runs_no_functions_of_others_unless_it_was_made_a_member() -
     found = [replace(each, ours=False, below_us=True) for each in (SCHEMA, TABLE)]
     assert "GRANT shop TO" in str(refused_to_use(found, "outbox"))
     assert refused_to_use([replace(each, ours=True) for each in found], "outbox") is None
+
+
+def test_who_migrates_looks_only_at_what_is_ours_or_of_somebody_with_more_rights() -> None:
+    found = [replace(each, ours=False) for each in (SCHEMA, TABLE)]
+    assert str(refused_to_look(found, "outbox")).startswith("the schema outbox belongs to shop")
+    assert refused_to_look([replace(each, above_us=True) for each in found], "outbox") is None
+    assert refused_to_look([SCHEMA, TABLE], "outbox") is None
 
 
 def test_one_table_of_somebody_else_is_named_in_both_cases() -> None:
