@@ -69,7 +69,7 @@ class Health:
         self._stopping = False
         self._topics: dict[str, str] = {}
         self._flow_fails: str | None = None
-        self._discarded: dict[object, tuple[int, str]] = {}
+        self._discarded: tuple[int, str] | None = None
         self._unrecorded: str | None = None
         self._unseen: str | None = None
 
@@ -94,13 +94,13 @@ class Health:
         """Note that Kafka does not answer; repeated reports count from the first."""
         self._kafka.lost(now, error)
 
-    def producer_discarded(self, keeper: object, reason: str, in_a_row: int) -> None:
-        """Note that a `keeper` of producers had to discard one, so many times since it got anything through."""
-        self._discarded[keeper] = (in_a_row, " ".join(reason.split()))
+    def producer_discarded(self, reason: str, in_a_row: int) -> None:
+        """Note that the main producer was discarded, for the `in_a_row`th time since it got anything through."""
+        self._discarded = (in_a_row, " ".join(reason.split()))
 
-    def producer_works(self, keeper: object) -> None:
-        """Note that a keeper's producer got something through."""
-        self._discarded.pop(keeper, None)
+    def producer_works(self) -> None:
+        """Note that the main producer got something through."""
+        self._discarded = None
 
     def progress(self, now: float, stalled: float | None) -> None:
         """Note for how many seconds nothing has moved that could; None if something does.
@@ -166,11 +166,9 @@ class Health:
         if self.stalled(now) >= self._settings.max_lag:
             reasons.append(f"there has been no progress for {self.stalled(now):.0f} s")
         reasons += [self._flow_fails, self._unrecorded, self._unseen]
-        reasons += [
-            f"{in_a_row} Kafka producers in a row were discarded: {reason}"
-            for in_a_row, reason in self._discarded.values()
-            if in_a_row >= DISCARDS_IN_A_ROW
-        ]
+        if self._discarded is not None and self._discarded[0] >= DISCARDS_IN_A_ROW:
+            in_a_row, reason = self._discarded
+            reasons.append(f"{in_a_row} Kafka producers in a row were discarded: {reason}")
         if self._stopping:
             reasons.append("the relay is stopping")
         return [reason for reason in reasons if reason is not None]

@@ -59,8 +59,9 @@ class Service:
                     Backoff(random.random, first=0.1, most=10.0),
                     self._health,
                     telemetry,
+                    for_suspects=for_suspects,
                 )
-                for _ in range(2)
+                for for_suspects in (False, True)
             )
         )
         troubles = Troubles(

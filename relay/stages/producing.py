@@ -87,8 +87,11 @@ class ProducerKeeper:
         backoff: Backoff,
         health: Health,
         telemetry: Telemetry,
+        *,
+        for_suspects: bool = False,
     ) -> None:
         self._connect = connect
+        self._for_suspects = for_suspects
         self._backoff = backoff
         self._health = health
         self._telemetry = telemetry
@@ -154,11 +157,15 @@ class ProducerKeeper:
         self._backoff.reset()
         if self._in_a_row:
             self._in_a_row = 0
-            self._health.producer_works(self)
+            if not self._for_suspects:
+                self._health.producer_works()
 
     def _tell(self) -> None:
         self._in_a_row += 1
-        self._health.producer_discarded(self, self._reason, self._in_a_row)
+        # Each try with a suspect partition may cost its producer. What is the matter then is its topic's trouble, which
+        # is shown as such: one topic without enough replicas does not make the replica unready.
+        if not self._for_suspects:
+            self._health.producer_discarded(self._reason, self._in_a_row)
         # A batch that is refused again and again costs a producer each time: that is told once.
         self._telemetry.emit("producer.replaced", reason=self._reason, first_time=self._reason != self._told)
         self._told = self._reason

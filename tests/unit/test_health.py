@@ -156,10 +156,9 @@ async def test_the_watchdog_reports_turns_and_sees_what_keeps_the_event_loop(
 def test_producers_that_are_discarded_one_after_the_other_make_a_replica_unready_until_one_works() -> None:
     health = healthy()
     for in_a_row in range(1, DISCARDS_IN_A_ROW):
-        health.producer_discarded("main", "orders-0: refused", in_a_row)
+        health.producer_discarded("orders-0: refused", in_a_row)
         assert health.ready(1.0) == []
-    health.producer_discarded("main", "orders-0:\nrefused", DISCARDS_IN_A_ROW)
-    health.producer_discarded("side", "other", 1)
+    health.producer_discarded("orders-0:\nrefused", DISCARDS_IN_A_ROW)
     assert health.ready(1.0) == ["3 Kafka producers in a row were discarded: orders-0: refused"]
-    health.producer_works("main")
+    health.producer_works()
     assert health.ready(2.0) == []
