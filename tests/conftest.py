@@ -103,6 +103,14 @@ def database(postgres: servers.Postgres) -> Iterator[str]:
 
 
 @pytest.fixture
+def sql_ascii(postgres: servers.Postgres) -> Iterator[str]:
+    """The DSN of an empty database that takes any byte as text, dropped after the test."""
+    name = servers.create_database(postgres, "ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    yield servers.dsn_of(postgres, name)
+    servers.drop_database(postgres, name)
+
+
+@pytest.fixture
 def make_topic(kafka: servers.Kafka) -> MakeTopic:
     """Creates fresh topics: `make_topic(3, **{"max.message.bytes": 1000})` returns the name."""
 

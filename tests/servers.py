@@ -141,10 +141,10 @@ def postgres_programs_of(version: str, folder: Path) -> Path:
     return folder / "bin"
 
 
-def create_database(server: Postgres) -> str:
-    """Create an empty database with a new name; returns the name."""
+def create_database(server: Postgres, options: str = "") -> str:
+    """Create an empty database with a new name; returns the name. `options` are those of CREATE DATABASE."""
     name = f"test_{secrets.token_hex(6)}"
-    _execute(server, f'CREATE DATABASE "{name}"')
+    _execute(server, f'CREATE DATABASE "{name}" {options}')
     return name
 
 

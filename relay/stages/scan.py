@@ -123,8 +123,11 @@ class Scan:
         try:
             result = await self._port.scan(requests, self._settings.sweep_step_ids)
         except StatementFailedError as error:
-            await self._sweep_around_the_unreadable(requests, error)
-            return 0, True
+            if await self._sweep_around_the_unreadable(requests, error):
+                return 0, True
+            # What could not be read has failed, or was mended, since the scan began. If it had another reason it
+            # fails again.
+            result = await self._port.scan(requests, self._settings.sweep_step_ids)
         self._saw(result.snapshot)
         tenure.saw_statement(result, value_before)
         for xid, value in quiet.items():
@@ -147,9 +150,9 @@ class Scan:
         self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self._took)
         return found, more
 
-    async def _sweep_around_the_unreadable(self, requests: Sequence[LaneRequest], error: StatementFailedError) -> None:
-        """Leave lanes with an event that cannot be read to sweeps, which leave out what has failed; raise the error if
-        there is none.
+    async def _sweep_around_the_unreadable(self, requests: Sequence[LaneRequest], error: StatementFailedError) -> bool:
+        """Leave lanes with an event that cannot be read to sweeps, which leave out what has failed; return whether
+        there was one.
 
         As if the lane had been taken up to that event, and everything below had to be looked for: by steps, and then by
         a scan from where this one would have begun.
@@ -174,8 +177,7 @@ class Scan:
                 state.start_long_sweep(snapshot, start)
                 self.long_sweeps.set()
                 any_found = True
-        if not any_found:
-            raise error
+        return any_found
 
     async def _nothing_new(self) -> bool:
         """Whether it is certain that a scan would find nothing: no transaction has ended since all lanes were read.

@@ -106,10 +106,10 @@ class Sweep:
         try:
             result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
         except StatementFailedError as error:
-            before = await self._before_the_unreadable(state, step, most, error)
-            if before is None:
+            readable = await self._readable_part(state, step, most, error)
+            if readable is None:
                 return True
-            step = before
+            step = readable
             result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
         self._tenure.saw_statement(result, value_before)
         if self._tenure.draining or state.releasing or self._tenure.lanes.get(state.lane) is not state:
@@ -121,15 +121,19 @@ class Sweep:
             self._hand_on(taken)
         return True
 
-    async def _before_the_unreadable(
+    async def _readable_part(
         self, state: LaneScan, step: tuple[int, int], most: Reach, error: StatementFailedError
     ) -> tuple[int, int] | None:
-        """The part of a step before an event that cannot be read. None, and that one fails, if nothing is before it."""
+        """The part of a step before an event that cannot be read. None, and that one fails, if nothing is before it.
+
+        The whole step if everything in it can be read: what could not has failed, or was mended, since the read began.
+        If it had another reason the read fails again.
+        """
         if self._unreadable is None:
             raise error
         found = await self._unreadable.find(state, *step, most.events, most.bytes)
         if found is None:
-            raise error
+            return step
         if not found.first:
             return step[0], found.event[1] - 1
         if self._tenure.lanes.get(state.lane) is state and not state.releasing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -22,7 +21,6 @@ from tests.scan_harness import hand_relay
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests import servers
 
 LATEST_MS = 253_402_300_799_999
 LONG = secrets.token_bytes(500_000)
@@ -98,18 +96,6 @@ async def test_an_event_with_a_key_of_any_length_can_fail_and_hold_back_others(
         assert free == [events[2][1]], "the second event of the long key waits, another key does not"
     async with connected(database) as people:
         assert await people.fetchval("SELECT count(*) FROM outbox.failure") == 1
-
-
-@pytest.fixture
-async def sql_ascii(postgres: servers.Postgres) -> AsyncIterator[str]:
-    """The DSN of an empty database whose encoding is SQL_ASCII."""
-    name = f"test_{secrets.token_hex(6)}"
-    async with connected(postgres.dsn) as admin:
-        await admin.execute(
-            f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
-        )
-        yield urlsplit(postgres.dsn)._replace(path=f"/{name}").geturl()
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.errors import StatementFailedError
 from relay.postgres.outbox import ScanResult
+from relay.settings import ScanSettings
 from relay.stages.buffer import Buffer
+from relay.stages.scan import Scan
+from relay.stages.sweep import Sweep
 from relay.stages.tenure import Tenure
 from relay.stages.unreadable import ID_MAX, Found, Unreadable
+from relay.telemetry import Telemetry
 from tests.events import event
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from relay.event import PendingEvent
+    from relay.stages.scan import LaneRequest
 
 LANE = 3
 
@@ -87,3 +95,72 @@ async def test_it_fails_only_once_what_was_taken_before_it_is_settled(monkeypatc
         state.settle(settled)
         await unreadable.fail(state, event(5, lane=LANE), StatementFailedError("invalid byte sequence"))
         assert failed == expected
+
+
+class Port(Table):
+    """A lane of which the first reads fail, though nothing in it is unreadable by the time one looks."""
+
+    def __init__(self, failing: int) -> None:
+        super().__init__(events=5)
+        self.failing = failing
+
+    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+        self._fail()
+        return await super().sweep_step(lanes[0].lane, lanes[0].taken_to, ID_MAX, 5, 1_000)
+
+    async def snapshot(self) -> Snapshot:
+        return Snapshot(1, 1, frozenset())
+
+    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
+        # A look is narrower than what the stage reads.
+        if events == self.asked:
+            self._fail()
+        return await super().sweep_step(lane, above, up_to, events, size)
+
+    asked = 20
+
+    def _fail(self) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise StatementFailedError("invalid byte sequence")
+
+    async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
+        return []
+
+
+def stages(failing: int) -> tuple[Tenure, Scan, Sweep, list[PendingEvent]]:
+    """Scan and sweep of one lane; what they hand on."""
+    tenure = Tenure(Buffer(1_000, 1_000_000))
+    taken: list[PendingEvent] = []
+    settings = ScanSettings(batch_events=Port.asked)
+    port = Port(failing)
+    looks = Unreadable(Table(events=5), tenure, lambda *_: pytest.fail("nothing is unreadable"))
+    scan = Scan(port, tenure, taken.extend, settings, Telemetry(), unreadable=looks)
+    sweep = Sweep(port, scan, tenure, taken.extend, settings, Telemetry(), unreadable=looks)
+    return tenure, scan, sweep, taken
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_a_read_that_failed_for_what_has_failed_since_is_made_once_more(failing: int) -> None:
+    # The failure of an unreadable event was committed between a scan that met it and the look for it: the tenure ended.
+    tenure, scan, _, taken = stages(failing)
+    state = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+    state.next_step(1)
+    tenure.add_lane(state, Closed())
+    if failing > 1:
+        with pytest.raises(StatementFailedError):
+            await scan.scan_once(scan._requests())
+    else:
+        assert (await scan.scan_once(scan._requests()))[0] == len(taken) == 5
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_a_step_that_failed_for_what_has_failed_since_is_made_once_more(failing: int) -> None:
+    tenure, _, sweep, taken = stages(failing)
+    tenure.add_lane(LaneScan.take_over(LANE, 1, 0, 5, Snapshot(1, 1, frozenset())), Closed())
+    if failing > 1:
+        with pytest.raises(StatementFailedError):
+            await sweep.step_all()
+    else:
+        assert await sweep.step_all()
+        assert len(taken) == 5
