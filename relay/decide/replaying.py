@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.decide.shares import LANES
@@ -56,11 +57,11 @@ class ReplayRequest:
                 None if key is None else key_bytes(str(key)),
                 _time(wanted["since"]),
                 min(_time(wanted["until"]), requested_at),
-                max(0.0, float(wanted.get("rate") or 0)),
+                _rate(wanted.get("rate")),
                 _id(reached["last_id"]),
                 {lane: _id(reached["lanes"][str(lane)]) for lane in range(LANES)},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"this is no replay of delivered events: {type(error).__name__} {error}") from error
 
     def open_lanes(self) -> set[int]:
@@ -174,10 +175,18 @@ def _time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError(f"{text} has no time zone")
-    return time
+    # Near the first and the last year another zone's time may be no date.
+    return time.astimezone(UTC)
+
+
+def _rate(value: object) -> float:
+    rate = float(value or 0)  # type: ignore[arg-type]
+    if not isfinite(rate):
+        raise ValueError(f"{value!r} is no rate")
+    return max(0.0, rate)
 
 
 def _id(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
         raise ValueError(f"{value!r} is no id")
     return value

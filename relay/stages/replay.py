@@ -103,6 +103,8 @@ class Replay:
             self._tenure.replay_wake_up.clear()
             try:
                 await self._work_on(await self._connect())
+                # Whoever may connect to the database can send the hint, as often as he likes; a look is a connection.
+                await asyncio.sleep(LOOK_INTERVAL)
             except UnreachableError as error:
                 self._telemetry.emit("replay.waiting", error=error)
                 await asyncio.sleep(self._backoff.next_delay())

@@ -119,7 +119,7 @@ marked AS (
 former AS (
     UPDATE outbox.action AS a
     SET counts = a.counts
-                 || jsonb_build_object('failed', coalesce((a.counts ->> 'failed')::bigint, 0) + again.events)
+                 || jsonb_build_object('failed', coalesce(substring(a.counts ->> 'failed' FROM '^[0-9]{1,18}$')::bigint, 0) + again.events)
     FROM (SELECT matching.action, count(*) AS events FROM matching GROUP BY matching.action) AS again,
          requested
     WHERE a.id = again.action AND a.kind = 'replay' AND a.finished_at IS NULL
@@ -193,7 +193,7 @@ FROM outbox.event_id AS v;
 -- What people asked for, the latest first, at most $1, those before id $2 or the one with id $3; with what became of its events as far as it is not finished.
 SELECT a.id, a.kind, a.filter::text AS filter, a.reason, a.requested_by, a.requested_at, a.finished_at,
        a.counts::text AS counts, progress.to_go,
-       coalesce((a.counts ->> 'failed')::bigint, 0) + progress.failed AS failed,
+       coalesce(substring(a.counts ->> 'failed' FROM '^[0-9]{1,18}$')::bigint, 0) + progress.failed AS failed,
        extract(epoch FROM clock_timestamp() - a.requested_at)::float8 AS requested_seconds
 FROM outbox.action AS a
 CROSS JOIN LATERAL (
@@ -211,7 +211,7 @@ LIMIT $1::int;
 -- Replays of which no event is under way any more are finished; what is left of their events has failed again.
 UPDATE outbox.action AS a
 SET finished_at = clock_timestamp(),
-    counts = a.counts || jsonb_build_object('failed', coalesce((a.counts ->> 'failed')::bigint, 0)
+    counts = a.counts || jsonb_build_object('failed', coalesce(substring(a.counts ->> 'failed' FROM '^[0-9]{1,18}$')::bigint, 0)
                                                       + (SELECT count(*) FROM outbox.failure AS f WHERE f.action = a.id))
 WHERE a.kind = 'replay' AND a.finished_at IS NULL
   AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.action = a.id AND f.state = 'replaying');

@@ -55,9 +55,10 @@ number AS (
     SELECT count(*) FILTER (WHERE r.error IS NULL) AS published, count(r.error) AS failed FROM receipt AS r
 )
 UPDATE outbox.action AS a
+-- What is no count, because somebody wrote it by hand, counts as none.
 SET counts = a.counts || jsonb_build_object(
-    'published', coalesce((a.counts ->> 'published')::bigint, 0) + number.published,
-    'failed', coalesce((a.counts ->> 'failed')::bigint, 0) + number.failed
+    'published', coalesce(substring(a.counts ->> 'published' FROM '^[0-9]{1,18}$')::bigint, 0) + number.published,
+    'failed', coalesce(substring(a.counts ->> 'failed' FROM '^[0-9]{1,18}$')::bigint, 0) + number.failed
 )
 FROM number
 WHERE a.id = $1::bigint AND number.published + number.failed > 0;

@@ -142,6 +142,19 @@ async def test_writing_receipts_twice_counts_once(outbox: Outbox) -> None:
     assert (await look(outbox.connection, action)).published == 2
 
 
+async def test_a_count_that_somebody_wrote_by_hand_counts_as_none(outbox: Outbox) -> None:
+    (first, *_) = await deliver(outbox, "kk")
+    action = await ask(outbox.connection, "orders")
+    events = await read(outbox, first["lane"])
+    for broken in ('"many"', "1e400", "-0.5", "[]"):
+        await outbox.connection.execute(
+            "UPDATE outbox.action SET counts = $1", f'{{"events": 2, "published": {broken}}}'
+        )
+        await settle(outbox, events)
+        assert (await look(outbox.connection, action)).published == 2
+        await outbox.connection.execute("DELETE FROM outbox.replay_receipt")
+
+
 async def test_no_receipt_is_written_for_another_event_under_the_same_id(outbox: Outbox) -> None:
     ((lane, _),) = await deliver(outbox, "k")
     action = await ask(outbox.connection, "orders")

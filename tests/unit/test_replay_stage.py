@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from relay.retry import Backoff
 from relay.settings import BufferSettings, PublishSettings
 from relay.stages.buffer import Buffer
 from relay.stages.records import Delivery
-from relay.stages.replay import Replay
+from relay.stages.replay import LOOK_INTERVAL, Replay
 from relay.stages.replayed import Replayed, ReplayedEvent
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
@@ -189,6 +190,18 @@ async def test_everything_is_handed_in_once_and_in_id_order_and_then_the_connect
     assert (bench.tables.connections, sorted(bench.tables.receipts)) == (1, sorted(seen))
     assert bench.tenure.lanes[3].unsettled == 0
     assert bench.telemetry.value("replays_open") == 0
+
+
+async def test_hints_that_anybody_may_send_cost_few_connections() -> None:
+    tables = FakeTables()
+    tables.open.clear()
+    bench = Bench(tables)
+    async with running(bench):
+        begun = time.monotonic()
+        for _ in range(100):
+            bench.tenure.replay_wake_up.set()
+            await asyncio.sleep(0.001)
+        assert 1 <= tables.connections <= 1 + (time.monotonic() - begun) / LOOK_INTERVAL
 
 
 async def test_it_takes_nothing_while_live_events_need_the_room() -> None:
