@@ -37,9 +37,12 @@ GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO outbox_relay, outbox_admin;
 GRANT SELECT ON SEQUENCE outbox.event_id TO outbox_relay, outbox_admin;
 GRANT INSERT ON outbox.delivery TO outbox_relay;
 GRANT INSERT, DELETE ON outbox.replay_receipt TO outbox_relay;
-GRANT INSERT, UPDATE, DELETE ON outbox.failure, outbox.held, outbox.replica TO outbox_relay;
--- Until version 8 it was all columns.
-REVOKE UPDATE ON outbox.lane, outbox.action FROM outbox_relay;
+GRANT INSERT, UPDATE, DELETE ON outbox.held, outbox.replica TO outbox_relay;
+GRANT INSERT, DELETE ON outbox.failure TO outbox_relay;
+-- Until version 8, for failures until version 10, it was all columns.
+REVOKE UPDATE ON outbox.lane, outbox.action, outbox.failure FROM outbox_relay;
+GRANT UPDATE (state, attempts, next_attempt_at, error, detail, failed_at, policy, history) ON outbox.failure
+TO outbox_relay;
 GRANT UPDATE (owner, epoch, position, claimed_at) ON outbox.lane TO outbox_relay;
 GRANT UPDATE (counts, progress, finished_at) ON outbox.action TO outbox_relay;
 

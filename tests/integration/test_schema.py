@@ -379,7 +379,9 @@ class TestRoles:
                 "UPDATE outbox.failure SET state = 'discarded'",
                 f"UPDATE outbox.failure SET action = {boss}",
             ):
-                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="in the transaction that records"):
+                with pytest.raises(
+                    asyncpg.InsufficientPrivilegeError, match=r"transaction that records|permission denied"
+                ):
                     await other.execute(forged)
             if role == "outbox_admin":
                 await other.execute(
@@ -400,6 +402,74 @@ class TestRoles:
             for later in ("{}", '{"cancelled_by": "boss"}'):
                 await other.execute("UPDATE outbox.action SET counts = $1", later)
                 assert await connection.fetchval(by) == name
+
+    async def test_who_cancelled_and_when_a_request_ended_is_not_told_beforehand_or_afterwards(
+        self, connection: asyncpg.Connection, database: str
+    ) -> None:
+        async with acting(connection, database, "outbox_admin") as (_, other):
+            await other.execute(
+                "INSERT INTO outbox.action (kind, filter, finished_at, counts) VALUES ('replay-delivered', '{}',"
+                """ '2000-01-01', '{"events": 1, "cancelled": true, "cancelled_by": "boss (desk)"}')"""
+            )
+            await other.execute("INSERT INTO outbox.action (kind, filter) VALUES ('replay-delivered', '{}')")
+        counts, first = await connection.fetchrow("SELECT counts, finished_at FROM outbox.action ORDER BY id LIMIT 1")
+        assert json.loads(counts) == {"events": 1}
+        assert first.year > 2000
+        for role in ("outbox_admin", "outbox_relay"):
+            async with acting(connection, database, role) as (_, other):
+                for forged in ("'2000-01-01'", "NULL", "'infinity'"):
+                    await other.execute(f"UPDATE outbox.action SET finished_at = {forged}")
+                    ended = [row[0] for row in await connection.fetch("SELECT finished_at FROM outbox.action")]
+                    assert first in ended
+                    assert all(2000 < at.year < 9999 for at in ended)
+
+    async def test_the_relay_gives_no_decision_about_an_event_to_another(
+        self, connection: asyncpg.Connection, database: str
+    ) -> None:
+        (event,) = await connection.fetch("SELECT lane, id FROM outbox.event")
+        boss = await connection.fetchval(
+            "INSERT INTO outbox.action (kind, filter, requested_by)"
+            " VALUES ('discard', '{}', 'boss (desk)') RETURNING id"
+        )
+        await connection.execute(
+            "INSERT INTO outbox.failure (lane, id, topic, state, attempts, error, policy)"
+            " VALUES (3, 4711, 'orders', 'discarded', 1, 'e', 'block')"
+        )
+        await connection.execute("UPDATE outbox.failure SET action = $1", boss)
+        async with acting(connection, database, "outbox_relay") as (_, other):
+            moved = "lane = {lane}, id = {id}".format(**event)
+            for forged in (moved, "topic = 'x'", "key = ''", "action = NULL"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await other.execute(f"UPDATE outbox.failure SET {forged}")
+            await other.execute("SELECT FROM outbox.failure FOR UPDATE")
+            await other.execute(
+                "UPDATE outbox.failure SET state = 'failed', attempts = 2, next_attempt_at = NULL, error = 'e',"
+                " detail = 'd', policy = 'skip', failed_at = now(), history = '[]'"
+            )
+
+    async def test_people_decide_about_failures_and_do_not_say_what_became_of_them(
+        self, connection: asyncpg.Connection, database: str
+    ) -> None:
+        (event,) = await connection.fetch("SELECT lane, id FROM outbox.event")
+        await add_failure(connection, event)
+        async with acting(connection, database, "outbox_admin") as (_, other):
+            for unsigned in (
+                "state = 'retrying', next_attempt_at = now()",
+                "state = 'retrying', next_attempt_at = 'infinity'",
+            ):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="only the relay"):
+                    await other.execute(f"UPDATE outbox.failure SET {unsigned}")
+            await connection.execute("UPDATE outbox.failure SET state = 'retrying', next_attempt_at = now()")
+            for unsigned in ("next_attempt_at = '2100-01-01'", "state = 'failed', next_attempt_at = NULL"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="only the relay"):
+                    await other.execute(f"UPDATE outbox.failure SET {unsigned}")
+
+    async def test_a_lane_is_asked_for_until_a_time_that_is_a_date(
+        self, connection: asyncpg.Connection, database: str
+    ) -> None:
+        async with acting(connection, database, "outbox_admin") as (_, other):
+            with pytest.raises(asyncpg.CheckViolationError):
+                await other.execute("INSERT INTO outbox.lane_intent (lane, epoch, until) VALUES (1, 1, 'infinity')")
 
 
 @asynccontextmanager
@@ -451,3 +521,18 @@ async def test_the_roles_suffice_where_nothing_is_granted_by_default(database: s
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute("DELETE FROM outbox.event")
             await connection.execute("RESET ROLE")
+
+
+async def test_headers_that_come_compressed_are_not_taken_for_small(connection: asyncpg.Connection) -> None:
+    await connection.execute(
+        """CREATE TEMP TABLE kept (headers jsonb);
+        INSERT INTO kept SELECT jsonb_build_object('a', repeat('x', 150000));
+        INSERT INTO kept SELECT jsonb_object_agg(repeat('k', 100) || n, '') FROM generate_series(1, 257) AS n"""
+    )
+    sizes = [row[0] for row in await connection.fetch("SELECT pg_column_size(headers) FROM kept")]
+    assert sizes[0] < 2000
+    for row in range(2):
+        with pytest.raises(asyncpg.CheckViolationError, match="event_headers"):
+            await connection.execute(
+                f"INSERT INTO outbox.event (topic, headers) SELECT 'orders', headers FROM kept OFFSET {row} LIMIT 1"
+            )
