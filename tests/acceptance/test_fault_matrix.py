@@ -176,7 +176,7 @@ PROVOKED: dict[str, Callable[[Matrix], Awaitable[None]]] = {
             *("in_recovery", "server_process", "safe_search_path", "dependable_settings", "relay_settings"),
             *(
                 "row_security_applies",
-                "schema_exists",
+                "usable_name",
                 "applied_migrations",
                 "sequence_state",
                 "sequence_value",
