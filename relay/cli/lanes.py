@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from relay.cli.owners import lanes_table, replicas_table
+from relay.cli.owners import lanes_page, replicas_table
 from relay.cli.show.console import console
 from relay.cli.show.lines import say, say_json
 from relay.cli.spans import span
 from relay.cli.who import who
-from relay.cli.words import duration, ranges
+from relay.cli.words import duration, plural, ranges
 from relay.decide.shares import LANES
 from relay.errors import RelayError
 from relay.postgres.admin import admin_connection
@@ -182,7 +182,7 @@ async def _show(as_json: bool) -> None:
     page = console(as_wide_as_needed=False)
     page.print(replicas_table(replicas, with_ids=True) if replicas else "no replica is on the list")
     page.print()
-    page.print(lanes_table(lanes))
+    page.print(lanes_page(lanes))
 
 
 def _find(target: str, replicas: Sequence[Replica]) -> Replica:
@@ -227,11 +227,11 @@ def _tell(asked: _Asked, done: str, as_json: bool) -> None:
         say_json({"lanes": asked.lanes, "to_go": asked.to_go}, indent=None)
         return
     if ready := [lane for lane in asked.lanes if lane not in asked.to_go]:
-        say(f"lanes {ranges(ready)}: {done}")
+        say(f"{plural('lane', len(ready))} {ranges(ready)}: {done}")
     if asked.to_go:
         say(
-            f"lanes {ranges(asked.to_go)}: asked for; each is handed over once its owner has settled what it took, "
-            "see `relay lanes`"
+            f"{plural('lane', len(asked.to_go))} {ranges(asked.to_go)}: asked for; each is handed over once its owner "
+            "has settled what it took, see `relay lanes`"
         )
 
 

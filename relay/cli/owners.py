@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.console import Group
+from rich.text import Text
+
 from relay.cli.show.tables import PlainTable, table
 from relay.cli.words import duration, plural, ranges
 from relay.text import plain
@@ -61,9 +64,7 @@ def replicas_table(replicas: Sequence[Replica], *, with_ids: bool = False) -> Pl
 def lanes_table(lanes: Sequence[OwnedLane | Lane]) -> PlainTable:
     """One row for each lane; with what waits in it, if that was counted."""
     counted = any(hasattr(lane, "pending") for lane in lanes)
-    made = table(
-        ">lane", "*owner", ">epoch", ">owned for", ">position", *([">pending", ">oldest"] if counted else []), "*"
-    )
+    made = table(">lane", "*owner", ">epoch", ">owned for", ">position", *([">pending", ">oldest"] if counted else []))
     for lane in lanes:
         made.add_row(
             str(lane.lane),
@@ -72,10 +73,23 @@ def lanes_table(lanes: Sequence[OwnedLane | Lane]) -> PlainTable:
             duration(lane.owned_seconds if lane.replica else None),
             f"{lane.position:,}",
             *(_waiting(lane) if counted else []),
-            ", ".join(lane_notes(lane)),
             style=None if lane.replica or lane.parked else "red",
         )
     return made
+
+
+def lanes_page(lanes: Sequence[OwnedLane | Lane]) -> Group:
+    """Return the table of lanes and, below it, what is under way with them.
+
+    A column for the latter took the room of the owners' names: on 80 columns one lane that was released made each lane
+    of a pod three lines high.
+    """
+    noted: dict[str, list[int]] = {}
+    for lane in lanes:
+        for note in lane_notes(lane):
+            noted.setdefault(note, []).append(lane.lane)
+    below = [f"{plural('lane', len(those))} {ranges(those)}: {note}" for note, those in noted.items()]
+    return Group(lanes_table(lanes), *([""] if below else []), *map(Text, map(plain, below)))
 
 
 def lane_notes(lane: OwnedLane) -> list[str]:

@@ -9,7 +9,7 @@ import click
 from rich.console import Group
 from rich.text import Text
 
-from relay.cli.owners import lanes_table, parking, replicas_table, silence
+from relay.cli.owners import lanes_page, parking, replicas_table, silence
 from relay.cli.show.console import console
 from relay.cli.show.lines import say_json
 from relay.cli.show.tables import PlainTable, grid, table
@@ -103,7 +103,7 @@ def _overdue(put_off: list[PutOff]) -> list[str]:
 
 
 def _page(status: Status) -> Group:
-    parts: list[Text | PlainTable | str] = [
+    parts: list[Text | PlainTable | Group | str] = [
         Text(
             f"database {status.database}, schema {status.schema} (version {status.version}), "
             f"PostgreSQL {status.server.split()[0]}",
@@ -114,7 +114,7 @@ def _page(status: Status) -> Group:
     ]
     if status.replicas:
         parts += ["", replicas_table(status.replicas)]
-    parts += ["", lanes_table(status.lanes), "", _segments(status)]
+    parts += ["", lanes_page(status.lanes), "", _segments(status)]
     return Group(*parts)
 
 

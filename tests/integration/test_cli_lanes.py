@@ -100,7 +100,7 @@ async def test_a_lane_is_handed_over_when_what_was_taken_is_settled_and_the_comm
             pass
         asked = await lanes(outbox, "move", str(lane), "--to", "two", "--wait", "0.2")
         assert asked.exit_code == 0
-        assert asked.output.startswith(f"lanes {lane}: asked for; each is handed over once its owner has settled")
+        assert asked.output.startswith(f"lane {lane}: asked for; each is handed over once its owner has settled")
 
         async def shown() -> bool:
             return bool((await report(outbox))["lanes"][lane]["handing_back"])
@@ -116,7 +116,7 @@ async def test_a_lane_that_is_released_for_a_time_is_nobodys_for_so_long(outbox:
     async with running(outbox, name="one") as one, connected(outbox) as connection:
         await owns(one, LANES)
         assert (await lanes(outbox, "release", "5", "--for", "10m")).output == (
-            "lanes 5: released; nobody claims them for 10 min 0 s\n"
+            "lane 5: released; nobody claims them for 10 min 0 s\n"
         )
         await owns(one, LANES - 1)
         async with running(outbox, name="two") as two:
@@ -175,7 +175,7 @@ async def test_a_lane_that_is_released_once_is_taken_over_anew(outbox: str) -> N
     async with running(outbox, name="one") as one, connected(outbox) as connection:
         await owns(one, LANES)
         before = one.lane(5)
-        assert (await lanes(outbox, "release", "5")).output == "lanes 5: released\n"
+        assert (await lanes(outbox, "release", "5")).output == "lane 5: released\n"
         await owns(one, LANES)
         assert one.lane(5).epoch == before.epoch + 1
         assert one.lane(5) is not before

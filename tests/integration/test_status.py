@@ -17,6 +17,7 @@ from relay.cli.words import duration, ranges
 from relay.errors import SchemaError
 from relay.postgres import status as reading
 from relay.postgres.migrate import make_roles
+from relay.postgres.ownership import ask
 from relay.postgres.sql import migrations
 from relay.postgres.sql import query as sql_query
 from relay.postgres.status import Count, read_status
@@ -256,6 +257,20 @@ def test_a_pod_s_name_is_shown_whole_on_80_columns(database: str) -> None:
     # The seconds go on while a busy machine gets to it.
     lines = [" ".join(each.split()) for each in shown.output.splitlines()]
     assert any(re.fullmatch(rf"{name} 0\.1\.0 1 h \d min out for 4 min \d+ s 0-15", line) for line in lines), lines
+
+
+def test_a_lane_that_somebody_released_leaves_the_owners_of_the_others_on_one_line_of_80_columns(database: str) -> None:
+    name = "outbox-relay-7d9c8b6f5b-x2x9z"
+
+    async def release_one() -> None:
+        async with migrated(database) as connection:
+            await add_replica(connection, name, [0, 1, 2, 3, 4, *range(6, 16)])
+            await ask(connection, [5], None, 3600.0, "repairing", "somebody")
+
+    asyncio.run(release_one())
+    lines = [" ".join(each.split()) for each in run(database).output.splitlines()]
+    assert sum(bool(re.match(rf"\d+ {name} ", line)) for line in lines) == 15, lines
+    assert any(line.startswith("lane 5: released for ") for line in lines), lines
 
 
 def test_the_json_has_everything_and_no_secret(database: str) -> None:
