@@ -70,7 +70,7 @@ def _check_topic(topic: object) -> None:
         raise EnqueueError("topic is empty; name the Kafka topic the event goes to")
     if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
         raise EnqueueError(
-            f"topic {topic[:60]!r} is no legal name in Kafka; use 1 to 249 of the characters a-z A-Z 0-9 . _ -"
+            f"topic {topic[:60]!r} is not a topic name; use 1 to 249 of the characters a-z A-Z 0-9 . _ -"
         )
 
 

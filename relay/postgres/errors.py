@@ -216,8 +216,13 @@ def shared_sessions(_: BaseException | None = None) -> RelayError:
 
 
 def _privilege(error: BaseException) -> RelayError:
+    if "permission denied for database" in (text := _text(error)):
+        # Only who makes the outbox asks for it, and the roles of the outbox do not have it.
+        return PrivilegeError(
+            f"PostgreSQL: {text}; let the role create schemas (GRANT CREATE ON DATABASE), or connect as one that may"
+        )
     return PrivilegeError(
-        f"PostgreSQL: {_text(error)}; connect as the outbox's owner, or with the rights `relay migrate --roles` grants"
+        f"PostgreSQL: {text}; connect as the outbox's owner, or with the rights `relay migrate --roles` grants"
     )
 
 

@@ -66,7 +66,7 @@ def visible_name(value: str) -> str:
     """Return the name unchanged; raise ValueError if a reader would not see what it is."""
     if not visible(value):
         raise ValueError(
-            f"is {plain(value)}, which has control characters or others that nobody sees; write a name of visible ones"
+            f"is {plain(value)}, which contains control characters or invisible ones; use visible characters only"
         )
     return value
 
@@ -114,7 +114,8 @@ def kafka_security(kafka: Mapping[str, object]) -> list[str]:
 
     if protocol.startswith("SASL_") and len(sasl_given) < len(sasl):
         missing = [name for name in sasl if name not in sasl_given]
-        problems.append(f"RELAY_KAFKA_SECURITY_PROTOCOL={protocol} needs {variables(missing)} too; set it")
+        them = "it" if len(missing) == 1 else "them"
+        problems.append(f"RELAY_KAFKA_SECURITY_PROTOCOL={protocol} needs {variables(missing)} too; set {them}")
     if not protocol.startswith("SASL_") and sasl_given:
         problems.append(
             f"{variables(sasl_given)} would not be used with RELAY_KAFKA_SECURITY_PROTOCOL={protocol}; "

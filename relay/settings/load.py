@@ -97,7 +97,7 @@ def variables(settings: type[BaseModel]) -> dict[str, Variable]:
 def find(known: Mapping[str, Variable], env: Mapping[str, str], prefix: str = PREFIX) -> Found:
     """Collect what `env` and the files it names say about those `known` settings that begin with `prefix`.
 
-    A name that is no setting is noted if it, or what was probably meant, begins so. The others are not looked at.
+    A name that is not a setting is noted if it, or what was probably meant, begins so. The others are not looked at.
     """
     found = Found()
     wanted = {name: variable for name, variable in known.items() if name.startswith(prefix)}
@@ -180,9 +180,9 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 def unknown_problems(unknown: Mapping[str, str | None]) -> list[str]:
     """Say what is wrong with names that are no setting."""
     return [
-        f"{name} is no setting; did you mean {meant}?"
+        f"{name} is not a setting; did you mean {meant}?"
         if meant
-        else f"{name} is no setting; remove it, or see the list of all with: relay config --reference"
+        else f"{name} is not a setting; remove it, or see the list of all with: relay config --reference"
         for name, meant in unknown.items()
     ]
 

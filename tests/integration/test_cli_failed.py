@@ -516,7 +516,7 @@ async def test_without_a_terminal_nobody_waits_unless_asked_to(database: str) ->
         await add_replica(connection)
         await add_failed(connection)
         done = await run(database, "replay", "--all")
-        assert done.output == "the replay of 1 event is recorded as action 1; how far it is: relay failed actions\n"
+        assert done.output == "the replay of 1 event is recorded as action 1; for its progress: relay failed actions\n"
 
 
 async def test_on_a_terminal_a_person_is_asked_and_can_say_no(database: str) -> None:

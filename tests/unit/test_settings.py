@@ -111,7 +111,7 @@ def test_all_problems_are_told_at_once() -> None:
     assert message.startswith("3 problems")
     assert "RELAY_HTTP_PORT is '-1' but should be greater than or equal to 0" in message
     assert "RELAY_SCAN_BATCH_EVENTS is 'many' but should be a valid integer" in message
-    assert "RELAY_FOO is no setting" in message
+    assert "RELAY_FOO is not a setting" in message
 
 
 def test_an_unknown_variable_is_refused_with_the_one_that_was_meant() -> None:
@@ -121,7 +121,7 @@ def test_an_unknown_variable_is_refused_with_the_one_that_was_meant() -> None:
 
 
 def test_a_file_variant_exists_for_secrets_only() -> None:
-    assert "RELAY_HTTP_PORT_FILE is no setting" in problem(ENOUGH | {"RELAY_HTTP_PORT_FILE": "/run/port"})
+    assert "RELAY_HTTP_PORT_FILE is not a setting" in problem(ENOUGH | {"RELAY_HTTP_PORT_FILE": "/run/port"})
 
 
 @pytest.mark.parametrize(
@@ -375,8 +375,8 @@ def test_problems_of_a_settings_file_name_it(tmp_path: Path) -> None:
 
     message = problem(ENOUGH | {"RELAY_CONFIG_FILE": str(file)})
 
-    assert f"RELAY_HTTP_PROT in {file} is no setting; did you mean RELAY_HTTP_PORT?" in message
-    assert f"RELAY_TOP in {file} is no setting" in message
+    assert f"RELAY_HTTP_PROT in {file} is not a setting; did you mean RELAY_HTTP_PORT?" in message
+    assert f"RELAY_TOP in {file} is not a setting" in message
     assert f"RELAY_HTTP_PORT is '70000' (from file {file}) but should be less than" in message
 
 
@@ -442,7 +442,7 @@ def test_admin_commands_are_unaffected_by_the_other_groups() -> None:
         ({"RELAY_POSTGRE_DSN_FILE": "/run/dsn"}, "did you mean RELAY_POSTGRES_DSN_FILE?"),
         ({"RELAY_POSTGRES_DSN_FILE": "/no/such/file"}, "RELAY_POSTGRES_DSN_FILE names /no/such/file"),
         ({"RELAY_CONFIG_FLE": "relay.toml", "RELAY_POSTGRES_DSN": DSN}, "did you mean RELAY_CONFIG_FILE?"),
-        ({"RELAY_POSTGRES_DSN": DSN, "RELAY_POSTGRES_FOO": "1"}, "RELAY_POSTGRES_FOO is no setting"),
+        ({"RELAY_POSTGRES_DSN": DSN, "RELAY_POSTGRES_FOO": "1"}, "RELAY_POSTGRES_FOO is not a setting"),
         ({"RELAY_POSTGRES_DSN": DSN, "RELAY_POSTGRES_SCHEMA": "X"}, "RELAY_POSTGRES_SCHEMA must be"),
     ],
 )

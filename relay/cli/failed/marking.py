@@ -93,7 +93,7 @@ def replay(wait: bool | None, **options: Any) -> None:
     if not preview.replicas:
         told += "; it happens when a relay runs: no replica is alive now"
     elif not waiting:
-        told += "; how far it is: relay failed actions"
+        told += "; for its progress: relay failed actions"
     console.print(pages.text(told))
     waited = None
     if waiting:
