@@ -324,6 +324,7 @@ async def _connect_all(settings: Settings) -> dict[str, asyncpg.Connection]:
                 await checks.check_row_security(connections[purpose], settings.postgres.schema_name)
                 await checks.check_sequence(connections[purpose], settings.postgres.schema_name)
         await checks.check_sessions(connections.values())
+        await connect.set_for_sweeps(connections["sweep"], settings.postgres.connect_timeout)
     except BaseException:
         for connection in connections.values():
             connect.drop(connection)

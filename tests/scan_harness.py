@@ -135,6 +135,7 @@ async def relay_connections(dsn: str) -> AsyncIterator[dict[str, asyncpg.Connect
     try:
         for purpose in PURPOSES:
             connections[purpose] = await connect.open_connection(dsn, 10, f"test {purpose}")
+        await connect.set_for_sweeps(connections["sweep"], 10)
         yield connections
     finally:
         for connection in connections.values():

@@ -27,6 +27,11 @@ IDLE_INTERVAL = QUIET_CHECK_INTERVAL + 0.01
 """Pause in seconds when there is nothing to sweep; a little more, because timers may fire early."""
 
 
+TURN_STEPS = 20
+"""Steps that a lane may take in a row. In turns, most lanes of a bulk transaction get back to their fresh events before
+the last one does; if they all went on step by step, they would all wait for as long as the last one."""
+
+
 class SweepPort(Protocol):
     """What sweeps need of PostgreSQL."""
 
@@ -67,21 +72,35 @@ class Sweep:
         """Work until cancelled, or until the tenure drains."""
         checked = 0.0
         while not self._tenure.draining:
-            progress = await self.step_all()
-            if time.monotonic() - checked >= QUIET_CHECK_INTERVAL:
-                await self.look_for_quiet_transactions(time.monotonic())
-                checked = time.monotonic()
+            self._scan.long_sweeps.clear()
+            progress = False
+            for state in list(self._tenure.lanes.values()):
+                progress = await self._turn(state, TURN_STEPS) or progress
+                if time.monotonic() - checked >= QUIET_CHECK_INTERVAL:
+                    await self.look_for_quiet_transactions(time.monotonic())
+                    checked = time.monotonic()
             if not progress:
                 await self._wait_for_work()
 
     async def step_all(self) -> bool:
         """One step of every lane in a long sweep that has room; returns whether there was any."""
-        progress = False
         self._scan.long_sweeps.clear()
-        for state in list(self._tenure.lanes.values()):
-            if state.sweep is not None and not state.releasing:
-                progress = await self._step(state) or progress
-        return progress
+        return any([await self._turn(state, 1) for state in list(self._tenure.lanes.values())])
+
+    async def _turn(self, state: LaneScan, steps: int) -> bool:
+        """Up to so many steps of a lane that is in a long sweep, while it gets on; returns whether there were any."""
+        for done in range(steps):
+            if self._tenure.draining or self._tenure.lanes.get(state.lane) is not state:
+                return done > 0
+            if state.sweep is None or state.releasing:
+                return done > 0
+            done_to = state.sweep.done_to
+            if not await self._step(state):
+                return done > 0
+            if state.sweep is not None and state.sweep.done_to <= done_to:
+                # It went back, or it waits for what is before an event that cannot be read.
+                return True
+        return True
 
     async def _step(self, state: LaneScan) -> bool:
         taken_over = state.taken_over

@@ -174,6 +174,7 @@ PROVOKED: dict[str, Callable[[Matrix], Awaitable[None]]] = {
     **dict.fromkeys(
         (
             *("in_recovery", "server_process", "safe_search_path", "dependable_settings", "relay_settings"),
+            "sweep_settings",
             *(
                 "row_security_applies",
                 "usable_name",

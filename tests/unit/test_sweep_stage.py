@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
+from relay.event import PendingEvent
 from relay.postgres.outbox import ScanResult
 from relay.settings import ScanSettings
 from relay.stages.buffer import Buffer
 from relay.stages.scan import Scan
-from relay.stages.sweep import Sweep
+from relay.stages.sweep import TURN_STEPS, Sweep
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 
@@ -29,6 +31,8 @@ class Port:
 
     def __init__(self) -> None:
         self.steps = 0
+        self.lanes: list[int] = []
+        self.after_steps: Callable[[], None] = lambda: None
         self.looks: list[list[int]] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
@@ -38,8 +42,10 @@ class Port:
     async def snapshot(self) -> Snapshot:
         raise AssertionError("no scan was asked for")
 
-    async def sweep_step(self, *_: int) -> ScanResult:
+    async def sweep_step(self, lane: int, *_: int) -> ScanResult:
         self.steps += 1
+        self.lanes.append(lane)
+        self.after_steps()
         return ScanResult(SNAPSHOT, 0, SNAPSHOT.xmax, [])
 
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
@@ -77,6 +83,93 @@ async def test_a_drain_that_begins_right_after_lanes_were_claimed_ends_it(claime
     tenure.drain_begun.set()
     await sweep.run()
     assert port.steps == 0
+
+
+def in_long_sweeps(tenure: Tenure, **steps: int) -> None:
+    """Let lanes be in sweeps of so many steps of 10 ids."""
+    for lane, number in enumerate(steps.values()):
+        tenure.add_lane(LaneScan.take_over(lane, 1, 0, number * 10, SNAPSHOT), Closed())
+
+
+class UntilSwept(Sweep):
+    """The stage, which drains once there is nothing to sweep."""
+
+    async def _wait_for_work(self) -> None:
+        self._tenure.drain_begun.set()
+
+
+async def run_until_swept(tenure: Tenure, port: Port) -> list[int]:
+    """Run the stage until no lane is in a long sweep; returns the lanes that took steps, in order."""
+    settings, telemetry = ScanSettings(sweep_step_ids=10), Telemetry()
+    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
+    await UntilSwept(port, scan, tenure, lambda _: None, settings, telemetry).run()
+    return port.lanes
+
+
+@pytest.mark.usefixtures("_fails_when_stuck")
+async def test_a_lane_takes_its_steps_in_a_row_so_that_it_waits_for_no_other_lanes_sweep() -> None:
+    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    in_long_sweeps(tenure, first=3, second=2)
+    assert await run_until_swept(tenure, port) == [0, 0, 0, 1, 1]
+
+
+async def test_a_lane_whose_sweep_is_longer_than_a_turn_lets_the_others_go_on_meanwhile() -> None:
+    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    in_long_sweeps(tenure, first=TURN_STEPS + 2, second=2)
+    assert await run_until_swept(tenure, port) == [0] * TURN_STEPS + [1] * 2 + [0] * 2
+
+
+async def test_a_turn_is_over_once_its_lane_goes_back() -> None:
+    """So it is when the lane has to wait for what is before an event that cannot be read: the others need not."""
+    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    in_long_sweeps(tenure, first=5, second=2)
+
+    async def go_back(lane: int, *_: int) -> ScanResult:
+        port.lanes.append(lane)
+        state = tenure.lanes[lane]
+        if port.lanes == [0, 0]:
+            assert state.sweep is not None
+            state.sweep.snapshot = Snapshot(39, 40, frozenset({39}))
+        return ScanResult(SNAPSHOT, 0, SNAPSHOT.xmax, [])
+
+    port.sweep_step = go_back  # type: ignore[method-assign]
+    assert await run_until_swept(tenure, port) == [0, 0, 1, 1, *[0] * 5]
+
+
+async def test_a_turn_is_over_once_its_lane_is_given_back_or_has_no_room() -> None:
+    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    in_long_sweeps(tenure, first=5, second=2)
+
+    def give_back() -> None:
+        tenure.lanes[0].releasing = True
+
+    port.after_steps = give_back
+    settings, telemetry = ScanSettings(sweep_step_ids=10), Telemetry()
+    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
+    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
+    assert await sweep._turn(tenure.lanes[0], TURN_STEPS)
+    assert port.lanes == [0]
+    assert not await sweep._turn(tenure.lanes[0], TURN_STEPS)
+
+    del tenure.lanes[0]
+    full = [PendingEvent(1, n, UUID(int=n), "t", None, None, None, None, 0, 1) for n in range(1, 101)]
+    tenure.buffer.add(1, full)
+    assert not await sweep._turn(tenure.lanes[1], TURN_STEPS)
+    assert port.lanes == [0]
+
+
+async def test_transactions_are_looked_at_between_the_turns_of_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long sweeps may take a while, and what holds no event is to hold nothing up meanwhile."""
+    monkeypatch.setattr("relay.stages.sweep.QUIET_CHECK_INTERVAL", 0.0)
+    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    in_long_sweeps(tenure, first=2, second=2)
+    waiting = tenure.lanes[1].sweep
+    assert waiting is not None
+    waiting.snapshot = Snapshot(39, 40, frozenset({39}))
+    at: list[int] = []
+    port.meanwhile = lambda: at.append(port.steps)
+    await run_until_swept(tenure, port)
+    assert at[:1] == [2]
 
 
 async def test_the_end_of_a_take_overs_sweep_wakes_those_up_who_wait_for_it() -> None:
