@@ -316,8 +316,21 @@ class TestWhoStandsInTheWay:
         await connection.execute("ALTER FUNCTION outbox.add_segment SET lock_timeout = '1ms'")
         async with connected(database) as replica, replica.transaction():
             await replica.execute("SET application_name = 'outbox-relay housekeeping'")
-            await replica.execute("LOCK TABLE outbox.migration IN SHARE ROW EXCLUSIVE MODE")
+            await replica.execute("LOCK TABLE outbox.migration IN SHARE UPDATE EXCLUSIVE MODE")
             assert await ensure_segments(connection, 1000, 2) == []
+
+    async def test_an_update_that_somebody_prepares_and_may_not_run_is_no_trouble(
+        self, connection: asyncpg.Connection, database: str
+    ) -> None:
+        name = f"stranger_{secrets.token_hex(6)}"
+        await connection.execute(f"CREATE ROLE {name} NOLOGIN; GRANT USAGE ON SCHEMA outbox TO {name}")
+        try:
+            async with connected(database) as stranger, stranger.transaction():
+                await stranger.execute(f"SET LOCAL ROLE {name}")
+                await stranger.execute("PREPARE update AS UPDATE outbox.migration SET name = name")
+                assert await ensure_segments(connection, 1000, 2)
+        finally:
+            await connection.execute(f"REVOKE USAGE ON SCHEMA outbox FROM {name}; DROP ROLE {name}")
 
 
 async def test_segments_end_where_the_ids_do(connection: asyncpg.Connection) -> None:
