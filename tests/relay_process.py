@@ -86,6 +86,14 @@ class RelayProcess:
         reasons: list[str] = answer["reasons"]
         return reasons
 
+    async def unready_for(self, reason: str, timeout: float = 30.0) -> None:
+        """Wait until a reason that `/readyz` gives begins with `reason`."""
+
+        async def look() -> bool:
+            return any(each.startswith(reason) for each in await self.unready_because())
+
+        await until(f"it is not ready: {reason}", look, timeout)
+
     async def ready(self, timeout: float = START_SECONDS) -> None:
         """Wait until `/readyz` says yes."""
 

@@ -127,16 +127,25 @@ async def test_a_request_that_never_ends_is_cut_however_busily_it_goes_on(monkey
 
 
 async def test_an_answer_that_nobody_reads_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    listen = front.listen
+
+    async def with_small_buffers(host: str, port: int) -> list[socket.socket]:
+        """Connections inherit them: what does not fit has to be kept by the server."""
+        listeners = await listen(host, port)
+        for each in listeners:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        return listeners
+
+    monkeypatch.setattr(front, "listen", with_small_buffers)
     async with running(monkeypatch, lifetime=1.0) as server:
-        for n in range(20_000):
+        for n in range(500):
             server.telemetry.emit("publish.refused", topic=f"topic-{n:0200}", partition=0, events=1, error="")
-        client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        client.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", server.port))
-        await asyncio.get_running_loop().sock_sendall(client, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until("it is cut", lambda: _true(server.telemetry.value("http_cut_total") == 1), 30)
-        client.close()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", server.port))
+            await asyncio.get_running_loop().sock_sendall(client, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            await until("it is cut", lambda: _true(server.telemetry.value("http_cut_total") == 1), 30)
         assert await server.lives()
 
 
