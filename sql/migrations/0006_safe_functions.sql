@@ -70,8 +70,7 @@ $$;
 -- Segments ------------------------------------------------------------------------------------------------------
 --
 -- One at a time: the lock on outbox.migration is one that only the owner of the outbox can take. (An advisory lock
--- could be held by anybody.) A stronger one would wait for ROW EXCLUSIVE, which any role that may name the table gets by
--- preparing an UPDATE that it may not run.
+-- could be held by anybody.) Reading the list of migrations goes on beside it.
 
 CREATE OR REPLACE FUNCTION outbox.add_segment(lower_id bigint, upper_id bigint) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
@@ -90,7 +89,7 @@ BEGIN
     IF lower_id IS NULL OR upper_id IS NULL OR lower_id < 1 OR upper_id <= lower_id THEN
         RAISE EXCEPTION 'a segment needs 1 <= lower_id < upper_id' USING ERRCODE = '22023';
     END IF;
-    LOCK TABLE outbox.migration IN SHARE UPDATE EXCLUSIVE MODE;
+    LOCK TABLE outbox.migration IN SHARE ROW EXCLUSIVE MODE;
     IF EXISTS (
         SELECT FROM outbox.segment AS s
         WHERE s.lower_id < add_segment.upper_id AND s.upper_id > add_segment.lower_id
@@ -194,7 +193,7 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'drop_segment needs READ COMMITTED' USING ERRCODE = '25001';
     END IF;
-    LOCK TABLE outbox.migration IN SHARE UPDATE EXCLUSIVE MODE;
+    LOCK TABLE outbox.migration IN SHARE ROW EXCLUSIVE MODE;
     SELECT s.upper_id INTO upper_bound FROM outbox.segment AS s WHERE s.lower_id = drop_segment.lower_id;
     -- While an old reader or writer holds its lock, asking for ours would only make the others wait.
     IF upper_bound IS NULL OR outbox.ids_needed(drop_segment.lower_id, upper_bound) OR EXISTS (

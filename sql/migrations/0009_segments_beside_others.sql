@@ -17,7 +17,7 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'drop_segment needs READ COMMITTED' USING ERRCODE = '25001';
     END IF;
-    LOCK TABLE outbox.migration IN SHARE UPDATE EXCLUSIVE MODE;
+    LOCK TABLE outbox.migration IN SHARE ROW EXCLUSIVE MODE;
     SELECT s.upper_id INTO upper_bound FROM outbox.segment AS s WHERE s.lower_id = drop_segment.lower_id;
     -- While an old reader or writer holds its lock, asking for ours would only make the others wait.
     IF upper_bound IS NULL OR outbox.ids_needed(drop_segment.lower_id, upper_bound) OR EXISTS (
