@@ -165,7 +165,10 @@ async def test_an_outbox_that_is_broken_or_of_another_version_leaves_the_other_a
         await connection.execute(f"ALTER TABLE {one.schema}.event RENAME TO lost")
         await connection.execute(f"UPDATE {one.schema}.migration SET checksum = repeat('0', 64) WHERE version = 1")
         await connection.execute(f"ALTER SEQUENCE {one.schema}.event_id CACHE 20")
-        assert await one.relay.exit_code(30) == 1
+        # Whoever took them may give them back: a relay that has worked waits for that.
+        await one.relay.unready_for(
+            "the flow ends again and again: migration 0001 outbox was applied with another text"
+        )
 
         await other.enqueue()
         await other.delivered(2)
@@ -174,5 +177,6 @@ async def test_an_outbox_that_is_broken_or_of_another_version_leaves_the_other_a
         assert await migrate(connection, other.schema) == []
         await checks.check_sequence(connection, other.schema)
         assert not await other.relay.metric("postgres_lost_total")
+        await one.relay.stop()
         await other.relay.stop()
         assert await asyncio.wait_for(other.count("pending"), 10) == 0
