@@ -51,7 +51,10 @@ async def test_nothing_is_lost_repeated_or_reordered_when_kafka_is_away_under_lo
         await writers.commit(300)
         await asyncio.sleep(max(0.0, LEAST_OUTAGE - (time.monotonic() - began)))
         assert relay.rss() - memory < 2 * BUFFER_BYTES
-        assert told_since(relay, lines) == ["kafka.lost"]
+        # Once for each cause: that connections are refused may be known a moment later.
+        assert set(told_since(relay, lines)) == {"kafka.lost"}
+        causes = [line["error"] for line in relay.happened("kafka.lost")]
+        assert len(causes) == len(set(causes))
         assert (await relay.get("/livez"))[0] == 200
 
         await asyncio.to_thread(fragile_kafka.start if how == "killed" else fragile_kafka.resume)
@@ -74,8 +77,12 @@ async def test_nothing_is_lost_repeated_or_reordered_when_kafka_is_away_under_lo
 
 
 def told_since(relay: RelayProcess, lines: int) -> list[str]:
-    """What it has logged since there were so many lines; how busy the machine is does not count."""
-    return [line["happening"] for line in relay.lines[lines:] if line["happening"] != "loop.stalled"]
+    """What it has logged since there were so many lines; how busy the machine is does not count.
+
+    There, a broker that comes back may lead some partitions seconds before others, which is told as a topic's trouble.
+    """
+    busy = ("loop.stalled", "topic.troubled", "topic.resumed")
+    return [line["happening"] for line in relay.lines[lines:] if line["happening"] not in busy]
 
 
 async def says_that_kafka_is_away(relay: RelayProcess) -> None:
