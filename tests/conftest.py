@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import servers
+from tests.support.servers import shared as servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

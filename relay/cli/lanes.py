@@ -19,9 +19,9 @@ from relay.cli.who import who
 from relay.cli.words import duration, plural, ranges
 from relay.decide.shares import LANES
 from relay.errors import RelayError
-from relay.postgres.admin import admin_connection
+from relay.postgres.admin.connection import admin_connection
+from relay.postgres.admin.lanes import OwnedLane, Replica, ask, read_ownership
 from relay.postgres.checks import check_schema
-from relay.postgres.ownership import OwnedLane, Replica, ask, read_ownership
 from relay.settings import load_postgres
 from relay.text import plain
 

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from relay.cli.show.lines import say, say_json
-from relay.postgres.admin import admin_connection
+from relay.postgres.admin.connection import admin_connection
+from relay.postgres.admin.migrate import (
+    make_roles,
+    max_event_bytes,
+    migrate,
+    script,
+    set_max_event_bytes,
+    transaction_as,
+)
 from relay.postgres.checks import check_primary, schema_state
-from relay.postgres.migrate import make_roles, max_event_bytes, migrate, script, set_max_event_bytes, transaction_as
 from relay.settings import load_postgres
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from relay.text import plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relay.postgres.ownership import OwnedLane, Replica
-    from relay.postgres.status import Lane
+    from relay.postgres.admin.lanes import OwnedLane, Replica
+    from relay.postgres.admin.status import Lane
 
 
 _MOST_OF_A_VERSION = 24

@@ -24,7 +24,7 @@ def command() -> None:
 
     # Imported here: other commands need no Kafka client.
     from relay.kafka.connect import check_files
-    from relay.service import Service
+    from relay.run.service import Service
     from relay.settings import Settings
     from relay.telemetry import Telemetry
     from relay.telemetry.logs import configure

@@ -14,11 +14,11 @@ from relay.cli.show.console import console
 from relay.cli.show.lines import say_json
 from relay.cli.show.tables import PlainTable, grid, table
 from relay.cli.words import duration, plural, ranges
-from relay.postgres.admin import admin_connection
-from relay.postgres.segments import LAST_ID
-from relay.postgres.status import Count, PutOff, Status, read_status
+from relay.postgres.admin.connection import admin_connection
+from relay.postgres.admin.status import Count, PutOff, Status, read_status
+from relay.postgres.flow.segments import LAST_ID
 from relay.settings import load_postgres
-from relay.stages.check import CHECK
+from relay.stages.housekeeping.check import CHECK
 from relay.text import plain
 
 TOPICS_SHOWN = 5

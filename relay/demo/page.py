@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from relay.postgres.status import Status
+    from relay.postgres.admin.status import Status
 
 IDEA = (
     "1. A service changes a row and enqueues an event in the same transaction.",

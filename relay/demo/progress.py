@@ -11,7 +11,7 @@ from relay.demo.check import Checker
 from relay.demo.latency import Latencies
 
 if TYPE_CHECKING:
-    from relay.postgres.status import Status
+    from relay.postgres.admin.status import Status
 
 RATE_SECONDS = 3.0
 LATEST_EVENTS = 20

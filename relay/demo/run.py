@@ -13,10 +13,10 @@ from relay.demo.children import Child, RelayChild
 from relay.demo.progress import Arrival, Counts, Phase, Progress
 from relay.demo.summary import Summary
 from relay.local import LocalServerError, create_topic
-from relay.postgres.admin import admin_connection
-from relay.postgres.migrate import migrate
+from relay.postgres.admin.connection import admin_connection
+from relay.postgres.admin.migrate import migrate
+from relay.postgres.admin.status import read_status
 from relay.postgres.sql import query
-from relay.postgres.status import read_status
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager

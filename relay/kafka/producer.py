@@ -20,8 +20,8 @@ from relay.kafka.connections import Connections
 from relay.kafka.errors import refused, translate, unreachable
 from relay.kafka.lookup import TopicLookup
 from relay.kafka.options import client_options
+from relay.kafka.recall import NotSentError, allow_unless, refuse_unallowed
 from relay.kafka.sending import BehindRefusedError, Refusals
-from relay.kafka.unsent import NotSentError, allow_unless, refuse_unallowed
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from aiokafka.protocol.produce import (
 from aiokafka.structs import TopicPartition
 
 from relay.kafka.errors import KINDS, NO_ANSWER, Answer
-from relay.kafka.unsent import withdraw
+from relay.kafka.recall import withdraw
 from relay.outcome import FailureKind
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from relay.decide.lane_scan import LaneScan
     from relay.decide.snapshot import Snapshot
-    from relay.postgres.outbox import ScanResult
+    from relay.postgres.flow.outbox import ScanResult
     from relay.stages.buffer import Buffer
 
 MANY_RUNGS = 256

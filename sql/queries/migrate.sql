@@ -81,7 +81,7 @@ SELECT outbox.set_max_event_bytes($1::bigint);
 
 -- name: owned
 -- The schema, and tables, views, sequences and functions in it with one of the names $1 or that of a partition: who owns
--- each, and whether that is meant (see relay/postgres/owners.py). The owner of the schema public is a role that stands for
+-- each, and whether that is meant (see relay/postgres/admin/owners.py). The owner of the schema public is a role that stands for
 -- the owner of the database.
 -- Membership counts where it comes with the right to act as the role, and was granted by who could act as the member
 -- anyhow: anybody can make others members of what is his own. A superuser passes for a member of every role.

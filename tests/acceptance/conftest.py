@@ -11,21 +11,21 @@ import asyncpg
 import pytest
 
 from relay.local import create_topic
-from tests.checks import check_everything
-from tests.consumer import count_records
-from tests.outbox import migrated
-from tests.relay_process import relay_run
-from tests.waiting import until
+from tests.support.kafka.consumer import count_records
+from tests.support.postgres.outbox import migrated
+from tests.support.promises import check_everything
+from tests.support.relay.process import relay_run
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
     from relay.local import KafkaServer
-    from tests import servers
     from tests.conftest import MakeTopic
-    from tests.consumer import Record
-    from tests.relay_process import RelayProcess
+    from tests.support.kafka.consumer import Record
+    from tests.support.relay.process import RelayProcess
+    from tests.support.servers import shared as servers
 
 
 @dataclass

@@ -12,14 +12,14 @@ import pytest
 from relay.local import create_topic
 from relay.local.ports import HOST, free_port
 from tests.acceptance.conftest import place
-from tests.relay_process import relay_run
-from tests.waiting import until
-from tests.writers import fill
+from tests.support.postgres.writers import fill
+from tests.support.relay.process import relay_run
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from relay.local import KafkaServer, PostgresServer
     from tests.acceptance.conftest import Place
-    from tests.relay_process import RelayProcess
+    from tests.support.relay.process import RelayProcess
 
 MOST_CPU = 0.15
 """Of one core, while waiting; 0.01 to 0.05 is used (measured). A busy loop takes what it can get."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.checks import check_everything
-from tests.consumer import read_topic
-from tests.waiting import until
+from tests.support.kafka.consumer import read_topic
+from tests.support.promises import check_everything
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place

@@ -10,18 +10,18 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from relay.local.ports import HOST
-from relay.postgres.migrate import make_roles
+from relay.postgres.admin.migrate import make_roles
 from tests.acceptance.conftest import place
-from tests.relay_process import relay_run
-from tests.writers import fill
+from tests.support.postgres.writers import fill
+from tests.support.relay.process import relay_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.local import PostgresServer
-    from tests import servers
     from tests.acceptance.conftest import Place
     from tests.conftest import MakeTopic
+    from tests.support.servers import shared as servers
 
 SECRET = "geheim-7f3a"
 NOBODY = f"postgresql://relay:{SECRET}@{HOST}:1/shop"

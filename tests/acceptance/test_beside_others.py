@@ -13,14 +13,14 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from relay.local.parts import postgres_programs
-from relay.postgres.migrate import make_roles, set_max_event_bytes
-from tests import servers
+from relay.postgres.admin.migrate import make_roles, set_max_event_bytes
 from tests.acceptance.conftest import place
-from tests.failures import add
-from tests.outbox import connected
-from tests.relay_process import relay_run
-from tests.waiting import until
-from tests.writers import Writers, fill
+from tests.support.postgres.failures import add
+from tests.support.postgres.outbox import connected
+from tests.support.postgres.writers import Writers, fill
+from tests.support.relay.process import relay_run
+from tests.support.servers import shared as servers
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.local import create_topic
-from tests.consumer import read_topic
-from tests.topics import admin, alter_topic, delete_topic
-from tests.waiting import until
-from tests.writers import fill
+from tests.support.kafka.consumer import read_topic
+from tests.support.kafka.topics import admin, alter_topic, delete_topic
+from tests.support.postgres.writers import fill
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place
-    from tests.consumer import Record
+    from tests.support.kafka.consumer import Record
 
 
 MAX_EVENT_BYTES = 10_000_000

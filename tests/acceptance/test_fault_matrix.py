@@ -13,13 +13,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from relay.service import Service
+from relay.run.service import Service
 from relay.settings import Settings
 from relay.telemetry import Telemetry
-from tests.failing_postgres import FailingPostgres
-from tests.replays import ask
-from tests.waiting import until
-from tests.writers import Writers
+from tests.support.postgres.replays import ask
+from tests.support.postgres.writers import Writers
+from tests.support.proxies.failing_postgres import FailingPostgres
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -222,7 +222,7 @@ ELSEWHERE = {
 async def test_an_unforeseen_error_of_any_statement_costs_nothing_but_time(
     here: Place, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.session.WORKED_AFTER", 0.2)
+    monkeypatch.setattr("relay.run.session.WORKED_AFTER", 0.2)
     port = urlsplit(here.dsn).port
     assert port is not None
     async with FailingPostgres(port) as failing:

@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 from asyncpg.exceptions import PostgresError
 
-from relay.postgres.migrate import make_roles
-from tests import servers
+from relay.postgres.admin.migrate import make_roles
 from tests.acceptance.conftest import place
-from tests.relay_process import relay_run
-from tests.writers import Writers, fill
+from tests.support.postgres.writers import Writers, fill
+from tests.support.relay.process import relay_run
+from tests.support.servers import shared as servers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

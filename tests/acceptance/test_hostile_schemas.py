@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from relay.postgres.migrate import make_roles
-from tests.attacker import attacker_of, forget, shadow_all, shadow_for
+from relay.postgres.admin.migrate import make_roles
 from tests.integration.test_hostile_schemas import FUNCTIONS, OPERATORS
-from tests.writers import fill
+from tests.support.postgres.attacker import attacker_of, forget, shadow_all, shadow_for
+from tests.support.postgres.writers import fill
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place

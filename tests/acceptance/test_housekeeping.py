@@ -10,15 +10,15 @@ import asyncpg
 import pytest
 
 from relay.cli.status import concerns
-from relay.postgres.migrate import make_roles
-from relay.postgres.status import read_status
-from tests.relay_process import relay_run
-from tests.waiting import until
-from tests.writers import fill
+from relay.postgres.admin.migrate import make_roles
+from relay.postgres.admin.status import read_status
+from tests.support.postgres.writers import fill
+from tests.support.relay.process import relay_run
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place
-    from tests.relay_process import RelayProcess
+    from tests.support.relay.process import RelayProcess
 
 NEWEST = 5_000_500
 """Beyond the segment that `relay migrate` makes: it can be dropped, and others have to be made."""

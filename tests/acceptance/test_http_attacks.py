@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from relay.front import MOST
 from relay.local.ports import HOST
-from tests.waiting import until
-from tests.writers import fill
+from relay.run.front import MOST
+from tests.support.postgres.writers import fill
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.acceptance.conftest import Place
-    from tests.relay_process import RelayProcess
+    from tests.support.relay.process import RelayProcess
 
 HALF_OPEN = 2_000
 DESCRIPTORS = 160

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.local import KafkaServer
-from tests import servers
-from tests.waiting import until
-from tests.writers import Writers, fill
+from tests.support.postgres.writers import Writers, fill
+from tests.support.servers import shared as servers
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place
-    from tests.relay_process import RelayProcess
+    from tests.support.relay.process import RelayProcess
 
 BUFFER_EVENTS = 5_000
 BACKLOG = 10_000

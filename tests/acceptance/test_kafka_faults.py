@@ -20,8 +20,8 @@ from relay.local import create_topic
 from relay.outcome import PublishError
 from relay.settings.groups import KafkaSettings, TopicSettings
 from tests.acceptance.conftest import place
-from tests.delayed_kafka import DelayedKafka
-from tests.faulty_kafka import (
+from tests.support.proxies.delayed_kafka import DelayedKafka
+from tests.support.proxies.faulty_kafka import (
     API_VERSIONS,
     CREATE_TOPICS,
     DESCRIBE_CONFIGS,
@@ -31,14 +31,14 @@ from tests.faulty_kafka import (
     Fault,
     FaultyKafka,
 )
-from tests.servers import server_folder
-from tests.waiting import until
+from tests.support.servers.shared import server_folder
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from tests.acceptance.conftest import Place
-    from tests.relay_process import RelayProcess
+    from tests.support.relay.process import RelayProcess
 
 ALL = bool(os.environ.get("RELAY_TEST_ALL_CODES"))
 UNKNOWN_TO_ALL = (134, 999, 12_345, -7)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from relay.local import KafkaServer, create_topic
 from relay.local.ports import HOST, free_port
 from tests.acceptance.conftest import place
-from tests.servers import own_kafka_server
-from tests.writers import fill
+from tests.support.postgres.writers import fill
+from tests.support.servers.shared import own_kafka_server
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.checks import repeats
-from tests.consumer import read_topic
-from tests.writers import fill
+from tests.support.kafka.consumer import read_topic
+from tests.support.postgres.writers import fill
+from tests.support.promises import repeats
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place

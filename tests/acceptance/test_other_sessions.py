@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.outbox import connected
-from tests.relay_process import check_repeats
-from tests.replicas import Replicas
-from tests.waiting import until
-from tests.writers import Writers, fill
+from tests.support.postgres.outbox import connected
+from tests.support.postgres.writers import Writers, fill
+from tests.support.relay.process import check_repeats
+from tests.support.relay.replicas import Replicas
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place

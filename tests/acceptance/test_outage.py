@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.writers import Writers, fill
+from tests.support.postgres.writers import Writers, fill
 
 if TYPE_CHECKING:
     from relay.local import KafkaServer

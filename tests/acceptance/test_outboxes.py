@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.postgres import checks
-from relay.postgres.migrate import migrate
+from relay.postgres.admin.migrate import migrate
 from relay.postgres.sql import migrations
-from tests.checks import check_everything
-from tests.load import Load
-from tests.outbox import connected
-from tests.relay_process import relay_run
-from tests.waiting import until
+from tests.support.postgres.load import Load
+from tests.support.postgres.outbox import connected
+from tests.support.promises import check_everything
+from tests.support.relay.process import relay_run
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import asyncpg
 
-    from tests import servers
     from tests.conftest import MakeTopic
-    from tests.relay_process import RelayProcess
+    from tests.support.relay.process import RelayProcess
+    from tests.support.servers import shared as servers
 
 SCHEMAS = ("billing", "shop")
 

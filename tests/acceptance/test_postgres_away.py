@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.local import create_topic
-from tests import servers
 from tests.acceptance.conftest import place
-from tests.relay_process import check_repeats
-from tests.waiting import until
-from tests.writers import Writers, fill
+from tests.support.postgres.writers import Writers, fill
+from tests.support.relay.process import check_repeats
+from tests.support.servers import shared as servers
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from relay.local import KafkaServer, PostgresServer
     from tests.acceptance.conftest import Place
     from tests.conftest import MakeTopic
-    from tests.relay_process import RelayProcess
+    from tests.support.relay.process import RelayProcess
 
 BACKLOG = 40_000
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.local import create_topic
-from tests.checks import check_everything
-from tests.consumer import read_topic
-from tests.topics import alter_topic
-from tests.waiting import until
+from tests.support.kafka.consumer import read_topic
+from tests.support.kafka.topics import alter_topic
+from tests.support.promises import check_everything
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place

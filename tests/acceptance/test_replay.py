@@ -7,21 +7,30 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from relay.local import create_topic
-from relay.postgres.replay_requests import ReplayRequests
+from relay.postgres.admin.replays import ReplayRequests
 from tests.acceptance.conftest import place
 from tests.acceptance.test_failures import enqueue
-from tests.checks import check_everything, first_occurrences
-from tests.consumer import read_topic
-from tests.replays import ask, check_replay, finished, insert_action, live, look, of_replay, receipts_reach
-from tests.topics import alter_topic, delete_topic
-from tests.waiting import until
-from tests.writers import Writers, fill
+from tests.support.kafka.consumer import read_topic
+from tests.support.kafka.topics import alter_topic, delete_topic
+from tests.support.postgres.replays import (
+    ask,
+    check_replay,
+    finished,
+    insert_action,
+    live,
+    look,
+    of_replay,
+    receipts_reach,
+)
+from tests.support.postgres.writers import Writers, fill
+from tests.support.promises import check_everything, first_occurrences
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from relay.local import KafkaServer, PostgresServer
-    from tests import servers
     from tests.acceptance.conftest import Place
     from tests.conftest import MakeTopic
+    from tests.support.servers import shared as servers
 
 EVENTS = 20_000
 MOST_IN_FLIGHT = 16 * 256

@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from tests.arrivals import Arrivals
-from tests.load import Load
-from tests.proxy import Proxy
-from tests.replicas import Replicas
-from tests.writers import fill
+from tests.support.kafka.arrivals import Arrivals
+from tests.support.postgres.load import Load
+from tests.support.postgres.writers import fill
+from tests.support.proxies.proxy import Proxy
+from tests.support.relay.replicas import Replicas
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.load import Load
-from tests.replicas import Hit, Replicas
+from tests.support.postgres.load import Load
+from tests.support.relay.replicas import Hit, Replicas
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.acceptance.conftest import Place
-    from tests.consumer import Record
+    from tests.support.kafka.consumer import Record
 
 SEED = int(os.environ.get("RELAY_TEST_CHAOS_SEED") or secrets.randbelow(1_000_000))
 SECONDS = float(os.environ.get("RELAY_TEST_CHAOS_SECONDS") or 45)

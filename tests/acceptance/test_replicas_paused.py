@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests import servers
-from tests.load import Load
-from tests.replicas import Replicas
-from tests.waiting import until
+from tests.support.postgres.load import Load
+from tests.support.relay.replicas import Replicas
+from tests.support.servers import shared as servers
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from relay.local import KafkaServer

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.conftest import Place, place
-from tests.consumer import read_topic
-from tests.waiting import until
+from tests.support.kafka.consumer import read_topic
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests import servers
     from tests.conftest import MakeTopic
+    from tests.support.servers import shared as servers
 
 EVENTS = 60
 KEYS = 6

@@ -10,18 +10,18 @@ import pytest
 
 from relay.local.ports import HOST
 from tests.acceptance.conftest import Place, place
-from tests.consumer import read_topic
-from tests.load import Load
-from tests.replicas import Replicas
-from tests.standby import make_standby, promote, stop_streaming
+from tests.support.kafka.consumer import read_topic
+from tests.support.postgres.load import Load
+from tests.support.relay.replicas import Replicas
+from tests.support.servers.standby import make_standby, promote, stop_streaming
 
 if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
 
     from relay.local import PostgresServer
-    from tests import servers
     from tests.conftest import MakeTopic
+    from tests.support.servers import shared as servers
 
 
 @pytest.fixture

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import servers
-from tests.relay_process import relay_run
-from tests.waiting import until
-from tests.writers import Writers, fill
+from tests.support.postgres.writers import Writers, fill
+from tests.support.relay.process import relay_run
+from tests.support.servers import shared as servers
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.local import KafkaServer
     from tests.acceptance.conftest import Place
-    from tests.relay_process import RelayProcess
+    from tests.support.relay.process import RelayProcess
 
 BACKLOG = 20_000
 AT_ONCE = 15.0

@@ -15,22 +15,22 @@ from aiokafka.errors import TopicAlreadyExistsError
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest
 
 from relay.local import create_topic
-from tests import servers
 from tests.acceptance.conftest import Place, place
-from tests.checks import check_everything, first_occurrences
-from tests.consumer import read_topic
-from tests.outbox import connected
-from tests.second_broker import FIRST, SECOND, SecondBroker, create_topic_on, in_sync
-from tests.topics import admin, alter_topic
-from tests.waiting import until
-from tests.writers import Writers
+from tests.support.kafka.consumer import read_topic
+from tests.support.kafka.topics import admin, alter_topic
+from tests.support.postgres.outbox import connected
+from tests.support.postgres.writers import Writers
+from tests.support.promises import check_everything, first_occurrences
+from tests.support.servers import shared as servers
+from tests.support.servers.second_broker import FIRST, SECOND, SecondBroker, create_topic_on, in_sync
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from relay.local import KafkaServer
-    from tests.relay_process import RelayProcess
+    from tests.support.relay.process import RelayProcess
 
 LOGGER = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from tests.relay_process import relay_run
-from tests.writers import fill
+from tests.support.postgres.writers import fill
+from tests.support.relay.process import relay_run
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from relay.postgres.admin.migrate import migrate
 from relay.postgres.checks import schema_state
-from relay.postgres.migrate import migrate
 from tests.acceptance.conftest import Place
-from tests.load import Load
-from tests.outbox import connected
-from tests.relay_process import environment
-from tests.replicas import Replicas
-from tests.yesterday import unpack_yesterday
+from tests.support.postgres.load import Load
+from tests.support.postgres.outbox import connected
+from tests.support.relay.process import environment
+from tests.support.relay.replicas import Replicas
+from tests.support.relay.yesterday import unpack_yesterday
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests import servers
     from tests.conftest import MakeTopic
+    from tests.support.servers import shared as servers
 
 
 @pytest.fixture

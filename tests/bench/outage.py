@@ -16,7 +16,7 @@ from tests.bench.pgbench import ACCOUNTS, Services, create_accounts
 from tests.bench.place import LOOK_INTERVAL
 from tests.bench.report import Finding, Report
 from tests.bench.usage import Usage
-from tests.consumer import read_topic
+from tests.support.kafka.consumer import read_topic
 
 if TYPE_CHECKING:
     import asyncpg
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.bench.figures import Figures
     from tests.bench.place import Outbox, Place
     from tests.bench.process import RelayProcess
-    from tests.consumer import Record
+    from tests.support.kafka.consumer import Record
 
 LONGEST_RESTART = 300.0
 CATCH_UP_SECONDS = 300.0

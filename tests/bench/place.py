@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Self
 import asyncpg
 
 from relay.local import create_topic
-from relay.postgres.migrate import migrate
-from tests import servers
+from relay.postgres.admin.migrate import migrate
 from tests.bench import machine
 from tests.bench.process import RelayProcess
+from tests.support.servers import shared as servers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

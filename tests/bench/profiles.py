@@ -40,7 +40,7 @@ WARM_UP = 3.0
 
 
 class Frame(NamedTuple):
-    """One call on a stack: `ScanConnection.scan` in `relay/postgres/outbox.py`."""
+    """One call on a stack: `ScanConnection.scan` in `relay/postgres/flow/outbox.py`."""
 
     function: str
     file: str
@@ -50,11 +50,11 @@ class Frame(NamedTuple):
 # its beginning).
 WHERE = (
     ("part_settle", "LaneScan.settle", "relay/decide/lane_scan.py"),
-    ("part_scan", "ScanConnection.", "relay/postgres/outbox.py"),
-    ("part_scan", "", "relay/stages/scan.py"),
-    ("part_scan", "", "relay/stages/sweep.py"),
+    ("part_scan", "ScanConnection.", "relay/postgres/flow/outbox.py"),
+    ("part_scan", "", "relay/stages/scan/scan.py"),
+    ("part_scan", "", "relay/stages/scan/sweep.py"),
     ("part_scan", "", "relay/decide/lane_scan.py"),
-    ("part_route", "", "relay/stages/topic.py"),
+    ("part_route", "", "relay/stages/publish/topic.py"),
     ("part_route", "", "relay/decide/routing.py"),
     ("part_route", "", "relay/kafka/partitioner.py"),
     ("part_pack", "KafkaProducer.pack", "relay/kafka/producer.py"),
@@ -62,15 +62,15 @@ WHERE = (
     ("part_send", "", "aiokafka/producer/sender.py"),
     ("part_send", "", "aiokafka/client.py"),
     ("part_send", "", "aiokafka/conn.py"),
-    ("part_publish", "", "relay/stages/publish.py"),
-    ("part_publish", "", "relay/stages/partition.py"),
-    ("part_publish", "", "relay/stages/producing.py"),
-    ("part_publish", "", "relay/stages/topics.py"),
-    ("part_publish", "", "relay/stages/troubles.py"),
-    ("part_settle", "SettleConnection.", "relay/postgres/outbox.py"),
-    ("part_settle", "", "relay/stages/settle.py"),
+    ("part_publish", "", "relay/stages/publish/publish.py"),
+    ("part_publish", "", "relay/stages/publish/partition.py"),
+    ("part_publish", "", "relay/stages/publish/producers.py"),
+    ("part_publish", "", "relay/stages/publish/queues.py"),
+    ("part_publish", "", "relay/stages/publish/watch.py"),
+    ("part_settle", "SettleConnection.", "relay/postgres/flow/outbox.py"),
+    ("part_settle", "", "relay/stages/settle/settle.py"),
     ("part_metrics", "", "relay/telemetry/"),
-    ("part_metrics", "", "relay/http.py"),
+    ("part_metrics", "", "relay/run/http.py"),
     ("part_metrics", "", "prometheus_client/"),
 )
 ROOT_CALL = "Runner.run"

@@ -20,13 +20,13 @@ import click
 
 from relay.decide.shares import LANES
 from relay.local import create_topic
-from relay.postgres.migrate import migrate
+from relay.postgres.admin.migrate import migrate
 from tests.bench.command import output, run
 from tests.bench.figures import Figures, median, ratios
 from tests.bench.place import KEYS, LOOK_INTERVAL, PARTITIONS, WARM_UP_EVENTS, Outbox, sql_key
 from tests.bench.process import Tool, cpu_of_tree
 from tests.bench.report import Finding, Report, interleave
-from tests.delayed_kafka import DelayedKafka
+from tests.support.proxies.delayed_kafka import DelayedKafka
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ async def measure_scale(place: Place, events: int, rounds: int) -> Report:
         line = [
             sys.executable,
             "-m",
-            "tests.proxy",
+            "tests.support.proxies.proxy",
             str(kafka.behind_proxy),
             str(ROUND_TRIP / 2),
             str(kafka.proxy_port),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import servers
+from tests.support.servers import shared as servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

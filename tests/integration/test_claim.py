@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.decide.shares import LANES
-from relay.postgres.migrate import make_roles
-from relay.postgres.outbox import HousekeepingConnection
-from relay.postgres.ownership import ask
+from relay.postgres.admin.lanes import ask
+from relay.postgres.admin.migrate import make_roles
+from relay.postgres.flow.outbox import HousekeepingConnection
 from relay.stages.tenure import LeaseLostError
-from tests.events import ids
-from tests.outbox import connected, migrated
-from tests.scan_harness import Between, HandRelay, hand_relay, lane_of, relay_connections, writer
-from tests.waiting import until
+from tests.support.events import ids
+from tests.support.postgres.outbox import connected, migrated
+from tests.support.relay.stages import Between, HandRelay, hand_relay, lane_of, relay_connections, writer
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import asyncpg

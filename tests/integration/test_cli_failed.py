@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 
 from relay.cli import main
 from relay.cli.failed import marking, waiting
-from tests.failures import Event, add, add_failed, add_held, add_replica, deliver, fail_again, states
-from tests.outbox import connected, migrated
-from tests.waiting import until
+from tests.support.postgres.failures import Event, add, add_failed, add_held, add_replica, deliver, fail_again, states
+from tests.support.postgres.outbox import connected, migrated
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -612,7 +612,7 @@ async def test_without_an_outbox_or_a_server_it_says_what_to_do(database: str) -
 def test_nothing_of_kafka_or_the_service_is_loaded() -> None:
     script = (
         "import sys, relay.cli.failed\n"
-        "assert not {'aiokafka', 'aiohttp', 'relay.service', 'relay.kafka', 'relay.stages'} & set(sys.modules)"
+        "assert not {'aiokafka', 'aiohttp', 'relay.run.service', 'relay.kafka', 'relay.stages'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

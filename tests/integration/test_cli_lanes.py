@@ -14,13 +14,13 @@ from relay.cli.owners import lane_notes
 from relay.cli.status import concerns
 from relay.decide import shares
 from relay.decide.shares import LANES
-from relay.postgres.migrate import make_roles
-from relay.postgres.ownership import ask
-from relay.postgres.status import read_status
-from tests.outbox import connected, migrated
-from tests.running import KEYS, LONG, owns, running
-from tests.scan_harness import HandRelay, relay_connections, writer
-from tests.waiting import until
+from relay.postgres.admin.lanes import ask
+from relay.postgres.admin.migrate import make_roles
+from relay.postgres.admin.status import read_status
+from tests.support.postgres.outbox import connected, migrated
+from tests.support.relay.claiming import KEYS, LONG, owns, running
+from tests.support.relay.stages import HandRelay, relay_connections, writer
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import asyncpg

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from relay.cli import main
-from relay.decide.replaying import ReplayRequest
-from relay.postgres.migrate import make_roles
-from tests.outbox import add_event, add_receipts, connected, migrated
-from tests.replays import look
+from relay.decide.republishing import ReplayRequest
+from relay.postgres.admin.migrate import make_roles
+from tests.support.postgres.outbox import add_event, add_receipts, connected, migrated
+from tests.support.postgres.replays import look
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine

@@ -11,8 +11,8 @@ import pytest
 
 from relay.enqueue import Event, NotInTransactionError, enqueue, enqueue_many
 from relay.errors import EnqueueError, SchemaError
-from relay.postgres.migrate import make_roles
-from tests.outbox import migrated
+from relay.postgres.admin.migrate import make_roles
+from tests.support.postgres.outbox import migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.errors import PostgresLostError
-from relay.postgres import failures as module
+from relay.postgres.admin import failures as module
+from relay.postgres.admin.failures import BusyError, Failures, Filter
+from relay.postgres.admin.migrate import make_roles
 from relay.postgres.errors import PrivilegeError
-from relay.postgres.failures import BusyError, Failures, Filter
-from relay.postgres.migrate import make_roles
 from relay.postgres.sql import query
-from tests.failures import add, add_failed, add_held, add_replica, deliver, fail_again, states
-from tests.outbox import connected, migrated
-from tests.waiting import until
+from tests.support.postgres.failures import add, add_failed, add_held, add_replica, deliver, fail_again, states
+from tests.support.postgres.outbox import connected, migrated
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import asyncpg
 
-    from relay.postgres.failure_rows import Marked
+    from relay.postgres.admin.failure_rows import Marked
 
 ALL = Filter()
 

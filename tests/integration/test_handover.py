@@ -9,9 +9,9 @@ import pytest
 
 from relay.decide import shares
 from relay.decide.shares import LANES
-from tests.outbox import connected, migrated
-from tests.running import KEYS, LONG, owns, running
-from tests.scan_harness import HandRelay, relay_connections, writer
+from tests.support.postgres.outbox import connected, migrated
+from tests.support.relay.claiming import KEYS, LONG, owns, running
+from tests.support.relay.stages import HandRelay, relay_connections, writer
 
 if TYPE_CHECKING:
     import asyncpg

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from relay.cli import main
-from tests.hostile import NASTY, hostile_text, unseen
-from tests.outbox import migrated
+from tests.support.hostile import NASTY, hostile_text, unseen
+from tests.support.postgres.outbox import migrated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 
 from relay.errors import SettingsError
-from relay.health import MAX_STALL, Health
-from relay.http import serving
+from relay.run.health import MAX_STALL, Health
+from relay.run.http import serving
 from relay.settings import HealthSettings, HttpSettings
 from relay.telemetry import Telemetry
 
@@ -115,7 +115,7 @@ async def test_port_0_means_no_server(health: Health, telemetry: Telemetry, monk
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a server was made")
 
-    monkeypatch.setattr("relay.http.web.AppRunner", refuse)
+    monkeypatch.setattr("relay.run.http.web.AppRunner", refuse)
     async with serving(HttpSettings(port=0), health, telemetry):
         pass
 

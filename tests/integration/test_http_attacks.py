@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from relay import front
-from relay.health import Health
-from relay.http import serving
+from relay.run import front
+from relay.run.health import Health
+from relay.run.http import serving
 from relay.settings import HealthSettings, HttpSettings, LogSettings
 from relay.telemetry import Telemetry
 from relay.telemetry.logs import configure
-from tests.hostile import unseen
-from tests.waiting import until
+from tests.support.hostile import unseen
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

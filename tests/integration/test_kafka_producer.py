@@ -21,9 +21,9 @@ from relay.local import create_topic
 from relay.local.ports import HOST, free_port
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.settings.groups import KafkaSettings, TopicSettings
-from tests import servers
-from tests.consumer import read_topic
-from tests.waiting import until
+from tests.support.kafka.consumer import read_topic
+from tests.support.servers import shared as servers
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -22,12 +22,12 @@ from relay.local.ports import free_port
 from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
 from relay.settings.groups import KafkaSettings, TopicSettings
 from relay.settings.secret import FileSecret
-from tests import servers
-from tests.certificates import EXPIRED, encrypted
-from tests.faulty_kafka import SASL_AUTHENTICATE, SASL_HANDSHAKE, FaultyKafka
 from tests.integration.test_kafka_producer import ALL, always, event
-from tests.secured_kafka import NEWCOMER, PASSWORD, USER, SecuredKafka
-from tests.waiting import until
+from tests.support.proxies.faulty_kafka import SASL_AUTHENTICATE, SASL_HANDSHAKE, FaultyKafka
+from tests.support.servers import shared as servers
+from tests.support.servers.certificates import EXPIRED, encrypted
+from tests.support.servers.secured_kafka import NEWCOMER, PASSWORD, USER, SecuredKafka
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -14,12 +14,12 @@ from click.testing import CliRunner, Result
 from relay.cli import main
 from relay.errors import HeldUpError, PostgresLostError, SchemaError, SettingsError
 from relay.postgres import checks
-from relay.postgres import migrate as migrating
+from relay.postgres.admin import migrate as migrating
+from relay.postgres.admin.migrate import make_roles, max_event_bytes, migrate, set_max_event_bytes
 from relay.postgres.checks import check_primary, check_schema, check_sequence
 from relay.postgres.errors import PostgresRefusedError, PrivilegeError, translated
-from relay.postgres.migrate import make_roles, max_event_bytes, migrate, set_max_event_bytes
 from relay.postgres.sql import Migration, migrations, query
-from tests.outbox import add_event, connected, migrated
+from tests.support.postgres.outbox import add_event, connected, migrated
 
 if TYPE_CHECKING:
     from relay.local import PostgresServer

@@ -10,13 +10,13 @@ import pytest
 
 from relay.decide.failing import Fail
 from relay.outcome import FailureKind, PublishError
-from relay.postgres.failures import Failures
-from relay.postgres.outbox import ResumeConnection, ScanConnection
-from relay.postgres.segments import prune
-from relay.postgres.status import read_status
-from relay.stages.records import Failure, HeldBack
-from tests.outbox import add_receipts, connected, migrated
-from tests.scan_harness import hand_relay
+from relay.postgres.admin.failures import Failures
+from relay.postgres.admin.status import read_status
+from relay.postgres.flow.outbox import ResumeConnection, ScanConnection
+from relay.postgres.flow.segments import prune
+from relay.stages.settle.outcomes import Failure, HeldBack
+from tests.support.postgres.outbox import add_receipts, connected, migrated
+from tests.support.relay.stages import hand_relay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

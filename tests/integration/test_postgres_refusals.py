@@ -11,10 +11,10 @@ import pytest
 from relay.errors import RelayError
 from relay.local.ports import free_port
 from relay.postgres.connect import open_connection
-from tests import servers
-from tests.certificates import EXPIRED, Authority
-from tests.outbox import connected
-from tests.waiting import until
+from tests.support.postgres.outbox import connected
+from tests.support.servers import shared as servers
+from tests.support.servers.certificates import EXPIRED, Authority
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,18 +17,18 @@ from relay.decide.limits import TopicLimits
 from relay.kafka.administration import Administration
 from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
-from relay.service import Service
+from relay.run.service import Service
 from relay.settings import Settings
-from relay.stages import publish as module
+from relay.stages.publish import publish as module
 from relay.telemetry import Telemetry
-from tests import servers
-from tests.checks import check_everything, check_nothing_lost, check_receipts, first_occurrences
-from tests.consumer import Record, read_topic
-from tests.outbox import migrated
-from tests.relay_process import environment
-from tests.topics import admin, delete_topic
-from tests.waiting import until
-from tests.writers import fill
+from tests.support.kafka.consumer import Record, read_topic
+from tests.support.kafka.topics import admin, delete_topic
+from tests.support.postgres.outbox import migrated
+from tests.support.postgres.writers import fill
+from tests.support.promises import check_everything, check_nothing_lost, check_receipts, first_occurrences
+from tests.support.relay.process import environment
+from tests.support.servers import shared as servers
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from relay.local import KafkaServer
-    from relay.stages.partition import Flight
-    from relay.stages.producing import Producer
+    from relay.stages.publish.partition import Flight
+    from relay.stages.publish.producers import Producer
     from tests.conftest import MakeTopic
 
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.outbox import migrated
-from tests.relay_process import relay_run
+from tests.support.postgres.outbox import migrated
+from tests.support.relay.process import relay_run
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from tests import servers
     from tests.conftest import MakeTopic
+    from tests.support.servers import shared as servers
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

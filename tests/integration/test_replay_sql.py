@@ -13,20 +13,20 @@ from uuid import uuid4
 import pytest
 
 from relay.decide.lane_scan import LaneScan
-from relay.decide.replaying import Progress
+from relay.decide.republishing import Progress
 from relay.decide.snapshot import Snapshot
-from relay.postgres import replay_requests
+from relay.postgres.admin import replays as replay_requests
+from relay.postgres.admin.migrate import make_roles
+from relay.postgres.admin.replays import ReplayRequests
+from relay.postgres.admin.status import read_status
 from relay.postgres.connect import open_connection
-from relay.postgres.migrate import make_roles
-from relay.postgres.outbox import HousekeepingConnection
-from relay.postgres.replay import ReplayConnection
-from relay.postgres.replay_requests import ReplayRequests
-from relay.postgres.segments import prune
+from relay.postgres.flow.outbox import HousekeepingConnection
+from relay.postgres.flow.republish import ReplayConnection
+from relay.postgres.flow.segments import prune
 from relay.postgres.sql import query
-from relay.postgres.status import read_status
-from relay.stages.replayed import Landed, LaneReplay, ReplayedEvent
-from tests.outbox import add_event, add_receipts, migrated
-from tests.replays import ask, insert_action, look
+from relay.stages.republish.origin import Landed, LaneReplay, ReplayedEvent
+from tests.support.postgres.outbox import add_event, add_receipts, migrated
+from tests.support.postgres.replays import ask, insert_action, look
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -276,7 +276,7 @@ class TestSegments:
     async def test_receipts_of_replays_are_dropped_when_they_are_old_enough(
         self, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("relay.postgres.outbox.FORGET_AT_ONCE", 2)
+        monkeypatch.setattr("relay.postgres.flow.outbox.FORGET_AT_ONCE", 2)
         (first, *_) = await deliver(outbox, "kkk")
         action = await ask(outbox.connection, "orders")
         await settle(outbox, await read(outbox, first["lane"]))

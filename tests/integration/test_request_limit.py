@@ -9,12 +9,12 @@ import pytest
 
 from relay.kafka.administration import Administration
 from relay.local import create_topic
-from tests import servers
-from tests.consumer import read_topic
 from tests.integration.test_publish import in_order, running_relay
-from tests.topics import alter_topic
-from tests.waiting import until
-from tests.writers import fill
+from tests.support.kafka.consumer import read_topic
+from tests.support.kafka.topics import alter_topic
+from tests.support.postgres.writers import fill
+from tests.support.servers import shared as servers
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

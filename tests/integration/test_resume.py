@@ -9,14 +9,14 @@ import pytest
 
 from relay.decide.failing import Retry
 from relay.outcome import FailureKind, PublishError
-from relay.postgres.failures import Failures, Filter
-from relay.postgres.outbox import ResumeConnection
+from relay.postgres.admin.failures import Failures, Filter
+from relay.postgres.flow.outbox import ResumeConnection
 from relay.settings import ScanSettings
-from relay.stages.records import Failure, HeldBack
-from relay.stages.resume import Resume
-from tests.events import ids
-from tests.outbox import migrated
-from tests.scan_harness import HandRelay, hand_relay, lane_of, relay_connections, writer
+from relay.stages.hold.resume import Resume
+from relay.stages.settle.outcomes import Failure, HeldBack
+from tests.support.events import ids
+from tests.support.postgres.outbox import migrated
+from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 
 from relay.errors import SchemaError
+from relay.postgres.admin.migrate import make_roles
 from relay.postgres.checks import check_row_security
 from relay.postgres.connect import drop, open_connection
 from relay.postgres.errors import PrivilegeError
-from relay.postgres.migrate import make_roles
-from relay.postgres.segments import ensure_segments, prune
-from tests.outbox import add_event, migrated
+from relay.postgres.flow.segments import ensure_segments, prune
+from tests.support.postgres.outbox import add_event, migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

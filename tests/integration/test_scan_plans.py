@@ -9,10 +9,10 @@ import pytest
 
 from relay.postgres.connect import drop
 from relay.postgres.sql import query
-from relay.session import CONNECTIONS, _connect_all
+from relay.run.session import CONNECTIONS, _connect_all
 from relay.settings import Settings
-from tests.outbox import migrated
-from tests.scan_harness import HandRelay, relay_connections
+from tests.support.postgres.outbox import migrated
+from tests.support.relay.stages import HandRelay, relay_connections
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

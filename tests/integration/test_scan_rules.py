@@ -12,13 +12,13 @@ import pytest
 
 from relay.errors import PostgresLostError, SchemaError
 from relay.postgres.sql import query
-from relay.session import _connect_all
+from relay.run.session import _connect_all
 from relay.settings import Settings
-from relay.stages.records import Delivery, HeldBack, Records
+from relay.stages.settle.outcomes import Delivery, HeldBack, Records
 from relay.stages.tenure import SequenceWentBackError
-from tests.events import ids
-from tests.outbox import add_receipts, connected, migrated
-from tests.scan_harness import Between, HandRelay, hand_relay, lane_of, relay_connections, same_lane, writer
+from tests.support.events import ids
+from tests.support.postgres.outbox import add_receipts, connected, migrated
+from tests.support.relay.stages import Between, HandRelay, hand_relay, lane_of, relay_connections, same_lane, writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from relay.local import PostgresServer
-    from relay.postgres.outbox import ScanResult
-    from relay.stages.scan import LaneRequest
+    from relay.postgres.flow.outbox import ScanResult
+    from relay.stages.scan.scan import LaneRequest
 
 LANE = lane_of("k")
 RECORD = {

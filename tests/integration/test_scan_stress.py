@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from relay.decide.lane_scan import Bound, LaneScan
-from tests.outbox import migrated
-from tests.stress import StressedRelay, Writers, numbers_written, stressed_relay, until_settled
+from tests.support.postgres.outbox import migrated
+from tests.support.postgres.stress import StressedRelay, Writers, numbers_written, stressed_relay, until_settled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,9 +14,9 @@ import asyncpg
 import pytest
 
 from relay.enqueue import enqueue
-from relay.postgres.migrate import make_roles, migrate
-from relay.postgres.segments import ensure_segments, prune
-from tests.outbox import add_event, add_failure, add_receipts, connected, migrated
+from relay.postgres.admin.migrate import make_roles, migrate
+from relay.postgres.flow.segments import ensure_segments, prune
+from tests.support.postgres.outbox import add_event, add_failure, add_receipts, connected, migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,12 +11,13 @@ import asyncpg
 import pytest
 
 from relay.errors import HeldUpError, SchemaError
-from relay.postgres import locks, segments
+from relay.postgres import locks
+from relay.postgres.admin.migrate import make_roles, migrate
 from relay.postgres.connect import open_connection
-from relay.postgres.migrate import make_roles, migrate
-from relay.postgres.segments import LAST_ID, ensure_segments, prune
+from relay.postgres.flow import segments
+from relay.postgres.flow.segments import LAST_ID, ensure_segments, prune
 from relay.postgres.sql import query
-from tests.outbox import add_event, add_failure, add_receipts, connected, migrated
+from tests.support.postgres.outbox import add_event, add_failure, add_receipts, connected, migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

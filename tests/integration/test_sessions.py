@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from relay.cli import main
 from relay.errors import PostgresLostError, SettingsError
 from relay.postgres import connect
-from relay.postgres.admin import admin_connection
+from relay.postgres.admin.connection import admin_connection
 from relay.postgres.checks import check_sessions
-from tests.outbox import connected
+from tests.support.postgres.outbox import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

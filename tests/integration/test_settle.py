@@ -11,11 +11,11 @@ import pytest
 from relay.decide.failing import Fail, Retry
 from relay.errors import PostgresLostError
 from relay.outcome import FailureKind, PublishError
-from relay.stages.records import Delivery, Failure, HeldBack, Records
-from relay.stages.settle import Receipts
-from tests.events import event, ids
-from tests.outbox import connected, migrated
-from tests.scan_harness import HandRelay, hand_relay, lane_of, relay_connections, writer
+from relay.stages.settle.outcomes import Delivery, Failure, HeldBack, Records
+from relay.stages.settle.settle import Receipts
+from tests.support.events import event, ids
+from tests.support.postgres.outbox import connected, migrated
+from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

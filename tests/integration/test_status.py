@@ -15,15 +15,15 @@ from relay.cli import main
 from relay.cli.status import concerns
 from relay.cli.words import duration, ranges
 from relay.errors import SchemaError
-from relay.postgres import status as reading
-from relay.postgres.migrate import make_roles
-from relay.postgres.ownership import ask
+from relay.postgres.admin import status as reading
+from relay.postgres.admin.lanes import ask
+from relay.postgres.admin.migrate import make_roles
+from relay.postgres.admin.status import Count, read_status
 from relay.postgres.sql import migrations
 from relay.postgres.sql import query as sql_query
-from relay.postgres.status import Count, read_status
 from relay.text import plain
-from tests.hostile import unseen
-from tests.outbox import add_event, add_failure, add_receipts, connected, migrated
+from tests.support.hostile import unseen
+from tests.support.postgres.outbox import add_event, add_failure, add_receipts, connected, migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,21 +8,21 @@ import pytest
 
 from relay.cli.status import concerns
 from relay.decide.coverage import Coverage
-from relay.health import Health
-from relay.postgres.outbox import HousekeepingConnection
-from relay.postgres.status import read_status
+from relay.postgres.admin.status import read_status
+from relay.postgres.flow.outbox import HousekeepingConnection
+from relay.run.health import Health
 from relay.settings import HealthSettings
-from relay.stages.check import CHECK, Check, UnseenEventsError
-from relay.stages.housekeeping import PutOff
+from relay.stages.housekeeping.check import CHECK, Check, UnseenEventsError
+from relay.stages.housekeeping.housekeeping import PutOff
 from relay.telemetry import Telemetry
-from tests.events import ids
-from tests.outbox import migrated
-from tests.scan_harness import HandRelay, Row, hand_relay, lane_of, relay_connections, writer
+from tests.support.events import ids
+from tests.support.postgres.outbox import migrated
+from tests.support.relay.stages import HandRelay, Row, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.scan_harness import Writer
+    from tests.support.relay.stages import Writer
 
 LANE = lane_of("k")
 

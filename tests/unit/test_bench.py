@@ -19,7 +19,7 @@ from tests.bench.process import ROOT
 from tests.bench.profiles import WHERE, parts_of
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.soak import growth_of
-from tests.consumer import Record
+from tests.support.kafka.consumer import Record
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 MACHINE = {"processor": "Some CPU", "cores": "2", "load before": "0.1, 0.1, 0.1"}
@@ -203,11 +203,11 @@ def test_the_ends_of_pgbenchs_transactions_are_found_by_client_and_number() -> N
 
 
 def test_a_sample_belongs_to_the_innermost_call_that_is_known() -> None:
-    root, scan = "Runner.run (asyncio/runners.py:86)", "Scan.run (relay/stages/scan.py:92)"
+    root, scan = "Runner.run (asyncio/runners.py:86)", "Scan.run (relay/stages/scan/scan.py:92)"
     stacks = [
-        f"{root};{scan};ScanConnection.scan (relay/postgres/outbox.py:82);fetch (asyncpg/connection.py:1) 6",
-        f"{root};{scan};Publish.hand_in (relay/stages/publish.py:9) 1",
-        f"{root};Settle.run (relay/stages/settle.py:9);Statements._rows (relay/postgres/outbox.py:70) 1",
+        f"{root};{scan};ScanConnection.scan (relay/postgres/flow/outbox.py:82);fetch (asyncpg/connection.py:1) 6",
+        f"{root};{scan};Publish.hand_in (relay/stages/publish/publish.py:9) 1",
+        f"{root};Settle.run (relay/stages/settle/settle.py:9);Statements._rows (relay/postgres/flow/outbox.py:70) 1",
         f"{root};handle (asyncio/events.py:3) 1",
         f"{root};something (else.py:1) 1",
     ]
@@ -222,7 +222,7 @@ def test_a_sample_belongs_to_the_innermost_call_that_is_known() -> None:
     }
 
 
-@pytest.mark.parametrize("stacks", [[], ["run (asyncio/runners.py:86);scan (relay/postgres/outbox.py:82) 5"]])
+@pytest.mark.parametrize("stacks", [[], ["run (asyncio/runners.py:86);scan (relay/postgres/flow/outbox.py:82) 5"]])
 def test_a_py_spy_that_names_calls_otherwise_is_refused(stacks: list[str]) -> None:
     with pytest.raises(RuntimeError, match=r"is it 0\.4\.3 or later"):
         parts_of(stacks)

@@ -7,7 +7,7 @@ from hypothesis import given, strategies
 from relay.decide.lane_scan import Reach
 from relay.event import OVERHEAD_BYTES
 from relay.stages.buffer import Buffer
-from tests.events import events
+from tests.support.events import events
 
 ROOMY = 1 << 40
 

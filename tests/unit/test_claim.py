@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from relay.decide.snapshot import Snapshot
-from relay.postgres.outbox import ClaimedLane
+from relay.postgres.flow.outbox import ClaimedLane
 from relay.settings import ReplicaSettings
 from relay.stages.buffer import Buffer
-from relay.stages.claim import Claim
+from relay.stages.claim.claim import Claim
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relay.decide.shares import LaneRow
-    from relay.stages.claim import ClaimPort
+    from relay.stages.claim.claim import ClaimPort
 
 
 class Tables:

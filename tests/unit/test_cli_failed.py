@@ -18,9 +18,9 @@ from relay.cli.failed.actions import progress
 from relay.cli.failed.filters import Wanted, parse_key, parse_time, parse_topic, recorded, words
 from relay.cli.failed.reasons import refusal, state_of, unknown
 from relay.cli.failed.words import key_text, payload_view
-from relay.decide.replaying import key_bytes
-from relay.postgres.failure_rows import Action, Ids
-from relay.postgres.failures import Filter
+from relay.decide.republishing import key_bytes
+from relay.postgres.admin.failure_rows import Action, Ids
+from relay.postgres.admin.failures import Filter
 from relay.text import plain
 
 NOW = datetime(2026, 5, 17, 3, 10, tzinfo=UTC)

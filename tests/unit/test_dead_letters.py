@@ -15,23 +15,23 @@ from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
 from relay.settings import FailureSettings, SettleSettings
 from relay.stages.buffer import Buffer
-from relay.stages.failing import Failing
-from relay.stages.partition import Partition
-from relay.stages.records import Delivery, Failure, HeldBack, Records
-from relay.stages.replayed import Replayed
-from relay.stages.settle import Settle
+from relay.stages.hold.failing import Failing
+from relay.stages.publish.partition import Partition
+from relay.stages.publish.topic import Topic
+from relay.stages.republish.origin import Replayed
+from relay.stages.settle.outcomes import Delivery, Failure, HeldBack, Records
+from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure
-from relay.stages.topic import Topic
 from relay.telemetry import Telemetry
-from tests.events import event
+from tests.support.events import event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
     from relay.event import PendingEvent
-    from relay.stages.records import Record
-    from relay.stages.settle import SettlePort
+    from relay.stages.settle.outcomes import Record
+    from relay.stages.settle.settle import SettlePort
 
 LANE = 3
 

@@ -16,7 +16,7 @@ from relay.demo.display import LineDisplay, LiveDisplay, display_on
 from relay.demo.progress import Arrival, Counts, Phase, Progress
 from relay.demo.summary import Summary
 from relay.demo.summary import page as summary_page
-from relay.postgres.status import Count, Lane, Status
+from relay.postgres.admin.status import Count, Lane, Status
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,23 +14,24 @@ from relay.decide.closed import Closed
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan
 from relay.outcome import FailureKind
-from relay.stages import resume, sizes
-from relay.stages.partition import Partition
-from relay.stages.publish import Publish
-from relay.stages.records import Records
-from tests.flow_model import FlowModel
-from tests.simulated_kafka import ROOM_FOR_SMALL
-from tests.simulated_postgres import Violation
-from tests.simulated_relay import Instant
+from relay.stages.hold import resume
+from relay.stages.publish import limits as sizes
+from relay.stages.publish.partition import Partition
+from relay.stages.publish.publish import Publish
+from relay.stages.settle.outcomes import Records
+from tests.support.models.flow_model import FlowModel
+from tests.support.models.simulated_kafka import ROOM_FOR_SMALL
+from tests.support.models.simulated_postgres import Violation
+from tests.support.models.simulated_relay import Instant
 from tests.unit.test_scan_model import SIZES, few_rungs, random_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from relay.decide.snapshot import Snapshot
-    from relay.stages.topic import Topic
-    from tests.simulated_flow import FlowRelay
-    from tests.simulated_postgres import Transaction
+    from relay.stages.publish.topic import Topic
+    from tests.support.models.simulated_flow import FlowRelay
+    from tests.support.models.simulated_postgres import Transaction
 
 __all__ = ["few_rungs"]
 

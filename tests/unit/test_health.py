@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from relay import watchdog
-from relay.health import DISCARDS_IN_A_ROW, MAX_STALL, Health
+from relay.run import watchdog
+from relay.run.health import DISCARDS_IN_A_ROW, MAX_STALL, Health
 from relay.settings import HealthSettings
 from relay.telemetry import Telemetry
 

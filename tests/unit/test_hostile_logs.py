@@ -15,12 +15,12 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import example, given, settings
 from prometheus_client import generate_latest
 
-from relay.health import Health
-from relay.http import application
+from relay.run.health import Health
+from relay.run.http import application
 from relay.settings import HealthSettings, LogSettings
 from relay.telemetry import HAPPENINGS, Telemetry
 from relay.telemetry.logs import configure
-from tests.hostile import NASTY, hostile_text, unseen
+from tests.support.hostile import NASTY, hostile_text, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

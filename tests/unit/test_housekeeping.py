@@ -13,14 +13,14 @@ from asyncpg import exceptions as pg
 from relay.errors import PostgresLostError, StatementGivenUpError
 from relay.postgres.errors import translated
 from relay.settings import SegmentSettings
-from relay.stages.housekeeping import Chore, Housekeeping
+from relay.stages.housekeeping.housekeeping import Chore, Housekeeping
 from relay.telemetry import Telemetry
-from tests.waiting import until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from relay.stages.housekeeping import PutOff
+    from relay.stages.housekeeping.housekeeping import PutOff
 
 REPLICA = UUID(int=7)
 

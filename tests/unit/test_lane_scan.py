@@ -7,7 +7,7 @@ import pytest
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import Bound, LaneScan, Reach, cut_off
 from relay.decide.snapshot import Snapshot
-from tests.events import event, events, ids
+from tests.support.events import event, events, ids
 
 WIDE = Reach(100, 10_000)
 QUIET = Snapshot(50, 50, frozenset())

@@ -8,12 +8,12 @@ from relay.decide.limits import ANY_TIME, LONGEST_MARGIN, TimeLimits, TopicLimit
 from relay.kafka.administration import limits_of
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
-from relay.stages import times
 from relay.stages.buffer import Buffer
-from relay.stages.partition import Flight
+from relay.stages.publish import times
+from relay.stages.publish.partition import Flight
+from relay.stages.publish.topic import Topic
 from relay.stages.tenure import Tenure
-from relay.stages.topic import Topic
-from tests.events import event
+from tests.support.events import event
 
 NOW = 1_800_000_000_000
 HOUR = 3_600_000

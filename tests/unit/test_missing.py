@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from relay.outcome import FailureKind, PublishError
-from relay.stages import missing as module
-from relay.stages.missing import FEW, Missing
-from tests.waiting import until
+from relay.stages.publish import missing as module
+from relay.stages.publish.missing import FEW, Missing
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relay.stages.producing import ProducerKeeper
+    from relay.stages.publish.producers import ProducerKeeper
 
 NAMES = [f"missing-{number}" for number in range(1_000)]
 

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.decide.shares import Sharing
-from relay.stages import claim, tenure
-from relay.stages.claim import Claim
+from relay.stages import tenure
+from relay.stages.claim import claim
+from relay.stages.claim.claim import Claim
 from relay.stages.tenure import Tenure
-from tests.ownership_model import OwnershipModel
-from tests.simulated_leases import LEASE, Clock, SimulatedDatabase
-from tests.simulated_ownership import SimulatedReplica
-from tests.simulated_postgres import Violation
+from tests.support.models.ownership_model import OwnershipModel
+from tests.support.models.simulated_leases import LEASE, Clock, SimulatedDatabase
+from tests.support.models.simulated_ownership import SimulatedReplica
+from tests.support.models.simulated_postgres import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -184,7 +185,7 @@ def leave_before_everything_is_drained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stop_looking_for_leases_that_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lanes of a dead replica wait for somebody's beat, here a rare one."""
-    monkeypatch.setattr("tests.simulated_ownership.BEAT", LEASE * 0.9)
+    monkeypatch.setattr("tests.support.models.simulated_ownership.BEAT", LEASE * 0.9)
     monkeypatch.setattr(Sharing, "_look_in", lambda *_: float("inf"))
 
 

@@ -11,9 +11,9 @@ from relay.event import PendingEvent
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages.buffer import Buffer
-from relay.stages.partition import COLD_AFTER, MOST_PER_BATCH, Flight, Partition
+from relay.stages.publish.partition import COLD_AFTER, MOST_PER_BATCH, Flight, Partition
 from relay.stages.tenure import Tenure
-from tests.events import events, ids
+from tests.support.events import events, ids
 
 if TYPE_CHECKING:
     import pytest

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from relay.retry import Backoff
-from relay.stages.partition import Partition
-from relay.stages.producing import ProducerKeeper, Producers
+from relay.stages.publish.partition import Partition
+from relay.stages.publish.producers import ProducerKeeper, Producers
 
 if TYPE_CHECKING:
-    from relay.stages.producing import Producer
+    from relay.stages.publish.producers import Producer
 
 
 class Keeper:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.local.ports import HOST
-from tests.proxy import Proxy
+from tests.support.proxies.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

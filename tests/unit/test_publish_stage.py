@@ -17,16 +17,16 @@ from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.retry import Backoff
 from relay.settings import FailureSettings, PublishSettings
 from relay.stages.buffer import Buffer
-from relay.stages.failing import Failing
-from relay.stages.pacing import Pacing
-from relay.stages.publish import Publish
-from relay.stages.records import Delivery, Failure, HeldBack, Records
-from relay.stages.replayed import Replayed
+from relay.stages.hold.failing import Failing
+from relay.stages.publish.pacing import Pacing
+from relay.stages.publish.publish import Publish
+from relay.stages.publish.topic import Topic
+from relay.stages.republish.origin import Replayed
+from relay.stages.settle.outcomes import Delivery, Failure, HeldBack, Records
 from relay.stages.tenure import Tenure
-from relay.stages.topic import Topic
 from relay.telemetry import Telemetry
-from tests.events import event, ids
-from tests.waiting import until
+from tests.support.events import event, ids
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections import deque
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from relay.event import PendingEvent
     from relay.outcome import Outcome
-    from relay.stages.partition import Partition
-    from relay.stages.producing import Producers
-    from relay.stages.troubles import Troubles
+    from relay.stages.publish.partition import Partition
+    from relay.stages.publish.producers import Producers
+    from relay.stages.publish.watch import Troubles
 
 MAX_BYTES = 1_000
 TOO_LARGE = 2_000

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from relay.cli import COMMANDS, main
-from relay.session import CONNECTIONS
+from relay.run.session import CONNECTIONS
 from relay.settings import Settings, StopSettings
 from relay.settings.describe import reference
 from relay.settings.load import CONFIG_FILE, variables

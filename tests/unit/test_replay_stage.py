@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from relay.decide.lane_scan import LaneScan
-from relay.decide.replaying import MOST_EVENTS, ReplayRequest
+from relay.decide.republishing import MOST_EVENTS, ReplayRequest
 from relay.decide.snapshot import Snapshot
 from relay.errors import PostgresLostError, UnreachableError
 from relay.event import PendingEvent
 from relay.retry import Backoff
 from relay.settings import BufferSettings, PublishSettings
 from relay.stages.buffer import Buffer
-from relay.stages.records import Delivery
-from relay.stages.replay import LOOK_INTERVAL, Replay
-from relay.stages.replayed import Replayed, ReplayedEvent
+from relay.stages.republish.origin import Replayed, ReplayedEvent
+from relay.stages.republish.republish import LOOK_INTERVAL, Replay
+from relay.stages.settle.outcomes import Delivery
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
-from tests.waiting import until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from uuid import UUID
 
-    from relay.stages.replayed import Landed
+    from relay.stages.republish.origin import Landed
 
 NOW = datetime(2026, 5, 17, tzinfo=UTC)
 

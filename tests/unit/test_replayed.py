@@ -11,19 +11,19 @@ from uuid import uuid4
 import pytest
 
 from relay.decide.lane_scan import LaneScan
-from relay.decide.replaying import Progress, ReplayRequest
+from relay.decide.republishing import Progress, ReplayRequest
 from relay.decide.snapshot import Snapshot
 from relay.event import PendingEvent
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
 from relay.settings import FailureSettings
 from relay.stages.buffer import Buffer
-from relay.stages.failing import Failing
-from relay.stages.partition import Partition
-from relay.stages.records import Delivery, Failure, HeldBack, Record, Records
-from relay.stages.replayed import LaneReplay, Replayed, ReplayedEvent
+from relay.stages.hold.failing import Failing
+from relay.stages.publish.partition import Partition
+from relay.stages.publish.topic import Topic
+from relay.stages.republish.origin import LaneReplay, Replayed, ReplayedEvent
+from relay.stages.settle.outcomes import Delivery, Failure, HeldBack, Record, Records
 from relay.stages.tenure import Tenure
-from relay.stages.topic import Topic
 from relay.telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from relay.errors import PostgresLostError, SchemaError, StatementFailedError, UnreachableError, describe
-from relay.health import Health
-from relay.restarts import Restarts
+from relay.run.health import Health
+from relay.run.restarts import Restarts
 from relay.settings import HealthSettings
 from relay.stages.tenure import LeaseLostError
 from relay.telemetry import Telemetry
@@ -105,4 +105,4 @@ def test_a_bug_is_described_in_one_line_that_says_where() -> None:
         Health(HealthSettings(), 0.0).flow_fails(7)  # type: ignore[arg-type]
     except AttributeError as error:
         text = describe(error)
-    assert text.startswith("AttributeError: 'int' object has no attribute 'split' (at relay/health.py:")
+    assert text.startswith("AttributeError: 'int' object has no attribute 'split' (at relay/run/health.py:")

@@ -16,8 +16,8 @@ from relay.event import PendingEvent
 from relay.outcome import FailureKind, PublishError
 from relay.settings import ScanSettings
 from relay.stages.buffer import Buffer
-from relay.stages.records import Failure, HeldBack, Records
-from relay.stages.resume import Resume
+from relay.stages.hold.resume import Resume
+from relay.stages.settle.outcomes import Failure, HeldBack, Records
 from relay.stages.tenure import Tenure
 
 if TYPE_CHECKING:

@@ -18,17 +18,17 @@ from relay.decide import lane_scan
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import Bound, LaneScan, LongSweep
 from relay.stages import tenure
-from relay.stages.sweep import Sweep
-from tests.scan_model import Model
-from tests.simulated_postgres import SimulatedPostgres, Violation
-from tests.simulated_relay import SimulatedConnection
+from relay.stages.scan.sweep import Sweep
+from tests.support.models.scan_model import Model
+from tests.support.models.simulated_postgres import SimulatedPostgres, Violation
+from tests.support.models.simulated_relay import SimulatedConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
-    from relay.postgres.outbox import ScanResult
+    from relay.postgres.flow.outbox import ScanResult
 
 SIZES = [(12, 3), (3, 12)]
 """Events per scan and ids per step of a sweep: sweeps of many steps, and sweeps that their limit cuts off."""

@@ -11,19 +11,19 @@ import pytest
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
-from relay.postgres.outbox import ScanResult
+from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
 from relay.stages.buffer import Buffer
-from relay.stages.scan import Scan
+from relay.stages.scan.scan import Scan
 from relay.stages.tenure import SequenceWentBackError, Tenure, TenureLostError
 from relay.telemetry import Telemetry
-from tests.events import event, events, ids
+from tests.support.events import event, events, ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relay.event import PendingEvent
-    from relay.stages.scan import LaneRequest
+    from relay.stages.scan.scan import LaneRequest
 
 Answer = ScanResult
 

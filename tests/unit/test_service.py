@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from relay.errors import PostgresLostError, SchemaError
-from relay.service import Service
+from relay.run.service import Service
 from relay.settings import Settings
 from relay.stages.buffer import Buffer
-from relay.stages.former import FormerTenure
+from relay.stages.claim.former import FormerTenure
 from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.session import Session
+    from relay.run.session import Session
 
 LOST = PostgresLostError("the connection was lost")
 REQUIRED = {"RELAY_POSTGRES_DSN": "postgresql://nowhere/none", "RELAY_KAFKA_BOOTSTRAP_SERVERS": "nowhere:1"}

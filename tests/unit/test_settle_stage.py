@@ -11,20 +11,20 @@ import pytest
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.settings import SettleSettings
-from relay.stages import settle as module
 from relay.stages.buffer import Buffer
-from relay.stages.records import Delivery, HeldBack, Records
-from relay.stages.settle import Settle
+from relay.stages.settle import settle as module
+from relay.stages.settle.outcomes import Delivery, HeldBack, Records
+from relay.stages.settle.settle import Settle
 from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
-from tests.events import event
+from tests.support.events import event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from relay.stages.records import Record
-    from relay.stages.settle import Receipts, SettlePort
+    from relay.stages.settle.outcomes import Record
+    from relay.stages.settle.settle import Receipts, SettlePort
 
 LANE = 3
 

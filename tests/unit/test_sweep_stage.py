@@ -12,11 +12,11 @@ from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.event import PendingEvent
-from relay.postgres.outbox import ScanResult
+from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
 from relay.stages.buffer import Buffer
-from relay.stages.scan import Scan
-from relay.stages.sweep import TURN_STEPS, Sweep
+from relay.stages.scan.scan import Scan
+from relay.stages.scan.sweep import TURN_STEPS, Sweep
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 
@@ -160,7 +160,7 @@ async def test_a_turn_is_over_once_its_lane_is_given_back_or_has_no_room() -> No
 
 async def test_transactions_are_looked_at_between_the_turns_of_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long sweeps may take a while, and what holds no event is to hold nothing up meanwhile."""
-    monkeypatch.setattr("relay.stages.sweep.QUIET_CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr("relay.stages.scan.sweep.QUIET_CHECK_INTERVAL", 0.0)
     tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
     in_long_sweeps(tenure, first=2, second=2)
     waiting = tenure.lanes[1].sweep

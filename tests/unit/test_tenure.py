@@ -8,7 +8,7 @@ from relay.decide.closed import Closed
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
-from relay.postgres.outbox import ScanResult
+from relay.postgres.flow.outbox import ScanResult
 from relay.stages.buffer import Buffer
 from relay.stages.tenure import MANY_RUNGS, Tenure
 

@@ -11,6 +11,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS / "README.md").read_text()
 NAMED = sorted(set(re.findall(r"`((?:unit|integration|acceptance)/test_\w+\.py(?:::\w+)*)`", PAGE)))
+HELPERS = sorted(set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)`", PAGE.split("## Situations")[0])))
 SITUATIONS = [line.strip("| ").split(" | ") for line in PAGE.split("## Situations")[1].splitlines() if line[:1] == "|"]
 
 
@@ -32,6 +33,6 @@ def test_every_situation_has_a_test_or_says_why_not() -> None:
         assert "`" in situation[2] or "*by hand*" in situation[2], situation
 
 
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"`([a-z_]+\.py)`", PAGE.split("## Situations")[0]))))
+@pytest.mark.parametrize("module", HELPERS)
 def test_a_helper_that_the_page_names_exists(module: str) -> None:
     assert (TESTS / module).exists()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.text import as_json, clip, one_line, plain, visible
-from tests.hostile import NASTY, hostile_text, unseen
+from tests.support.hostile import NASTY, hostile_text, unseen
 
 
 @pytest.mark.parametrize("text", ["relay-1", "größer, naïve, 日本語, नमस्ते, 🚚", "relay[/prod]", r"C:\temp", "", "Å"])

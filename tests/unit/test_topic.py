@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from relay.retry import Backoff
-from relay.stages.topic import Topic
-from tests.events import events, ids
+from relay.stages.publish.topic import Topic
+from tests.support.events import events, ids
 
 
 def new_topic() -> Topic:

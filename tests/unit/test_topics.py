@@ -6,11 +6,11 @@ import pytest
 
 from relay.retry import Backoff
 from relay.stages.buffer import Buffer
-from relay.stages.partition import Flight
+from relay.stages.publish.partition import Flight
+from relay.stages.publish.queues import Topics
+from relay.stages.publish.topic import Topic
 from relay.stages.tenure import Tenure
-from relay.stages.topic import Topic
-from relay.stages.topics import Topics
-from tests.events import event, events, ids
+from tests.support.events import event, events, ids
 
 NOW = 1_000.0
 

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from relay.health import Health
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
+from relay.run.health import Health
 from relay.settings import HealthSettings
-from relay.stages import troubles as module
 from relay.stages.buffer import Buffer
-from relay.stages.partition import Flight, Partition
-from relay.stages.tenure import Tenure
-from relay.stages.topic import Topic
-from relay.stages.topics import Topics
-from relay.stages.troubles import (
+from relay.stages.publish import watch as module
+from relay.stages.publish.partition import Flight, Partition
+from relay.stages.publish.queues import Topics
+from relay.stages.publish.topic import Topic
+from relay.stages.publish.watch import (
     ALIVE_FOR,
     LOOK_UP_INTERVAL,
     PAUSE_AFTER,
@@ -28,11 +27,12 @@ from relay.stages.troubles import (
     WATCH_INTERVAL,
     Troubles,
 )
-from tests.events import event, events
+from relay.stages.tenure import Tenure
+from tests.support.events import event, events
 
 if TYPE_CHECKING:
-    from relay.stages.failing import Failing
-    from relay.stages.publish import Publish
+    from relay.stages.hold.failing import Failing
+    from relay.stages.publish.publish import Publish
     from relay.telemetry import Telemetry
 
 REQUEST_TIMEOUT = 8.0

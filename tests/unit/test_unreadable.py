@@ -10,21 +10,21 @@ from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.errors import StatementFailedError
-from relay.postgres.outbox import ScanResult
+from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
 from relay.stages.buffer import Buffer
-from relay.stages.scan import Scan
-from relay.stages.sweep import Sweep
+from relay.stages.scan.scan import Scan
+from relay.stages.scan.sweep import Sweep
+from relay.stages.scan.unreadable import ID_MAX, Found, Unreadable
 from relay.stages.tenure import Tenure
-from relay.stages.unreadable import ID_MAX, Found, Unreadable
 from relay.telemetry import Telemetry
-from tests.events import event
+from tests.support.events import event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relay.event import PendingEvent
-    from relay.stages.scan import LaneRequest
+    from relay.stages.scan.scan import LaneRequest
 
 LANE = 3
 
@@ -78,7 +78,7 @@ async def test_nothing_is_found_when_each_event_can_be_read_or_none_is_there() -
 
 
 async def test_it_fails_once_and_counts_as_taken_until_that_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.stages.unreadable.WAIT", 0)
+    monkeypatch.setattr("relay.stages.scan.unreadable.WAIT", 0)
     _, state, unreadable, failed = looking(1)
     for _ in range(2):
         await unreadable.fail(state, event(1, lane=LANE), StatementFailedError("invalid byte sequence"))
@@ -88,7 +88,7 @@ async def test_it_fails_once_and_counts_as_taken_until_that_is_recorded(monkeypa
 
 async def test_it_fails_only_once_what_was_taken_before_it_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """An earlier event of its key that comes back, or is taken by another owner, would be held behind its failure."""
-    monkeypatch.setattr("relay.stages.unreadable.WAIT", 0)
+    monkeypatch.setattr("relay.stages.scan.unreadable.WAIT", 0)
     _, state, unreadable, failed = looking(5)
     state.taken = {3, 4, 9}
     for settled, expected in (([3], []), ([4], [5])):

@@ -12,14 +12,14 @@ from relay.decide.snapshot import Snapshot
 from relay.errors import PostgresLostError, StatementFailedError
 from relay.outcome import FailureKind, PublishError
 from relay.stages.buffer import Buffer
-from relay.stages.records import Delivery, Failure, HeldBack, Records, halves
+from relay.stages.settle.outcomes import Delivery, Failure, HeldBack, Records, halves
+from relay.stages.settle.unrecorded import MOST_SUSPECTS, Unrecorded
 from relay.stages.tenure import Tenure
-from relay.stages.unrecorded import MOST_SUSPECTS, Unrecorded
 from relay.telemetry import Telemetry
-from tests.events import event, events
+from tests.support.events import event, events
 
 if TYPE_CHECKING:
-    from relay.stages.records import Record
+    from relay.stages.settle.outcomes import Record
 
 LANE = 3
 

@@ -12,7 +12,7 @@ from relay.cli.failed.filters import words
 from relay.cli.show.lines import say_json
 
 if TYPE_CHECKING:
-    from relay.postgres.failure_rows import Action
+    from relay.postgres.admin.failure_rows import Action
 
 
 @click.command(name="actions", short_help="List who replayed or discarded what, and why.")

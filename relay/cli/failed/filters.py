@@ -12,8 +12,8 @@ import click
 from relay.cli.failed.pages import moment_of
 from relay.cli.failed.words import key_text
 from relay.cli.spans import parse_span
-from relay.decide.replaying import key_bytes
-from relay.postgres.failures import Filter
+from relay.decide.republishing import key_bytes
+from relay.postgres.admin.failures import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

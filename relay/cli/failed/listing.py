@@ -17,7 +17,7 @@ from relay.cli.words import duration
 
 if TYPE_CHECKING:
     from relay.cli.show.tables import PlainTable
-    from relay.postgres.failure_rows import Failure, Group
+    from relay.postgres.admin.failure_rows import Failure, Group
 
 _STATES = ("failed", "retrying", "replaying", "discarded")
 _OPEN = _STATES[:3]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from relay.cli.show.console import PlainConsole
-    from relay.postgres.failure_rows import Group, Marked
-    from relay.postgres.failures import Filter, Kind
+    from relay.postgres.admin.failure_rows import Group, Marked
+    from relay.postgres.admin.failures import Filter, Kind
 
     Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -14,16 +14,16 @@ from relay.cli.show.console import console
 from relay.cli.show.tables import PlainTable
 from relay.cli.show.tables import table as made_table
 from relay.cli.words import duration
-from relay.postgres.admin import admin_connection
+from relay.postgres.admin.connection import admin_connection
+from relay.postgres.admin.failures import Failures
 from relay.postgres.checks import check_schema
-from relay.postgres.failures import Failures
 from relay.settings import load_postgres
 from relay.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from relay.postgres.failure_rows import Group
+    from relay.postgres.admin.failure_rows import Group
 
 EVENT_ID = click.IntRange(1, 2**63 - 1)
 EVENT_ID.name = "event id"

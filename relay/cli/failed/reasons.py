@@ -10,8 +10,8 @@ from relay.errors import RelayError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relay.postgres.failure_rows import Asked, Ids
-    from relay.postgres.failures import Failures, Kind
+    from relay.postgres.admin.failure_rows import Asked, Ids
+    from relay.postgres.admin.failures import Failures, Kind
 
 MARKABLE = ("failed", "retrying")
 """The states from which a person can take an event."""

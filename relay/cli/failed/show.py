@@ -17,14 +17,14 @@ from relay.cli.failed.words import key_text, payload_view
 from relay.cli.show.lines import say, say_bytes, say_json
 from relay.cli.show.tables import PlainTable, grid
 from relay.cli.words import duration
-from relay.postgres.failures import Filter
+from relay.postgres.admin.failures import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from relay.cli.show.console import PlainConsole
-    from relay.postgres.failure_rows import Action, Blocker, Shown
-    from relay.postgres.failures import Failures
+    from relay.postgres.admin.failure_rows import Action, Blocker, Shown
+    from relay.postgres.admin.failures import Failures
 
 _SHOWN_BYTES = 4_000
 _ALL_BYTES = 2**30

@@ -15,7 +15,7 @@ from relay.cli.show.lines import say
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.postgres.failure_rows import Action
+    from relay.postgres.admin.failure_rows import Action
 
 _LONGEST_PAUSE = 1.0
 _PATIENCE = 20.0

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from relay.decide.replaying import HEX
+from relay.decide.republishing import HEX
 from relay.text import plain, visible
 
 _MOST_LINES = 60

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from relay.cli.failed.reasons import RefusedError
-from relay.postgres.admin import admin_connection
+from relay.postgres.admin.connection import admin_connection
+from relay.postgres.admin.replays import ReplayRequests
 from relay.postgres.checks import check_schema
-from relay.postgres.replay_requests import ReplayRequests
 from relay.settings import load_postgres
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from relay.postgres.replay_requests import ReplayRow
+    from relay.postgres.admin.replays import ReplayRow
 
 
 @asynccontextmanager

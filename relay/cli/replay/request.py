@@ -19,13 +19,13 @@ from relay.cli.replay.watching import end, follow
 from relay.cli.show.lines import say_json
 from relay.cli.who import who
 from relay.cli.words import duration
-from relay.postgres.replay_requests import Wanted
+from relay.postgres.admin.replays import Wanted
 from relay.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.postgres.replay_requests import Counted, Horizon, ReplayRow
+    from relay.postgres.admin.replays import Counted, Horizon, ReplayRow
 
 
 class _Preview(NamedTuple):

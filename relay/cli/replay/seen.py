@@ -15,7 +15,7 @@ from relay.cli.show.lines import say_json
 from relay.cli.who import who
 
 if TYPE_CHECKING:
-    from relay.postgres.replay_requests import ReplayRow
+    from relay.postgres.admin.replays import ReplayRow
 
 _ERRORS = 20
 

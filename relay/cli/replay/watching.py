@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from relay.cli.show.console import PlainConsole
-    from relay.postgres.replay_requests import ReplayRow
+    from relay.postgres.admin.replays import ReplayRow
 
 _PAUSE = 0.5
 _STALLED = 10.0

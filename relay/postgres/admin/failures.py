@@ -1,0 +1,189 @@
+"""Failures as people ask about them and mark them: replay and discard are marks, only a lane's owner acts on them.
+
+A mark is set in the failure's own row, in the transaction that records the action: it is exact in its count, seen
+at once by everybody, and needs no relay.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
+
+from asyncpg.exceptions import (
+    DeadlockDetectedError,
+    InsufficientPrivilegeError,
+    LockNotAvailableError,
+    QueryCanceledError,
+    ReadOnlySQLTransactionError,
+)
+
+from relay.errors import PostgresLostError, RelayError
+from relay.postgres.admin.failure_rows import Action, Asked, Blocker, Failure, Group, Ids, Marked, Shown
+from relay.postgres.errors import translated
+from relay.postgres.hints import hint
+from relay.postgres.sql import query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    import asyncpg
+
+Kind: TypeAlias = Literal["replay", "discard"]
+Row = TypeVar("Row")
+
+_MARK: dict[Kind, str] = {"replay": "replaying", "discard": "discarded"}
+
+
+class BusyError(RelayError):
+    """The server or others did not let us through in time; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which failures are meant; None means any. `*` in a pattern stands for anything, `error` ignores case."""
+
+    ids: tuple[int, ...] | None = None
+    """Each once."""
+    topic: str | None = None
+    key: bytes | None = None
+    error: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    """Both are about the latest attempt, on the server's clock."""
+    states: tuple[str, ...] | None = None
+
+    def arguments(self) -> list[object]:
+        """$1 to $7 of the statements that take a filter."""
+        topic, error = (None if pattern is None else _like(pattern) for pattern in (self.topic, self.error))
+        return [self.ids, topic, self.key, error, self.since, self.until, self.states]
+
+
+class Failures:
+    """The failures of an outbox, through one connection; no method leaves a transaction open."""
+
+    def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+
+    async def now(self) -> datetime:
+        """The server's time."""
+        return cast("datetime", (await self._rows("failures_now"))[0]["now"])
+
+    async def listed(self, matching: Filter, after: int, limit: int) -> list[Failure]:
+        """Failures that match, in id order."""
+        return _all(Failure, await self._rows("failures_list", *matching.arguments(), after, limit))
+
+    async def counted(self, matching: Filter) -> list[Group]:
+        """How many match, per topic, error and state; the most first."""
+        return _all(Group, await self._rows("failures_counts", *matching.arguments()))
+
+    async def held_back(self, matching: Filter) -> int | None:
+        """How many events those that match hold back, None if counting took too long."""
+        rows = await self._count("failures_hold_back", *matching.arguments())
+        return None if rows is None else cast("int", rows[0]["events"])
+
+    async def held_back_each(self, ids: Sequence[int]) -> dict[int, int] | None:
+        """How many events each failure holds back, None if counting took too long."""
+        rows = await self._count("failures_hold_back_each", ids)
+        return None if rows is None else dict.fromkeys(ids, 0) | {row["id"]: row["events"] for row in rows}
+
+    async def asked(self, ids: Sequence[int]) -> list[Asked]:
+        """What is known about events, in the order of their ids here."""
+        return _all(Asked, await self._rows("events_asked_for", ids))
+
+    async def event(self, event_id: int, payload_bytes: int) -> Shown | None:
+        """An event with the beginning of its payload; None if there is none with this id."""
+        rows = _all(Shown, await self._rows("event_shown", event_id, payload_bytes))
+        return rows[0] if rows else None
+
+    async def behind(self, lane: int, event_id: int, topic: str, key: bytes | None) -> Blocker | None:
+        """The failure that a held event waits for; None if it waits for its topic."""
+        rows = _all(Blocker, await self._rows("held_behind", lane, event_id, topic, key))
+        return rows[0] if rows else None
+
+    async def first_held(self, lane: int, event_id: int, topic: str, key: bytes | None, limit: int) -> list[int]:
+        """The first events that wait behind this one."""
+        return [row["id"] for row in await self._rows("first_held", lane, event_id, topic, key, limit)]
+
+    async def ids(self) -> Ids:
+        """Which ids can be there."""
+        return _all(Ids, await self._rows("ids_there_are"))[0]
+
+    async def actions(self, limit: int, before: int | None = None, only: int | None = None) -> list[Action]:
+        """What people asked for, the latest first."""
+        rows = await self._rows("actions", limit, before, only)
+        return [
+            Action(**{**row, "filter": json.loads(row["filter"]), "counts": json.loads(row["counts"])}) for row in rows
+        ]
+
+    async def live_replicas(self) -> int:
+        """How many replicas could act on a mark."""
+        return len(await self._rows("live_replicas"))
+
+    async def mark(
+        self, kind: Kind, matching: Filter, recorded: dict[str, object], reason: str, requested_by: str
+    ) -> Marked | None:
+        """Mark the failures that match and are not marked yet; None, and nothing is recorded, if there is none.
+
+        With ids it is all or none of them. `recorded` is the filter as the audit has it. Raises BusyError.
+        """
+        arguments = [*matching.arguments(), kind, json.dumps(recorded), reason, requested_by, _MARK[kind]]
+        try:
+            with translated():
+                return await self._mark(arguments)
+        except PostgresLostError as error:
+            if not self._connection.is_closed():
+                raise
+            raise PostgresLostError(f"{error}; see `relay failed actions` whether this {kind} was recorded") from error
+
+    async def _mark(self, arguments: list[object]) -> Marked | None:
+        try:
+            async with self._connection.transaction(isolation="read_committed"):
+                await self._connection.execute(query("mark_session", self._schema))
+                row = await self._connection.fetchrow(query("mark_failures", self._schema), *arguments)
+        except (LockNotAvailableError, QueryCanceledError, DeadlockDetectedError) as error:
+            raise BusyError("others keep these events locked; nothing was changed, try again") from error
+        if row is None:
+            return None
+        await hint(self._connection, "mark_wake_up", self._schema)
+        return Marked(**row)
+
+    async def finish_replays(self) -> None:
+        """Record the end of replays that have come to one. Who may not write leaves that to others."""
+        with translated(), suppress(InsufficientPrivilegeError, ReadOnlySQLTransactionError):
+            await self._connection.execute(query("finish_replays", self._schema))
+
+    async def _rows(self, name: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run with the plans of a queue, and an end to what takes too long."""
+        rows = await self._read("status_session", name, *arguments)
+        if rows is None:
+            raise BusyError("PostgreSQL took too long to answer; see `relay status`, and try a narrower filter")
+        return rows
+
+    async def _count(self, name: str, *arguments: object) -> list[asyncpg.Record] | None:
+        return await self._read("failures_counting", name, *arguments)
+
+    async def _read(self, session: str, name: str, *arguments: object) -> list[asyncpg.Record] | None:
+        with translated():
+            try:
+                async with self._connection.transaction(readonly=True):
+                    await self._connection.execute(query(session, self._schema))
+                    return cast(
+                        "list[asyncpg.Record]", await self._connection.fetch(query(name, self._schema), *arguments)
+                    )
+            except QueryCanceledError:
+                return None
+
+
+def _all(kind: Callable[..., Row], rows: Sequence[asyncpg.Record]) -> list[Row]:
+    return [kind(**row) for row in rows]
+
+
+def _like(pattern: str) -> str:
+    """A pattern for LIKE that matches what `pattern` does, in which `*` stands for anything."""
+    for special in "\\%_":
+        pattern = pattern.replace(special, f"\\{special}")
+    return pattern.replace("*", "%")

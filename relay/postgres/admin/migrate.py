@@ -1,0 +1,215 @@
+"""Applies the migrations in `sql/migrations`, one transaction each, one program at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from asyncpg.exceptions import (
+    DuplicateSchemaError,
+    InvalidParameterValueError,
+    LockNotAvailableError,
+    UndefinedObjectError,
+    UniqueViolationError,
+)
+
+from relay.errors import SchemaError
+from relay.postgres.admin.owners import check_in_sql, check_owners, refused_to_look
+from relay.postgres.checks import schema_state
+from relay.postgres.errors import translated
+from relay.postgres.locks import Holder, held_up, holders, tables_of
+from relay.postgres.sessions import as_text, secure_transaction
+from relay.postgres.sql import DEFAULT_SCHEMA, query, roles
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from typing import TypeVar
+
+    import asyncpg
+
+    from relay.postgres.sql import Migration
+
+    Result = TypeVar("Result")
+
+LOCK_ATTEMPTS = 60
+LOCK_PAUSE = 0.5
+"""Seconds between attempts to lock the events' table, for the writers that were kept waiting to get on."""
+
+
+async def migrate(
+    connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA, owner: str | None = None
+) -> list[Migration]:
+    """Apply what is pending and return it. Safe to run again, and by several programs at once.
+
+    With an `owner`, that role makes everything and owns it. Nothing is pending in a newer schema that this program can
+    work with. Raises SchemaError if it cannot, if what was applied is not what it knows (see `schema_state`), if the
+    schema or something in it belongs to somebody else, or if others keep it locked for too long.
+    """
+    applied: list[Migration] = []
+    what = f"a migration of the schema {schema}"
+
+    async def patiently(work: Callable[..., Awaitable[Result]]) -> Result:
+        return await _patiently(partial(work, connection, schema, owner), what, connection, schema)
+
+    # Without the lock: those who may only read can be told that nothing is pending.
+    if not await patiently(_pending):
+        return applied
+    await patiently(_make_schema)
+    while (migration := await patiently(_apply_next)) is not None:
+        applied.append(migration)
+    return applied
+
+
+async def _patiently(
+    work: Callable[[], Awaitable[Result]], what: str, connection: asyncpg.Connection, schema: str
+) -> Result:
+    """Do what gives up when it has waited a little for a lock, so that writers do not queue up behind it.
+
+    Tried for half a minute or more; then HeldUpError names who held the lock.
+    """
+    for attempt in range(LOCK_ATTEMPTS):
+        if attempt:
+            await asyncio.sleep(LOCK_PAUSE)
+        with suppress(LockNotAvailableError):
+            return await work()
+    with translated():
+        async with transaction_as(connection, None):
+            of_schema = [Holder(**row) for row in await connection.fetch(query("schema_holders", schema))]
+            raise held_up(what, of_schema + await holders(connection, tables_of(schema)))
+
+
+async def _pending(connection: asyncpg.Connection, schema: str, owner: str | None) -> bool:
+    with translated():
+        async with transaction_as(connection, owner):
+            await connection.execute(query("lock_patience"))
+            await check_owners(connection, schema, refused_to_look)
+            return bool((await schema_state(connection, schema)).pending)
+
+
+async def _make_schema(connection: asyncpg.Connection, schema: str, owner: str | None) -> None:
+    with translated(), suppress(DuplicateSchemaError, UniqueViolationError):
+        async with transaction_as(connection, None):
+            await connection.execute(query("lock_patience"))
+            await connection.execute(query("intended_owner"), owner or "")
+            await connection.execute(query("create_schema", schema))
+
+
+async def _apply_next(connection: asyncpg.Connection, schema: str, owner: str | None) -> Migration | None:
+    """Apply the first pending migration, with everything that decides it read under the lock.
+
+    The lock belongs to the transaction and not to the session, so that a pooler in between does no harm.
+    """
+    with translated():
+        async with transaction_as(connection, owner):
+            await connection.execute(query("lock_patience"))
+            await check_owners(connection, schema)
+            await connection.execute(query("migration_lock", schema))
+            # Again: what was not there before may be somebody else's by now.
+            await check_owners(connection, schema)
+            for migration in (await schema_state(connection, schema)).pending:
+                await connection.execute(migration.sql)
+                await connection.execute(
+                    query("record_migration", schema),
+                    migration.version,
+                    migration.name,
+                    migration.checksum,
+                    migration.compatible_from,
+                )
+                return migration
+    return None
+
+
+@asynccontextmanager
+async def transaction_as(connection: asyncpg.Connection, owner: str | None) -> AsyncIterator[None]:
+    """A transaction as the role `owner`, or as the one that connected. Raises SchemaError if there is no such role."""
+    async with connection.transaction(isolation="read_committed"):
+        await secure_transaction(connection)
+        if owner is not None:
+            try:
+                await connection.execute(query("act_as"), owner)
+            except (InvalidParameterValueError, UndefinedObjectError) as error:
+                raise SchemaError(f"there is no role {owner}; create it, or give `--owner` another") from error
+        yield
+
+
+async def make_roles(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA, owner: str | None = None) -> None:
+    """Create the roles for writers, relay and people if they are missing, and grant them what they need.
+
+    That takes CREATEROLE, so it is not done as the `owner`, but the outbox must be that one's or our own.
+    """
+    with translated():
+        async with transaction_as(connection, owner):
+            await check_owners(connection, schema)
+        async with transaction_as(connection, None):
+            await _check_roles(connection, schema)
+            await connection.execute(roles(schema))
+
+
+async def _check_roles(connection: asyncpg.Connection, schema: str) -> None:
+    """Raise SchemaError if a role that is to be given rights is in the hands of somebody else.
+
+    One that has rights on the schema was given them by who owns it.
+    """
+    names = [f"{schema}_{kind}" for kind in ("writer", "relay", "admin")]
+    for row in await connection.fetch(query("roles_of_others", schema), names):
+        whose = f"is in the hands of {row['names']}" if row["names"] else "logs in itself"
+        raise SchemaError(
+            f"the role {row['role']} was there before and {whose}; drop it, or, if that is meant, "
+            f"run GRANT USAGE ON SCHEMA {schema} TO {row['role']} first"
+        )
+
+
+async def max_event_bytes(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> int:
+    """The limit on an event's size: bytes of key, payload, headers and type together."""
+    with translated():
+        return int(await connection.fetchval(query("max_event_bytes", schema)))
+
+
+async def set_max_event_bytes(
+    connection: asyncpg.Connection, limit: int, schema: str = DEFAULT_SCHEMA, owner: str | None = None
+) -> bool:
+    """Change the limit for new events; returns whether it was another one before.
+
+    The tables are locked for an instant. Raises HeldUpError when that did not work out for half a minute.
+    """
+    with translated():
+        async with transaction_as(connection, owner):
+            await check_owners(connection, schema)
+            if limit == await max_event_bytes(connection, schema):
+                return False
+
+    async def change() -> None:
+        with translated():
+            async with transaction_as(connection, owner):
+                await connection.execute(query("set_max_event_bytes", schema), limit)
+
+    await _patiently(change, "the change of the event size limit", connection, schema)
+    return True
+
+
+def script(migrations: Iterable[Migration], schema: str = DEFAULT_SCHEMA) -> str:
+    """The migrations as SQL text for another tool to run, each with the statement that records it.
+
+    Whose the schema is, is looked at before and after: what was not there at first may have come from somebody else.
+    """
+    check = check_in_sql(schema)
+    return "\n".join(
+        f"BEGIN;\n{as_text()}\n{check}\n{migration.sql}\n{_record(migration, schema)}\n{check}\nCOMMIT;\n"
+        for migration in migrations
+    )
+
+
+def _record(migration: Migration, schema: str) -> str:
+    _, _, text = query("record_migration", schema).partition("\n")
+    # Names and checksums are our own and have no quotes in them.
+    values = (
+        str(migration.version),
+        f"'{migration.name}'",
+        f"'{migration.checksum}'",
+        str(migration.compatible_from),
+    )
+    for number, value in enumerate(values, start=1):
+        text = text.replace(f"${number}", value)
+    return text

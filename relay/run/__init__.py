@@ -1,0 +1,1 @@
+"""`relay run`: the process, its tenures, and what it shows of itself over HTTP."""

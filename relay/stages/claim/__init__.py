@@ -1,0 +1,1 @@
+"""Claim: which lanes this replica owns, and for how long."""

@@ -1,0 +1,302 @@
+"""Registers the replica, keeps its lease, and claims and releases lanes up to its fair share.
+
+Every third of the lease a *beat* renews it. A *look* sees who owns what and acts on it: with every beat, when another
+replica or a person says that something changed, and when a lease that others depend on has ended. What is said may be
+missed, so the beats are the guarantee.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import relay
+from relay.decide.closed import Closed
+from relay.decide.lane_scan import LaneScan
+from relay.decide.shares import Sharing
+from relay.errors import RelayError, connection_lost
+from relay.stages.tenure import LeaseLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from uuid import UUID
+
+    from relay.decide.shares import LaneRow, LiveReplica
+    from relay.postgres.flow.outbox import ClaimedLane
+    from relay.settings import ReplicaSettings
+    from relay.stages.tenure import Tenure
+    from relay.telemetry import Telemetry
+
+HEARTBEATS_PER_LEASE = 3
+
+HAND_BACK_INTERVAL = 0.02
+"""Seconds between looks (in memory) whether a lane that is to be given back is settled: its next owner waits for it."""
+
+LOOK_AGAIN_AFTER = 0.02
+"""Seconds until the next look after lanes were claimed: others may have been faster with some of them or had one
+locked, and lanes that were moved here may be more than the share, so that others have to go."""
+
+MOST_LOOK_AGAIN_AFTER = 1.0
+"""The same after many tries without success: somebody may keep a lane's row locked for long."""
+
+SHOW_AFTER = 0.5
+"""Seconds after which giving lanes back is worth a beat of its own, which shows it to people."""
+
+
+class Report(NamedTuple):
+    """What a replica shows of itself."""
+
+    releasing: list[int]
+    """Lanes that it is giving back."""
+    duplicates: int
+    leases_lost: int
+
+
+class Renewal(NamedTuple):
+    """A lease was extended."""
+
+    xid: int
+    open_replays: bool
+    """Whether a replay of delivered events is under way."""
+
+
+class ClaimPort(Protocol):
+    """What claiming needs of PostgreSQL; every write is fenced by owner and epoch."""
+
+    async def sequence_value(self) -> int:
+        """The last id taken."""
+
+    async def register(self, replica: UUID, name: str, version: str, lease: float, former: UUID | None) -> int:
+        """Enter the replica; returns the transaction's xid."""
+
+    async def renew(self, replica: UUID, lease: float, report: Report) -> Renewal | None:
+        """Extend the lease; None when it had run out."""
+
+    async def live_replicas(self) -> list[LiveReplica]:
+        """Replicas with a running lease, in the order of their claim to one lane more."""
+
+    async def lanes(self) -> list[LaneRow]:
+        """All lanes."""
+
+    async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
+        """Claim lanes that nobody claimed or parked since they were seen."""
+
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        """The keys behind a failure that is not resolved: (lane, topic, key)."""
+
+    async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
+        """The topics with held rows: (lane, topic)."""
+
+    async def has_failures(self, lanes: Sequence[int]) -> bool:
+        """Whether there is a failure that may have to be acted on."""
+
+    async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+        """Raise (lane, epoch, position)."""
+
+    async def release(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+        """Give back (lane, epoch, position)."""
+
+    async def drain(self, replica: UUID) -> None:
+        """Nothing more is taken; the others may count the lanes as theirs."""
+
+    async def unregister(self, replica: UUID) -> None:
+        """Take the replica off the list."""
+
+    async def wake_others(self) -> None:
+        """Have the other replicas look at once."""
+
+
+class Claim:
+    """The heartbeat and what hangs on it."""
+
+    def __init__(
+        self,
+        port: ClaimPort,
+        tenure: Tenure,
+        on_claimed: Callable[[], None],
+        settings: ReplicaSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._port = port
+        self._tenure = tenure
+        self._on_claimed = on_claimed
+        self._settings = settings
+        self._telemetry = telemetry
+        self._sharing = Sharing(tenure.replica)
+        self._give_back: frozenset[int] = frozenset()
+        self._look_at = 0.0
+        self._look_again_after = LOOK_AGAIN_AFTER
+        self._drain_told = False
+        self._shown: frozenset[int] = frozenset()
+        self._show_at = float("inf")
+
+    async def register(self, former: UUID | None) -> None:
+        """Begin the tenure: the ladder's first rung, then the registration's lease. No lane is owned yet."""
+        tenure = self._tenure
+        value = await self._look_at_sequence()
+        sent = time.monotonic()
+        xid = await self._port.register(
+            tenure.replica, self._settings.name, relay.__version__, self._settings.lease, former
+        )
+        tenure.registered = True
+        tenure.ladder.add(xid, value)
+        tenure.lease_ends = sent + self._settings.lease
+        await self._wake_others()
+
+    async def run(self) -> None:
+        """Beat until cancelled, or until the tenure has drained and the replica is off the list.
+
+        LeaseLostError ends the tenure.
+        """
+        tenure = self._tenure
+        interval = self._settings.lease / HEARTBEATS_PER_LEASE
+        next_beat = 0.0
+        while True:
+            now = time.monotonic()
+            if now >= min(next_beat, self._show_at):
+                next_beat = now + interval
+                await self.beat()
+                self._telemetry.emit("heartbeat.done", seconds=time.monotonic() - now)
+            elif tenure.claim_wake_up.is_set() or now >= self._look_at:
+                await self.look()
+            await self.hand_back()
+            if tenure.draining and not tenure.lanes:
+                await self.leave()
+                return
+            until = min(next_beat, self._look_at, self._show_at) - time.monotonic()
+            await self._wait(min(until, HAND_BACK_INTERVAL) if self._give_back else until)
+
+    async def leave(self) -> None:
+        """Take the replica off the list: its lanes are free."""
+        await self._port.unregister(self._tenure.replica)
+        self._tenure.has_left = True
+        await self._wake_others()
+
+    async def beat(self) -> None:
+        """Renew the lease, persist positions, then look."""
+        tenure = self._tenure
+        # Looked at here and not left to the scans: without a recent rung, the sweep of a lane that is claimed next
+        # would go back again and again, and lanes without room would not advance their positions.
+        value = await self._look_at_sequence()
+        report = self._report()
+        sent = time.monotonic()
+        renewal = await self._port.renew(tenure.replica, self._settings.lease, report)
+        if renewal is None:
+            raise LeaseLostError("the lease had run out before it was renewed")
+        tenure.extend_lease(sent + self._settings.lease)
+        tenure.ladder.add(renewal.xid, value)
+        self._shown, self._show_at = frozenset(report.releasing), float("inf")
+        if renewal.open_replays:
+            tenure.replay_wake_up.set()
+        if tenure.lanes:
+            await self._port.advance_positions(tenure.replica, self._positions(tenure.lanes.values()))
+        await self.look()
+
+    async def look(self) -> None:
+        """See who owns what; claim what is ours, and begin to give back what is not."""
+        tenure = self._tenure
+        # What is said from now on may not be in the rows.
+        tenure.claim_wake_up.clear()
+        live = await self._port.live_replicas()
+        rows = await self._port.lanes()
+        self._check_still_ours(rows)
+        now = time.monotonic()
+        plan = self._sharing.plan(live, rows, self._give_back, now)
+        self._give_back = plan.give_back
+        self._look_at = now + plan.look_in
+        if plan.claim and not tenure.draining:
+            await self._claim(plan.claim)
+        self._telemetry.gauge("lanes_owned", len(tenure.lanes))
+
+    async def hand_back(self) -> None:
+        """Stop taking from the lanes that are to be given back, and release those of them that are settled."""
+        tenure = self._tenure
+        if tenure.draining:
+            self._give_back = frozenset(tenure.lanes)
+            if not self._drain_told:
+                self._drain_told = True
+                await self._port.drain(tenure.replica)
+                await self._wake_others()
+        for state in tenure.lanes.values():
+            state.releasing = state.lane in self._give_back
+        ready = [state for state in tenure.lanes.values() if state.releasing and not state.unsettled]
+        if ready:
+            await self._release(ready)
+        if self._give_back <= self._shown:
+            self._show_at = float("inf")
+        else:
+            self._show_at = min(self._show_at, time.monotonic() + SHOW_AFTER)
+
+    def _report(self) -> Report:
+        return Report(
+            sorted(self._give_back),
+            int(self._telemetry.value("duplicate_events_total") or 0),
+            int(self._telemetry.value("leases_lost_total") or 0),
+        )
+
+    async def _look_at_sequence(self) -> int:
+        before = self._tenure.sequence_value
+        self._tenure.saw_sequence(await self._port.sequence_value(), before)
+        return self._tenure.sequence_value
+
+    def _check_still_ours(self, rows: Sequence[LaneRow]) -> None:
+        tenure = self._tenure
+        ours = {row.lane for row in rows if row.owner == tenure.replica and tenure.owns(row.lane, row.epoch)}
+        if lost := sorted(set(tenure.lanes) - ours):
+            raise LeaseLostError(f"lanes {lost} have another owner")
+
+    async def _claim(self, free: Sequence[LaneRow]) -> None:
+        tenure = self._tenure
+        claimed = await self._port.claim(tenure.replica, free)
+        self._look_again_after = LOOK_AGAIN_AFTER if claimed else min(2 * self._look_again_after, MOST_LOOK_AGAIN_AFTER)
+        self._look_at = time.monotonic() + self._look_again_after
+        # Before the first scan: what stands behind a failure must not be published by it.
+        numbers = [lane.lane for lane in claimed]
+        blocking = await self._port.blocking(numbers)
+        held = await self._port.held_topics(numbers)
+        if await self._port.has_failures(numbers):
+            tenure.has_failures = True
+        for lane in claimed:
+            closed = Closed(
+                topics={topic for number, topic in held if number == lane.lane},
+                keys={(topic, key) for number, topic, key in blocking if number == lane.lane},
+            )
+            state = LaneScan.take_over(lane.lane, lane.epoch, lane.position, lane.highest_settled, lane.snapshot)
+            tenure.add_lane(state, closed)
+        if claimed:
+            self._telemetry.emit("lanes.claimed", lanes=sorted(lane.lane for lane in claimed))
+            self._on_claimed()
+
+    async def _release(self, states: Sequence[LaneScan]) -> None:
+        tenure = self._tenure
+        await self._port.release(tenure.replica, self._positions(states))
+        for state in states:
+            tenure.remove_lane(state.lane)
+        self._give_back -= {state.lane for state in states}
+        self._telemetry.emit("lanes.released", lanes=sorted(state.lane for state in states))
+        await self._wake_others()
+
+    async def _wake_others(self) -> None:
+        """Only a hint: without it they look with their next beat."""
+        try:
+            await self._port.wake_others()
+        except RelayError as error:
+            if connection_lost(error):
+                raise
+            self._telemetry.emit("hint.failed", error=error)
+        else:
+            self._telemetry.emit("hint.sent")
+
+    def _positions(self, states: Iterable[LaneScan]) -> list[tuple[int, int, int]]:
+        ladder = self._tenure.ladder
+        # By lane, the order in which the other connections lock them: otherwise the two could wait for each other.
+        return sorted((state.lane, state.epoch, state.advance_position(ladder)) for state in states)
+
+    async def _wait(self, seconds: float) -> None:
+        """Until then, or until there is something to look at; a drain that begins is such."""
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._tenure.claim_wake_up.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,1 @@
+"""Hold: what may not be published yet, and when it may be."""

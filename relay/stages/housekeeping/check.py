@@ -1,0 +1,87 @@
+"""Looks, a few ids at a time, for events that the relay has passed and that nothing is recorded of.
+
+There must be none: below its lane's position each event has a receipt, a failure or a held row. One that has not was
+hidden from the relay, or its receipt was taken away, by whatever hole in whoever's defences. It would never be
+published, and never be missed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from relay.errors import RelayError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from relay.decide.coverage import Coverage
+    from relay.run.health import Health
+    from relay.telemetry import Telemetry
+
+CHECK = "check receipts"
+"""The chore's name."""
+
+SLICE_IDS = 10_000
+"""Per slice: about 20 ms of index probes. Two slices a minute go round through 14 million ids a day."""
+
+MOST_FOUND = 100
+"""Events that are remembered; more say nothing new."""
+
+MOST_NAMED = 5
+
+
+class CheckPort(Protocol):
+    """What the check needs of PostgreSQL."""
+
+    async def check_range(self) -> tuple[int, int]:
+        """The lowest id that is kept, and the highest position of a lane."""
+
+    async def check_slice(self, above: int, up_to: int) -> list[tuple[int, int]]:
+        """(lane, id) of events in above < id <= up_to, below their lane's position, of which nothing is recorded."""
+
+    async def check_again(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of the events for which that is still so."""
+
+
+class UnseenEventsError(RelayError):
+    """Events below their lane's position have neither receipt nor failure nor held row."""
+
+    def __init__(self, events: Collection[tuple[int, int]]) -> None:
+        ids = ", ".join(str(id_) for _, id_ in sorted(events, key=lambda event: event[1])[:MOST_NAMED])
+        more = ", ..." if len(events) > MOST_NAMED else ""
+        at_least = "at least " if len(events) >= MOST_FOUND else ""
+        number = f"{at_least}{len(events):,} event{'' if len(events) == 1 else 's'}"
+        super().__init__(
+            f"{number} below the lane's position without a receipt, failure or held row: id {ids}{more}; the relay "
+            'does not publish them by itself: see "Events that the relay has passed" in the run book'
+        )
+
+
+class Check:
+    """A chore: it does not work out while there are such events, so that it is shown wherever chores are.
+
+    Outlives tenures: what was found is looked at until it is settled.
+    """
+
+    def __init__(self, coverage: Coverage, health: Health, telemetry: Telemetry) -> None:
+        self._coverage = coverage
+        self._health = health
+        self._telemetry = telemetry
+        self._found: set[tuple[int, int]] = set()
+
+    async def look(self, port: CheckPort) -> None:
+        """Look at the next ids, and again at what was found. Raises UnseenEventsError while there is any."""
+        known = self._found
+        found = set(await port.check_again(sorted(known))) if known else set()
+        for above, up_to in self._coverage.next(*await port.check_range(), SLICE_IDS):
+            for event in await port.check_slice(above, up_to):
+                if len(found) < MOST_FOUND:
+                    found.add(event)
+        self._found = found
+        self._telemetry.gauge("unseen_events", len(found))
+        error = UnseenEventsError(found) if found else None
+        self._health.events_unseen(error)
+        if error is not None:
+            if not found <= known:
+                self._telemetry.emit("events.unseen", events=len(found), error=error)
+            raise error

@@ -1,0 +1,1 @@
+"""Publish: queues per topic and partition, and the producers that empty them."""

@@ -1,0 +1,223 @@
+"""Keeps a working producer: connects, watches it, replaces it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import Any
+
+    from relay.decide.limits import TopicLimits
+    from relay.event import PendingEvent
+    from relay.outcome import Outcome, PublishError
+    from relay.retry import Backoff
+    from relay.run.health import Health
+    from relay.stages.publish.partition import Partition
+    from relay.telemetry import Telemetry
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds that closing a producer may take before it is dropped."""
+
+
+class RecordBatch(Protocol):
+    """Events packed for one partition."""
+
+    events: list[PendingEvent]
+    size: int
+    """Bytes of their keys, payloads and headers."""
+    restamped: int
+    """How many of them go with another time than their own."""
+
+
+class Producer(Protocol):
+    """What publishing needs of Kafka. Errors are PublishErrors."""
+
+    @property
+    def died(self) -> asyncio.Future[str]:
+        """Done, with why, once this producer will never send again."""
+
+    def trouble(self) -> str | None:
+        """Why brokers cannot be reached just now, as far as that is known."""
+
+    async def partition_count(self, topic: str) -> int:
+        """Number of the topic's partitions; PublishError of kind TOPIC when there is no such topic."""
+
+    async def existing(self, topics: Sequence[str]) -> list[str]:
+        """Which of many topics there are."""
+
+    def known_partition_count(self, topic: str) -> int:
+        """The same from memory; 0 when not known."""
+
+    def leaderless(self, topic: str, partition: int) -> bool:
+        """Whether it is known that no broker leads the partition."""
+
+    async def refresh_topic(self, topic: str) -> None:
+        """Ask for the topic's partitions anew."""
+
+    def forget_topic(self, topic: str) -> None:
+        """The topic is of no interest for now."""
+
+    async def limits(self, topic: str) -> TopicLimits:
+        """What the topic takes."""
+
+    def pack(
+        self, waiting: deque[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
+    ) -> RecordBatch:
+        """Move events from the left of `waiting` into a batch that fits; those not within `times` with the time now."""
+
+    async def send(
+        self, batch: Any, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[Outcome], None]
+    ) -> None:
+        """Queue the batch, to be sent if it is still `allowed` then; `done` hears of its outcome."""
+
+    async def close(self, timeout: float) -> None:
+        """Close in bounded time."""
+
+
+class ProducerKeeper:
+    """Owns the current producer; one at a time."""
+
+    def __init__(
+        self,
+        connect: Callable[[Callable[[PublishError], None]], Awaitable[Producer]],
+        backoff: Backoff,
+        health: Health,
+        telemetry: Telemetry,
+        *,
+        for_suspects: bool = False,
+    ) -> None:
+        self._connect = connect
+        self._for_suspects = for_suspects
+        self._backoff = backoff
+        self._health = health
+        self._telemetry = telemetry
+        self._discard = asyncio.Event()
+        self._reason = ""
+        self._told = ""
+        self._in_a_row = 0
+        self._changed = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self.current: Producer | None = None
+
+    async def run(self, quiesce: Callable[[Producer], Awaitable[None]], abandon: Callable[[Producer], None]) -> None:
+        """Keep a producer until cancelled.
+
+        A producer to be discarded gets no new batches; `quiesce` waits, bounded, for what it has in flight, and
+        `abandon` gives up the rest.
+        """
+        try:
+            while True:
+                await self._wanted.wait()
+                producer = await self._connected()
+                self._discard.clear()
+                self._set(producer)
+                died: asyncio.Future[Any] = producer.died
+                discard: asyncio.Future[Any] = asyncio.ensure_future(self._discard.wait())
+                try:
+                    await asyncio.wait([died, discard], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    discard.cancel()
+                self._set(None)
+                if died.done():
+                    self._reason = died.result()
+                else:
+                    await quiesce(producer)
+                abandon(producer)
+                await producer.close(CLOSE_TIMEOUT)
+                self._tell()
+        finally:
+            if (last := self.current) is not None:
+                self._set(None)
+                await asyncio.shield(last.close(CLOSE_TIMEOUT))
+
+    def want(self) -> None:
+        """Connect, though nothing is to be sent yet."""
+        self._wanted.set()
+
+    async def ready(self) -> Producer:
+        """The current producer, waiting until there is one."""
+        self._wanted.set()
+        while self.current is None:
+            await self._changed.wait()
+        return self.current
+
+    def discard(self, producer: object, reason: str) -> None:
+        """`producer` must not be used any more, if it is still the current one."""
+        if producer is self.current:
+            self._reason = reason
+            self._discard.set()
+            self._set(None)
+
+    def works(self) -> None:
+        """A batch was acknowledged."""
+        self._backoff.reset()
+        if self._in_a_row:
+            self._in_a_row = 0
+            if not self._for_suspects:
+                self._health.producer_works()
+
+    def _tell(self) -> None:
+        self._in_a_row += 1
+        # Each try with a suspect partition may cost its producer. What is the matter then is its topic's trouble, which
+        # is shown as such: one topic without enough replicas does not make the replica unready.
+        if not self._for_suspects:
+            self._health.producer_discarded(self._reason, self._in_a_row)
+        # A batch that is refused again and again costs a producer each time: that is told once.
+        self._telemetry.emit("producer.replaced", reason=self._reason, first_time=self._reason != self._told)
+        self._told = self._reason
+
+    def _set(self, producer: Producer | None) -> None:
+        self.current = producer
+        if producer is None:
+            self._changed.clear()
+        else:
+            self._changed.set()
+
+    async def _connected(self) -> Producer:
+        # A producer that never got anything through is replaced at a slackening pace.
+        if self._backoff.failures:
+            await asyncio.sleep(self._backoff.next_delay())
+        else:
+            self._backoff.failures = 1
+        producer = await self._connect(self._waiting)
+        self._health.kafka_ok(time.monotonic())
+        self._telemetry.emit("kafka.connected")
+        return producer
+
+    def _waiting(self, error: PublishError) -> None:
+        self._health.kafka_lost(time.monotonic(), error)
+        self._telemetry.emit("kafka.waiting", error=error)
+
+
+class Producers:
+    """The main producer, and one beside it for the partitions that a batch was refused of or got stuck in."""
+
+    def __init__(self, main: ProducerKeeper, side: ProducerKeeper) -> None:
+        self.main = main
+        self.side = side
+
+    def of(self, partition: Partition) -> ProducerKeeper:
+        """The one that a partition's batches go through."""
+        return self.side if partition.suspect else self.main
+
+    def works(self, producer: object) -> None:
+        """A batch was acknowledged through it."""
+        (self.side if producer is self.side.current else self.main).works()
+
+    def uses(self, producer: object) -> bool:
+        """Whether it is one of the two, and not discarded."""
+        return producer in (self.main.current, self.side.current)
+
+    def discard(self, producer: object, reason: str) -> None:
+        """Replace it, whichever of the two it is."""
+        for keeper in (self.main, self.side):
+            keeper.discard(producer, reason)
+
+    def discard_both(self, reason: str) -> None:
+        """Replace both."""
+        for keeper in (self.main, self.side):
+            keeper.discard(keeper.current, reason)

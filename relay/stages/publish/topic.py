@@ -1,0 +1,173 @@
+"""One topic: its partitions once they are known, the events that wait until then, and its trouble if it has any."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from relay.decide.limits import TimeLimits
+from relay.decide.routing import KnownKeys, Router
+from relay.stages.publish.partition import Partition
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from relay.decide.limits import TopicLimits
+    from relay.event import PendingEvent
+    from relay.outcome import PublishError
+    from relay.retry import Backoff
+
+
+@dataclass(slots=True)
+class Trouble:
+    """Why a topic does not move, and since when (monotonic seconds)."""
+
+    error: PublishError
+    since: float
+    partitions: set[Partition] = field(default_factory=set)
+    """Those that take no events; that others of the topic take theirs does not end the trouble."""
+    paused: bool = False
+    """Its events are held back, so that they do not take up the room of others."""
+    probe_at: float = 0.0
+    """When it is to be tried again, or was (monotonic seconds); 0 before the first pause."""
+    look_up_at: float = 0.0
+    """When Kafka is to be asked about it."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits or is in flight where nothing moved."""
+        return all(partition.idle for partition in self.partitions)
+
+
+@dataclass(slots=True, eq=False)
+class Topic:
+    """Routes events to partitions; while the number of partitions is not known they wait here, in order."""
+
+    name: str
+    new_backoff: Callable[[], Backoff]
+    hash_keys: Callable[[Sequence[bytes]], Sequence[int]]
+    known_keys: KnownKeys = field(default_factory=KnownKeys)
+    router: Router | None = None
+    partitions: list[Partition] = field(default_factory=list)
+    unrouted: deque[PendingEvent] = field(default_factory=deque)
+    trouble: Trouble | None = None
+    refusal: PublishError | None = None
+    """Why no event may go to it; a dead letter may, if events may go to the topic that it comes from."""
+    wanted: bool = False
+    """Whether there was such a letter."""
+    refused: deque[PendingEvent] = field(default_factory=deque)
+    """Events that are to fail for that, in order."""
+    max_bytes: int | None = None
+    """Largest record batch the topic takes; None when not known."""
+    request_bytes: int | None = None
+    """Largest request that the brokers take; None when not known."""
+    times: TimeLimits = field(default_factory=TimeLimits)
+    limits_read_at: float = 0.0
+    pumps: list[asyncio.Task[None]] = field(default_factory=list)
+    """One per partition, which sends its batches."""
+    idle_since: float | None = None
+    """Since when it could have been forgotten (monotonic seconds)."""
+    restamped: int = 0
+    """Events that were published with another time than their own."""
+
+    @property
+    def idle(self) -> bool:
+        """None of its events waits or is in flight in a partition."""
+        return all(partition.idle for partition in self.partitions)
+
+    @property
+    def missing(self) -> bool:
+        """It is paused because there is no such topic, and nothing of it is in hand."""
+        paused = self.trouble is not None and self.trouble.paused
+        return paused and self.router is None and not self.partitions and not self.unrouted
+
+    @property
+    def forgettable(self) -> bool:
+        """Nothing of it is under way, in trouble, or being asked."""
+        settled = self.router is not None or (self.refusal is not None and not self.wanted)
+        return settled and self.trouble is None and not self.unrouted and not self.refused and self.idle
+
+    def resolved(self, count: int) -> list[Partition]:
+        """The topic has `count` partitions; returns those that are new. What waited for this is to be routed next.
+
+        Only for an idle topic: a key may move to another partition.
+        """
+        self.router = Router(count, self.hash_keys, self.known_keys)
+        new = [Partition(self.name, number, self.new_backoff()) for number in range(len(self.partitions), count)]
+        self.partitions += new
+        return new
+
+    def route_waiting(self, most: int) -> bool:
+        """Route up to `most` events of those that waited until the partitions were known; returns whether any is left.
+
+        In parts, because there may be a buffer full of them, and what comes meanwhile waits behind them.
+        """
+        if self.router is None:
+            return False
+        self._route(self.router, [self.unrouted.popleft() for _ in range(min(most, len(self.unrouted)))])
+        return bool(self.unrouted)
+
+    def took(self, limits: TopicLimits, now: float) -> None:
+        """Its limits were read, at `now` (monotonic seconds). What was learned goes: it may have been changed."""
+        self.max_bytes = limits.max_bytes
+        self.request_bytes = limits.request_bytes
+        self.times = TimeLimits(limits.before_ms, limits.after_ms)
+        self.limits_read_at = now
+
+    def unresolve(self) -> None:
+        """The number of partitions is in question: what comes from now on waits."""
+        self.router = None
+
+    def route(self, events: Sequence[PendingEvent]) -> None:
+        """Put events, in order, behind those that wait for their partitions."""
+        if self.router is None or self.unrouted:
+            self.unrouted.extend(events)
+        else:
+            self._route(self.router, events)
+
+    def _route(self, router: Router, events: Sequence[PendingEvent]) -> None:
+        partition_of = router.partitions_of({event[4] for event in events})
+        turn = router.next_turn()
+        partitions = self.partitions
+        touched = set()
+        for event in events:
+            key = event[4]
+            number = turn if key is None else partition_of[key]
+            partitions[number].waiting.append(event)
+            touched.add(number)
+        for number in touched:
+            partitions[number].wake_up.set()
+
+    def pull_key(self, partition: Partition | None, key: bytes) -> list[PendingEvent]:
+        """Take out the events of a key, which go to `partition` if it is known, that are not in flight."""
+        pulled = partition.pull_key(key) if partition is not None else []
+        return pulled + self._pull_unrouted(lambda event: event[4] == key)
+
+    def pull(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
+        """Take out the `unwanted` events that are not in flight."""
+        pulled = self._pull_unrouted(unwanted)
+        for partition in self.partitions:
+            pulled += partition.pull(unwanted)
+        return pulled
+
+    def pull_all(self) -> list[PendingEvent]:
+        """Take out every event that is not in flight."""
+        pulled = [*self.refused, *self.unrouted]
+        self.refused.clear()
+        self.unrouted.clear()
+        for partition in self.partitions:
+            pulled += partition.pull_all()
+        return pulled
+
+    def _pull_unrouted(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
+        pulled = []
+        for queue in (self.refused, self.unrouted):
+            found = [event for event in queue if unwanted(event)]
+            if found:
+                kept = [event for event in queue if not unwanted(event)]
+                queue.clear()
+                queue.extend(kept)
+                pulled += found
+        return pulled

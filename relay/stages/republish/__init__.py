@@ -1,0 +1,1 @@
+"""Republish: delivered events once more, because a person asked for it (`relay replay`)."""

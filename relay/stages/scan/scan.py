@@ -1,0 +1,282 @@
+"""Reads the next pending events of the owned lanes and hands them to publish."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from relay.decide.lane_scan import Bound, LaneScan, Reach
+from relay.errors import StatementFailedError
+from relay.stages.scan.unreadable import ID_MAX
+from relay.stages.tenure import TenureLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relay.decide.snapshot import Snapshot
+    from relay.event import PendingEvent
+    from relay.postgres.flow.outbox import ScanResult
+    from relay.settings import ScanSettings
+    from relay.stages.scan.unreadable import Unreadable
+    from relay.stages.tenure import Tenure
+    from relay.telemetry import Telemetry
+
+
+class LaneRequest(NamedTuple):
+    """What a scan is to read of one lane."""
+
+    lane: int
+    taken_to: int
+    bound: Bound
+    sweep: Reach
+    fresh: Reach
+
+
+class Part(NamedTuple):
+    """What one lane gets of a scan."""
+
+    events: int
+    """Of the scan's batch."""
+    sharers: int
+    """Lanes to share the buffer's room with."""
+
+
+class ScanPort(Protocol):
+    """What the scan stage needs of PostgreSQL."""
+
+    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+        """Read several lanes in one snapshot."""
+
+    async def snapshot(self) -> Snapshot:
+        """The snapshot that a scan would see now."""
+
+
+class Scan:
+    """The loop: poll every few milliseconds while events flow, back off when none do."""
+
+    def __init__(
+        self,
+        port: ScanPort,
+        tenure: Tenure,
+        hand_on: Callable[[list[PendingEvent]], None],
+        settings: ScanSettings,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        unreadable: Unreadable | None = None,
+    ) -> None:
+        self._port = port
+        self._tenure = tenure
+        self._hand_on = hand_on
+        self._settings = settings
+        self._telemetry = telemetry
+        self._clock = clock
+        self._unreadable = unreadable
+        self._took = 0.0
+        self._snapshot: Snapshot | None = None
+        self._still = False
+        """Whether no transaction had ended between the last two looks."""
+        self._woken_up = False
+        self._pause_over = False
+        self.long_sweeps = asyncio.Event()
+        """Set when a lane needs a long sweep."""
+        self.quiet: dict[int, int] = {}
+        """Transactions found without an event id, and the sequence's value before that look (SCAN.md, rule 8)."""
+        self.scanned_at = clock()
+
+    def wake_up(self) -> None:
+        """Look at once instead of at the next poll."""
+        self._woken_up = True
+        self._tenure.buffer.changed.set()
+
+    async def run(self) -> None:
+        """Scan until cancelled, or until the tenure drains."""
+        pause = self._settings.busy_interval
+        while not self._tenure.draining:
+            if await self._nothing_new():
+                pause = min(pause * 2, self._settings.idle_interval)
+                await self._pause(pause)
+            elif requests := self._requests():
+                found, more = await self.scan_once(requests)
+                if more:
+                    continue
+                # At least as long as the scan took: on a busy machine, looking more often only makes it busier.
+                busy = min(max(self._settings.busy_interval, self._took), self._settings.idle_interval)
+                pause = busy if found else min(pause * 2, self._settings.idle_interval)
+                await self._pause(pause)
+            else:
+                # No lane has room, or all are being swept.
+                self._woken_up = False
+                await self._pause(self._settings.idle_interval)
+
+    async def scan_once(self, requests: Sequence[LaneRequest]) -> tuple[int, bool]:
+        """One scan; returns how many events it found and whether there is more that would fit."""
+        tenure = self._tenure
+        started = self._clock()
+        self._woken_up = False
+        quiet, self.quiet = self.quiet, {}
+        states = [tenure.lanes[request.lane] for request in requests]
+        for state in states:
+            state.begin()
+        value_before = tenure.sequence_value
+        try:
+            result = await self._port.scan(requests, self._settings.sweep_step_ids)
+        except StatementFailedError as error:
+            if await self._sweep_around_the_unreadable(requests, error):
+                return 0, True
+            # What could not be read has failed, or was mended, since the scan began. If it had another reason it
+            # fails again.
+            result = await self._port.scan(requests, self._settings.sweep_step_ids)
+        self._saw(result.snapshot)
+        tenure.saw_statement(result, value_before)
+        for xid, value in quiet.items():
+            # Only now is it certain that the transaction was not just ending while we looked at its locks.
+            if xid in result.snapshot.running:
+                tenure.ladder.raise_floor(xid, value)
+        found = size = 0
+        more = False
+        for state, request, events in zip(states, requests, _by_lane(requests, result.events), strict=True):
+            if tenure.draining or state.releasing or tenure.lanes.get(request.lane) is not state:
+                continue
+            taken, cut = self._absorb(state, request, events, result.snapshot)
+            if taken:
+                size += tenure.buffer.add(request.lane, taken)
+                self._hand_on(taken)
+                found += len(taken)
+            more = more or (cut and tenure.buffer.has_room(request.lane))
+        self.scanned_at = self._clock()
+        self._took = self.scanned_at - started
+        self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self._took)
+        return found, more
+
+    async def _sweep_around_the_unreadable(self, requests: Sequence[LaneRequest], error: StatementFailedError) -> bool:
+        """Leave lanes with an event that cannot be read to sweeps, which leave out what has failed; return whether
+        there was one.
+
+        As if the lane had been taken up to that event, and everything below had to be looked for: by steps, and then by
+        a scan from where this one would have begun.
+        """
+        if self._unreadable is None:
+            raise error
+        snapshot = await self._port.snapshot()
+        self._saw(snapshot)
+        any_found = False
+        for request in requests:
+            # Nothing above what was taken has been read, wherever the sweep starts.
+            start = min(request.bound.start(snapshot), request.taken_to)
+            events, size = request.sweep.events + request.fresh.events, request.sweep.bytes + request.fresh.bytes
+            state = self._tenure.lanes.get(request.lane)
+            if state is None or state.sweep is not None:
+                continue
+            found = await self._unreadable.find(state, start, ID_MAX, events, 2 * size)
+            if found is not None and self._tenure.lanes.get(request.lane) is state:
+                if found.first:
+                    await self._unreadable.fail(state, found.event, error)
+                state.taken_to = max(state.taken_to, found.event[1] - (0 if found.first else 1))
+                state.start_long_sweep(snapshot, start)
+                self.long_sweeps.set()
+                any_found = True
+        return any_found
+
+    async def _nothing_new(self) -> bool:
+        """Whether it is certain that a scan would find nothing: no transaction has ended since all lanes were read.
+
+        Asked for only when that was so the last time. It costs half of a scan, and in a database where others write
+        each scan sees another snapshot.
+        """
+        lanes = self._scannable()
+        # What was found out about quiet transactions is for a scan to use.
+        if self._woken_up or self.quiet or not (self._still and lanes and all(state.exhausted for state in lanes)):
+            return False
+        snapshot = await self._port.snapshot()
+        self._saw(snapshot)
+        self.scanned_at = self._clock()
+        # As they are now: one may have been claimed meanwhile.
+        return all(state.exhausted and state.snapshot == snapshot for state in self._scannable())
+
+    def _requests(self) -> list[LaneRequest]:
+        """Every lane that may be scanned, with what it may return."""
+        buffer = self._tenure.buffer
+        ready = [state for state in self._scannable() if buffer.has_room(state.lane)]
+        quiet_part, others_part = self._parts(len(ready), sum(not state.exhausted for state in ready))
+        requests: list[LaneRequest] = []
+        for state in ready:
+            part = quiet_part if state.exhausted else others_part
+            room = buffer.room(state.lane, part.sharers)
+            fresh = Reach(min(part.events, room.events), room.bytes)
+            sweep = state.sweep_reach(fresh, buffer.lane_bytes(state.lane))
+            requests.append(LaneRequest(state.lane, state.taken_to, state.bound(self._tenure.ladder), sweep, fresh))
+        return requests
+
+    def _scannable(self) -> list[LaneScan]:
+        return [state for state in self._tenure.lanes.values() if not state.releasing and state.sweep is None]
+
+    def _parts(self, lanes: int, with_more: int) -> tuple[Part, Part]:
+        """What a lane gets that had no more when it was last read, and one of the `with_more` that had."""
+        most = self._settings.batch_events
+        if with_more in (0, lanes):
+            equal = Part(max(1, most // max(1, lanes)), lanes)
+            return equal, equal
+        # Little, in case it wakes up; when one lane has all of the backlog, it gets over half of each scan. The sharers
+        # are such that all lanes together are promised no more than is free.
+        quiet = Part(max(1, most // (2 * lanes)), 8 * lanes)
+        return quiet, Part(max(1, (most - quiet.events * (lanes - with_more)) // with_more), with_more)
+
+    def _absorb(
+        self, state: LaneScan, request: LaneRequest, events: list[PendingEvent], snapshot: Snapshot
+    ) -> tuple[list[PendingEvent], bool]:
+        start = request.bound.start(snapshot)
+        if request.taken_to - start > self._settings.sweep_step_ids:
+            state.start_long_sweep(snapshot, start)
+            self._telemetry.emit("sweep.started", lane=state.lane, ids=request.taken_to - start)
+            self.long_sweeps.set()
+            return [], False
+        split = 0
+        while split < len(events) and events[split][1] <= request.taken_to:
+            split += 1
+        taken = state.absorb(snapshot, events[:split], events[split:], request.sweep, request.fresh)
+        return taken, not state.exhausted
+
+    def _saw(self, snapshot: Snapshot) -> None:
+        if self._snapshot is not None and snapshot.xmax < self._snapshot.xmax:
+            raise TenureLostError(
+                f"transaction ids went back from {self._snapshot.xmax} to {snapshot.xmax}: "
+                "a crash or fail-over took commits back"
+            )
+        self._still = snapshot == self._snapshot
+        self._snapshot = snapshot
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for a wake-up, or until a lane that has more, or could not be looked at, has room; at most so long."""
+        buffer = self._tenure.buffer
+        full = [state.lane for state in self._scannable() if not state.exhausted or not buffer.has_room(state.lane)]
+        self._pause_over = False
+        # A timer: raising TimeoutError would be a tenth of what an idle relay costs.
+        timer = asyncio.get_running_loop().call_later(seconds, self._end_pause)
+        try:
+            while not self._woken_up and not self._pause_over and not any(map(buffer.has_room, full)):
+                buffer.changed.clear()
+                await buffer.changed.wait()
+        finally:
+            timer.cancel()
+
+    def _end_pause(self) -> None:
+        self._pause_over = True
+        self._tenure.buffer.changed.set()
+
+
+def _by_lane(requests: Sequence[LaneRequest], events: list[PendingEvent]) -> list[list[PendingEvent]]:
+    """The events of each request; they come lane by lane in the order of the requests, ids ascending."""
+    found: dict[int, list[PendingEvent]] = {request.lane: [] for request in requests}
+    lane = -1
+    last = 0
+    current: list[PendingEvent] = []
+    for event in events:
+        if event[0] != lane:
+            lane, last, current = event[0], 0, found[event[0]]
+        if event[1] <= last:
+            raise TenureLostError(f"lane {lane}: PostgreSQL returned id {event[1]} after {last}")
+        last = event[1]
+        current.append(event)
+    return list(found.values())

@@ -1,0 +1,1 @@
+"""Settle: record what became of events."""

@@ -1,0 +1,209 @@
+"""Records what became of events, many per statement: receipts, failures, held rows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
+
+from relay.stages.settle.outcomes import Delivery, Failure, HeldBack
+from relay.stages.settle.unrecorded import Unrecorded
+from relay.stages.tenure import LeaseLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from relay.settings import SettleSettings
+    from relay.stages.settle.outcomes import Record, Records
+    from relay.stages.tenure import Tenure
+    from relay.telemetry import Telemetry
+
+
+INTERVAL = 0.02
+"""Seconds from the beginning of one statement to that of the next while there is little to record. Nobody waits for a
+receipt: one commit for what came meanwhile leaves more of the disk and the CPUs to writers and scans."""
+
+MUCH = 1 / 16
+"""Part of the buffer from which on events to record are a backlog, whose receipts make room."""
+
+
+class Receipts(NamedTuple):
+    """Receipts to write. Events were acknowledged in runs, one per record batch: only its beginning is kept of each."""
+
+    lanes: list[int]
+    """Of each event, as `ids`."""
+    ids: list[int]
+    firsts: list[int]
+    """Number of each run's first event, from 1, ascending; as many as `partitions` and `bases`."""
+    partitions: list[int]
+    bases: list[int]
+    """Offset of each run's first event; the others follow. -1 when the broker did not say, for all of them then."""
+
+    def places(self) -> tuple[list[int], list[int]]:
+        """Partition and offset of each event."""
+        partitions: list[int] = []
+        offsets: list[int] = []
+        ends = [*self.firsts[1:], len(self.ids) + 1]
+        for first, end, partition, base in zip(self.firsts, ends, self.partitions, self.bases, strict=True):
+            events = end - first
+            partitions += [partition] * events
+            offsets += range(base, base + events) if base >= 0 else [-1] * events
+        return partitions, offsets
+
+
+class SettlePort(Protocol):
+    """What settling needs of PostgreSQL. What writes rows returns how many were not there before."""
+
+    async def settle(self, receipts: Receipts) -> int:
+        """Write receipts."""
+
+    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
+        """Write receipts, and in the same transaction delete the failure and held rows of (lane, id)."""
+
+    async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> int:
+        """Write receipts for events that are still the ones that were read; their failure and held rows go."""
+
+    async def count_duplicates(self, receipts: Receipts) -> int:
+        """How many of these have a receipt for another place in Kafka."""
+
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
+        """Write held rows; None when one of the lanes is not this replica's any more."""
+
+    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
+        """Write a failure row in place of a held one; returns False when the lane is not this replica's any more."""
+
+
+class Settle:
+    """The loop: one statement at a time, with all of a kind that became known meanwhile."""
+
+    def __init__(
+        self, port: SettlePort, records: Records, tenure: Tenure, settings: SettleSettings, telemetry: Telemetry
+    ) -> None:
+        self._port = port
+        self._records = records
+        self._tenure = tenure
+        self._settings = settings
+        self._telemetry = telemetry
+        self.unrecorded = Unrecorded(records, tenure, telemetry)
+
+    async def run(self) -> None:
+        """Settle until cancelled."""
+        next_at = 0.0
+        self.unrecorded.begin()
+        try:
+            while True:
+                await asyncio.sleep(max(0.0, next_at - time.monotonic()))
+                taken = await self._records.take(self._settings.batch_events)
+                busy = self._records.waiting or self._tenure.buffer.share(self._records.events) >= MUCH
+                next_at = 0.0 if busy else time.monotonic() + INTERVAL
+                try:
+                    aside = await self.unrecorded.record(taken, self._record)
+                except BaseException:
+                    self._records.put_back(taken)
+                    raise
+                self._records.settled(taken, but=aside)
+        finally:
+            self.unrecorded.end()
+
+    async def _record(self, records: list[Record]) -> None:
+        match records[0]:
+            case Delivery():
+                await self._deliver([each for each in records if isinstance(each, Delivery)])
+            case HeldBack():
+                await self._hold([each for each in records if isinstance(each, HeldBack)])
+            case Failure():
+                # One at a time: a statement writes one.
+                for each in records:
+                    if isinstance(each, Failure):
+                        await self._fail(each)
+            case _ as never:
+                assert_never(never)
+
+    async def _deliver(self, deliveries: list[Delivery]) -> None:
+        started = time.monotonic()
+        receipts = Receipts([], [], [], [], [])
+        for _, events, partition, base in deliveries:
+            receipts.firsts.append(len(receipts.ids) + 1)
+            receipts.partitions.append(partition)
+            receipts.bases.append(base)
+            receipts.lanes.extend([event[0] for event in events])
+            receipts.ids.extend([event[1] for event in events])
+        if deliveries[0].tenure is not self._tenure:
+            event_ids = [event[2] for delivery in deliveries for event in delivery.events]
+            new = await self._port.settle_checked(receipts, event_ids)
+        else:
+            recorded = self._recorded(receipts)
+            if recorded:
+                new = await self._port.settle_recorded(receipts, recorded)
+                for each in recorded:
+                    self._tenure.attempts.pop(each, None)
+            else:
+                new = await self._port.settle(receipts)
+            self._release(deliveries)
+        duplicates = 0
+        if new < len(receipts.ids):
+            duplicates = await self._port.count_duplicates(receipts)
+            if duplicates:
+                self._telemetry.emit("settle.duplicates", events=duplicates)
+        self._telemetry.emit("settle.done", events=new, duplicates=duplicates, seconds=time.monotonic() - started)
+
+    async def _hold(self, records: list[HeldBack]) -> None:
+        tenure = self._tenure
+        if records[0].tenure is not tenure:
+            return
+        epochs = self._epochs(records)
+        new = await self._port.hold(tenure.replica, records, epochs)
+        if new is None:
+            raise LeaseLostError(f"one of the lanes {sorted(epochs)} has another owner")
+        self._release(records)
+        if new:
+            self._telemetry.emit("events.held", events=new)
+
+    async def _fail(self, failure: Failure) -> None:
+        tenure = self._tenure
+        if failure.tenure is not tenure:
+            return
+        (event,) = failure.events
+        epochs = self._epochs([failure])
+        if not await self._port.fail(tenure.replica, failure, epochs[event[0]]):
+            raise LeaseLostError(f"lane {event[0]} has another owner")
+        self._release([failure])
+        if not tenure.has_failures:
+            tenure.has_failures = True
+            tenure.resume_wake_up.set()
+
+    def _epochs(self, records: Sequence[Record]) -> dict[int, int]:
+        """The epochs at which the records' lanes are owned; -1, which no lane is at, for one that is not."""
+        owned = self._tenure.lanes
+        lanes = {event[0] for record in records for event in record.events}
+        return {lane: owned[lane].epoch if lane in owned else -1 for lane in lanes}
+
+    def _recorded(self, receipts: Receipts) -> list[tuple[int, int]]:
+        """Those that have a failure or held row, which goes in the transaction that writes the receipt."""
+        resuming = {lane: state.resuming for lane, state in self._tenure.lanes.items() if state.resuming}
+        if not resuming:
+            return []
+        return [
+            (lane, id_)
+            for lane, id_ in zip(receipts.lanes, receipts.ids, strict=True)
+            if lane in resuming and id_ in resuming[lane]
+        ]
+
+    def _release(self, records: Sequence[Record]) -> None:
+        """These are committed: the events may leave the lanes' taken sets and the buffer."""
+        settled: dict[int, list[int]] = {}
+        sizes: dict[int, int] = {}
+        for record in records:
+            for event in record.events:
+                lane = event[0]
+                if lane in settled:
+                    settled[lane].append(event[1])
+                    sizes[lane] += event[9]
+                else:
+                    settled[lane] = [event[1]]
+                    sizes[lane] = event[9]
+        for lane, ids in settled.items():
+            if (state := self._tenure.lanes.get(lane)) is not None:
+                state.settle(ids)
+        self._tenure.buffer.remove({lane: (len(ids), sizes[lane]) for lane, ids in settled.items()})

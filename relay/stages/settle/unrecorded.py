@@ -1,0 +1,127 @@
+"""Events whose outcome PostgreSQL refuses to record: found by halving and set aside, so that the others are recorded.
+
+Nothing is lost meanwhile. The lane's position stays below such an event, its key stays closed if it was, and whoever
+owns the lane next finds it again. It is tried again at a slackening pace, for whoever mends the cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from relay.errors import PostgresLostError, RelayError, StatementFailedError
+from relay.retry import Backoff
+from relay.stages.settle.outcomes import Delivery, Failure, halves
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from relay.decide.lane_scan import LaneScan
+    from relay.stages.settle.outcomes import Record, Records
+    from relay.stages.tenure import Tenure
+    from relay.telemetry import Telemetry
+
+MOST_SUSPECTS = 8
+"""Single events refused one after the other, none being recorded between them, after which it is not the events."""
+
+
+class Unrecorded:
+    """What cannot be recorded in this tenure."""
+
+    def __init__(self, records: Records, tenure: Tenure, telemetry: Telemetry) -> None:
+        self._records = records
+        self._tenure = tenure
+        self._telemetry = telemetry
+        self._backoff = Backoff(random.random, first=1.0, most=60.0)
+        self._any = asyncio.Event()
+        self._retrying: asyncio.Task[None] | None = None
+        self._told: set[tuple[int, int]] = set()
+        self.error = ""
+        """Of the last that was refused."""
+
+    def begin(self) -> None:
+        """Have what is set aside tried again now and then."""
+        self._retrying = asyncio.create_task(self._retry())
+
+    def end(self) -> None:
+        """The tenure is over: what Kafka acknowledged may get its receipt in the next."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+        self._take_up()
+
+    async def record(self, taken: list[Record], write: Callable[[list[Record]], Awaitable[None]]) -> list[Record]:
+        """Write records of one kind, and return what cannot be written, event by event.
+
+        Raises the error when it is not about some of the events: when the connection is lost, or all are refused.
+        """
+        # A failure concerns its event and key alone, whoever is at fault. Receipts and held rows are written by the
+        # hundred: if not a single one can be, the rows are not to blame.
+        alone = isinstance(taken[0], Failure)
+        refused: list[tuple[Record, RelayError]] = []
+        recorded = False
+        groups = [[each] for each in reversed(taken)] if alone else [taken]
+        while groups:
+            group = groups.pop()
+            try:
+                await write(group)
+                recorded = True
+            except PostgresLostError:
+                raise
+            except RelayError as error:
+                if (parts := halves(group)) is not None:
+                    groups += reversed(parts)
+                    continue
+                refused.append((group[0], error))
+                if not (alone or recorded or _about_data(error)) and len(refused) >= MOST_SUSPECTS:
+                    raise
+        if refused and not (alone or recorded or _about_data(refused[0][1])):
+            raise refused[0][1]
+        self._note(refused)
+        return [record for record, _ in refused]
+
+    async def _retry(self) -> None:
+        while True:
+            await self._any.wait()
+            await asyncio.sleep(self._backoff.next_delay())
+            self._any.clear()
+            self._take_up()
+
+    def _take_up(self) -> None:
+        for record in self._records.aside:
+            state = self._state(record)
+            if state is not None:
+                state.aside -= 1
+        for record in self._records.try_again(self._worth_it):
+            (event,) = record.events
+            if record.tenure is self._tenure:
+                self._tenure.buffer.remove({event[0]: (1, event[9])})
+        self._telemetry.gauge("unrecorded_events", 0)
+
+    def _worth_it(self, record: Record) -> bool:
+        """A receipt is right whoever owns the lane; the rest is for the lane's next owner to find out."""
+        return isinstance(record, Delivery) or self._state(record) is not None
+
+    def _note(self, refused: list[tuple[Record, RelayError]]) -> None:
+        for record, error in refused:
+            (event,) = record.events
+            state = self._state(record)
+            if state is not None:
+                state.aside += 1
+            self.error = str(error)
+            if (event[0], event[1]) not in self._told:
+                self._told.add((event[0], event[1]))
+                self._telemetry.emit("event.unrecorded", topic=event[3], id=event[1], error=error)
+        if refused:
+            self._any.set()
+        elif not self._records.aside:
+            self._backoff.reset()
+        self._telemetry.gauge("unrecorded_events", len(self._records.aside) + len(refused))
+
+    def _state(self, record: Record) -> LaneScan | None:
+        """The lane of a single event of this tenure, while it is owned."""
+        return self._tenure.lanes.get(record.events[0][0]) if record.tenure is self._tenure else None
+
+
+def _about_data(error: RelayError) -> bool:
+    return isinstance(error, StatementFailedError) and error.about_data

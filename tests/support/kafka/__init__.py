@@ -1,0 +1,1 @@
+"""What is in Kafka, and changes to it."""

@@ -1,0 +1,1 @@
+"""Models in which any schedule can be played."""

@@ -1,0 +1,270 @@
+"""The model of the scan, widened by what comes after it: Kafka, failures, held events, what is resumed."""
+
+# A relay of the flow takes the place of the scan's in all of it.
+# mypy: disable-error-code="override,arg-type"
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from relay.outcome import FailureKind
+from tests.support.models.scan_model import (
+    LANES,
+    MOST_RELAYS,
+    MOST_WRITERS,
+    RARELY,
+    ROUNDS_TO_THE_END,
+    EndOfSchedule,
+    Model,
+)
+from tests.support.models.simulated_flow import FlowRelay
+from tests.support.models.simulated_kafka import ROOM_FOR_SMALL, SimulatedKafka
+from tests.support.models.simulated_postgres import Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from relay.event import PendingEvent
+    from tests.support.models.simulated_relay import SimulatedRelay
+
+Kind: TypeAlias = "tuple[str, int, Callable[[], None]]"
+"""What can happen: its kind, how often compared with others, and what it does."""
+
+OFTEN = ("begin", "enqueue", "commit", "scan", "send", "answer", "settle", "resume", "advance")
+OPTIONAL = ("limit", "fill", "look", "pause", "crash", "expire", "drain", "start", "late", "roll back", "replay")
+REFUSALS = (FailureKind.UNKNOWN, FailureKind.UNKNOWN, FailureKind.CLUSTER, FailureKind.TOPIC)
+
+
+class FlowModel(Model):
+    """Plays one schedule."""
+
+    relays: list[FlowRelay]  # type: ignore[assignment]
+
+    def __init__(self, schedule: Iterable[int], batch_events: int, step_ids: int) -> None:
+        numbers = iter(schedule)
+        self._schedule = numbers
+        self.first_landed: dict[bytes, int] = {}
+        self.kafka = SimulatedKafka(self._landed)
+        self._swarm = self._draw_swarm()
+        super().__init__(numbers, batch_events, step_ids)
+
+    def _draw_swarm(self) -> dict[str, int]:
+        """How often each kind of action happens in this schedule, or never.
+
+        Each schedule does some things often and others not at all: histories that take many of a few kinds are found
+        far sooner so than with all kinds alike (Groce et al., Swarm Testing, ISSTA 2012).
+        """
+        try:
+            swarm = {kind: (1, 1, 1, 4)[self._number(4)] for kind in OFTEN}
+            return swarm | {kind: (0, 1, 1, 4)[self._number(4)] for kind in OPTIONAL}
+        except EndOfSchedule:
+            return {}
+
+    def _possible(self) -> list[Callable[[], None]]:
+        kinds: list[Kind] = [("limit", 1, self.change_limit)]
+        if len(self.writers) < MOST_WRITERS:
+            kinds.append(("begin", 3, self.begin))
+        if self.writers:
+            kinds += [("enqueue", 4, self.enqueue), ("commit", 2, self.commit), ("roll back", 1, self.roll_back)]
+        if self.postgres.unlocking:
+            kinds.append(("unlock", 1, self.unlock))
+        if len(self.relays) < MOST_RELAYS:
+            kinds.append(("start", 1, self.start_relay))
+        if self.kafka.left_behind:
+            kinds.append(("late", 1, self.land_late))
+        if any(failed.state == "failed" for failed in self.postgres.failures.values()):
+            kinds.append(("replay", 1, self.replay))
+        for relay in self.relays:
+            kinds += [("advance", 3, partial(self.advance, relay, stage)) for stage in relay.busy]
+            kinds += self._of_scan(relay) + self._of_publish(relay) + self._of_life(relay)
+        return [action for kind, weight, action in kinds for _ in range(weight * self._swarm.get(kind, 1))]
+
+    def _of_scan(self, relay: FlowRelay) -> list[Kind]:
+        busy = relay.busy
+        kinds: list[Kind] = [("fill", 1, partial(self.fill, relay))]
+        if "scan" not in busy:
+            kinds.append(("scan", 3, relay.begin_scan))
+        if "sweep" not in busy:
+            kinds += [("sweep", 2, relay.begin_sweep), ("look", 2, relay.begin_quiet_look)]
+        if "claim" not in busy:
+            kinds.append(("beat", 1, relay.begin_beat))
+        return kinds
+
+    def _of_publish(self, relay: FlowRelay) -> list[Kind]:
+        busy = relay.busy
+        kinds: list[Kind] = [("pause", 1, partial(self.pause, relay))]
+        if "settle" not in busy and relay.records.waiting:
+            kinds.append(("settle", 4, partial(self.settle, relay)))
+        if relay.sendable():
+            kinds.append(("send", 4, partial(self.send, relay)))
+        if any(producer.unanswered() for producer in relay.producers.all):
+            kinds.append(("answer", 4, partial(self.answer, relay)))
+        if relay.producers.current is None:
+            kinds.append(("producer", 1, partial(self.replace_producer, relay)))
+        if "resume" not in busy and (self.postgres.failures or self.postgres.held):
+            kinds.append(("resume", 3, relay.begin_resume))
+        return kinds
+
+    def _of_life(self, relay: FlowRelay) -> list[Kind]:
+        kinds: list[Kind] = [
+            ("crash", 1, partial(self.crash, relay)),
+            ("expire", 1, partial(self.expire, relay)),
+        ]
+        if relay.tenure.draining and not relay.tenure.lanes and "claim" not in relay.busy:
+            kinds.append(("leave", 1, partial(self.leave, relay)))
+        if len(self.relays) > 1 and not relay.tenure.draining:
+            kinds.append(("drain", 1, partial(self.drain, relay)))
+        return kinds
+
+    def start_relay(self) -> None:
+        self.relays.append(FlowRelay(self.postgres, self.kafka, self._taken, self._batch_events, self._step_ids))
+        self.trace.append("a relay starts")
+
+    def advance(self, relay: FlowRelay, stage: str) -> None:
+        """A statement goes on by an instant, or to its end with nothing between."""
+        self.trace.append(f"relay {self.relays.index(relay)}: {stage}")
+        move = relay.advance if self._number(3) else relay.finish
+        self._run(relay, partial(move, stage))
+
+    def settle(self, relay: FlowRelay) -> None:
+        """Some of what is known is recorded."""
+        self._tell(relay, f"settles some of {relay.records.events}")
+        relay.begin_recording(1 + self._number(6))
+
+    def fill(self, relay: FlowRelay) -> None:
+        """A lane has no room for a while, or has some again."""
+        lane = self._number(LANES)
+        self._tell(relay, f"lane {lane} is full or has room again")
+        relay.full ^= {lane}
+
+    def send(self, relay: FlowRelay) -> None:
+        """A partition's next batch goes to its producer, or the event at its head fails."""
+        number = self._pick(relay.sendable())
+        self._tell(relay, f"has its turn at partition {number}")
+        relay.begin_turn(number)
+
+    def answer(self, relay: FlowRelay) -> None:
+        """The oldest batch of a partition lands, is acknowledged, or is refused."""
+        producer = self._pick([each for each in relay.producers.all if each.unanswered()])
+        number = self._pick(producer.unanswered())
+        batch = producer.sent[number][0]
+        self._tell(relay, f"hears of {[event.id for event in batch.events]} in partition {number}")
+        refused = self._number(RARELY)
+        if batch.landed or refused > 1 + len(REFUSALS):
+            producer.land(number)
+        elif refused < len(REFUSALS):
+            self._tell(relay, f"is refused them: {REFUSALS[refused]}")
+            producer.refuse(number, REFUSALS[refused])
+
+    def replace_producer(self, relay: FlowRelay) -> None:
+        self._tell(relay, "gets a new producer")
+        relay.producers.replace(relay.publish)
+
+    def land_late(self) -> None:
+        """What a producer left behind that was given up arrives."""
+        left = self._pick(self.kafka.left_behind)
+        self.trace.append(f"late: {[event.id for event in left[0].events]}")
+        self.kafka.land_late(left)
+
+    def pause(self, relay: FlowRelay) -> None:
+        """The topic is in trouble, or works again."""
+        if self._number(RARELY // 4) == 0:
+            if relay.troubles.paused:
+                self._tell(relay, "resumes the topic")
+                relay.troubles.unpause()
+            else:
+                self._tell(relay, "pauses the topic")
+                relay.troubles.pause()
+
+    def replay(self) -> None:
+        """A person asks for a failed event to be published."""
+        places = [place for place, failed in self.postgres.failures.items() if failed.state == "failed"]
+        place = self._pick(places)
+        self.trace.append(f"replay of {place[1]}")
+        self.postgres.failures[place].state = "replaying"
+
+    def change_limit(self) -> None:
+        """The topic takes large events no more, or again."""
+        if self._number(RARELY // 10) == 0:
+            self.kafka.limit = None if self.kafka.limit else ROOM_FOR_SMALL
+            self.trace.append(f"the topic's limit: {self.kafka.limit}")
+            for relay in self.relays:
+                relay.topic.max_bytes = self.kafka.limit
+
+    def leave(self, relay: FlowRelay) -> None:
+        self.trace.append(f"relay {self.relays.index(relay)} has drained")
+        if relay.tenure.buffer.events:
+            raise Violation(f"a relay has drained and leaves {relay.tenure.buffer.events} events unsettled")
+        relay.kill()
+        self._gone(relay)
+
+    def _landed(self, events: list[PendingEvent]) -> None:
+        for event in events:
+            assert event.key is not None
+            order = self.postgres.committed[event.key]
+            before = self.first_landed.get(event.key, 0)
+            if event.id in order[:before]:
+                continue
+            if order[before] != event.id:
+                raise Violation(f"{event.id} is in Kafka before {order[before]}, which committed first")
+            self.first_landed[event.key] = before + 1
+
+    def _settled(self, id_: int) -> bool:
+        return any(
+            (lane, id_) in rows
+            for rows in (self.postgres.receipts, self.postgres.failures, self.postgres.held)
+            for lane in self.postgres.lanes
+        )
+
+    def _tell(self, relay: SimulatedRelay, what: str) -> None:
+        self.trace.append(f"relay {self.relays.index(relay)} {what}")
+
+    def _come_to_rest(self) -> None:
+        """Writers end, and the relays go on until nothing is left to do."""
+        for transaction in self.writers:
+            self.postgres.commit(transaction)
+        self.writers.clear()
+        self.postgres.unlocking.clear()
+        self.kafka.limit = None
+        for _ in range(ROUNDS_TO_THE_END):
+            if all((event.lane, event.id) in self.postgres.receipts for event in self.postgres.visible):
+                break
+            for relay in list(self.relays):
+                self._move(relay)
+        lost = [event.id for event in self.postgres.visible if (event.lane, event.id) not in self.postgres.receipts]
+        if lost:
+            raise Violation(f"{lost} are lost, or nothing moves any more")
+        if any(len(order) > self.first_landed.get(key, 0) for key, order in self.postgres.committed.items()):
+            raise Violation("an event has its receipt and is not in Kafka")
+
+    def _move(self, relay: FlowRelay) -> None:
+        """Everything that it can do now, one after the other."""
+        relay.full.clear()
+        for stage in relay.busy:
+            self._run(relay, partial(relay.finish, stage))
+        for stage, begin in (("scan", relay.begin_scan), ("sweep", relay.begin_sweep), ("claim", relay.begin_beat)):
+            self._run(relay, begin)
+            self._run(relay, partial(relay.finish, stage))
+        if relay not in self.relays:
+            return
+        self._move_on_to_kafka(relay)
+        if relay not in self.relays:
+            return
+        if relay.tenure.draining and not relay.tenure.lanes:
+            self.leave(relay)
+
+    def _move_on_to_kafka(self, relay: FlowRelay) -> None:
+        """What it has taken, up to its receipts; whatever stood in the way is gone."""
+        for failed in self.postgres.failures.values():
+            failed.state = "replaying"
+        relay.topic.max_bytes = None
+        if relay.troubles.paused:
+            relay.troubles.unpause()
+        self._run(relay, relay.begin_resume)
+        self._run(relay, partial(relay.finish, "resume"))
+        if relay in self.relays:
+            relay.publish_all()
+        while relay.records.waiting and relay in self.relays:
+            self._run(relay, partial(relay.begin_recording, 100))
+            self._run(relay, partial(relay.finish, "settle"))

@@ -1,0 +1,233 @@
+"""The simulated relay with all that comes after the scan: gate, publish on a simulated Kafka, failures, resume."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from relay.decide.admission import Admission
+from relay.decide.failing import Retry
+from relay.retry import Backoff
+from relay.settings import FailureSettings, PublishSettings, ScanSettings
+from relay.stages.hold.failing import Failing
+from relay.stages.hold.resume import Resume
+from relay.stages.publish.pacing import Pacing
+from relay.stages.publish.publish import Publish
+from relay.stages.publish.topic import Topic
+from relay.stages.republish.origin import Replayed
+from relay.stages.tenure import TenureLostError
+from tests.support.models.simulated_kafka import PARTITIONS, SimulatedProducers, SimulatedTroubles
+from tests.support.models.simulated_postgres import TOPIC
+from tests.support.models.simulated_relay import Instant, SilentTelemetry, SimulatedConnection, SimulatedRelay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from uuid import UUID
+
+    from relay.event import PendingEvent
+    from relay.stages.publish.producers import Producer, Producers
+    from relay.stages.publish.watch import Troubles
+    from relay.stages.settle.outcomes import Failure, HeldBack
+    from relay.stages.settle.settle import Receipts
+    from relay.telemetry import Telemetry
+    from tests.support.models.simulated_kafka import SimulatedKafka
+    from tests.support.models.simulated_postgres import SimulatedPostgres
+
+T = TypeVar("T")
+
+
+def _hash_keys(keys: Sequence[bytes]) -> list[int]:
+    return [int(key) for key in keys]
+
+
+class FlowConnection(SimulatedConnection):
+    """Every port of the stages, with failures and held events."""
+
+    async def settle(self, receipts: Receipts) -> int:
+        return await self.settle_recorded(receipts, [])
+
+    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
+        transaction = await self._begin()
+        new = self.postgres.settle(zip(receipts.lanes, receipts.ids, strict=True), recorded)
+        await self._commit(transaction)
+        return new
+
+    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
+        transaction = await self._begin()
+        owned = self.postgres.owns(replica, epochs)
+        if owned:
+            self.postgres.hold(event for record in records for event in record.events)
+        await self._commit(transaction)
+        return 0 if owned else None
+
+    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
+        (event,) = failure.events
+        transaction = await self._begin()
+        owned = self.postgres.owns(replica, {event.lane: epoch})
+        if owned:
+            state = "retrying" if isinstance(failure.verdict, Retry) else "failed"
+            self.postgres.fail(event, state, failure.verdict.attempts)
+        await self._commit(transaction)
+        return owned
+
+    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        return await self._read(lambda: self.postgres.blocking(lanes))
+
+    async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
+        return await self._read(lambda: [(lane, TOPIC) for lane, _ in self.postgres.held if lane in lanes])
+
+    async def has_failures(self, lanes: Sequence[int]) -> bool:
+        return await self._read(lambda: any(lane in lanes for lane, _ in self.postgres.failures))
+
+    async def due_failures(
+        self,
+        lanes: Sequence[int],
+        most: int,
+        size: int,
+        paused: Sequence[str],
+        under_way: Sequence[tuple[int, int]],
+    ) -> list[tuple[PendingEvent, int]]:
+        return await self._read(lambda: [] if paused else self.postgres.due_failures(lanes, most, under_way))
+
+    async def held_events(
+        self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
+    ) -> list[PendingEvent]:
+        return await self._read(lambda: [] if paused else self.postgres.held_events(lane, above, events))
+
+    async def still_unreadable(self, lanes: Sequence[int], why: str) -> bool:
+        raise AssertionError("everything can be read here")
+
+    async def finish_replays(self) -> None:
+        pass
+
+    async def _read(self, statement: Callable[[], T]) -> T:
+        await Instant()
+        found = statement()
+        await Instant()
+        return found
+
+
+class FlowRelay(SimulatedRelay):
+    """One replica with all stages of the flow."""
+
+    port: FlowConnection
+
+    def __init__(
+        self,
+        postgres: SimulatedPostgres,
+        kafka: SimulatedKafka,
+        on_taken: Callable[[SimulatedRelay, list[PendingEvent]], None],
+        batch_events: int,
+        step_ids: int,
+    ) -> None:
+        super().__init__(postgres, on_taken, batch_events, step_ids)
+        telemetry = cast("Telemetry", SilentTelemetry())
+        scan = ScanSettings(batch_events=batch_events, sweep_step_ids=step_ids)
+        self.full: set[int] = set()
+        """Lanes without room, though the buffer has some."""
+        self.producers = SimulatedProducers(kafka)
+        self.topic = Topic(TOPIC, lambda: Backoff(lambda: 0.0), _hash_keys)
+        self.topic.resolved(PARTITIONS)
+        replayed = Replayed()
+        failure = FailureSettings(max_attempts=2)
+        self.failing = Failing(self.records, replayed, failure, lambda: 0.0, telemetry)
+        self.troubles = SimulatedTroubles(self.failing, self.topic)
+        self.publish = Publish(
+            cast("Producers", self.producers),
+            self.records,
+            self.failing,
+            cast("Troubles", self.troubles),
+            replayed,
+            Pacing(PublishSettings()),
+            _hash_keys,
+            lambda: 0.0,
+            1.0,
+            telemetry,
+            Admission(),
+        )
+        self.publish.topics[TOPIC] = self.topic
+        self.failing.begin(self.tenure, self.publish.hand_in)
+        self.publish.begin(self.tenure)
+        self._resume = Resume(
+            self.port,
+            self.tenure,
+            self.records,
+            self.publish.hand_in,
+            self.publish.forget_limits,
+            scan,
+            replays_may_be_over=lambda: None,
+        )
+
+    def connect(self, postgres: SimulatedPostgres) -> FlowConnection:
+        return FlowConnection(postgres)
+
+    def hand_on(self, events: list[PendingEvent]) -> None:
+        super().hand_on(events)
+        self.failing.take(events)
+
+    def kill(self) -> None:
+        """It is gone; its statements that were under way are not, and what it had sent may land yet."""
+        for stage in ("settle", "claim"):
+            with suppress(TenureLostError):
+                self.finish(stage)
+        super().kill()
+        self.producers.give_up()
+
+    def begin_scan(self) -> None:
+        if not self.tenure.draining:
+            requests = [request for request in self._scan._requests() if request.lane not in self.full]
+            if requests:
+                self.start("scan", self._scan.scan_once(requests))
+
+    def begin_recording(self, most: int) -> None:
+        if self.records.waiting:
+            self.start("settle", self._settle_some(most))
+
+    async def _settle_some(self, most: int) -> None:
+        taken = await self.records.take(most)
+        await self._settle._record(taken)
+        self.records.settled(taken)
+
+    def begin_resume(self) -> None:
+        if not self.tenure.draining:
+            self.start("resume", self._resume_all())
+
+    async def _resume_all(self) -> None:
+        if self.tenure.has_failures:
+            await self._resume.resume_failures()
+        for state in await self._resume._openable():
+            await self._resume.resume_held(state)
+
+    def sendable(self) -> list[int]:
+        """The partitions in which something may be done now."""
+        producer = self.producers.current
+        return [
+            partition.number
+            for partition in self.topic.partitions
+            if producer is not None
+            and f"pump {partition.number}" not in self._work
+            and partition.may_send(producer, time.monotonic())
+        ]
+
+    def publish_all(self) -> None:
+        """All that waits goes to Kafka, which takes what fits."""
+        while True:
+            if self.producers.current is None:
+                self.producers.replace(self.publish)
+            answers = [(producer, number) for producer in self.producers.all for number in producer.unanswered()]
+            sendable = self.sendable()
+            if not answers and not sendable:
+                return
+            for number in sendable:
+                self.begin_turn(number)
+                self.finish(f"pump {number}")
+            for producer, number in answers:
+                if producer.sent[number]:
+                    producer.land(number)
+
+    def begin_turn(self, number: int) -> None:
+        """One turn of a partition's pump."""
+        partition = self.topic.partitions[number]
+        producer = cast("Producer", self.producers.current)
+        self.start(f"pump {number}", self.publish.turn(self.topic, partition, producer))

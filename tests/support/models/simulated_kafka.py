@@ -1,0 +1,211 @@
+"""Kafka as far as publish can tell: what lands in a partition, what is refused, and what lands late.
+
+Of a batch that was sent three things are apart: it lands in its partition's log, its answer arrives, and what its
+producer leaves behind when it is given up, which may land at any later time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from relay.decide.limits import TopicLimits
+from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
+from tests.support.models.simulated_postgres import Violation
+from tests.support.models.simulated_relay import Instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from relay.event import PendingEvent
+    from relay.outcome import Outcome
+    from relay.stages.hold.failing import Failing
+    from relay.stages.publish.partition import Partition
+    from relay.stages.publish.publish import Publish
+    from relay.stages.publish.topic import Topic
+
+PARTITIONS = 4
+MOST_PACKED = 2
+"""Events per batch."""
+
+ROOM_FOR_SMALL = 256 + 12
+"""A limit for record batches that events of 13 bytes exceed and those of 9 do not."""
+
+
+@dataclass(eq=False)
+class Batch:
+    """Events packed for one partition, and sent."""
+
+    events: list[PendingEvent]
+    size: int
+    allowed: Callable[[], bool] = lambda: True
+    done: Callable[[Outcome], None] = lambda outcome: None
+    landed: bool = False
+    restamped: int = 0
+
+
+@dataclass(eq=False)
+class SimulatedKafka:
+    """One topic."""
+
+    on_landed: Callable[[list[PendingEvent]], None]
+    limit: int | None = None
+    left_behind: list[deque[Batch]] = field(default_factory=list)
+    """What producers that were given up had sent in a partition, and may yet land in order."""
+
+    def land(self, batch: Batch) -> None:
+        batch.landed = True
+        self.on_landed(batch.events)
+
+    def land_late(self, left: deque[Batch]) -> None:
+        """The next batch of those that were left behind arrives."""
+        self.land(left.popleft())
+        if not left:
+            self.left_behind.remove(left)
+
+    def fits(self, batch: Batch) -> bool:
+        return self.limit is None or all(event.size + 256 <= self.limit for event in batch.events)
+
+
+class SimulatedProducer:
+    """One producer, whose batches wait for what the schedule lets Kafka do."""
+
+    def __init__(self, kafka: SimulatedKafka) -> None:
+        self.kafka = kafka
+        self.sent: dict[int, deque[Batch]] = {number: deque() for number in range(PARTITIONS)}
+        self._warm: set[int] = set()
+        """Partitions whose broker knows this producer's sequence, and refuses a gap in it."""
+        self._gap: set[int] = set()
+
+    async def limits(self, topic: str) -> TopicLimits:
+        await Instant()
+        limits = TopicLimits(self.kafka.limit)
+        await Instant()
+        return limits
+
+    def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]) -> Batch:
+        batch = Batch([], 0)
+        while waiting and len(batch.events) < min(most, MOST_PACKED):
+            if max_bytes is not None and batch.events and waiting[0].size + 256 > max_bytes:
+                break
+            batch.events.append(waiting.popleft())
+        return batch
+
+    async def send(
+        self, batch: Batch, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[Outcome], None]
+    ) -> None:
+        batch.allowed, batch.done = allowed, done
+        self.sent[partition].append(batch)
+
+    def unanswered(self) -> list[int]:
+        """The partitions in which a batch waits for its answer."""
+        return [number for number, batches in self.sent.items() if batches]
+
+    def land(self, partition: int) -> None:
+        """The oldest batch without an answer arrives, and is refused or answered later."""
+        batch = self.sent[partition][0]
+        if batch.landed:
+            self._answer(partition, Acknowledged(batch.events[0].id))
+        elif partition in self._gap or not batch.allowed():
+            self.refuse(partition, FailureKind.CLUSTER)
+        elif not self.kafka.fits(batch):
+            self.refuse(partition, FailureKind.EVENT)
+        else:
+            self._warm.add(partition)
+            self.kafka.land(batch)
+
+    def refuse(self, partition: int, kind: FailureKind) -> None:
+        """Kafka does not take the oldest batch without an answer, which has not landed."""
+        if partition in self._warm:
+            self._gap.add(partition)
+        self._answer(partition, Refused(PublishError(kind, "refused")))
+
+    def give_up(self) -> None:
+        """Nobody hears its answers any more."""
+        for number, batches in self.sent.items():
+            left = deque(batch for batch in batches if not batch.landed)
+            if left and number not in self._gap:
+                self.kafka.left_behind.append(left)
+            batches.clear()
+
+    def _answer(self, partition: int, outcome: Outcome) -> None:
+        self.sent[partition].popleft().done(outcome)
+
+
+class SimulatedProducers:
+    """The producer of a replica, and those that are being replaced."""
+
+    def __init__(self, kafka: SimulatedKafka) -> None:
+        self._kafka = kafka
+        self.current: SimulatedProducer | None = SimulatedProducer(kafka)
+        self.discarded: list[SimulatedProducer] = []
+        self.main: Any = self
+        self.side: Any = self
+
+    @property
+    def all(self) -> Iterator[SimulatedProducer]:
+        yield from self.discarded
+        if self.current is not None:
+            yield self.current
+
+    def of(self, partition: Partition) -> SimulatedProducers:
+        return self
+
+    def works(self, producer: SimulatedProducer) -> None:
+        pass
+
+    def uses(self, producer: SimulatedProducer) -> bool:
+        return producer is self.current
+
+    def discard_both(self, reason: str) -> None:
+        raise Violation(f"publish had to be begun anew: {reason}")
+
+    def discard(self, producer: SimulatedProducer, reason: str) -> None:
+        if producer is self.current:
+            self.current = None
+            self.discarded.append(producer)
+
+    def replace(self, publish: Publish) -> None:
+        """The end of waiting for what is in flight: the rest is given up, and there is a new producer."""
+        for producer in self.discarded:
+            publish._abandon(producer)  # type: ignore[arg-type]
+            producer.give_up()
+        self.discarded.clear()
+        self.current = SimulatedProducer(self._kafka)
+
+    def give_up(self) -> None:
+        """The process is gone."""
+        for producer in self.all:
+            producer.give_up()
+
+
+class SimulatedTroubles:
+    """Holds back the topic when the schedule says so, and as the real ones do."""
+
+    def __init__(self, failing: Failing, topic: Topic) -> None:
+        self._failing = failing
+        self._topic = topic
+        self.paused = False
+
+    def begin_tenure(self, publish: Publish) -> None:
+        pass
+
+    def acknowledged(self, topic: Topic, partition: Partition, now: float) -> None:
+        pass
+
+    def given_back(self, topic: Topic) -> None:
+        if self.paused:
+            self._failing.close_topic(topic)
+
+    def begin(self, topic: Topic, error: PublishError, partition: Partition | None = None) -> None:
+        self.pause()
+
+    def pause(self) -> None:
+        self.paused = True
+        self._failing.close_topic(self._topic)
+
+    def unpause(self) -> None:
+        self.paused = False
+        self._failing.open_topic(self._topic.name)

@@ -1,0 +1,1 @@
+"""Databases with an outbox, and those who write to it."""

@@ -1,0 +1,59 @@
+"""Databases with an outbox, for tests."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from relay.postgres.admin.migrate import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the database, closed at the end whatever state it is in."""
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+@asynccontextmanager
+async def migrated(dsn: str, schema: str = "outbox") -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the database, in which there is an outbox from now on."""
+    async with connected(dsn) as connection:
+        await migrate(connection, schema)
+        yield connection
+
+
+async def add_event(connection: asyncpg.Connection, key: str | None = "k", topic: str = "orders") -> asyncpg.Record:
+    """Insert one event as a plain writer does; returns its lane and id."""
+    row: asyncpg.Record = await connection.fetchrow(
+        "INSERT INTO outbox.event (topic, key, payload) VALUES ($1, convert_to($2, 'UTF8'), 'x') RETURNING lane, id",
+        topic,
+        key,
+    )
+    return row
+
+
+async def add_receipts(connection: asyncpg.Connection) -> None:
+    """Write receipts for all events that have none."""
+    await connection.execute(
+        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
+        " SELECT lane, id, 0, id FROM outbox.event ON CONFLICT DO NOTHING"
+    )
+
+
+async def add_failure(connection: asyncpg.Connection, event: asyncpg.Record, state: str = "failed") -> None:
+    """Record a failure of an event, given as `add_event` returns it."""
+    await connection.execute(
+        "INSERT INTO outbox.failure (lane, id, topic, state, attempts, error, policy)"
+        " VALUES ($1, $2, 'orders', $3, 1, 'MessageSizeTooLarge', 'block')",
+        *event,
+        state,
+    )

@@ -1,0 +1,1 @@
+"""Between a client and a server: delays, cuts, errors."""

@@ -1,0 +1,1 @@
+"""Relays, as processes or in this one."""

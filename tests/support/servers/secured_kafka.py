@@ -1,0 +1,105 @@
+"""A Kafka with a listener for each way to be secured, and some that are set up wrongly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from relay.local import KafkaServer
+from relay.local.parts import java_home, kafka_jars
+from relay.local.ports import HOST, free_port
+from tests.support.servers.certificates import EXPIRED, NOT_YET, Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+USER, NEWCOMER, PASSWORD = "relay", "newcomer", "geheim-7f3a"
+
+PROTOCOLS = {
+    "PLAINTEXT": "PLAINTEXT",
+    "LOGIN": "SASL_SSL",
+    "OPENLOGIN": "SASL_PLAINTEXT",
+    "TLS": "SSL",
+    "MUTUAL": "SSL",
+    "EXPIRED": "SSL",
+    "EARLY": "SSL",
+    "OTHERNAME": "SSL",
+}
+_SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+
+
+class SecuredKafka(KafkaServer):
+    """Everybody may do everything on the listener PLAINTEXT; the others ask who it is. `authority` is the right one."""
+
+    format_arguments = tuple(
+        argument
+        for name in (USER, NEWCOMER)
+        for argument in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={PASSWORD}]")
+    )
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "kafka", version=os.environ.get("RELAY_TEST_KAFKA_VERSION") or "4.3.1")
+        self.authority = Authority(folder / "right", "right")
+        self.stranger = Authority(folder / "stranger", "stranger")
+        self.properties = self._secured()
+        self._listeners: dict[str, int] = {}
+
+    def address(self, listener: str) -> str:
+        """host:port of one of them."""
+        return f"{HOST}:{self.port() if listener == 'PLAINTEXT' else self._listeners[listener]}"
+
+    def allow(self, *arguments: str, principals: Sequence[str] = (f"User:{USER}",)) -> None:
+        """Let somebody do something: `allow("--operation", "Write", "--topic", "orders")`. It takes a second."""
+        jars = os.pathsep.join(map(str, kafka_jars(self.version)))
+        command = [str(java_home() / "bin" / "java"), "-XX:TieredStopAtLevel=1", "-cp", jars]
+        command += ["org.apache.kafka.tools.AclCommand", "--bootstrap-server", self.bootstrap_servers, "--add"]
+        for principal in principals:
+            command += ["--allow-principal", principal]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _secured(self) -> dict[str, object]:
+        right = self.authority
+        stores = {
+            "LOGIN": right.store("login"),
+            "TLS": right.store("tls"),
+            "MUTUAL": right.store("mutual"),
+            "EXPIRED": right.store("expired", valid=EXPIRED),
+            "EARLY": right.store("early", valid=NOT_YET),
+            "OTHERNAME": right.store("othername", "DNS:other.example"),
+        }
+        secured: dict[str, object] = {
+            "listener.security.protocol.map": ",".join(
+                f"{name}:{protocol}" for name, protocol in {**PROTOCOLS, "CONTROLLER": "PLAINTEXT"}.items()
+            ),
+            "inter.broker.listener.name": "PLAINTEXT",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            # Inside TLS without a client certificate everybody is ANONYMOUS, too.
+            "super.users": "User:ANONYMOUS",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.mutual.ssl.client.auth": "required",
+            "listener.name.mutual.ssl.truststore.type": "PEM",
+            "listener.name.mutual.ssl.truststore.location": right.certificate,
+        }
+        for name, store in stores.items():
+            secured[f"listener.name.{name.lower()}.ssl.keystore.type"] = "PEM"
+            secured[f"listener.name.{name.lower()}.ssl.keystore.location"] = store
+        for name in ("login", "openlogin"):
+            secured[f"listener.name.{name}.scram-sha-512.sasl.jaas.config"] = _SCRAM
+        return secured
+
+    def _configuration(self, data: Path) -> Path:
+        if not self._listeners:
+            taken = {self.port(), self.port("controller")}
+            for name in PROTOCOLS:
+                if name != "PLAINTEXT":
+                    self._listeners[name] = free_port(frozenset(taken))
+                    taken.add(self._listeners[name])
+        own = ",".join(f"{name}://{self.address(name)}" for name in PROTOCOLS)
+        self.properties |= {
+            "listeners": f"{own},CONTROLLER://{HOST}:{self.port('controller')}",
+            "advertised.listeners": own,
+        }
+        return super()._configuration(data)
