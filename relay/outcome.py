@@ -55,4 +55,4 @@ class Refused:
     """Whether the producer's sequence has no gap: it can go on."""
 
 
-Outcome: TypeAlias = Acknowledged | Refused
+BatchOutcome: TypeAlias = Acknowledged | Refused

@@ -22,7 +22,7 @@ from relay.kafka.lookup import TopicLookup
 from relay.kafka.options import client_options
 from relay.kafka.recall import NotSentError, allow_unless, refuse_unallowed
 from relay.kafka.sending import BehindRefusedError, Refusals
-from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
+from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
 
 if TYPE_CHECKING:
     from collections import deque
@@ -276,7 +276,7 @@ class KafkaProducer:
         topic: str,
         partition: int,
         allowed: Callable[[], bool],
-        done: Callable[[Outcome], None],
+        done: Callable[[BatchOutcome], None],
     ) -> None:
         """Hand a batch to the producer; `done` is called once with what became of it.
 

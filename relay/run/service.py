@@ -24,11 +24,11 @@ from relay.stages.claim.former import FormerTenure
 from relay.stages.hold.failing import Failing
 from relay.stages.housekeeping.check import Check
 from relay.stages.publish.pacing import Pacing
-from relay.stages.publish.producers import ProducerKeeper, Producers
+from relay.stages.publish.producers import Keeper, Pair
 from relay.stages.publish.publish import Publish
 from relay.stages.publish.watch import Troubles
-from relay.stages.republish.origin import Replayed
-from relay.stages.settle.outcomes import Records
+from relay.stages.republish.origin import Republished
+from relay.stages.settle.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from relay.settings import Settings
@@ -49,12 +49,12 @@ class Service:
         self._telemetry = telemetry
         self._health = Health(settings.health, time.monotonic())
         self._check = Check(Coverage(random.SystemRandom().random()), self._health, telemetry)
-        self._records = Records()
-        self._replayed = Replayed()
-        self._failing = Failing(self._records, self._replayed, settings.failure, random.random, telemetry)
-        producers = Producers(
+        self._outcomes = Outcomes()
+        self._republished = Republished()
+        self._failing = Failing(self._outcomes, self._republished, settings.failure, random.random, telemetry)
+        producers = Pair(
             *(
-                ProducerKeeper(
+                Keeper(
                     partial(wait_for_producer, settings.kafka, settings.topic),
                     Backoff(random.random, first=0.1, most=10.0),
                     self._health,
@@ -73,10 +73,10 @@ class Service:
         )
         self._publish = Publish(
             producers,
-            self._records,
+            self._outcomes,
             self._failing,
             troubles,
-            self._replayed,
+            self._republished,
             Pacing(settings.publish),
             murmur2_of_many,
             random.random,
@@ -186,8 +186,8 @@ class Service:
                 self._settings,
                 self._publish,
                 self._failing,
-                self._records,
-                self._replayed,
+                self._outcomes,
+                self._republished,
                 self._restarts,
                 self._check,
                 self._health,
@@ -207,7 +207,7 @@ class Service:
     async def _stopped_with_nothing_unsettled(self) -> None:
         await self._stop.wait()
         await self._publish.wait_landed()
-        await self._records.wait_idle()
+        await self._outcomes.wait_idle()
 
     def _waiting(self, error: UnreachableError) -> None:
         self._health.postgres_lost(time.monotonic(), error)
@@ -235,7 +235,7 @@ class Service:
 
     def _busy(self) -> bool:
         """Whether events are under way."""
-        return self._session is not None and self._session.tenure.buffer.events > 0
+        return self._session is not None and self._session.tenure.room.events > 0
 
     def _unsettled(self) -> int:
         """Events that may be in Kafka and have no receipt: redelivered by whoever claims their lanes next."""
@@ -243,5 +243,5 @@ class Service:
             return 0
         tenure = self._session.tenure if self._session is not None else None
         # Of tenures that are over only what Kafka got can be in the way of a receipt any more.
-        left = self._publish.topics.in_flight_beside(tenure) + self._records.events_beside(tenure)
-        return left + (tenure.buffer.events if tenure is not None else 0)
+        left = self._publish.topics.in_flight_beside(tenure) + self._outcomes.events_beside(tenure)
+        return left + (tenure.room.events if tenure is not None else 0)

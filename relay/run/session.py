@@ -18,15 +18,15 @@ from relay.postgres.flow.outbox import (
     ScanConnection,
     SettleConnection,
 )
-from relay.postgres.flow.republish import ReplayConnection
+from relay.postgres.flow.republish import RepublishConnection
 from relay.retry import Backoff
 from relay.run.restarts import WORKED_AFTER
-from relay.stages.buffer import Buffer
 from relay.stages.claim.claim import Claim
 from relay.stages.hold.resume import Resume
 from relay.stages.housekeeping.check import CHECK
 from relay.stages.housekeeping.housekeeping import Chore, Housekeeping
-from relay.stages.republish.republish import Replay
+from relay.stages.republish.republish import Republish
+from relay.stages.room import Room
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
 from relay.stages.scan.unreadable import Unreadable
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from relay.stages.hold.failing import Failing
     from relay.stages.housekeeping.check import Check
     from relay.stages.publish.publish import Publish
-    from relay.stages.republish.origin import Replayed
-    from relay.stages.settle.outcomes import Records
+    from relay.stages.republish.origin import Republished
+    from relay.stages.settle.outcomes import Outcomes
     from relay.telemetry import Telemetry
 
 CONNECTIONS = ("scan", "sweep", "settle", "control", "resume", "housekeeping")
@@ -78,8 +78,8 @@ class Session:
         settings: Settings,
         publish: Publish,
         failing: Failing,
-        records: Records,
-        replayed: Replayed,
+        outcomes: Outcomes,
+        republished: Republished,
         restarts: Restarts,
         check: Check,
         health: Health,
@@ -89,12 +89,12 @@ class Session:
         self._connections = connections
         self._publish = publish
         self._failing = failing
-        self._records = records
+        self._outcomes = outcomes
         self._restarts = restarts
         self._health = health
         self._telemetry = telemetry
         self._progressed_at = time.monotonic()
-        self.tenure = tenure = Tenure(Buffer(settings.buffer.max_events, settings.buffer.max_bytes))
+        self.tenure = tenure = Tenure(Room(settings.buffer.max_events, settings.buffer.max_bytes))
         scan_port = ScanConnection(connections["scan"], schema)
         sweep_port = ScanConnection(connections["sweep"], schema)
         self._control = ControlConnection(connections["control"], schema)
@@ -117,7 +117,7 @@ class Session:
             unreadable=Unreadable(sweep_port, tenure, failing.fail_unread),
         )
         settle_port = SettleConnection(connections["settle"], schema)
-        self._settle = Settle(settle_port, records, tenure, settings.settle, telemetry)
+        self._settle = Settle(settle_port, outcomes, tenure, settings.settle, telemetry)
         resume_port = ResumeConnection(connections["resume"], schema)
         housekeeping_port = HousekeepingConnection(connections["housekeeping"], schema)
         self._housekeeping = Housekeeping(
@@ -130,16 +130,16 @@ class Session:
         self._resume = Resume(
             resume_port,
             tenure,
-            records,
+            outcomes,
             publish.hand_in,
             publish.forget_limits,
             settings.scan,
             replays_may_be_over=self._housekeeping.finish_replays_soon,
         )
-        self._replay = Replay(
-            partial(ReplayConnection.open, settings.postgres),
+        self._replay = Republish(
+            partial(RepublishConnection.open, settings.postgres),
             tenure,
-            replayed,
+            republished,
             publish.hand_in,
             publish.topics.take_back,
             settings.buffer,
@@ -155,8 +155,8 @@ class Session:
         settings: Settings,
         publish: Publish,
         failing: Failing,
-        records: Records,
-        replayed: Replayed,
+        outcomes: Outcomes,
+        republished: Republished,
         restarts: Restarts,
         check: Check,
         health: Health,
@@ -175,7 +175,7 @@ class Session:
             version=f"{version.major}.{version.micro}",  # asyncpg's words for 18.4
             connections=len(connections),
         )
-        return cls(connections, settings, publish, failing, records, replayed, restarts, check, health, telemetry)
+        return cls(connections, settings, publish, failing, outcomes, republished, restarts, check, health, telemetry)
 
     async def run(self, former: FormerTenure | None) -> Exception | None:
         """Run until drained (returns None) or until the tenure is lost (returns why).
@@ -211,7 +211,7 @@ class Session:
         try:
             async with asyncio.timeout(FLIGHT_WAIT):
                 await self._publish.wait_landed()
-                await self._records.wait_idle()
+                await self._outcomes.wait_idle()
                 await self._publish.ready()
         except TimeoutError:
             pass
@@ -261,7 +261,7 @@ class Session:
             async with asyncio.timeout(FLIGHT_WAIT + LEAVE_TIMEOUT), asyncio.TaskGroup() as last:
                 settling = last.create_task(self._settle.run(), name="settle")
                 await self._publish.wait_landed()
-                await self._records.wait_idle()
+                await self._outcomes.wait_idle()
                 settling.cancel()
                 await self._claim.leave()
 
@@ -276,7 +276,7 @@ class Session:
         lease.cancel()
         # What a former tenure left in Kafka's hands needs its receipts, too.
         await self._publish.wait_landed()
-        await self._records.wait_idle()
+        await self._outcomes.wait_idle()
         raise Drained
 
     async def _watch_lease(self) -> None:
@@ -293,20 +293,20 @@ class Session:
             now = time.monotonic()
             if now - began >= WORKED_AFTER:
                 self._restarts.worked()
-            aside = len(self._records.aside)
+            aside = len(self._outcomes.aside)
             self._health.unrecorded(aside, self._settle.unrecorded.error)
-            if tenure.buffer.settled != settled_before or tenure.buffer.events <= aside:
-                settled_before = tenure.buffer.settled
+            if tenure.room.settled != settled_before or tenure.room.events <= aside:
+                settled_before = tenure.room.settled
                 self._progressed_at = now
             stalled = now - self._progressed_at
             if tenure.lanes and not tenure.draining:
-                stalled = max(stalled, now - self._scan.scanned_at if not tenure.buffer.events else 0.0)
+                stalled = max(stalled, now - self._scan.scanned_at if not tenure.room.events else 0.0)
             self._health.progress(now, stalled if stalled > REPORT_INTERVAL * 2 else None)
             self._telemetry.gauge("loop_tasks", len(asyncio.all_tasks()))
-            self._telemetry.gauge("buffer_events", tenure.buffer.events)
-            self._telemetry.gauge("buffer_bytes", tenure.buffer.bytes)
+            self._telemetry.gauge("buffer_events", tenure.room.events)
+            self._telemetry.gauge("buffer_bytes", tenure.room.bytes)
             self._telemetry.gauge("lag_seconds", self._publish.topics.oldest_age(time.time()))
-            await asyncio.sleep(REPORT_INTERVAL if tenure.buffer.events else 2 * REPORT_INTERVAL)
+            await asyncio.sleep(REPORT_INTERVAL if tenure.room.events else 2 * REPORT_INTERVAL)
 
 
 async def _connect_all(settings: Settings) -> dict[str, asyncpg.Connection]:

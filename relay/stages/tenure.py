@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from relay.decide.lane_scan import LaneScan
     from relay.decide.snapshot import Snapshot
     from relay.postgres.flow.outbox import ScanResult
-    from relay.stages.buffer import Buffer
+    from relay.stages.room import Room
 
 MANY_RUNGS = 256
 """The ladder is pruned when it has so many rungs and raised floors. Each statement that reads events adds a rung, a
@@ -32,9 +32,9 @@ look at the locks may raise the floors of all transactions; a scan rarely needs 
 class Tenure:
     """The ladder, the owned lanes and the lease of one registration."""
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, room: Room) -> None:
         self.replica: UUID = uuid4()
-        self.buffer = buffer
+        self.room = room
         self.ladder = Ladder()
         self._prune_above = MANY_RUNGS
         self.lanes: dict[int, LaneScan] = {}

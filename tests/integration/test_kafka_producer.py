@@ -19,7 +19,7 @@ from relay.event import PendingEvent
 from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
 from relay.local.ports import HOST, free_port
-from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
+from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
 from relay.settings.groups import KafkaSettings, TopicSettings
 from tests.support.kafka.consumer import read_topic
 from tests.support.servers import shared as servers
@@ -176,7 +176,7 @@ async def test_what_was_handed_over_behind_a_refused_batch_is_not_taken_before_i
     topic = make_topic(1, **{"cleanup.policy": "compact"})
     async with connected(kafka) as producer:
         assert await published(producer, topic, [event(0)]) == [Acknowledged(0)]
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, BatchOutcome] = {}
 
         async def send(number: int, key: bytes | None) -> None:
             batch = producer.pack(deque([event(number, key=key)]), ALL, None)
@@ -225,7 +225,7 @@ async def test_a_batch_that_was_sent_before_and_is_refused_now_leaves_its_produc
 
         sender._send_produce_req = send
         assert await producer.partition_count(topic)
-        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[BatchOutcome] = asyncio.get_running_loop().create_future()
         await producer.send(batch, topic, 0, always, answered.set_result)
         refused = await answered
         assert isinstance(refused, Refused)
@@ -246,7 +246,7 @@ async def test_a_time_that_the_topic_does_not_take_is_said_of_each_event_and_is_
         assert (limits.before_ms, limits.after_ms) == (600_000, 3_600_000)
         batch = producer.pack(deque(written), ALL, None, (now - 500_000, now + 500_000))
         assert batch.restamped == 2
-        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[BatchOutcome] = asyncio.get_running_loop().create_future()
         await producer.send(batch, topic, 0, always, answered.set_result)
         assert await answered == Acknowledged(0)
     first, second, third = await read_topic(kafka.bootstrap_servers, topic)
@@ -281,7 +281,7 @@ async def test_batches_behind_one_that_is_not_acknowledged_wait_and_arrive_in_or
     async with connected(fragile_kafka, request_timeout=3) as producer:
         assert await published(producer, topic, [event(0)]) == [Acknowledged(0)]
         await asyncio.to_thread(servers.pause, fragile_kafka)
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, BatchOutcome] = {}
         sending = []
         for number in range(1, 4):
             batch = producer.pack(deque([event(number)]), ALL, None)
@@ -313,7 +313,7 @@ async def test_a_queued_batch_that_may_not_be_sent_any_more_is_refused_and_those
     async with connected(fragile_kafka) as producer:
         await published(producer, topic, [event(0)])
         await asyncio.to_thread(servers.pause, fragile_kafka)
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, BatchOutcome] = {}
         allowed = {1: True, 2: True, 3: True}
         # The first is on the wire when the permission of the other two is looked at.
         for number, partition in ((1, 0), (2, 0), (3, 1)):
@@ -342,7 +342,7 @@ async def test_a_queued_batch_that_may_not_be_sent_any_more_is_refused_and_those
 async def test_closing_is_bounded_when_the_broker_does_not_answer(fragile_kafka: KafkaServer) -> None:
     topic = f"test-{secrets.token_hex(6)}"
     await create_topic(fragile_kafka.bootstrap_servers, topic)
-    outcomes: list[Outcome] = []
+    outcomes: list[BatchOutcome] = []
     async with connected(fragile_kafka) as producer:
         assert (await producer.limits(topic)).max_bytes
         await published(producer, topic, [event(0)])
@@ -390,14 +390,14 @@ def always() -> bool:
     return True
 
 
-async def published(producer: KafkaProducer, topic: str, events: list[PendingEvent]) -> list[Outcome]:
+async def published(producer: KafkaProducer, topic: str, events: list[PendingEvent]) -> list[BatchOutcome]:
     """Send events to partition 0 of a topic one batch after the other; returns the outcomes of the batches."""
     assert await producer.partition_count(topic)
     waiting = deque(events)
-    outcomes: list[Outcome] = []
+    outcomes: list[BatchOutcome] = []
     async with asyncio.timeout(20):
         while waiting:
-            answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            answered: asyncio.Future[BatchOutcome] = asyncio.get_running_loop().create_future()
             await producer.send(producer.pack(waiting, ALL, None), topic, 0, always, answered.set_result)
             outcomes.append(await answered)
     return outcomes

@@ -19,7 +19,7 @@ from relay.kafka.connections import probe
 from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
 from relay.local.ports import free_port
-from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
+from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
 from relay.settings.groups import KafkaSettings, TopicSettings
 from relay.settings.secret import FileSecret
 from tests.integration.test_kafka_producer import ALL, always, event
@@ -343,17 +343,17 @@ def break_connections(producer: KafkaProducer) -> None:
         connection._writer.transport.abort()
 
 
-async def published(producer: KafkaProducer, topic: str) -> Outcome:
+async def published(producer: KafkaProducer, topic: str) -> BatchOutcome:
     """What becomes of one event."""
     async with asyncio.timeout(30):
         assert await producer.partition_count(topic)
-        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[BatchOutcome] = asyncio.get_running_loop().create_future()
         batch = producer.pack(deque([event(1)]), ALL, None)
         await producer.send(batch, topic, 0, always, partial(_answer, answered))
         return await answered
 
 
-def _answer(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
+def _answer(answered: asyncio.Future[BatchOutcome], outcome: BatchOutcome) -> None:
     if not answered.done():
         answered.set_result(outcome)
 

@@ -14,7 +14,7 @@ from relay.postgres.admin.failures import Failures
 from relay.postgres.admin.status import read_status
 from relay.postgres.flow.outbox import ResumeConnection, ScanConnection
 from relay.postgres.flow.segments import prune
-from relay.stages.settle.outcomes import Failure, HeldBack
+from relay.stages.settle.outcomes import Failed, Held
 from tests.support.postgres.outbox import add_receipts, connected, migrated
 from tests.support.relay.stages import hand_relay
 
@@ -55,8 +55,8 @@ async def test_an_event_with_a_time_that_is_no_date_is_read_by_every_statement(
         refused = PublishError(FailureKind.EVENT, "too large")
         lane = events[0][0]
         relay.tenure.closed_in(lane).close_key("orders", b"k")
-        await relay.settler._record([Failure(relay.tenure, [events[0]], Fail(1, "skip"), refused)])
-        await relay.settler._record([HeldBack(relay.tenure, events[1:2])])
+        await relay.settler._record([Failed(relay.tenure, [events[0]], Fail(1, "skip"), refused)])
+        await relay.settler._record([Held(relay.tenure, events[1:2])])
         await connection.execute("UPDATE outbox.failure SET state = 'replaying'")
         port = ResumeConnection(relay.connections["control"], "outbox")
         ((due, _),) = await port.due_failures([lane], 10, 1_000_000, [], [])
@@ -88,8 +88,8 @@ async def test_an_event_with_a_key_of_any_length_can_fail_and_hold_back_others(
     async with hand_relay(database) as relay:
         events = sorted(await relay.take_all(), key=lambda event: event[1])
         refused = PublishError(FailureKind.EVENT, "too large")
-        await relay.settler._record([Failure(relay.tenure, [events[0]], Fail(1, "block"), refused)])
-        await relay.settler._record([HeldBack(relay.tenure, events[1:])])
+        await relay.settler._record([Failed(relay.tenure, [events[0]], Fail(1, "block"), refused)])
+        await relay.settler._record([Held(relay.tenure, events[1:])])
         port = ResumeConnection(relay.connections["control"], "outbox")
         assert [row[2] for row in await port.blocking(list(range(16)))] == [LONG]
         free = [event[1] for lane in range(16) for event in await port.held_events(lane, 0, 10, 10_000_000, [])]

@@ -21,10 +21,10 @@ from relay.postgres.admin.replays import ReplayRequests
 from relay.postgres.admin.status import read_status
 from relay.postgres.connect import open_connection
 from relay.postgres.flow.outbox import HousekeepingConnection
-from relay.postgres.flow.republish import ReplayConnection
+from relay.postgres.flow.republish import RepublishConnection
 from relay.postgres.flow.segments import prune
 from relay.postgres.sql import query
-from relay.stages.republish.origin import Landed, LaneReplay, ReplayedEvent
+from relay.stages.republish.origin import Landed, LaneRepublish, RepublishedEvent
 from tests.support.postgres.outbox import add_event, add_receipts, migrated
 from tests.support.postgres.replays import ask, insert_action, look
 
@@ -40,7 +40,7 @@ class Outbox(NamedTuple):
     """An outbox, whoever looks at it, and the connection of the replay stage."""
 
     connection: asyncpg.Connection
-    port: ReplayConnection
+    port: RepublishConnection
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def outbox(database: str) -> AsyncIterator[Outbox]:
         await make_roles(connection)
         relays = await open_connection(database, 10, "test")
         await relays.execute("SET ROLE outbox_relay")
-        yield Outbox(connection, ReplayConnection(relays, "outbox"))
+        yield Outbox(connection, RepublishConnection(relays, "outbox"))
         relays.terminate()
 
 
@@ -67,10 +67,10 @@ async def settle(
     (request,) = await outbox.port.open_replays()
     landed = []
     for event in events:
-        replayed = ReplayedEvent._make(event)
+        republished = RepublishedEvent._make(event)
         state = LaneScan.take_over(event.lane, 1, 0, 0, Snapshot.parse("1:1:"))
-        replayed.replay = LaneReplay(request, state, Progress(0, 0))
-        landed.append(Landed(replayed, *((None, None, error) if error else (0, event.id, None))))
+        republished.replay = LaneRepublish(request, state, Progress(0, 0))
+        landed.append(Landed(republished, *((None, None, error) if error else (0, event.id, None))))
     await outbox.port.settle_replayed(request.action if action is None else action, landed)
 
 

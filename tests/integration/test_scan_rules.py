@@ -14,7 +14,7 @@ from relay.errors import PostgresLostError, SchemaError
 from relay.postgres.sql import query
 from relay.run.session import _connect_all
 from relay.settings import Settings
-from relay.stages.settle.outcomes import Delivery, HeldBack, Records
+from relay.stages.settle.outcomes import Delivered, Held, Outcomes
 from relay.stages.tenure import SequenceWentBackError
 from tests.support.events import ids
 from tests.support.postgres.outbox import add_receipts, connected, migrated
@@ -482,7 +482,7 @@ class TestRule7:
             await relay.take_all()
             await relay.claim.beat()
             assert await position(service.connection) == blocked.id - 1
-            await relay.settler._record([HeldBack(relay.tenure, [blocked])])
+            await relay.settler._record([Held(relay.tenure, [blocked])])
             assert await relay.take_all() == []
             await relay.claim.beat()
             assert await position(service.connection) == others[-1].id
@@ -657,9 +657,9 @@ class TestRule9:
         """
         own_postgres.settings |= {"wal_writer_delay": "10s", "autovacuum": "off", "bgwriter_delay": "10s"}
         own_postgres.restart()
-        records = Records()
+        outcomes = Outcomes()
         async with migrated(own_postgres.dsn), relay_connections(own_postgres.dsn) as connections:
-            former = HandRelay(connections, records=records)
+            former = HandRelay(connections, outcomes=outcomes)
             await former.start()
             async with writer(own_postgres.dsn) as service:
                 await service.connection.execute("SET synchronous_commit = off")
@@ -668,7 +668,7 @@ class TestRule9:
                 phantoms = await former.take_all()
                 assert ids(phantoms) == [1, 2, 3, 4, 5]
                 # Acknowledged by Kafka; the receipts are not written when the server crashes.
-                records.add(Delivery(former.tenure, phantoms, 0, 100))
+                outcomes.add(Delivered(former.tenure, phantoms, 0, 100))
                 await asyncio.to_thread(own_postgres.kill)
             with pytest.raises(PostgresLostError):
                 await former.take()
@@ -679,8 +679,8 @@ class TestRule9:
                 await service.enqueue()
             rows = await service.connection.fetch("SELECT id, event_id FROM outbox.event ORDER BY id")
             assert [row["id"] for row in rows] == [1, 2, 3, 4, 5, 6, 7], "no id was used again: nothing is tested"
-            relay = HandRelay(connections, records=records)
-            await relay.settler._record(await records.take(100))
+            relay = HandRelay(connections, outcomes=outcomes)
+            await relay.settler._record(await outcomes.take(100))
             assert await service.connection.fetchval("SELECT count(*) FROM outbox.delivery") == 0
             await relay.start(former.tenure.replica)
             assert [event.event_id for event in await relay.take_all()] == [row["event_id"] for row in rows]
@@ -688,17 +688,17 @@ class TestRule9:
     async def test_acknowledgements_from_before_a_lost_connection_are_settled_if_the_events_are_still_there(
         self, outbox: str
     ) -> None:
-        records = Records()
+        outcomes = Outcomes()
         async with writer(outbox) as service:
             async with relay_connections(outbox) as connections:
-                former = HandRelay(connections, records=records)
+                former = HandRelay(connections, outcomes=outcomes)
                 await former.start()
                 for _ in range(3):
                     await service.enqueue()
-                records.add(Delivery(former.tenure, (await former.take_all())[:2], 0, 100))
+                outcomes.add(Delivered(former.tenure, (await former.take_all())[:2], 0, 100))
             async with relay_connections(outbox) as connections:
-                relay = HandRelay(connections, records=records)
-                await relay.settler._record(await records.take(100))
+                relay = HandRelay(connections, outcomes=outcomes)
+                await relay.settler._record(await outcomes.take(100))
                 await relay.start(former.tenure.replica)
                 assert ids(await relay.take_all()) == [3]
 

@@ -11,7 +11,7 @@ import pytest
 from relay.decide.failing import Fail, Retry
 from relay.errors import PostgresLostError
 from relay.outcome import FailureKind, PublishError
-from relay.stages.settle.outcomes import Delivery, Failure, HeldBack, Records
+from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
 from relay.stages.settle.settle import Receipts
 from tests.support.events import event, ids
 from tests.support.postgres.outbox import connected, migrated
@@ -47,7 +47,7 @@ class TestReceipts:
                 await service.enqueue()
             taken = await relay.take_all()
             await relay.settler._record(
-                [Delivery(relay.tenure, taken[:3], 7, 100), Delivery(relay.tenure, taken[3:], 8, 50)]
+                [Delivered(relay.tenure, taken[:3], 7, 100), Delivered(relay.tenure, taken[3:], 8, 50)]
             )
             assert await receipts(service.connection) == [(1, 7, 100), (2, 7, 101), (3, 7, 102), (4, 8, 50), (5, 8, 51)]
 
@@ -55,7 +55,7 @@ class TestReceipts:
         async with hand_relay(outbox) as relay, writer(outbox) as service:
             for _ in range(2):
                 await service.enqueue()
-            await relay.settler._record([Delivery(relay.tenure, await relay.take_all(), 7, -1)])
+            await relay.settler._record([Delivered(relay.tenure, await relay.take_all(), 7, -1)])
             assert await receipts(service.connection) == [(1, 7, -1), (2, 7, -1)]
 
     async def test_the_events_leave_the_buffer_and_their_lanes(self, outbox: str) -> None:
@@ -63,11 +63,11 @@ class TestReceipts:
             for _ in range(4):
                 await service.enqueue()
             taken = await relay.take_all()
-            assert relay.tenure.buffer.events == 4
+            assert relay.tenure.room.events == 4
             await relay.settle(taken[1:3])
-            assert (relay.tenure.buffer.events, relay.lane(LANE).unsettled) == (2, 2)
+            assert (relay.tenure.room.events, relay.lane(LANE).unsettled) == (2, 2)
             await relay.settle([taken[0], taken[3]])
-            assert (relay.tenure.buffer.events, relay.tenure.buffer.bytes) == (0, 0)
+            assert (relay.tenure.room.events, relay.tenure.room.bytes) == (0, 0)
             assert relay.lane(LANE).unsettled == 0
 
     async def test_the_position_follows_them(self, outbox: str) -> None:
@@ -130,7 +130,7 @@ class TestWhoLostALane:
         other = lane_of("another")
         async with hand_relay(outbox) as relay, connected(outbox) as connection:
             ours = {lane: relay.lane(lane).epoch for lane in (LANE, other)}
-            held = [HeldBack(relay.tenure, [event(1, lane=LANE), event(2, lane=other)])]
+            held = [Held(relay.tenure, [event(1, lane=LANE), event(2, lane=other)])]
             for replica, epochs in former_owners(relay, ours):
                 assert await relay.settle_port.hold(replica, held, epochs) is None
                 assert await connection.fetchval("SELECT count(*) FROM outbox.held") == 0
@@ -144,8 +144,8 @@ class TestWhoLostALane:
         async with hand_relay(outbox) as relay, connected(outbox) as connection:
             ours = {LANE: relay.lane(LANE).epoch}
             failed = event(1, lane=LANE)
-            await relay.settle_port.hold(relay.tenure.replica, [HeldBack(relay.tenure, [failed])], ours)
-            failure = Failure(relay.tenure, [failed], verdict, PublishError(FailureKind.EVENT, "too large"))
+            await relay.settle_port.hold(relay.tenure.replica, [Held(relay.tenure, [failed])], ours)
+            failure = Failed(relay.tenure, [failed], verdict, PublishError(FailureKind.EVENT, "too large"))
             for replica, epochs in former_owners(relay, ours):
                 assert not await relay.settle_port.fail(replica, failure, epochs[LANE])
                 assert tuple(await connection.fetchrow(counts)) == (0, 1)
@@ -162,34 +162,34 @@ def former_owners(relay: HandRelay, ours: dict[int, int]) -> Iterator[tuple[UUID
 
 class TestLostConnections:
     async def test_what_was_being_settled_is_settled_by_the_next_tenure(self, outbox: str) -> None:
-        records = Records()
-        async with hand_relay(outbox, records=records) as former, writer(outbox) as service:
+        outcomes = Outcomes()
+        async with hand_relay(outbox, outcomes=outcomes) as former, writer(outbox) as service:
             for _ in range(3):
                 await service.enqueue()
             taken = await former.take_all()
-            records.add(Delivery(former.tenure, taken, 0, 10))
+            outcomes.add(Delivered(former.tenure, taken, 0, 10))
             await service.connection.execute(
                 "SELECT pg_terminate_backend($1)", former.connections["settle"].get_server_pid()
             )
             with pytest.raises(PostgresLostError):
                 await former.settler.run()
-            assert records.events == 3
+            assert outcomes.events == 3
             async with relay_connections(outbox) as connections:
-                relay = HandRelay(connections, records=records)
+                relay = HandRelay(connections, outcomes=outcomes)
                 settling = asyncio.create_task(relay.settler.run())
                 async with asyncio.timeout(30):
-                    await records.wait_idle()
+                    await outcomes.wait_idle()
                 settling.cancel()
             assert await receipts(service.connection) == [(1, 0, 10), (2, 0, 11), (3, 0, 12)]
 
     async def test_a_commit_whose_answer_was_lost_is_found_and_is_no_duplicate(self, outbox: str) -> None:
-        records = Records()
-        async with hand_relay(outbox, records=records) as former, writer(outbox) as service:
+        outcomes = Outcomes()
+        async with hand_relay(outbox, outcomes=outcomes) as former, writer(outbox) as service:
             await service.enqueue()
-            delivery = Delivery(former.tenure, await former.take_all(), 0, 10)
+            delivery = Delivered(former.tenure, await former.take_all(), 0, 10)
             await former.settle_port.settle(Receipts([LANE], [1], [1], [0], [10]))
             async with relay_connections(outbox) as connections:
-                relay = HandRelay(connections, records=records)
+                relay = HandRelay(connections, outcomes=outcomes)
                 await relay.settler._record([delivery])
                 assert not relay.telemetry.value("duplicate_events_total")
 
@@ -199,41 +199,41 @@ class TestLostConnections:
             (known,) = await former.take_all()
             stranger = event(known.id, lane=known.lane)
             relay = HandRelay(connections)
-            await relay.settler._record([Delivery(former.tenure, [stranger], 0, 10)])
+            await relay.settler._record([Delivered(former.tenure, [stranger], 0, 10)])
             assert await receipts(service.connection) == []
-            await relay.settler._record([Delivery(former.tenure, [known], 0, 11)])
+            await relay.settler._record([Delivered(former.tenure, [known], 0, 11)])
             assert await receipts(service.connection) == [(1, 0, 11)]
 
 
 class TestTheQueue:
     async def test_much_is_settled_at_once_but_not_more_than_the_limit(self, outbox: str) -> None:
-        records = Records()
+        outcomes = Outcomes()
         async with relay_connections(outbox) as connections:
-            relay = HandRelay(connections, records=records)
+            relay = HandRelay(connections, outcomes=outcomes)
             for number in range(10):
-                records.add(Delivery(relay.tenure, [event(number * 3 + i) for i in (1, 2, 3)], 0, 0))
-            assert [len(each.events) for each in await records.take(7)] == [3, 3, 3]
-            assert records.events == 30
+                outcomes.add(Delivered(relay.tenure, [event(number * 3 + i) for i in (1, 2, 3)], 0, 0))
+            assert [len(each.events) for each in await outcomes.take(7)] == [3, 3, 3]
+            assert outcomes.events == 30
 
     async def test_acknowledgements_of_two_tenures_are_settled_apart_and_in_order(self, outbox: str) -> None:
-        records = Records()
+        outcomes = Outcomes()
         async with relay_connections(outbox) as connections:
             former, relay = HandRelay(connections), HandRelay(connections)
             for tenure, id_ in ((former.tenure, 1), (former.tenure, 2), (relay.tenure, 3), (former.tenure, 4)):
-                records.add(Delivery(tenure, [event(id_)], 0, 0))
+                outcomes.add(Delivered(tenure, [event(id_)], 0, 0))
             parts = []
-            while records.events:
-                taken = await records.take(100)
+            while outcomes.events:
+                taken = await outcomes.take(100)
                 parts.append(ids([each for record in taken for each in record.events]))
-                records.settled(taken)
+                outcomes.settled(taken)
             assert parts == [[1, 2], [3], [4]]
 
     async def test_what_is_put_back_comes_first_again(self, outbox: str) -> None:
-        records = Records()
+        outcomes = Outcomes()
         async with relay_connections(outbox) as connections:
             relay = HandRelay(connections)
             for id_ in (1, 2, 3):
-                records.add(Delivery(relay.tenure, [event(id_)], 0, 0))
-            records.put_back(await records.take(2))
-            taken = await records.take(100)
+                outcomes.add(Delivered(relay.tenure, [event(id_)], 0, 0))
+            outcomes.put_back(await outcomes.take(2))
+            taken = await outcomes.take(100)
             assert ids([each for record in taken for each in record.events]) == [1, 2, 3]

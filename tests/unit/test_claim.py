@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from relay.decide.snapshot import Snapshot
 from relay.postgres.flow.outbox import ClaimedLane
 from relay.settings import ReplicaSettings
-from relay.stages.buffer import Buffer
 from relay.stages.claim.claim import Claim
+from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 
@@ -40,7 +40,7 @@ class Tables:
 
 
 async def test_a_failure_that_another_lane_records_during_a_claim_is_not_forgotten() -> None:
-    tenure = Tenure(Buffer(10, 10_000))
+    tenure = Tenure(Room(10, 10_000))
 
     def fail() -> None:
         tenure.has_failures = True

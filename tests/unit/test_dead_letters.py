@@ -14,12 +14,12 @@ from relay.decide.snapshot import Snapshot
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
 from relay.settings import FailureSettings, SettleSettings
-from relay.stages.buffer import Buffer
 from relay.stages.hold.failing import Failing
 from relay.stages.publish.partition import Partition
 from relay.stages.publish.topic import Topic
-from relay.stages.republish.origin import Replayed
-from relay.stages.settle.outcomes import Delivery, Failure, HeldBack, Records
+from relay.stages.republish.origin import Republished
+from relay.stages.room import Room
+from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from relay.event import PendingEvent
-    from relay.stages.settle.outcomes import Record
+    from relay.stages.settle.outcomes import EventOutcome
     from relay.stages.settle.settle import SettlePort
 
 LANE = 3
@@ -43,11 +43,11 @@ class Tables:
         self.held: list[tuple[str, int]] = []
         self.failed: list[tuple[str, int]] = []
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int:
-        self.held += [(each[3], each[1]) for record in records for each in record.events]
+    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int:
+        self.held += [(each[3], each[1]) for record in outcomes for each in record.events]
         return 1
 
-    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
+    async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
         self.failed += [(each[3], each[1]) for each in failure.events]
         return True
 
@@ -61,18 +61,18 @@ class Setting:
 
     def __init__(self) -> None:
         self.tables = Tables()
-        self.records = Records()
+        self.outcomes = Outcomes()
         self.telemetry = Telemetry()
         self.handed_in: list[PendingEvent] = []
         self.errors: list[weakref.ref[PublishError]] = []
-        self.tenure = Tenure(Buffer(1_000, 1_000_000))
+        self.tenure = Tenure(Room(1_000, 1_000_000))
         self.tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
         settings = FailureSettings(policy="dead-letter")
-        self.failing = Failing(self.records, Replayed(), settings, random.random, self.telemetry)
+        self.failing = Failing(self.outcomes, Republished(), settings, random.random, self.telemetry)
         self.failing.begin(self.tenure, self.handed_in.extend)
         self.event = event(5, lane=LANE, topic="orders")
         self.tenure.lanes[LANE].taken.add(5)
-        self.tenure.buffer.add(LANE, [self.event])
+        self.tenure.room.add(LANE, [self.event])
 
     def fail(self, event: PendingEvent, error: str, topic: Topic | None = None) -> None:
         partition = Partition(event.topic, 0, Backoff(random.random))
@@ -85,15 +85,15 @@ class Setting:
         self.fail(self.event, "too large")
         return self.handed_in.pop()
 
-    def acknowledged(self, events: list[PendingEvent]) -> list[Record]:
-        return list(self.failing.records_of(Delivery(self.tenure, events, 0, 100)))
+    def acknowledged(self, events: list[PendingEvent]) -> list[EventOutcome]:
+        return list(self.failing.records_of(Delivered(self.tenure, events, 0, 100)))
 
     async def settle(self) -> None:
-        settle = Settle(cast("SettlePort", self.tables), self.records, self.tenure, SettleSettings(), self.telemetry)
-        while self.records.events:
-            taken = await self.records.take(100)
+        settle = Settle(cast("SettlePort", self.tables), self.outcomes, self.tenure, SettleSettings(), self.telemetry)
+        while self.outcomes.events:
+            taken = await self.outcomes.take(100)
             await settle._record(taken)
-            self.records.settled(taken)
+            self.outcomes.settled(taken)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ async def test_a_dead_letter_that_is_held_back_frees_the_room_that_its_event_too
     setting.failing.close_topic(topic)
     await setting.settle()
     assert setting.tables.held == [(letter.topic, 5)], "it does not wait for the dead letters' topic"
-    assert (setting.tenure.buffer.events, setting.tenure.buffer.bytes) == (0, 0)
+    assert (setting.tenure.room.events, setting.tenure.room.bytes) == (0, 0)
 
 
 async def test_a_dead_letter_that_was_dropped_is_not_remembered(setting: Setting) -> None:
@@ -126,9 +126,9 @@ async def test_the_failure_is_recorded_when_kafka_has_the_letter_and_events_besi
     letter = setting.letter()
     before, after = event(1, topic=letter.topic), event(2, topic=letter.topic)
     first, failure, last = setting.acknowledged([before, letter, after])
-    assert isinstance(failure, Failure)
+    assert isinstance(failure, Failed)
     assert failure.events == [setting.event]
-    assert [(each.events, each.base_offset) for each in (first, last) if isinstance(each, Delivery)] == [
+    assert [(each.events, each.base_offset) for each in (first, last) if isinstance(each, Delivered)] == [
         ([before], 100),
         ([after], 102),
     ]
@@ -136,8 +136,8 @@ async def test_the_failure_is_recorded_when_kafka_has_the_letter_and_events_besi
 
 async def test_a_letter_that_is_refused_too_is_recorded_with_both_errors(setting: Setting) -> None:
     setting.fail(setting.letter(), "not allowed")
-    (failure,) = await setting.records.take(1)
-    assert isinstance(failure, Failure)
+    (failure,) = await setting.outcomes.take(1)
+    assert isinstance(failure, Failed)
     assert failure.events == [setting.event]
     assert str(failure.error) == "too large; its dead letter: not allowed"
 
@@ -147,8 +147,8 @@ async def test_an_event_whose_dead_letter_has_no_legal_topic_is_recorded_as_fail
     long = "t" * 249
     setting.fail(setting.event, "too large", new_topic(long))
     assert setting.handed_in == []
-    (failure,) = await setting.records.take(1)
-    assert isinstance(failure, Failure)
+    (failure,) = await setting.outcomes.take(1)
+    assert isinstance(failure, Failed)
     assert str(failure.error) == (
         f"too large; its dead letter: the name of topic {long}.dead-letter has 261 characters and Kafka takes 249; "
         "shorten RELAY_FAILURE_DEAD_LETTER_SUFFIX, or set another policy for the topic"
@@ -161,6 +161,6 @@ async def test_an_event_for_a_topic_that_is_not_allowed_has_no_dead_letter(setti
     topic.refusal = PublishError(FailureKind.EVENT, "no event may go to topic orders", "TopicNotAllowed")
     setting.fail(setting.event, "no event may go to topic orders", topic)
     assert setting.handed_in == []
-    (failure,) = await setting.records.take(1)
-    assert isinstance(failure, Failure)
+    (failure,) = await setting.outcomes.take(1)
+    assert isinstance(failure, Failed)
     assert str(failure.error).endswith("no dead letter is sent for an event whose topic is not allowed")

@@ -18,7 +18,7 @@ from relay.stages.hold import resume
 from relay.stages.publish import limits as sizes
 from relay.stages.publish.partition import Partition
 from relay.stages.publish.publish import Publish
-from relay.stages.settle.outcomes import Records
+from relay.stages.settle.outcomes import Outcomes
 from tests.support.models.flow_model import FlowModel
 from tests.support.models.simulated_kafka import ROOM_FOR_SMALL
 from tests.support.models.simulated_postgres import Violation
@@ -98,7 +98,7 @@ def fail_beside_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def resume_before_what_is_being_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that comes back from Kafka while its topic is paused is held only once its row is committed."""
-    monkeypatch.setattr(Records, "holding", lambda self, lane: False)
+    monkeypatch.setattr(Outcomes, "holding", lambda self, lane: False)
     monkeypatch.setattr(Closed, "held_before", lambda self, event: False)
 
 
@@ -129,7 +129,7 @@ class History:
         self.relay.finish("scan")
 
     def settle(self) -> None:
-        while self.relay.records.waiting:
+        while self.relay.outcomes.waiting:
             self.relay.begin_recording(100)
             self.relay.finish("settle")
 

@@ -15,7 +15,7 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relay.stages.publish.producers import ProducerKeeper
+    from relay.stages.publish.producers import Keeper
 
 NAMES = [f"missing-{number}" for number in range(1_000)]
 
@@ -47,7 +47,7 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_few_missing_topics_keep_their_own_pace_and_the_others_are_asked_for_together() -> None:
     kafka = FakeKafka()
-    missing = Missing(cast("ProducerKeeper", kafka))
+    missing = Missing(cast("Keeper", kafka))
     waiting = {name: asyncio.create_task(missing.wait(name, 3_600)) for name in NAMES}
     try:
         await until("all were asked for twice", kafka.asked_twice)
@@ -73,4 +73,4 @@ async def test_a_missing_topic_is_asked_for_by_itself_from_time_to_time(monkeypa
     monkeypatch.setattr(module, "FEW", 0)
     monkeypatch.setattr(module, "LONGEST", 0.05)
     async with asyncio.timeout(10):
-        await Missing(cast("ProducerKeeper", FakeKafka())).wait("missing", 3_600)
+        await Missing(cast("Keeper", FakeKafka())).wait("missing", 3_600)

@@ -10,8 +10,8 @@ from uuid import UUID
 from relay.event import PendingEvent
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.retry import Backoff
-from relay.stages.buffer import Buffer
 from relay.stages.publish.partition import COLD_AFTER, MOST_PER_BATCH, Flight, Partition
+from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import events, ids
 
@@ -49,7 +49,7 @@ def new_partition() -> Partition:
 
 def send(partition: Partition, producer: str, now: float = 0.0) -> Flight:
     """A full batch, though of one event."""
-    flight = Flight(Tenure(Buffer(1, 1)), producer, [partition.waiting.popleft()], now)
+    flight = Flight(Tenure(Room(1, 1)), producer, [partition.waiting.popleft()], now)
     partition.packed(1)
     partition.flights.append(flight)
     return flight
@@ -87,7 +87,7 @@ def test_nothing_is_queued_behind_a_batch_until_there_is_enough_to_fill_one() ->
     acknowledge(partition, 0.0)
     partition.waiting.extend(events(5, 6))
     # Three of five fill a batch.
-    flight = Flight(Tenure(Buffer(1, 1)), "producer", [partition.waiting.popleft() for _ in range(3)], 0.0)
+    flight = Flight(Tenure(Room(1, 1)), "producer", [partition.waiting.popleft() for _ in range(3)], 0.0)
     partition.packed(3)
     partition.flights.append(flight)
     assert not partition.may_send("producer", 1.0)
@@ -99,7 +99,7 @@ def test_a_batch_that_took_all_there_was_says_nothing_about_what_fills_one() -> 
     partition = new_partition()
     send(partition, "producer")
     acknowledge(partition, 0.0)
-    flight = Flight(Tenure(Buffer(1, 1)), "producer", list(partition.waiting), 0.0)
+    flight = Flight(Tenure(Room(1, 1)), "producer", list(partition.waiting), 0.0)
     partition.waiting.clear()
     partition.packed(3)
     partition.flights.append(flight)

@@ -16,13 +16,13 @@ from relay.decide.limits import TopicLimits
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.retry import Backoff
 from relay.settings import FailureSettings, PublishSettings
-from relay.stages.buffer import Buffer
 from relay.stages.hold.failing import Failing
 from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.publish import Publish
 from relay.stages.publish.topic import Topic
-from relay.stages.republish.origin import Replayed
-from relay.stages.settle.outcomes import Delivery, Failure, HeldBack, Records
+from relay.stages.republish.origin import Republished
+from relay.stages.room import Room
+from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 from tests.support.events import event, ids
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from relay.event import PendingEvent
-    from relay.outcome import Outcome
+    from relay.outcome import BatchOutcome
     from relay.stages.publish.partition import Partition
-    from relay.stages.publish.producers import Producers
+    from relay.stages.publish.producers import Pair
     from relay.stages.publish.watch import Troubles
 
 MAX_BYTES = 1_000
@@ -46,7 +46,7 @@ class FakeProducer:
     """Takes batches of one event and lets a test answer them."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[list[int], Callable[[Outcome], None]]] = []
+        self.sent: list[tuple[list[int], Callable[[BatchOutcome], None]]] = []
 
     async def limits(self, topic: str) -> TopicLimits:
         return TopicLimits(MAX_BYTES)
@@ -57,7 +57,7 @@ class FakeProducer:
         return SimpleNamespace(events=[waiting.popleft()], size=1, restamped=0)
 
     async def send(
-        self, batch: Any, topic: str, partition: int, allowed: object, done: Callable[[Outcome], None]
+        self, batch: Any, topic: str, partition: int, allowed: object, done: Callable[[BatchOutcome], None]
     ) -> None:
         self.sent.append((ids(batch.events), done))
 
@@ -67,19 +67,19 @@ class Publishing:
 
     def __init__(self) -> None:
         self.producer = FakeProducer()
-        self.records = Records()
-        self.tenure = Tenure(Buffer(1_000, 1_000_000))
+        self.outcomes = Outcomes()
+        self.tenure = Tenure(Room(1_000, 1_000_000))
         self.tenure.lease_ends = time.monotonic() + 600
         telemetry = Telemetry()
-        replayed = Replayed()
-        self.failing = Failing(self.records, replayed, FailureSettings(), random.random, telemetry)
+        republished = Republished()
+        self.failing = Failing(self.outcomes, republished, FailureSettings(), random.random, telemetry)
         troubles = SimpleNamespace(begin_tenure=lambda publish: None, acknowledged=lambda topic, partition, now: None)
         self.publish = Publish(
-            cast("Producers", self._producers()),
-            self.records,
+            cast("Pair", self._producers()),
+            self.outcomes,
             self.failing,
             cast("Troubles", troubles),
-            replayed,
+            republished,
             Pacing(PublishSettings()),
             lambda keys: [0] * len(keys),
             random.random,
@@ -107,10 +107,10 @@ class Publishing:
             main=keeper, side=keeper, of=of, works=lambda producer: None, discard=lambda producer, reason: None
         )
 
-    async def sent(self, *expected: int) -> Callable[[Outcome], None]:
+    async def sent(self, *expected: int) -> Callable[[BatchOutcome], None]:
         """Wait until this batch is in flight; returns what hears of its outcome."""
 
-        async def there() -> list[Callable[[Outcome], None]]:
+        async def there() -> list[Callable[[BatchOutcome], None]]:
             return [done for sent, done in self.producer.sent if sent == list(expected)]
 
         return (await until(f"{expected} are sent", there))[-1]
@@ -118,7 +118,7 @@ class Publishing:
     async def recorded(self) -> list[object]:
         """All that is to be recorded by now."""
         await asyncio.sleep(0)
-        return [(type(each), ids(each.events)) for each in self.records._waiting]
+        return [(type(each), ids(each.events)) for each in self.outcomes._waiting]
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ async def running() -> AsyncIterator[Publishing]:
         publishing.publish.hand_in([event(1), event(2)])
         (await publishing.sent(1))(Acknowledged(0))
         (await publishing.sent(2))(Acknowledged(1))
-        publishing.records._waiting.clear()
+        publishing.outcomes._waiting.clear()
         yield publishing
     finally:
         pump.cancel()
@@ -159,10 +159,10 @@ async def test_an_event_that_is_not_sent_fails_only_when_nothing_of_its_partitio
     answer(Acknowledged(2))
 
     async def failed() -> bool:
-        return bool(publishing.records.failing(0))
+        return bool(publishing.outcomes.failing(0))
 
     await until("the event has failed", failed)
-    assert await publishing.recorded() == [(Delivery, [3]), (HeldBack, [5]), (Failure, [4])]
+    assert await publishing.recorded() == [(Delivered, [3]), (Held, [5]), (Failed, [4])]
 
 
 async def test_if_the_one_in_flight_is_refused_it_is_held_back_behind_that_and_does_not_fail(
@@ -173,4 +173,4 @@ async def test_if_the_one_in_flight_is_refused_it_is_held_back_behind_that_and_d
     answer(Refused(PublishError(FailureKind.UNKNOWN, "who knows")))
     for _ in range(10):
         await asyncio.sleep(0)
-    assert await publishing.recorded() == [(HeldBack, [4]), (Failure, [3])]
+    assert await publishing.recorded() == [(Held, [4]), (Failed, [3])]

@@ -15,9 +15,9 @@ from relay.decide.snapshot import Snapshot
 from relay.event import PendingEvent
 from relay.outcome import FailureKind, PublishError
 from relay.settings import ScanSettings
-from relay.stages.buffer import Buffer
 from relay.stages.hold.resume import Resume
-from relay.stages.settle.outcomes import Failure, HeldBack, Records
+from relay.stages.room import Room
+from relay.stages.settle.outcomes import Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ class Setting:
 
     def __init__(self, highest_settled: int = 0) -> None:
         self.tables = Tables()
-        self.records = Records()
-        self.tenure = Tenure(Buffer(1_000, 1_000_000))
+        self.outcomes = Outcomes()
+        self.tenure = Tenure(Room(1_000, 1_000_000))
         self.state = LaneScan.take_over(LANE, 1, 0, highest_settled, QUIET)
         if not highest_settled:
             assert self.state.next_step(1_000) is None
@@ -98,7 +98,7 @@ class Setting:
         self.resume = Resume(
             self.tables,
             self.tenure,
-            self.records,
+            self.outcomes,
             lambda events: self.handed_in.extend(each.id for each in events),
             lambda _: None,
             ScanSettings(busy_interval=0.001),
@@ -108,7 +108,7 @@ class Setting:
     def take(self, event: PendingEvent) -> None:
         """As a scan does."""
         self.state.taken.add(event.id)
-        self.tenure.buffer.add(LANE, [event])
+        self.tenure.room.add(LANE, [event])
 
     async def one_turn(self) -> list[int]:
         """As the loop does; returns all that was handed in so far."""
@@ -169,7 +169,7 @@ async def test_nothing_is_resumed_behind_a_failure_that_is_not_written_yet() -> 
     setting = Setting()
     setting.tables.held = [event(6)]
     error = PublishError(FailureKind.EVENT, "too large")
-    setting.records.add(Failure(setting.tenure, [event(5)], Fail(1, "block"), error))
+    setting.outcomes.add(Failed(setting.tenure, [event(5)], Fail(1, "block"), error))
     await setting.one_pass()
     assert setting.handed_in == []
     assert setting.closed.holds_back("t", b"k")
@@ -219,15 +219,15 @@ async def test_nothing_is_resumed_before_an_earlier_event_of_its_key_whose_held_
     """Event 5 was in flight when its topic was paused, and event 6 held; then 5 came back, and the topic is resumed."""
     setting = Setting()
     setting.tables.held = [event(6), event(7, b"other")]
-    record = HeldBack(setting.tenure, [event(5)])
+    record = Held(setting.tenure, [event(5)])
 
     def hold_back() -> None:
-        setting.records.add(record)
+        setting.outcomes.add(record)
         setting.closed.held_back([event(5)])
 
     def commit() -> None:
         setting.tables.held.append(event(5))
-        setting.records.settled([record])
+        setting.outcomes.settled([record])
 
     if when == "before the pass":
         hold_back()
@@ -245,12 +245,12 @@ async def test_nothing_is_resumed_before_an_earlier_event_of_its_key_whose_held_
 
 async def test_a_key_does_not_open_while_an_event_of_it_is_being_held_back() -> None:
     setting = Setting()
-    record = HeldBack(setting.tenure, [event(5)])
-    setting.records.add(record)
+    record = Held(setting.tenure, [event(5)])
+    setting.outcomes.add(record)
     await setting.one_pass()
     assert setting.closed.holds_back("t", b"k")
     setting.tables.held = [event(5)]
-    setting.records.settled([record])
+    setting.outcomes.settled([record])
     await setting.one_pass()
     assert setting.handed_in == [5]
     assert not setting.closed.holds_back("t", b"k")
@@ -348,17 +348,17 @@ async def test_a_held_row_that_is_read_before_settle_hears_of_its_commit_is_read
     setting = Setting()
     taken = event(5)
     setting.take(taken)
-    record = HeldBack(setting.tenure, [taken])
+    record = Held(setting.tenure, [taken])
     seen: list[list[int]] = []
 
     def hold_back() -> None:
-        setting.records.add(record)
+        setting.outcomes.add(record)
         setting.closed.held_back([taken])
         setting.tables.held = [taken]
 
     def settle() -> None:
         setting.state.settle([5])
-        setting.records.settled([record])
+        setting.outcomes.settled([record])
 
     def look() -> None:
         seen.append(list(setting.handed_in))

@@ -13,7 +13,7 @@ from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
-from relay.stages.buffer import Buffer
+from relay.stages.room import Room
 from relay.stages.scan.scan import Scan
 from relay.stages.tenure import SequenceWentBackError, Tenure, TenureLostError
 from relay.telemetry import Telemetry
@@ -62,7 +62,7 @@ class Scanning:
 
     def __init__(self, *answers: Answer, max_events: int = 100) -> None:
         self.port = FakePort(*answers)
-        self.tenure = Tenure(Buffer(max_events, 1 << 30))
+        self.tenure = Tenure(Room(max_events, 1 << 30))
         self.taken: list[PendingEvent] = []
         self.pauses: list[float] = []
         for lane in (3, 5):
@@ -116,21 +116,21 @@ class TestPace:
 
     async def test_lanes_without_room_are_not_asked_for(self) -> None:
         scanning = Scanning(answer(), max_events=20)
-        scanning.tenure.buffer.add(5, events(*range(100, 106), lane=5))
+        scanning.tenure.room.add(5, events(*range(100, 106), lane=5))
         assert await scanning.run(1) == [0.01]
         assert [[request.lane for request in asked] for asked in scanning.port.asked] == [[3]]
 
     async def test_the_pause_ends_when_a_lane_that_has_more_has_room_for_it(self) -> None:
         """Or the lane of a hot key, and the last one of a backlog, would go on at the pace of an idle relay."""
         scanning = Scanning()
-        scanning.tenure.buffer.add(5, events(*range(100, 150), lane=5))
+        scanning.tenure.room.add(5, events(*range(100, 150), lane=5))
         scanning.tenure.lanes[3].exhausted = True
         pausing = asyncio.create_task(scanning.scan._pause(60))
-        scanning.tenure.buffer.remove({5: (10, 100)})
+        scanning.tenure.room.remove({5: (10, 100)})
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not pausing.done(), "with 40 of 100 it still holds more than half of what it may"
-        scanning.tenure.buffer.remove({5: (40, 400)})
+        scanning.tenure.room.remove({5: (40, 400)})
         await asyncio.wait_for(pausing, 5)
 
     async def test_the_pause_ends_when_a_lane_that_could_not_be_looked_at_has_room(self) -> None:
@@ -138,12 +138,12 @@ class TestPace:
         scanning = Scanning()
         for lane in (3, 5):
             scanning.tenure.lanes[lane].exhausted = True
-        scanning.tenure.buffer.add(5, events(*range(100, 150), lane=5))
+        scanning.tenure.room.add(5, events(*range(100, 150), lane=5))
         pausing = asyncio.create_task(scanning.scan._pause(60))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not pausing.done()
-        scanning.tenure.buffer.remove({5: (50, 500)})
+        scanning.tenure.room.remove({5: (50, 500)})
         await asyncio.wait_for(pausing, 5)
 
     async def test_a_lane_that_fills_its_room_is_waited_for_and_the_others_are_not_asked_again(self) -> None:
@@ -158,7 +158,7 @@ class TestPace:
         await scanning.once()
         pausing = asyncio.create_task(scanning.scan._pause(60))
         await asyncio.sleep(0)
-        scanning.tenure.buffer.remove({3: (1, 10)})
+        scanning.tenure.room.remove({3: (1, 10)})
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not pausing.done()
@@ -168,7 +168,7 @@ class TestPace:
     async def test_a_wake_up_while_nothing_can_be_asked_for_does_not_keep_the_loop_busy(self) -> None:
         scanning = Scanning()
         for lane in (3, 5):
-            scanning.tenure.buffer.add(lane, events(*range(50), lane=lane))
+            scanning.tenure.room.add(lane, events(*range(50), lane=lane))
         scanning.scan.wake_up()
         running = asyncio.create_task(scanning.scan.run())
         await asyncio.sleep(0)
@@ -200,7 +200,7 @@ class TestPace:
     async def test_a_lane_that_has_more_gets_most_of_the_room(self) -> None:
         scanning = Scanning(max_events=54)
         assert [request.fresh.events for request in scanning.scan._requests()] == [10, 10]
-        scanning.tenure.buffer.add(0, events(*range(24), lane=0))
+        scanning.tenure.room.add(0, events(*range(24), lane=0))
         assert [request.fresh.events for request in scanning.scan._requests()] == [7, 7]
         scanning.tenure.lanes[5].exhausted = True
         assert [request.fresh.events for request in scanning.scan._requests()] == [10, 1]

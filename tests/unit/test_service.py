@@ -11,8 +11,8 @@ import pytest
 from relay.errors import PostgresLostError, SchemaError
 from relay.run.service import Service
 from relay.settings import Settings
-from relay.stages.buffer import Buffer
 from relay.stages.claim.former import FormerTenure
+from relay.stages.room import Room
 from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
 
@@ -31,7 +31,7 @@ class FakeSession:
     def __init__(
         self, reason: Exception | None, *, registered: bool = True, has_left: bool = False, lease: float = 60.0
     ) -> None:
-        self.tenure = Tenure(Buffer(1, 1))
+        self.tenure = Tenure(Room(1, 1))
         self.former: FormerTenure | None = None
         self._reason = reason
         self._registered = registered
@@ -116,7 +116,7 @@ async def test_an_outbox_that_is_missing_ends_the_process_at_its_start_and_is_wa
 
 async def test_nothing_is_watched_any_more_when_the_process_ends() -> None:
     heard: list[str] = []
-    former = FormerTenure(Tenure(Buffer(1, 1)), LOST, lambda _, why: heard.append(why))
+    former = FormerTenure(Tenure(Room(1, 1)), LOST, lambda _, why: heard.append(why))
     former.forget()
     await asyncio.sleep(0)
     assert heard == []

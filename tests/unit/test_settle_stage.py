@@ -11,9 +11,9 @@ import pytest
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.settings import SettleSettings
-from relay.stages.buffer import Buffer
+from relay.stages.room import Room
 from relay.stages.settle import settle as module
-from relay.stages.settle.outcomes import Delivery, HeldBack, Records
+from relay.stages.settle.outcomes import Delivered, Held, Outcomes
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from relay.stages.settle.outcomes import Record
+    from relay.stages.settle.outcomes import EventOutcome
     from relay.stages.settle.settle import Receipts, SettlePort
 
 LANE = 3
@@ -36,7 +36,7 @@ class Tables:
         self.held: list[dict[int, int]] = []
         self.written: list[int] = []
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
+    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int | None:
         self.held.append(epochs)
         return 1 if epochs.items() <= {LANE: 1}.items() else None
 
@@ -49,55 +49,55 @@ class Tables:
 
 
 async def test_the_attempts_of_a_failed_event_are_forgotten_when_it_is_published() -> None:
-    tenure = Tenure(Buffer(1_000, 1_000_000))
+    tenure = Tenure(Room(1_000, 1_000_000))
     state = tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
     retried, other = event(5, lane=LANE), event(6, lane=LANE)
     for each in (retried, other):
         state.resuming.add(each.id)
         tenure.attempts[LANE, each.id] = 2
-    tenure.buffer.add(LANE, [retried, other])
-    settle = Settle(cast("SettlePort", Tables()), Records(), tenure, SettleSettings(), Telemetry())
-    await settle._record([Delivery(tenure, [retried], 0, 100)])
+    tenure.room.add(LANE, [retried, other])
+    settle = Settle(cast("SettlePort", Tables()), Outcomes(), tenure, SettleSettings(), Telemetry())
+    await settle._record([Delivered(tenure, [retried], 0, 100)])
     assert tenure.attempts == {(LANE, 6): 2}
 
 
 async def test_nothing_is_held_back_in_a_lane_that_is_not_owned() -> None:
     """Lanes that are not owned went unmentioned: if none was, nothing was compared, and the rows were written."""
-    tenure, tables = Tenure(Buffer(1_000, 1_000_000)), Tables()
+    tenure, tables = Tenure(Room(1_000, 1_000_000)), Tables()
     tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
-    settle = Settle(cast("SettlePort", tables), Records(), tenure, SettleSettings(), Telemetry())
-    await settle._record([HeldBack(tenure, [event(5, lane=LANE)])])
+    settle = Settle(cast("SettlePort", tables), Outcomes(), tenure, SettleSettings(), Telemetry())
+    await settle._record([Held(tenure, [event(5, lane=LANE)])])
     for lanes in ([LANE + 1], [LANE, LANE + 1]):
         with pytest.raises(LeaseLostError, match=f"one of the lanes \\[.*{LANE + 1}\\] has another owner"):
-            await settle._record([HeldBack(tenure, [event(6, lane=lane) for lane in lanes])])
+            await settle._record([Held(tenure, [event(6, lane=lane) for lane in lanes])])
     assert tables.held == [{LANE: 1}, {LANE + 1: -1}, {LANE: 1, LANE + 1: -1}]
 
 
 async def test_little_is_written_at_intervals_and_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what had to be left, because it is of another kind, does not wait once more."""
     pauses: list[float] = []
-    records, tables, tenure = Records(), Tables(), Tenure(Buffer(160, 1_000_000))
+    outcomes, tables, tenure = Outcomes(), Tables(), Tenure(Room(160, 1_000_000))
     tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
     much = [event(number, lane=LANE) for number in range(10, 20)]
-    batches: list[list[Record]] = [
-        [Delivery(tenure, [event(1, lane=LANE)], 0, 0), Delivery(tenure, [event(2, lane=LANE)], 0, 1)],
-        [Delivery(tenure, much, 0, 2)],
-        [HeldBack(tenure, [event(4, lane=LANE)]), Delivery(tenure, [event(5, lane=LANE)], 0, 9)],
+    batches: list[list[EventOutcome]] = [
+        [Delivered(tenure, [event(1, lane=LANE)], 0, 0), Delivered(tenure, [event(2, lane=LANE)], 0, 1)],
+        [Delivered(tenure, much, 0, 2)],
+        [Held(tenure, [event(4, lane=LANE)]), Delivered(tenure, [event(5, lane=LANE)], 0, 9)],
         [],
     ]
     coming = iter(batches)
 
     async def note(seconds: float) -> None:
         pauses.append(seconds)
-        for record in () if records.waiting else next(coming):
-            records.add(record)
+        for record in () if outcomes.waiting else next(coming):
+            outcomes.add(record)
         await asyncio.sleep(0)
 
     monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=note))
     # On a slow machine it would be over before the next look.
     monkeypatch.setattr(module, "INTERVAL", 60.0)
     settling = asyncio.create_task(
-        Settle(cast("SettlePort", tables), records, tenure, SettleSettings(), Telemetry()).run()
+        Settle(cast("SettlePort", tables), outcomes, tenure, SettleSettings(), Telemetry()).run()
     )
     async with asyncio.timeout(5):
         while len(pauses) < 5:  # noqa: ASYNC110 it is told by nothing else

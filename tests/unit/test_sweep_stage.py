@@ -14,7 +14,7 @@ from relay.decide.snapshot import Snapshot
 from relay.event import PendingEvent
 from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
-from relay.stages.buffer import Buffer
+from relay.stages.room import Room
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import TURN_STEPS, Sweep
 from relay.stages.tenure import Tenure
@@ -72,7 +72,7 @@ def _fails_when_stuck() -> Iterator[None]:
 @pytest.mark.parametrize("claimed", [False, True], ids=["no-lane", "a-lane"])
 async def test_a_drain_that_begins_right_after_lanes_were_claimed_ends_it(claimed: bool) -> None:
     # Nobody takes note of a long sweep any more then: it was waited for in a loop that never let go of the event loop.
-    tenure = Tenure(Buffer(100, 1 << 20))
+    tenure = Tenure(Room(100, 1 << 20))
     if claimed:
         tenure.add_lane(LaneScan.take_over(3, 1, 0, 10, SNAPSHOT), Closed())
     port = Port()
@@ -108,20 +108,20 @@ async def run_until_swept(tenure: Tenure, port: Port) -> list[int]:
 
 @pytest.mark.usefixtures("_fails_when_stuck")
 async def test_a_lane_takes_its_steps_in_a_row_so_that_it_waits_for_no_other_lanes_sweep() -> None:
-    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    tenure, port = Tenure(Room(100, 1 << 20)), Port()
     in_long_sweeps(tenure, first=3, second=2)
     assert await run_until_swept(tenure, port) == [0, 0, 0, 1, 1]
 
 
 async def test_a_lane_whose_sweep_is_longer_than_a_turn_lets_the_others_go_on_meanwhile() -> None:
-    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    tenure, port = Tenure(Room(100, 1 << 20)), Port()
     in_long_sweeps(tenure, first=TURN_STEPS + 2, second=2)
     assert await run_until_swept(tenure, port) == [0] * TURN_STEPS + [1] * 2 + [0] * 2
 
 
 async def test_a_turn_is_over_once_its_lane_goes_back() -> None:
     """So it is when the lane has to wait for what is before an event that cannot be read: the others need not."""
-    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    tenure, port = Tenure(Room(100, 1 << 20)), Port()
     in_long_sweeps(tenure, first=5, second=2)
 
     async def go_back(lane: int, *_: int) -> ScanResult:
@@ -137,7 +137,7 @@ async def test_a_turn_is_over_once_its_lane_goes_back() -> None:
 
 
 async def test_a_turn_is_over_once_its_lane_is_given_back_or_has_no_room() -> None:
-    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    tenure, port = Tenure(Room(100, 1 << 20)), Port()
     in_long_sweeps(tenure, first=5, second=2)
 
     def give_back() -> None:
@@ -153,7 +153,7 @@ async def test_a_turn_is_over_once_its_lane_is_given_back_or_has_no_room() -> No
 
     del tenure.lanes[0]
     full = [PendingEvent(1, n, UUID(int=n), "t", None, None, None, None, 0, 1) for n in range(1, 101)]
-    tenure.buffer.add(1, full)
+    tenure.room.add(1, full)
     assert not await sweep._turn(tenure.lanes[1], TURN_STEPS)
     assert port.lanes == [0]
 
@@ -161,7 +161,7 @@ async def test_a_turn_is_over_once_its_lane_is_given_back_or_has_no_room() -> No
 async def test_transactions_are_looked_at_between_the_turns_of_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long sweeps may take a while, and what holds no event is to hold nothing up meanwhile."""
     monkeypatch.setattr("relay.stages.scan.sweep.QUIET_CHECK_INTERVAL", 0.0)
-    tenure, port = Tenure(Buffer(100, 1 << 20)), Port()
+    tenure, port = Tenure(Room(100, 1 << 20)), Port()
     in_long_sweeps(tenure, first=2, second=2)
     waiting = tenure.lanes[1].sweep
     assert waiting is not None
@@ -174,7 +174,7 @@ async def test_transactions_are_looked_at_between_the_turns_of_lanes(monkeypatch
 
 async def test_the_end_of_a_take_overs_sweep_wakes_those_up_who_wait_for_it() -> None:
     """What is due in the lane has waited for it, and would wait for seconds more."""
-    tenure = Tenure(Buffer(100, 1 << 20))
+    tenure = Tenure(Room(100, 1 << 20))
     state = LaneScan.take_over(3, 1, 0, 10, SNAPSHOT)
     tenure.add_lane(state, Closed())
     port = Port()
@@ -194,7 +194,7 @@ async def test_the_end_of_a_take_overs_sweep_wakes_those_up_who_wait_for_it() ->
 
 
 async def test_an_idle_database_is_not_asked_again_and_again_about_the_same_transactions() -> None:
-    tenure = Tenure(Buffer(100, 1 << 20))
+    tenure = Tenure(Room(100, 1 << 20))
     state = LaneScan.take_over(3, 1, 0, 0, SNAPSHOT)
     tenure.add_lane(state, Closed())
     port = Port()
@@ -219,7 +219,7 @@ async def test_an_idle_database_is_not_asked_again_and_again_about_the_same_tran
 
 
 async def test_what_is_found_while_a_scan_is_under_way_is_for_the_next_one() -> None:
-    tenure = Tenure(Buffer(100, 1 << 20))
+    tenure = Tenure(Room(100, 1 << 20))
     state = LaneScan.take_over(3, 1, 0, 0, SNAPSHOT)
     state.snapshot = Snapshot(41, 45, frozenset({41}))
     tenure.add_lane(state, Closed())

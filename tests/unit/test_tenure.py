@@ -9,7 +9,7 @@ from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.postgres.flow.outbox import ScanResult
-from relay.stages.buffer import Buffer
+from relay.stages.room import Room
 from relay.stages.tenure import MANY_RUNGS, Tenure
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def tenure_with(snapshot: Snapshot) -> Tenure:
     """With one lane, last read in this snapshot."""
-    tenure = Tenure(Buffer(1, 1))
+    tenure = Tenure(Room(1, 1))
     state = LaneScan.take_over(3, 1, 0, 0, snapshot)
     state.next_step(1)
     tenure.add_lane(state, Closed())

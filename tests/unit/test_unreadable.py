@@ -12,7 +12,7 @@ from relay.decide.snapshot import Snapshot
 from relay.errors import StatementFailedError
 from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
-from relay.stages.buffer import Buffer
+from relay.stages.room import Room
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
 from relay.stages.scan.unreadable import ID_MAX, Found, Unreadable
@@ -49,7 +49,7 @@ class Table:
 
 
 def looking(*bad: int) -> tuple[Table, LaneScan, Unreadable, list[int]]:
-    table, failed, tenure = Table(*bad), list[int](), Tenure(Buffer(1_000, 1_000_000))
+    table, failed, tenure = Table(*bad), list[int](), Tenure(Room(1_000, 1_000_000))
     state = tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
     return table, state, Unreadable(table, tenure, lambda _, event, why: failed.append(event.id)), failed
 
@@ -130,7 +130,7 @@ class Port(Table):
 
 def stages(failing: int) -> tuple[Tenure, Scan, Sweep, list[PendingEvent]]:
     """Scan and sweep of one lane; what they hand on."""
-    tenure = Tenure(Buffer(1_000, 1_000_000))
+    tenure = Tenure(Room(1_000, 1_000_000))
     taken: list[PendingEvent] = []
     settings = ScanSettings(batch_events=Port.asked)
     port = Port(failing)

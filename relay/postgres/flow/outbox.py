@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from relay.stages.claim.claim import Report
     from relay.stages.housekeeping.housekeeping import PutOff
     from relay.stages.scan.scan import LaneRequest
-    from relay.stages.settle.outcomes import Failure, HeldBack
+    from relay.stages.settle.outcomes import Failed, Held
     from relay.stages.settle.settle import Receipts
 
 
@@ -166,9 +166,9 @@ class SettleConnection(Statements):
         """How many of these are also recorded at another place in Kafka."""
         return cast("int", (await self._rows("count_duplicates", *_columns(receipts)))[0][0])
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
+    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int | None:
         """Write held rows; None when one of the lanes is not this replica's any more."""
-        events = [event for record in records for event in record.events]
+        events = [event for record in outcomes for event in record.events]
         rows = await self._rows(
             "hold",
             replica,
@@ -181,7 +181,7 @@ class SettleConnection(Statements):
         )
         return cast("int", rows[0]["new"]) if rows[0]["owned"] == len(epochs) else None
 
-    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
+    async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
         """Write a failure row in place of a held one; returns False when the lane is not this replica's any more."""
         (event,) = failure.events
         wait: float | None = None

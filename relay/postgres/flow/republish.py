@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from relay.stages.republish.origin import Landed
 
 
-class ReplayConnection(Statements):
+class RepublishConnection(Statements):
     """Reads delivered events and writes what became of them the next time."""
 
     @classmethod
-    async def open(cls, settings: PostgresSettings) -> ReplayConnection:
+    async def open(cls, settings: PostgresSettings) -> RepublishConnection:
         """Connect. Raises PostgresLostError when waiting may help."""
         connection = await connect.open_connection(
             connect.dsn_of(settings), settings.connect_timeout, "outbox-relay replay"

@@ -10,8 +10,8 @@ from relay.decide.admission import LONGEST_NAME
 from relay.decide.failing import Fail, Retry, judge, policy_for
 from relay.event import PendingEvent
 from relay.outcome import FailureKind, PublishError
-from relay.stages.republish.origin import ReplayedEvent
-from relay.stages.settle.outcomes import Delivery, Failure, HeldBack
+from relay.stages.republish.origin import RepublishedEvent
+from relay.stages.settle.outcomes import Delivered, Failed, Held
 from relay.stages.telling import Telling
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from relay.settings import FailureSettings
     from relay.stages.publish.partition import Partition
     from relay.stages.publish.topic import Topic
-    from relay.stages.republish.origin import Replayed
-    from relay.stages.settle.outcomes import Record, Records
+    from relay.stages.republish.origin import Republished
+    from relay.stages.settle.outcomes import EventOutcome, Outcomes
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
@@ -33,7 +33,7 @@ class DeadLetter(PendingEvent):
     at the end of a tenure, leaves nothing behind.
     """
 
-    failure: Failure
+    failure: Failed
 
     def as_taken(self) -> PendingEvent:
         """What is held back for it: the event, for the letter's topic, of the size with which the buffer counts it."""
@@ -46,14 +46,14 @@ class Failing:
 
     def __init__(
         self,
-        records: Records,
-        replayed: Replayed,
+        outcomes: Outcomes,
+        republished: Republished,
         settings: FailureSettings,
         random: Callable[[], float],
         telemetry: Telemetry,
     ) -> None:
-        self._records = records
-        self._replayed = replayed
+        self._outcomes = outcomes
+        self._republished = republished
         self._settings = settings
         self._random = random
         self._telemetry = telemetry
@@ -84,14 +84,14 @@ class Failing:
         again by another owner, would be held back behind this one. There is no partition for a topic to which no event
         may go.
         """
-        if isinstance(event, ReplayedEvent):
-            self._replayed.refused(event, error)
+        if isinstance(event, RepublishedEvent):
+            self._republished.refused(event, error)
             return
         if isinstance(event, DeadLetter):
             # There is nothing left but to record both.
             original = event.failure.error
             both = PublishError(error.kind, f"{original}; its dead letter: {error}", original.name)
-            self._records.add(event.failure._replace(error=both))
+            self._outcomes.add(event.failure._replace(error=both))
             return
         lane, id_, *_ = event
         settings = self._settings
@@ -104,24 +104,24 @@ class Failing:
             settings.most_delay,
             self._random(),
         )
-        failure = Failure(tenure, [event], verdict, error)
+        failure = Failed(tenure, [event], verdict, error)
         match verdict:
             case Retry():
                 self._telemetry.emit("event.retrying", topic=topic.name, id=id_, error=error)
                 self._hold_key(tenure, topic, partition, event)
-                self._records.add(failure)
+                self._outcomes.add(failure)
             case Fail(policy="block"):
                 self._tell(failure, verdict)
                 self._hold_key(tenure, topic, partition, event)
-                self._records.add(failure)
+                self._outcomes.add(failure)
             case Fail(policy="skip"):
                 self._tell(failure, verdict)
-                self._records.add(failure)
+                self._outcomes.add(failure)
             case Fail(policy="dead-letter"):
                 self._tell(failure, verdict)
                 if (obstacle := self._no_letter(topic)) is not None:
                     both = PublishError(error.kind, f"{error}; {obstacle}", error.name)
-                    self._records.add(failure._replace(error=both))
+                    self._outcomes.add(failure._replace(error=both))
                 else:
                     # Recorded when Kafka has the dead letter: a crash before that fails the event again, and sends it.
                     self._hand_in([self._dead_letter(failure, partition)])
@@ -132,18 +132,18 @@ class Failing:
         """The event cannot be read from PostgreSQL, so it can be neither published nor sent to another topic."""
         policy = policy_for(event[3], self._settings.by_pattern(), self._settings.policy)
         verdict = Fail(1, "block" if policy == "block" else "skip")
-        failure = Failure(tenure, [event], verdict, PublishError(FailureKind.EVENT, why, "UnreadableEvent"))
+        failure = Failed(tenure, [event], verdict, PublishError(FailureKind.EVENT, why, "UnreadableEvent"))
         self._tell(failure, verdict)
         if verdict.policy == "block" and event[4] is not None:
             tenure.closed_in(event[0]).close_key(event[3], event[4])
-        self._records.add(failure)
+        self._outcomes.add(failure)
 
-    def records_of(self, delivery: Delivery) -> Iterator[Record]:
+    def records_of(self, delivery: Delivered) -> Iterator[EventOutcome]:
         """What to record of a delivery: receipts; failures for dead letters; nothing for what was replayed."""
-        for each in self._replayed.acknowledged(delivery):
+        for each in self._republished.acknowledged(delivery):
             yield from self._without_dead_letters(each)
 
-    def _without_dead_letters(self, delivery: Delivery) -> Iterator[Record]:
+    def _without_dead_letters(self, delivery: Delivered) -> Iterator[EventOutcome]:
         _, events, _, base = delivery
         # All of one topic: the hot path pays for no look at each.
         if not events[0][3].endswith(self._settings.dead_letter_suffix):
@@ -160,7 +160,7 @@ class Failing:
         tenure = self._tenure
         if tenure is not None:
             tenure.pause(topic.name)
-            self._hold(tenure, self._replayed.without(topic.pull_all()))
+            self._hold(tenure, self._republished.without(topic.pull_all()))
 
     def open_topic(self, name: str) -> None:
         """Let the topic's held events go on."""
@@ -174,7 +174,7 @@ class Failing:
             lanes.setdefault(event[0], []).append(event)
         for lane, its_events in lanes.items():
             tenure.closed_in(lane).held_back(its_events)
-        self._records.add(HeldBack(tenure, events))
+        self._outcomes.add(Held(tenure, events))
 
     def _no_letter(self, topic: Topic) -> str | None:
         """Why no dead letter can be sent for an event of this topic."""
@@ -192,9 +192,9 @@ class Failing:
         key = event[4]
         if key is not None:
             tenure.closed_in(event[0]).close_key(event[3], key)
-            self._hold(tenure, self._replayed.without(topic.pull_key(partition, key)))
+            self._hold(tenure, self._republished.without(topic.pull_key(partition, key)))
 
-    def _tell(self, failure: Failure, verdict: Fail) -> None:
+    def _tell(self, failure: Failed, verdict: Fail) -> None:
         """One line per failure, but not thousands: `relay failed list` has them all."""
         (event,) = failure.events
         topic, id_ = event[3], event[1]
@@ -204,7 +204,7 @@ class Failing:
         else:
             self._telemetry.emit("event.failed_too", topic=topic, id=id_, policy=policy, error=error)
 
-    def _dead_letter(self, failure: Failure, partition: Partition | None) -> DeadLetter:
+    def _dead_letter(self, failure: Failed, partition: Partition | None) -> DeadLetter:
         (event,) = failure.events
         lane, id_, event_id, topic, key, payload, headers, type_, created_ms, size = event
         told = {

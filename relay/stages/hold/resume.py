@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from relay.decide.lane_scan import LaneScan
     from relay.event import PendingEvent
     from relay.settings import ScanSettings
-    from relay.stages.settle.outcomes import Records
+    from relay.stages.settle.outcomes import Outcomes
     from relay.stages.tenure import Tenure
 
 RESUME_INTERVAL = 0.5
@@ -67,7 +67,7 @@ class Resume:
         self,
         port: ResumePort,
         tenure: Tenure,
-        records: Records,
+        outcomes: Outcomes,
         hand_in: Callable[[list[PendingEvent]], None],
         try_anew: Callable[[set[str]], None],
         settings: ScanSettings,
@@ -76,7 +76,7 @@ class Resume:
     ) -> None:
         self._port = port
         self._tenure = tenure
-        self._records = records
+        self._outcomes = outcomes
         self._hand_in = hand_in
         self._try_anew = try_anew
         self._settings = settings
@@ -124,7 +124,7 @@ class Resume:
         lanes: dict[int, LaneScan] = {}
         events = size = 0
         for state in tenure.lanes.values():
-            reach = tenure.buffer.rest(state.lane, len(tenure.lanes))
+            reach = tenure.room.leftover(state.lane, len(tenure.lanes))
             if reach is not None and state.taken_over and not state.releasing:
                 lanes[state.lane] = state
                 events += reach.events
@@ -166,7 +166,7 @@ class Resume:
         What blocks is read *before* the rows: a key that is released half-way through would otherwise go on without
         those of its events that the pass had already gone by.
         """
-        if self._records.failing(state.lane):
+        if self._outcomes.failing(state.lane):
             # What that failure blocks is in no table yet.
             return False
         closed = self._tenure.closed_in(state.lane)
@@ -185,9 +185,9 @@ class Resume:
         for _ in range(MOST_READS):
             if tenure.draining or state.releasing:
                 break
-            room = tenure.buffer.rest(state.lane, len(tenure.lanes))
+            room = tenure.room.leftover(state.lane, len(tenure.lanes))
             # Rows that are not committed yet are missed by the read, and must keep their keys closed.
-            complete = not self._records.holding(state.lane)
+            complete = not self._outcomes.holding(state.lane)
             if room is None or not complete:
                 await asyncio.sleep(self._settings.busy_interval)
             if complete:
@@ -226,7 +226,7 @@ class Resume:
         new = [event for event in events if not state.awaits_settle(event[1])]
         if new:
             state.resuming.update(event[1] for event in new)
-            self._tenure.buffer.add(state.lane, new)
+            self._tenure.room.add(state.lane, new)
             self._hand_in(new)
         return bool(new)
 

@@ -10,7 +10,7 @@ from zlib import crc32
 from relay.outcome import PublishError
 
 if TYPE_CHECKING:
-    from relay.stages.publish.producers import ProducerKeeper
+    from relay.stages.publish.producers import Keeper
 
 FEW = 32
 """Missing topics that may each have its own pace, quick at first."""
@@ -28,7 +28,7 @@ MOST_NAMES = 250
 class Missing:
     """Wakes those who wait for a topic when somebody has made it."""
 
-    def __init__(self, main: ProducerKeeper) -> None:
+    def __init__(self, main: Keeper) -> None:
         self._main = main
         self._waiting: dict[str, asyncio.Event] = {}
         self._asking: asyncio.Task[None] | None = None

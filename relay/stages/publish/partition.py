@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relay.event import PendingEvent
-    from relay.outcome import Outcome, PublishError
+    from relay.outcome import BatchOutcome, PublishError
     from relay.retry import Backoff
     from relay.stages.tenure import Tenure
 
@@ -46,7 +46,7 @@ class Flight:
     """The earliest and the latest time of its records; an event from before or after goes with the time of packing."""
     restamped: int = 0
     """How many do."""
-    outcome: Outcome | None = None
+    outcome: BatchOutcome | None = None
 
     def may_begin(self) -> bool:
         """Whether it may still be sent for the first time, also after its tenure's connections were lost."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from relay.decide.limits import TopicLimits
     from relay.event import PendingEvent
-    from relay.outcome import Outcome, PublishError
+    from relay.outcome import BatchOutcome, PublishError
     from relay.retry import Backoff
     from relay.run.health import Health
     from relay.stages.publish.partition import Partition
@@ -70,7 +70,7 @@ class Producer(Protocol):
         """Move events from the left of `waiting` into a batch that fits; those not within `times` with the time now."""
 
     async def send(
-        self, batch: Any, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[Outcome], None]
+        self, batch: Any, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[BatchOutcome], None]
     ) -> None:
         """Queue the batch, to be sent if it is still `allowed` then; `done` hears of its outcome."""
 
@@ -78,7 +78,7 @@ class Producer(Protocol):
         """Close in bounded time."""
 
 
-class ProducerKeeper:
+class Keeper:
     """Owns the current producer; one at a time."""
 
     def __init__(
@@ -193,14 +193,14 @@ class ProducerKeeper:
         self._telemetry.emit("kafka.waiting", error=error)
 
 
-class Producers:
+class Pair:
     """The main producer, and one beside it for the partitions that a batch was refused of or got stuck in."""
 
-    def __init__(self, main: ProducerKeeper, side: ProducerKeeper) -> None:
+    def __init__(self, main: Keeper, side: Keeper) -> None:
         self.main = main
         self.side = side
 
-    def of(self, partition: Partition) -> ProducerKeeper:
+    def of(self, partition: Partition) -> Keeper:
         """The one that a partition's batches go through."""
         return self.side if partition.suspect else self.main
 

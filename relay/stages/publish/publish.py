@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from relay.decide.routing import KnownKeys
 from relay.errors import describe
-from relay.outcome import Acknowledged, FailureKind, Outcome, PublishError, Refused
+from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages.hold.failing import DeadLetter
 from relay.stages.publish import limits as sizes
@@ -19,7 +19,7 @@ from relay.stages.publish.partition import Flight, Partition
 from relay.stages.publish.queues import Topics
 from relay.stages.publish.resolving import Resolving
 from relay.stages.publish.topic import Topic
-from relay.stages.settle.outcomes import Delivery
+from relay.stages.settle.outcomes import Delivered
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.stages.hold.failing import Failing
     from relay.stages.publish.pacing import Pacing
-    from relay.stages.publish.producers import Producer, Producers
+    from relay.stages.publish.producers import Pair, Producer
     from relay.stages.publish.watch import Troubles
-    from relay.stages.republish.origin import Replayed
-    from relay.stages.settle.outcomes import Records
+    from relay.stages.republish.origin import Republished
+    from relay.stages.settle.outcomes import Outcomes
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
@@ -50,11 +50,11 @@ class Publish:
 
     def __init__(
         self,
-        producers: Producers,
-        records: Records,
+        producers: Pair,
+        outcomes: Outcomes,
         failing: Failing,
         troubles: Troubles,
-        replayed: Replayed,
+        republished: Republished,
         pacing: Pacing,
         hash_keys: Callable[[Sequence[bytes]], Sequence[int]],
         random: Callable[[], float],
@@ -64,10 +64,10 @@ class Publish:
     ) -> None:
         self._admission = admission
         self.producers = producers
-        self._records = records
+        self._outcomes = outcomes
         self._failing = failing
         self._troubles = troubles
-        self._replayed = replayed
+        self._republished = republished
         self._pacing = pacing
         self._hash_keys = hash_keys
         self._known_keys = KnownKeys()
@@ -111,7 +111,7 @@ class Publish:
         """The tenure is over: drop what has not been sent. What is in flight stays there and is settled later."""
         if tenure is self._tenure:
             self._tenure = None
-            self._replayed.without(self.topics.take_back_all())
+            self._republished.without(self.topics.take_back_all())
 
     def hand_in(self, events: list[PendingEvent]) -> None:
         """Take events of the current tenure, in order per lane."""
@@ -155,7 +155,7 @@ class Publish:
     def share_of_room(self, *topics: Topic) -> float:
         """The part of the buffer's room that is taken by events whose topics' partitions are not known."""
         events = [event for topic in topics for event in topic.unrouted]
-        return self._tenure.buffer.share(len(events), sum(event[9] for event in events)) if self._tenure else 0.0
+        return self._tenure.room.share(len(events), sum(event[9] for event in events)) if self._tenure else 0.0
 
     def forget_if_idle(self, topic: Topic, now: float) -> None:
         """Let go of a topic that has had no events for long, and of what Kafka's client keeps of it."""
@@ -253,7 +253,7 @@ class Publish:
             return False
         if not tenure.holds_lease():
             # Another replica may own these lanes by now; the claim stage ends the tenure.
-            self._replayed.without(partition.pull_all())
+            self._republished.without(partition.pull_all())
             return True
         if await self._pacing.had_to_wait():
             return True
@@ -300,14 +300,14 @@ class Publish:
             # A thousand such in a row must not keep the loop from its heartbeat.
             await asyncio.sleep(0)
 
-    def _ended(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
+    def _ended(self, partition: Partition, flight: Flight, outcome: BatchOutcome) -> None:
         """A flight's outcome is known. Outcomes are acted on in the order of the flights."""
         try:
             self._end(partition, flight, outcome)
         except Exception as error:  # noqa: BLE001 a callback of the client: nobody else would hear of it
             self._end_tenure(error)
 
-    def _end(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
+    def _end(self, partition: Partition, flight: Flight, outcome: BatchOutcome) -> None:
         if flight.outcome is not None or flight not in partition.flights:
             return
         flight.outcome = outcome
@@ -333,9 +333,9 @@ class Publish:
         )
         if flight.restamped:
             self._restamped(self.topics[partition.topic], flight.restamped)
-        delivery = Delivery(flight.tenure, flight.events, partition.number, base_offset)
+        delivery = Delivered(flight.tenure, flight.events, partition.number, base_offset)
         for each in self._failing.records_of(delivery):
-            self._records.add(each)
+            self._outcomes.add(each)
 
     def _restamped(self, topic: Topic, events: int) -> None:
         first_time = not topic.restamped
@@ -355,7 +355,7 @@ class Publish:
                     if flight.tenure is self._tenure:
                         back += flight.events
                     else:
-                        self._replayed.without(flight.events)
+                        self._republished.without(flight.events)
                 case None:
                     raise AssertionError("a flight without an outcome was put back")
                 case _ as never:

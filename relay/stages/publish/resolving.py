@@ -12,7 +12,7 @@ from relay.stages.publish.missing import Missing
 
 if TYPE_CHECKING:
     from relay.stages.publish.partition import Partition
-    from relay.stages.publish.producers import ProducerKeeper
+    from relay.stages.publish.producers import Keeper
     from relay.stages.publish.topic import Topic
     from relay.stages.publish.watch import Troubles
 
@@ -27,7 +27,7 @@ may be thousands of them."""
 class Resolving:
     """Asks the main producer. A topic's events wait meanwhile, those of others go on."""
 
-    def __init__(self, main: ProducerKeeper, troubles: Troubles) -> None:
+    def __init__(self, main: Keeper, troubles: Troubles) -> None:
         self._main = main
         self._troubles = troubles
         self._looking_up: set[str] = set()

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from relay.decide.lane_scan import LaneScan
     from relay.decide.republishing import Progress, ReplayRequest
     from relay.outcome import PublishError
-    from relay.stages.settle.outcomes import Delivery
+    from relay.stages.settle.outcomes import Delivered
 
 
-class LaneReplay:
+class LaneRepublish:
     """One replay in one owned lane."""
 
     def __init__(self, request: ReplayRequest, state: LaneScan, progress: Progress) -> None:
@@ -29,26 +29,26 @@ class LaneReplay:
         return f"<LaneReplay action={self.request.action} lane={self.state.lane} {self.progress}>"
 
 
-class ReplayedEvent(PendingEvent):
+class RepublishedEvent(PendingEvent):
     """A delivered event on its way to Kafka again.
 
     To publish it is an event like any other, packed and queued with them. Its type is the mark, so that events of the
     hot path need none.
     """
 
-    replay: LaneReplay
+    replay: LaneRepublish
 
 
 class Landed(NamedTuple):
     """What became of one: its place in Kafka, or why Kafka refused it."""
 
-    event: ReplayedEvent
+    event: RepublishedEvent
     partition: int | None
     offset: int | None
     error: str | None
 
 
-class Replayed:
+class Republished:
     """Takes the replayed events out of what publish reports. Outlives tenures, as publish does."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Replayed:
         """Whether nothing is in publish's hands, and nothing landed that has no receipt yet."""
         return not self._in_hand and not self._landed
 
-    def handed_in(self, replay: LaneReplay, events: Sequence[ReplayedEvent]) -> None:
+    def handed_in(self, replay: LaneRepublish, events: Sequence[RepublishedEvent]) -> None:
         """These are in publish's hands from now on."""
         self._in_hand += len(events)
         replay.state.replaying += len(events)
@@ -88,7 +88,7 @@ class Replayed:
             replay.progress.settled([each.event.id])
             replay.state.replaying -= 1
 
-    def acknowledged(self, delivery: Delivery) -> Iterator[Delivery]:
+    def acknowledged(self, delivery: Delivered) -> Iterator[Delivered]:
         """The delivery without the replayed ones among its events: whole, as long as nothing is replayed."""
         if not self._in_hand:
             yield delivery
@@ -96,7 +96,7 @@ class Replayed:
         _, events, partition, base = delivery
         begin = 0
         for index, event in enumerate(events):
-            if isinstance(event, ReplayedEvent):
+            if isinstance(event, RepublishedEvent):
                 if begin < index:
                     yield _part(delivery, begin, index)
                 begin = index + 1
@@ -104,7 +104,7 @@ class Replayed:
         if begin < len(events):
             yield _part(delivery, begin, len(events))
 
-    def refused(self, event: ReplayedEvent, error: PublishError) -> None:
+    def refused(self, event: RepublishedEvent, error: PublishError) -> None:
         """Kafka refused it alone, for its own or an unknown reason. It is counted, and the replay goes on: consumers
         have had it once, so it stands in nobody's way."""
         self._land(Landed(event, None, None, f"{error.name}: {error}"))
@@ -114,12 +114,12 @@ class Replayed:
         if not self._in_hand:
             return events
         for event in events:
-            if isinstance(event, ReplayedEvent):
+            if isinstance(event, RepublishedEvent):
                 self._in_hand -= 1
                 event.replay.progress.returned(event.id)
                 event.replay.state.replaying -= 1
                 self.changed.set()
-        return [event for event in events if not isinstance(event, ReplayedEvent)]
+        return [event for event in events if not isinstance(event, RepublishedEvent)]
 
     def _land(self, landed: Landed) -> None:
         self._in_hand -= 1
@@ -127,6 +127,6 @@ class Replayed:
         self.changed.set()
 
 
-def _part(delivery: Delivery, begin: int, end: int) -> Delivery:
+def _part(delivery: Delivered, begin: int, end: int) -> Delivered:
     base = delivery.base_offset
     return delivery._replace(events=delivery.events[begin:end], base_offset=base + begin if base >= 0 else base)

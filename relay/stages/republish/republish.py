@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from relay.decide.republishing import Allowance, Limits, Progress
 from relay.errors import UnreachableError
-from relay.stages.republish.origin import LaneReplay, ReplayedEvent
+from relay.stages.republish.origin import LaneRepublish, RepublishedEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.retry import Backoff
     from relay.settings import BufferSettings, PublishSettings
-    from relay.stages.republish.origin import Landed, Replayed
+    from relay.stages.republish.origin import Landed, Republished
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
@@ -41,7 +41,7 @@ STEP_IDS = 50_000
 """Range of ids that one statement looks through for events that match."""
 
 
-class ReplayPort(Protocol):
+class RepublishPort(Protocol):
     """What replaying needs of PostgreSQL; one connection."""
 
     async def open_replays(self) -> list[ReplayRequest]:
@@ -62,14 +62,14 @@ class ReplayPort(Protocol):
         """Close the connection."""
 
 
-class Replay:
+class Republish:
     """The loop: write receipts, look what is asked for, hand in some more."""
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[ReplayPort]],
+        connect: Callable[[], Awaitable[RepublishPort]],
         tenure: Tenure,
-        replayed: Replayed,
+        republished: Republished,
         hand_in: Callable[[list[PendingEvent]], None],
         take_back: Callable[[Callable[[PendingEvent], bool]], list[PendingEvent]],
         buffer: BufferSettings,
@@ -79,14 +79,14 @@ class Replay:
     ) -> None:
         self._connect = connect
         self._tenure = tenure
-        self._replayed = replayed
+        self._republished = republished
         self._hand_in = hand_in
         self._take_back = take_back
         self._buffer = buffer
         self._publish = publish
         self._backoff = backoff
         self._telemetry = telemetry
-        self._lanes: dict[tuple[int, int], LaneReplay] = {}
+        self._lanes: dict[tuple[int, int], LaneRepublish] = {}
         self._allowances: dict[int, Allowance] = {}
         self._refused: set[int] = set()
         self._turn = 0
@@ -98,7 +98,7 @@ class Replay:
         here does not depend on it, and if it was the server, the other stages' connections say so.
         """
         while True:
-            if self._replayed.idle:
+            if self._republished.idle:
                 await self._tenure.replay_wake_up.wait()
             self._tenure.replay_wake_up.clear()
             try:
@@ -110,17 +110,17 @@ class Replay:
                 await asyncio.sleep(self._backoff.next_delay())
                 self._tenure.replay_wake_up.set()
 
-    async def _work_on(self, port: ReplayPort) -> None:
+    async def _work_on(self, port: RepublishPort) -> None:
         try:
             await self._work(port)
         finally:
             port.close()
             self._telemetry.gauge("replays_open", 0)
 
-    async def _work(self, port: ReplayPort) -> None:
+    async def _work(self, port: RepublishPort) -> None:
         look_at = 0.0
         while True:
-            self._replayed.changed.clear()
+            self._republished.changed.clear()
             await self._settle(port)
             self._leave_lanes()
             now = time.monotonic()
@@ -130,16 +130,16 @@ class Replay:
                 open_replays = await port.open_replays()
                 self._backoff.reset()
                 self._adopt(open_replays)
-                if not open_replays and self._replayed.idle:
+                if not open_replays and self._republished.idle:
                     return
             pause = await self._hand_in_more(port)
             if pause:
                 await self._wait(min(pause, look_at - time.monotonic()))
 
-    async def _settle(self, port: ReplayPort) -> None:
+    async def _settle(self, port: RepublishPort) -> None:
         """Write receipts of what landed. Not by the settle stage: theirs would come between those of live events, and
         every change of kind is a statement more."""
-        landed = self._replayed.take_landed()
+        landed = self._republished.take_landed()
         by_action: dict[int, list[Landed]] = defaultdict(list)
         for each in landed:
             by_action[each.event.replay.request.action].append(each)
@@ -147,9 +147,9 @@ class Replay:
             for action, its in by_action.items():
                 await port.settle_replayed(action, its)
         except BaseException:
-            self._replayed.put_back(landed)
+            self._republished.put_back(landed)
             raise
-        self._replayed.settled(landed)
+        self._republished.settled(landed)
         for action, its in by_action.items():
             errors = [each.error for each in its if each.error is not None]
             topic = its[0].event.topic
@@ -158,9 +158,9 @@ class Replay:
                 self._refused.add(action)
                 self._telemetry.emit("replay.refused", action=action, topic=topic, error=errors[0])
 
-    async def _save(self, port: ReplayPort) -> None:
+    async def _save(self, port: RepublishPort) -> None:
         """Persist how far the lanes are: what a take-over starts from, and what finishes the replay."""
-        moved: dict[int, list[LaneReplay]] = defaultdict(list)
+        moved: dict[int, list[LaneRepublish]] = defaultdict(list)
         for replay in self._lanes.values():
             if replay.progress.position > replay.saved and self._owned(replay):
                 moved[replay.request.action].append(replay)
@@ -184,7 +184,7 @@ class Replay:
             new = [lane for lane in mine if (request.action, lane) not in self._lanes]
             for lane in new:
                 progress = Progress(request.last_id, request.positions[lane])
-                self._lanes[request.action, lane] = LaneReplay(request, self._tenure.lanes[lane], progress)
+                self._lanes[request.action, lane] = LaneRepublish(request, self._tenure.lanes[lane], progress)
             if new and request.action not in self._allowances:
                 self._allowances[request.action] = Allowance(request.rate)
                 self._telemetry.emit("replay.started", action=request.action, topic=request.topic, lanes=sorted(new))
@@ -196,17 +196,17 @@ class Replay:
         """Lanes that are given back, or were lost, go on elsewhere."""
         self._end([replay for replay in self._lanes.values() if not self._may_publish(replay)])
 
-    def _end(self, replays: Collection[LaneReplay]) -> None:
+    def _end(self, replays: Collection[LaneRepublish]) -> None:
         """Go on with none of these. What of them waits for Kafka need not go there."""
         if replays:
             for each in replays:
                 del self._lanes[each.request.action, each.state.lane]
             unwanted = set(replays)
-            self._replayed.without(
-                self._take_back(lambda event: isinstance(event, ReplayedEvent) and event.replay in unwanted)
+            self._republished.without(
+                self._take_back(lambda event: isinstance(event, RepublishedEvent) and event.replay in unwanted)
             )
 
-    async def _hand_in_more(self, port: ReplayPort) -> float:
+    async def _hand_in_more(self, port: RepublishPort) -> float:
         """Hand in what there is room for; returns for how long there is nothing to do, 0 to go on at once."""
         pause = LOOK_INTERVAL
         replays = list(self._lanes.values())
@@ -215,7 +215,7 @@ class Replay:
             if replay.progress.done or replay.request.topic in self._tenure.paused:
                 continue
             # Only while live events leave room: their scan has just as much to read, then.
-            if self._tenure.buffer.rest(replay.state.lane) is None:
+            if self._tenure.room.leftover(replay.state.lane) is None:
                 pause = min(pause, BUSY_PAUSE)
                 continue
             room = self._room(replay)
@@ -232,7 +232,7 @@ class Replay:
             pause = 0.0
         return pause
 
-    async def _next(self, port: ReplayPort, replay: LaneReplay, room: Limits) -> int:
+    async def _next(self, port: RepublishPort, replay: LaneRepublish, room: Limits) -> int:
         """Read on in one lane and hand in what was found; returns how many events."""
         progress = replay.progress
         above, lane = progress.cursor, replay.state.lane
@@ -248,12 +248,12 @@ class Replay:
         cut_off = len(rows) >= most.events or sum(row[9] for row in rows) >= most.bytes
         now = time.time_ns() // 1_000_000
         events = [_again(replay, row, now) for row in rows if row[1] not in progress.under_way]
-        self._replayed.handed_in(replay, events)
+        self._republished.handed_in(replay, events)
         progress.read_to(rows[-1][1] if cut_off else up_to)
         self._hand_in(list(events))
         return len(events)
 
-    def _room(self, replay: LaneReplay) -> Limits | None:
+    def _room(self, replay: LaneRepublish) -> Limits | None:
         """What may be handed in; None while less than half of that is free, as a read costs the same."""
         state = replay.state
         limits = Limits.of(
@@ -269,32 +269,32 @@ class Replay:
             return None
         return Limits(events, size)
 
-    def _may_publish(self, replay: LaneReplay) -> bool:
+    def _may_publish(self, replay: LaneRepublish) -> bool:
         return not self._tenure.draining and not replay.state.releasing and self._owned(replay)
 
-    def _owned(self, replay: LaneReplay) -> bool:
+    def _owned(self, replay: LaneRepublish) -> bool:
         return self._tenure.lanes.get(replay.state.lane) is replay.state
 
     async def _wait(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(max(0.0, seconds)):
-                await self._replayed.changed.wait()
+                await self._republished.changed.wait()
         except TimeoutError:
             return
 
 
-def _again(replay: LaneReplay, row: PendingEvent, now: int) -> ReplayedEvent:
+def _again(replay: LaneRepublish, row: PendingEvent, now: int) -> RepublishedEvent:
     """The event to publish, `now` being unix milliseconds.
 
     They become the record's time: Kafka may delete a record with the time of the first delivery as soon as it arrives.
     """
     lane, id_, event_id, topic, key, payload, headers, type_, _, size = row
-    event = ReplayedEvent(lane, id_, event_id, topic, key, payload, headers, type_, now, size)
+    event = RepublishedEvent(lane, id_, event_id, topic, key, payload, headers, type_, now, size)
     event.replay = replay
     return event
 
 
-def _from(turn: int, replays: Sequence[LaneReplay]) -> Iterable[LaneReplay]:
+def _from(turn: int, replays: Sequence[LaneRepublish]) -> Iterable[LaneRepublish]:
     """All of them, beginning with another one each turn: a rate must not go to the first lane alone."""
     begin = turn % len(replays) if replays else 0
     return [*replays[begin:], *replays[:begin]]

@@ -88,7 +88,7 @@ class Scan:
     def wake_up(self) -> None:
         """Look at once instead of at the next poll."""
         self._woken_up = True
-        self._tenure.buffer.changed.set()
+        self._tenure.room.changed.set()
 
     async def run(self) -> None:
         """Scan until cancelled, or until the tenure drains."""
@@ -141,10 +141,10 @@ class Scan:
                 continue
             taken, cut = self._absorb(state, request, events, result.snapshot)
             if taken:
-                size += tenure.buffer.add(request.lane, taken)
+                size += tenure.room.add(request.lane, taken)
                 self._hand_on(taken)
                 found += len(taken)
-            more = more or (cut and tenure.buffer.has_room(request.lane))
+            more = more or (cut and tenure.room.worth_reading(request.lane))
         self.scanned_at = self._clock()
         self._took = self.scanned_at - started
         self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self._took)
@@ -197,15 +197,15 @@ class Scan:
 
     def _requests(self) -> list[LaneRequest]:
         """Every lane that may be scanned, with what it may return."""
-        buffer = self._tenure.buffer
-        ready = [state for state in self._scannable() if buffer.has_room(state.lane)]
+        room = self._tenure.room
+        ready = [state for state in self._scannable() if room.worth_reading(state.lane)]
         quiet_part, others_part = self._parts(len(ready), sum(not state.exhausted for state in ready))
         requests: list[LaneRequest] = []
         for state in ready:
             part = quiet_part if state.exhausted else others_part
-            room = buffer.room(state.lane, part.sharers)
-            fresh = Reach(min(part.events, room.events), room.bytes)
-            sweep = state.sweep_reach(fresh, buffer.lane_bytes(state.lane))
+            allowed = room.allowance(state.lane, part.sharers)
+            fresh = Reach(min(part.events, allowed.events), allowed.bytes)
+            sweep = state.sweep_reach(fresh, room.lane_bytes(state.lane))
             requests.append(LaneRequest(state.lane, state.taken_to, state.bound(self._tenure.ladder), sweep, fresh))
         return requests
 
@@ -249,21 +249,21 @@ class Scan:
 
     async def _pause(self, seconds: float) -> None:
         """Wait for a wake-up, or until a lane that has more, or could not be looked at, has room; at most so long."""
-        buffer = self._tenure.buffer
-        full = [state.lane for state in self._scannable() if not state.exhausted or not buffer.has_room(state.lane)]
+        room = self._tenure.room
+        full = [state.lane for state in self._scannable() if not state.exhausted or not room.worth_reading(state.lane)]
         self._pause_over = False
         # A timer: raising TimeoutError would be a tenth of what an idle relay costs.
         timer = asyncio.get_running_loop().call_later(seconds, self._end_pause)
         try:
-            while not self._woken_up and not self._pause_over and not any(map(buffer.has_room, full)):
-                buffer.changed.clear()
-                await buffer.changed.wait()
+            while not self._woken_up and not self._pause_over and not any(map(room.worth_reading, full)):
+                room.changed.clear()
+                await room.changed.wait()
         finally:
             timer.cancel()
 
     def _end_pause(self) -> None:
         self._pause_over = True
-        self._tenure.buffer.changed.set()
+        self._tenure.room.changed.set()
 
 
 def _by_lane(requests: Sequence[LaneRequest], events: list[PendingEvent]) -> list[list[PendingEvent]]:

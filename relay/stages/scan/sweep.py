@@ -114,12 +114,12 @@ class Sweep:
                 self._telemetry.emit("sweep.done", lane=state.lane, seconds=round(time.monotonic() - started, 3))
             self._scan.wake_up()
             return True
-        if not self._tenure.buffer.has_room(state.lane):
+        if not self._tenure.room.worth_reading(state.lane):
             return False
-        room = self._tenure.buffer.room(state.lane, len(self._tenure.lanes))
+        room = self._tenure.room.allowance(state.lane, len(self._tenure.lanes))
         self._started.setdefault(state.lane, time.monotonic())
         reach = Reach(min(room.events, self._settings.batch_events), room.bytes)
-        most = state.sweep_reach(reach, self._tenure.buffer.lane_bytes(state.lane))
+        most = state.sweep_reach(reach, self._tenure.room.lane_bytes(state.lane))
         state.begin()
         value_before = self._tenure.sequence_value
         try:
@@ -136,7 +136,7 @@ class Sweep:
             return True
         taken = state.absorb_step(result.snapshot, step[1], result.events, most, reach, self._tenure.ladder)
         if taken:
-            self._tenure.buffer.add(state.lane, taken)
+            self._tenure.room.add(state.lane, taken)
             self._hand_on(taken)
         return True
 

@@ -76,7 +76,7 @@ class Unreadable:
             await asyncio.sleep(WAIT)
             return
         state.taken.add(event[1])
-        self._tenure.buffer.add(state.lane, [event])
+        self._tenure.room.add(state.lane, [event])
         self._fail(self._tenure, event, f"the event cannot be read: {error}")
 
     async def _readable(self, lane: int, above: int, up_to: int, events: int, size: int) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from relay.stages.tenure import Tenure
 
 
-class Delivery(NamedTuple):
+class Delivered(NamedTuple):
     """Acknowledged events of one record batch."""
 
     tenure: Tenure
@@ -25,7 +25,7 @@ class Delivery(NamedTuple):
     """Of the first event; the others follow. -1 when the broker did not say."""
 
 
-class Failure(NamedTuple):
+class Failed(NamedTuple):
     """An event that failed, or is to be retried."""
 
     tenure: Tenure
@@ -35,48 +35,48 @@ class Failure(NamedTuple):
     error: PublishError
 
 
-class HeldBack(NamedTuple):
+class Held(NamedTuple):
     """Events that wait behind a failure of their key, or for their paused topic."""
 
     tenure: Tenure
     events: list[PendingEvent]
 
 
-Record: TypeAlias = Delivery | Failure | HeldBack
+EventOutcome: TypeAlias = Delivered | Failed | Held
 
 
-def halves(records: list[Record]) -> tuple[list[Record], list[Record]] | None:
+def halves(outcomes: list[EventOutcome]) -> tuple[list[EventOutcome], list[EventOutcome]] | None:
     """The records as two lists of about half of the events each; None for a single event."""
-    if len(records) > 1:
-        middle = len(records) // 2
-        return records[:middle], records[middle:]
-    (record,) = records
-    middle = len(record.events) // 2
+    if len(outcomes) > 1:
+        middle = len(outcomes) // 2
+        return outcomes[:middle], outcomes[middle:]
+    (outcome,) = outcomes
+    middle = len(outcome.events) // 2
     if not middle:
         return None
-    first, second = record._replace(events=record.events[:middle]), record._replace(events=record.events[middle:])
-    if isinstance(second, Delivery) and second.base_offset >= 0:
+    first, second = outcome._replace(events=outcome.events[:middle]), outcome._replace(events=outcome.events[middle:])
+    if isinstance(second, Delivered) and second.base_offset >= 0:
         second = second._replace(base_offset=second.base_offset + middle)
     return [first], [second]
 
 
-class Records:
+class Outcomes:
     """The queue to settle. Outlives tenures, so that an acknowledgement is never lost."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[EventOutcome] = deque()
         self._arrived = asyncio.Event()
         self._settling = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._holding: dict[int, int] = {}
         self._failing: dict[int, int] = {}
-        self._aside: list[Record] = []
+        self._aside: list[EventOutcome] = []
 
     @property
     def events(self) -> int:
         """Number of events that are not recorded yet."""
-        return sum(len(record.events) for record in self._waiting) + self._settling
+        return sum(len(outcome.events) for outcome in self._waiting) + self._settling
 
     @property
     def waiting(self) -> bool:
@@ -85,7 +85,7 @@ class Records:
 
     def events_beside(self, tenure: Tenure | None) -> int:
         """Those of other tenures than this one, while nothing is being recorded."""
-        return sum(len(record.events) for record in self._waiting if record.tenure is not tenure)
+        return sum(len(outcome.events) for outcome in self._waiting if outcome.tenure is not tenure)
 
     def holding(self, lane: int) -> bool:
         """Whether events of this lane are held back whose rows are not committed yet."""
@@ -95,22 +95,22 @@ class Records:
         """Whether events of this lane failed whose rows are not committed yet."""
         return self._failing.get(lane, 0) > 0
 
-    def add(self, record: Record) -> None:
+    def add(self, outcome: EventOutcome) -> None:
         """Something became known."""
-        if not record.events:
+        if not outcome.events:
             return
-        self._count_unwritten(record, 1)
-        self._waiting.append(record)
+        self._count_unwritten(outcome, 1)
+        self._waiting.append(outcome)
         self._arrived.set()
         self._idle.clear()
 
-    async def take(self, most: int) -> list[Record]:
+    async def take(self, most: int) -> list[EventOutcome]:
         """Wait for records and take those of one kind and tenure at the head, with about `most` events."""
         while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()
         first = self._waiting[0]
-        taken: list[Record] = []
+        taken: list[EventOutcome] = []
         while (
             self._waiting
             and self._settling < most
@@ -121,36 +121,36 @@ class Records:
             self._settling += len(taken[-1].events)
         return taken
 
-    def put_back(self, records: list[Record]) -> None:
+    def put_back(self, outcomes: list[EventOutcome]) -> None:
         """Whether these were committed is unknown: they are written again, which changes nothing then."""
-        self._waiting.extendleft(reversed(records))
+        self._waiting.extendleft(reversed(outcomes))
         self._settling = 0
 
     @property
-    def aside(self) -> list[Record]:
+    def aside(self) -> list[EventOutcome]:
         """What cannot be recorded now, of single events."""
         return self._aside
 
-    def try_again(self, worth_it: Callable[[Record], bool]) -> list[Record]:
+    def try_again(self, worth_it: Callable[[EventOutcome], bool]) -> list[EventOutcome]:
         """Take up what was set aside, before anything that came since; returns what is dropped instead."""
         aside, self._aside = self._aside, []
-        again = [record for record in aside if worth_it(record)]
+        again = [outcome for outcome in aside if worth_it(outcome)]
         if again:
             self._waiting.extendleft(reversed(again))
             self._arrived.set()
             self._idle.clear()
-        dropped = [record for record in aside if not worth_it(record)]
-        for record in dropped:
-            self._count_unwritten(record, -1)
+        dropped = [outcome for outcome in aside if not worth_it(outcome)]
+        for outcome in dropped:
+            self._count_unwritten(outcome, -1)
         return dropped
 
-    def settled(self, records: list[Record], but: Sequence[Record] = ()) -> None:
+    def settled(self, outcomes: list[EventOutcome], but: Sequence[EventOutcome] = ()) -> None:
         """These were committed, or do not matter any more; but for some that cannot be for now. Nobody waits for those,
         and nothing passes them."""
-        for record in records:
-            self._count_unwritten(record, -1)
-        for record in but:
-            self._count_unwritten(record, 1)
+        for outcome in outcomes:
+            self._count_unwritten(outcome, -1)
+        for outcome in but:
+            self._count_unwritten(outcome, 1)
         self._aside.extend(but)
         self._settling = 0
         if not self._waiting:
@@ -160,15 +160,15 @@ class Records:
         """Wait until everything is recorded."""
         await self._idle.wait()
 
-    def _count_unwritten(self, record: Record, by: int) -> None:
-        match record:
-            case HeldBack():
+    def _count_unwritten(self, outcome: EventOutcome, by: int) -> None:
+        match outcome:
+            case Held():
                 counts = self._holding
-            case Failure():
+            case Failed():
                 counts = self._failing
-            case Delivery():
+            case Delivered():
                 return
             case _ as never:
                 assert_never(never)
-        for event in record.events:
+        for event in outcome.events:
             counts[event[0]] = counts.get(event[0], 0) + by

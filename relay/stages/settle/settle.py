@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
 
-from relay.stages.settle.outcomes import Delivery, Failure, HeldBack
+from relay.stages.settle.outcomes import Delivered, Failed, Held
 from relay.stages.settle.unrecorded import Unrecorded
 from relay.stages.tenure import LeaseLostError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from relay.settings import SettleSettings
-    from relay.stages.settle.outcomes import Record, Records
+    from relay.stages.settle.outcomes import EventOutcome, Outcomes
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
@@ -67,10 +67,10 @@ class SettlePort(Protocol):
     async def count_duplicates(self, receipts: Receipts) -> int:
         """How many of these have a receipt for another place in Kafka."""
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
+    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int | None:
         """Write held rows; None when one of the lanes is not this replica's any more."""
 
-    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
+    async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
         """Write a failure row in place of a held one; returns False when the lane is not this replica's any more."""
 
 
@@ -78,14 +78,14 @@ class Settle:
     """The loop: one statement at a time, with all of a kind that became known meanwhile."""
 
     def __init__(
-        self, port: SettlePort, records: Records, tenure: Tenure, settings: SettleSettings, telemetry: Telemetry
+        self, port: SettlePort, outcomes: Outcomes, tenure: Tenure, settings: SettleSettings, telemetry: Telemetry
     ) -> None:
         self._port = port
-        self._records = records
+        self._outcomes = outcomes
         self._tenure = tenure
         self._settings = settings
         self._telemetry = telemetry
-        self.unrecorded = Unrecorded(records, tenure, telemetry)
+        self.unrecorded = Unrecorded(outcomes, tenure, telemetry)
 
     async def run(self) -> None:
         """Settle until cancelled."""
@@ -94,33 +94,33 @@ class Settle:
         try:
             while True:
                 await asyncio.sleep(max(0.0, next_at - time.monotonic()))
-                taken = await self._records.take(self._settings.batch_events)
-                busy = self._records.waiting or self._tenure.buffer.share(self._records.events) >= MUCH
+                taken = await self._outcomes.take(self._settings.batch_events)
+                busy = self._outcomes.waiting or self._tenure.room.share(self._outcomes.events) >= MUCH
                 next_at = 0.0 if busy else time.monotonic() + INTERVAL
                 try:
                     aside = await self.unrecorded.record(taken, self._record)
                 except BaseException:
-                    self._records.put_back(taken)
+                    self._outcomes.put_back(taken)
                     raise
-                self._records.settled(taken, but=aside)
+                self._outcomes.settled(taken, but=aside)
         finally:
             self.unrecorded.end()
 
-    async def _record(self, records: list[Record]) -> None:
-        match records[0]:
-            case Delivery():
-                await self._deliver([each for each in records if isinstance(each, Delivery)])
-            case HeldBack():
-                await self._hold([each for each in records if isinstance(each, HeldBack)])
-            case Failure():
+    async def _record(self, outcomes: list[EventOutcome]) -> None:
+        match outcomes[0]:
+            case Delivered():
+                await self._deliver([each for each in outcomes if isinstance(each, Delivered)])
+            case Held():
+                await self._hold([each for each in outcomes if isinstance(each, Held)])
+            case Failed():
                 # One at a time: a statement writes one.
-                for each in records:
-                    if isinstance(each, Failure):
+                for each in outcomes:
+                    if isinstance(each, Failed):
                         await self._fail(each)
             case _ as never:
                 assert_never(never)
 
-    async def _deliver(self, deliveries: list[Delivery]) -> None:
+    async def _deliver(self, deliveries: list[Delivered]) -> None:
         started = time.monotonic()
         receipts = Receipts([], [], [], [], [])
         for _, events, partition, base in deliveries:
@@ -148,19 +148,19 @@ class Settle:
                 self._telemetry.emit("settle.duplicates", events=duplicates)
         self._telemetry.emit("settle.done", events=new, duplicates=duplicates, seconds=time.monotonic() - started)
 
-    async def _hold(self, records: list[HeldBack]) -> None:
+    async def _hold(self, outcomes: list[Held]) -> None:
         tenure = self._tenure
-        if records[0].tenure is not tenure:
+        if outcomes[0].tenure is not tenure:
             return
-        epochs = self._epochs(records)
-        new = await self._port.hold(tenure.replica, records, epochs)
+        epochs = self._epochs(outcomes)
+        new = await self._port.hold(tenure.replica, outcomes, epochs)
         if new is None:
             raise LeaseLostError(f"one of the lanes {sorted(epochs)} has another owner")
-        self._release(records)
+        self._release(outcomes)
         if new:
             self._telemetry.emit("events.held", events=new)
 
-    async def _fail(self, failure: Failure) -> None:
+    async def _fail(self, failure: Failed) -> None:
         tenure = self._tenure
         if failure.tenure is not tenure:
             return
@@ -173,10 +173,10 @@ class Settle:
             tenure.has_failures = True
             tenure.resume_wake_up.set()
 
-    def _epochs(self, records: Sequence[Record]) -> dict[int, int]:
+    def _epochs(self, outcomes: Sequence[EventOutcome]) -> dict[int, int]:
         """The epochs at which the records' lanes are owned; -1, which no lane is at, for one that is not."""
         owned = self._tenure.lanes
-        lanes = {event[0] for record in records for event in record.events}
+        lanes = {event[0] for record in outcomes for event in record.events}
         return {lane: owned[lane].epoch if lane in owned else -1 for lane in lanes}
 
     def _recorded(self, receipts: Receipts) -> list[tuple[int, int]]:
@@ -190,11 +190,11 @@ class Settle:
             if lane in resuming and id_ in resuming[lane]
         ]
 
-    def _release(self, records: Sequence[Record]) -> None:
+    def _release(self, outcomes: Sequence[EventOutcome]) -> None:
         """These are committed: the events may leave the lanes' taken sets and the buffer."""
         settled: dict[int, list[int]] = {}
         sizes: dict[int, int] = {}
-        for record in records:
+        for record in outcomes:
             for event in record.events:
                 lane = event[0]
                 if lane in settled:
@@ -206,4 +206,4 @@ class Settle:
         for lane, ids in settled.items():
             if (state := self._tenure.lanes.get(lane)) is not None:
                 state.settle(ids)
-        self._tenure.buffer.remove({lane: (len(ids), sizes[lane]) for lane, ids in settled.items()})
+        self._tenure.room.remove({lane: (len(ids), sizes[lane]) for lane, ids in settled.items()})

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError, RelayError, StatementFailedError
 from relay.retry import Backoff
-from relay.stages.settle.outcomes import Delivery, Failure, halves
+from relay.stages.settle.outcomes import Delivered, Failed, halves
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from relay.decide.lane_scan import LaneScan
-    from relay.stages.settle.outcomes import Record, Records
+    from relay.stages.settle.outcomes import EventOutcome, Outcomes
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
@@ -29,8 +29,8 @@ MOST_SUSPECTS = 8
 class Unrecorded:
     """What cannot be recorded in this tenure."""
 
-    def __init__(self, records: Records, tenure: Tenure, telemetry: Telemetry) -> None:
-        self._records = records
+    def __init__(self, outcomes: Outcomes, tenure: Tenure, telemetry: Telemetry) -> None:
+        self._outcomes = outcomes
         self._tenure = tenure
         self._telemetry = telemetry
         self._backoff = Backoff(random.random, first=1.0, most=60.0)
@@ -50,15 +50,17 @@ class Unrecorded:
             self._retrying.cancel()
         self._take_up()
 
-    async def record(self, taken: list[Record], write: Callable[[list[Record]], Awaitable[None]]) -> list[Record]:
+    async def record(
+        self, taken: list[EventOutcome], write: Callable[[list[EventOutcome]], Awaitable[None]]
+    ) -> list[EventOutcome]:
         """Write records of one kind, and return what cannot be written, event by event.
 
         Raises the error when it is not about some of the events: when the connection is lost, or all are refused.
         """
         # A failure concerns its event and key alone, whoever is at fault. Receipts and held rows are written by the
         # hundred: if not a single one can be, the rows are not to blame.
-        alone = isinstance(taken[0], Failure)
-        refused: list[tuple[Record, RelayError]] = []
+        alone = isinstance(taken[0], Failed)
+        refused: list[tuple[EventOutcome, RelayError]] = []
         recorded = False
         groups = [[each] for each in reversed(taken)] if alone else [taken]
         while groups:
@@ -88,21 +90,21 @@ class Unrecorded:
             self._take_up()
 
     def _take_up(self) -> None:
-        for record in self._records.aside:
+        for record in self._outcomes.aside:
             state = self._state(record)
             if state is not None:
                 state.aside -= 1
-        for record in self._records.try_again(self._worth_it):
+        for record in self._outcomes.try_again(self._worth_it):
             (event,) = record.events
             if record.tenure is self._tenure:
-                self._tenure.buffer.remove({event[0]: (1, event[9])})
+                self._tenure.room.remove({event[0]: (1, event[9])})
         self._telemetry.gauge("unrecorded_events", 0)
 
-    def _worth_it(self, record: Record) -> bool:
+    def _worth_it(self, record: EventOutcome) -> bool:
         """A receipt is right whoever owns the lane; the rest is for the lane's next owner to find out."""
-        return isinstance(record, Delivery) or self._state(record) is not None
+        return isinstance(record, Delivered) or self._state(record) is not None
 
-    def _note(self, refused: list[tuple[Record, RelayError]]) -> None:
+    def _note(self, refused: list[tuple[EventOutcome, RelayError]]) -> None:
         for record, error in refused:
             (event,) = record.events
             state = self._state(record)
@@ -114,11 +116,11 @@ class Unrecorded:
                 self._telemetry.emit("event.unrecorded", topic=event[3], id=event[1], error=error)
         if refused:
             self._any.set()
-        elif not self._records.aside:
+        elif not self._outcomes.aside:
             self._backoff.reset()
-        self._telemetry.gauge("unrecorded_events", len(self._records.aside) + len(refused))
+        self._telemetry.gauge("unrecorded_events", len(self._outcomes.aside) + len(refused))
 
-    def _state(self, record: Record) -> LaneScan | None:
+    def _state(self, record: EventOutcome) -> LaneScan | None:
         """The lane of a single event of this tenure, while it is owned."""
         return self._tenure.lanes.get(record.events[0][0]) if record.tenure is self._tenure else None
 

@@ -94,7 +94,7 @@ class FlowModel(Model):
     def _of_publish(self, relay: FlowRelay) -> list[Kind]:
         busy = relay.busy
         kinds: list[Kind] = [("pause", 1, partial(self.pause, relay))]
-        if "settle" not in busy and relay.records.waiting:
+        if "settle" not in busy and relay.outcomes.waiting:
             kinds.append(("settle", 4, partial(self.settle, relay)))
         if relay.sendable():
             kinds.append(("send", 4, partial(self.send, relay)))
@@ -129,7 +129,7 @@ class FlowModel(Model):
 
     def settle(self, relay: FlowRelay) -> None:
         """Some of what is known is recorded."""
-        self._tell(relay, f"settles some of {relay.records.events}")
+        self._tell(relay, f"settles some of {relay.outcomes.events}")
         relay.begin_recording(1 + self._number(6))
 
     def fill(self, relay: FlowRelay) -> None:
@@ -194,8 +194,8 @@ class FlowModel(Model):
 
     def leave(self, relay: FlowRelay) -> None:
         self.trace.append(f"relay {self.relays.index(relay)} has drained")
-        if relay.tenure.buffer.events:
-            raise Violation(f"a relay has drained and leaves {relay.tenure.buffer.events} events unsettled")
+        if relay.tenure.room.events:
+            raise Violation(f"a relay has drained and leaves {relay.tenure.room.events} events unsettled")
         relay.kill()
         self._gone(relay)
 
@@ -265,6 +265,6 @@ class FlowModel(Model):
         self._run(relay, partial(relay.finish, "resume"))
         if relay in self.relays:
             relay.publish_all()
-        while relay.records.waiting and relay in self.relays:
+        while relay.outcomes.waiting and relay in self.relays:
             self._run(relay, partial(relay.begin_recording, 100))
             self._run(relay, partial(relay.finish, "settle"))

@@ -15,7 +15,7 @@ from relay.stages.hold.resume import Resume
 from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.publish import Publish
 from relay.stages.publish.topic import Topic
-from relay.stages.republish.origin import Replayed
+from relay.stages.republish.origin import Republished
 from relay.stages.tenure import TenureLostError
 from tests.support.models.simulated_kafka import PARTITIONS, SimulatedProducers, SimulatedTroubles
 from tests.support.models.simulated_postgres import TOPIC
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from relay.event import PendingEvent
-    from relay.stages.publish.producers import Producer, Producers
+    from relay.stages.publish.producers import Pair, Producer
     from relay.stages.publish.watch import Troubles
-    from relay.stages.settle.outcomes import Failure, HeldBack
+    from relay.stages.settle.outcomes import Failed, Held
     from relay.stages.settle.settle import Receipts
     from relay.telemetry import Telemetry
     from tests.support.models.simulated_kafka import SimulatedKafka
@@ -53,15 +53,15 @@ class FlowConnection(SimulatedConnection):
         await self._commit(transaction)
         return new
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
+    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int | None:
         transaction = await self._begin()
         owned = self.postgres.owns(replica, epochs)
         if owned:
-            self.postgres.hold(event for record in records for event in record.events)
+            self.postgres.hold(event for record in outcomes for event in record.events)
         await self._commit(transaction)
         return 0 if owned else None
 
-    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
+    async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
         (event,) = failure.events
         transaction = await self._begin()
         owned = self.postgres.owns(replica, {event.lane: epoch})
@@ -129,16 +129,16 @@ class FlowRelay(SimulatedRelay):
         self.producers = SimulatedProducers(kafka)
         self.topic = Topic(TOPIC, lambda: Backoff(lambda: 0.0), _hash_keys)
         self.topic.resolved(PARTITIONS)
-        replayed = Replayed()
+        republished = Republished()
         failure = FailureSettings(max_attempts=2)
-        self.failing = Failing(self.records, replayed, failure, lambda: 0.0, telemetry)
+        self.failing = Failing(self.outcomes, republished, failure, lambda: 0.0, telemetry)
         self.troubles = SimulatedTroubles(self.failing, self.topic)
         self.publish = Publish(
-            cast("Producers", self.producers),
-            self.records,
+            cast("Pair", self.producers),
+            self.outcomes,
             self.failing,
             cast("Troubles", self.troubles),
-            replayed,
+            republished,
             Pacing(PublishSettings()),
             _hash_keys,
             lambda: 0.0,
@@ -152,7 +152,7 @@ class FlowRelay(SimulatedRelay):
         self._resume = Resume(
             self.port,
             self.tenure,
-            self.records,
+            self.outcomes,
             self.publish.hand_in,
             self.publish.forget_limits,
             scan,
@@ -181,13 +181,13 @@ class FlowRelay(SimulatedRelay):
                 self.start("scan", self._scan.scan_once(requests))
 
     def begin_recording(self, most: int) -> None:
-        if self.records.waiting:
+        if self.outcomes.waiting:
             self.start("settle", self._settle_some(most))
 
     async def _settle_some(self, most: int) -> None:
-        taken = await self.records.take(most)
+        taken = await self.outcomes.take(most)
         await self._settle._record(taken)
-        self.records.settled(taken)
+        self.outcomes.settled(taken)
 
     def begin_resume(self) -> None:
         if not self.tenure.draining:

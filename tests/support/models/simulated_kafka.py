@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from relay.event import PendingEvent
-    from relay.outcome import Outcome
+    from relay.outcome import BatchOutcome
     from relay.stages.hold.failing import Failing
     from relay.stages.publish.partition import Partition
     from relay.stages.publish.publish import Publish
@@ -41,7 +41,7 @@ class Batch:
     events: list[PendingEvent]
     size: int
     allowed: Callable[[], bool] = lambda: True
-    done: Callable[[Outcome], None] = lambda outcome: None
+    done: Callable[[BatchOutcome], None] = lambda outcome: None
     landed: bool = False
     restamped: int = 0
 
@@ -94,7 +94,12 @@ class SimulatedProducer:
         return batch
 
     async def send(
-        self, batch: Batch, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[Outcome], None]
+        self,
+        batch: Batch,
+        topic: str,
+        partition: int,
+        allowed: Callable[[], bool],
+        done: Callable[[BatchOutcome], None],
     ) -> None:
         batch.allowed, batch.done = allowed, done
         self.sent[partition].append(batch)
@@ -130,7 +135,7 @@ class SimulatedProducer:
                 self.kafka.left_behind.append(left)
             batches.clear()
 
-    def _answer(self, partition: int, outcome: Outcome) -> None:
+    def _answer(self, partition: int, outcome: BatchOutcome) -> None:
         self.sent[partition].popleft().done(outcome)
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 from relay.decide.snapshot import Snapshot
 from relay.postgres.flow.outbox import ClaimedLane
 from relay.settings import ReplicaSettings
-from relay.stages.buffer import Buffer
 from relay.stages.claim.claim import Claim, Renewal
+from relay.stages.room import Room
 from relay.stages.tenure import Tenure, TenureLostError
 from tests.support.models.simulated_leases import LEASE, Clock, SimulatedDatabase
 from tests.support.models.simulated_postgres import Violation
@@ -157,7 +157,7 @@ class SimulatedReplica:
 
     def _begin(self, former: UUID | None) -> Tenancy:
         self.look_at_own_clock()
-        tenure = Tenure(Buffer(100, 1 << 20))
+        tenure = Tenure(Room(100, 1 << 20))
         settings = ReplicaSettings(name=self.name, lease=LEASE)
         telemetry = cast("Telemetry", SilentTelemetry())
         claim = Claim(OwnershipPort(self.database), tenure, lambda: None, settings, telemetry)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 from relay.decide.shares import LiveReplica
 from relay.postgres.flow.outbox import ClaimedLane, ScanResult
 from relay.settings import ReplicaSettings, ScanSettings, SettleSettings
-from relay.stages.buffer import Buffer
 from relay.stages.claim.claim import Claim, Renewal
+from relay.stages.room import Room
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
-from relay.stages.settle.outcomes import Delivery, Records
+from relay.stages.settle.outcomes import Delivered, Outcomes
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure, TenureLostError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.stages.claim.claim import Report
     from relay.stages.scan.scan import LaneRequest
-    from relay.stages.settle.outcomes import Failure, HeldBack
+    from relay.stages.settle.outcomes import Failed, Held
     from relay.stages.settle.settle import Receipts
     from relay.telemetry import Telemetry
     from tests.support.models.simulated_postgres import SimulatedPostgres, Transaction
@@ -111,10 +111,10 @@ class SimulatedConnection:
     async def count_duplicates(self, receipts: Receipts) -> int:
         return 0
 
-    async def hold(self, replica: UUID, records: Sequence[HeldBack], epochs: dict[int, int]) -> int | None:
+    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int | None:
         raise AssertionError("nothing is held back here")
 
-    async def fail(self, replica: UUID, failure: Failure, epoch: int) -> bool:
+    async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
         raise AssertionError("nothing fails here")
 
     async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
@@ -204,9 +204,9 @@ class SimulatedRelay:
     ) -> None:
         self.postgres = postgres
         self.port = self.connect(postgres)
-        self.records = Records()
+        self.outcomes = Outcomes()
         self._on_taken = on_taken
-        self.tenure = Tenure(Buffer(24, 24 * 512 + 60))
+        self.tenure = Tenure(Room(24, 24 * 512 + 60))
         self.unsettled: list[PendingEvent] = []
         """Taken, and not yet on their way to a receipt."""
         self.looks = 0
@@ -215,7 +215,7 @@ class SimulatedRelay:
         hand_on = self.hand_on
         self._scan = Scan(self.port, self.tenure, hand_on, scan, telemetry)
         self._sweep = Sweep(self.port, self._scan, self.tenure, hand_on, scan, telemetry)
-        self._settle = Settle(self.port, self.records, self.tenure, SettleSettings(), telemetry)
+        self._settle = Settle(self.port, self.outcomes, self.tenure, SettleSettings(), telemetry)
         # The lease is not what these tests are about.
         replica = ReplicaSettings(name="simulated", lease=1e6)
         self._claim = Claim(self.port, self.tenure, lambda: None, replica, telemetry)
@@ -282,7 +282,7 @@ class SimulatedRelay:
         """These were acknowledged."""
         for event in events:
             self.unsettled.remove(event)
-        self.start("settle", self._settle._record([Delivery(self.tenure, [event], 0, event.id) for event in events]))
+        self.start("settle", self._settle._record([Delivered(self.tenure, [event], 0, event.id) for event in events]))
 
     def begin_beat(self) -> None:
         self.start("claim", self._beat())

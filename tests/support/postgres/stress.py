@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from relay.stages.settle.outcomes import Delivery
+from relay.stages.settle.outcomes import Delivered
 from tests.support.relay.stages import HandRelay, relay_connections
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class StressedRelay:
             await asyncio.sleep(self._chance.uniform(0, 0.02) if self._chance.random() < 0.7 else 0.0)
             base = len(published)
             published += batch
-            self._relay.records.add(Delivery(self._relay.tenure, batch, number, base))
+            self._relay.outcomes.add(Delivered(self._relay.tenure, batch, number, base))
 
 
 @asynccontextmanager

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from relay.postgres import connect
 from relay.postgres.flow.outbox import ControlConnection, ScanConnection, SettleConnection
 from relay.settings import ReplicaSettings, ScanSettings, SettleSettings
-from relay.stages.buffer import Buffer
 from relay.stages.claim.claim import Claim
+from relay.stages.room import Room
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
-from relay.stages.settle.outcomes import Delivery, Records
+from relay.stages.settle.outcomes import Delivered, Outcomes
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from relay.decide.lane_scan import LaneScan
     from relay.event import PendingEvent
-    from relay.stages.settle.outcomes import Record
+    from relay.stages.settle.outcomes import EventOutcome
 
 MOST_ROUNDS = 200
 
@@ -47,13 +47,13 @@ class HandRelay:
         max_bytes: int = 1 << 30,
         lease: float = 60.0,
         name: str = "by hand",
-        records: Records | None = None,
+        outcomes: Outcomes | None = None,
         hand_on: Callable[[list[PendingEvent]], None] | None = None,
     ) -> None:
         self.telemetry = Telemetry()
-        self.tenure = Tenure(Buffer(max_events, max_bytes))
+        self.tenure = Tenure(Room(max_events, max_bytes))
         self.taken: list[PendingEvent] = []
-        self.records = Records() if records is None else records
+        self.outcomes = Outcomes() if outcomes is None else outcomes
         scan = ScanSettings(batch_events=batch_events, sweep_step_ids=sweep_step_ids)
         replica = ReplicaSettings(name=name, lease=lease)
         self.connections = connections
@@ -64,7 +64,7 @@ class HandRelay:
         hand_on = hand_on or self.hand_on
         self.scan = Scan(self.scan_port, self.tenure, hand_on, scan, self.telemetry)
         self.sweep = Sweep(self.sweep_port, self.scan, self.tenure, hand_on, scan, self.telemetry)
-        self.settler = Settle(self.settle_port, self.records, self.tenure, SettleSettings(), self.telemetry)
+        self.settler = Settle(self.settle_port, self.outcomes, self.tenure, SettleSettings(), self.telemetry)
         self.claim = Claim(self.control, self.tenure, self.scan.long_sweeps.set, replica, self.telemetry)
 
     def hand_on(self, events: list[PendingEvent]) -> None:
@@ -112,7 +112,7 @@ class HandRelay:
 
     async def settle(self, events: Iterable[PendingEvent]) -> None:
         """Write the receipts of events: Kafka acknowledged them, at the offset that is their id."""
-        deliveries: list[Record] = [Delivery(self.tenure, [event], 0, event.id) for event in events]
+        deliveries: list[EventOutcome] = [Delivered(self.tenure, [event], 0, event.id) for event in events]
         if deliveries:
             await self.settler._record(deliveries)
 

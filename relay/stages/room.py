@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
 
 
-class Buffer:
+class Room:
     """Counts events and bytes that were taken and are not settled yet; its fullness is the backpressure.
 
     A lane may hold up to half as much as is free. So one that is alone may hold a third of all, sixteen of the same
@@ -40,9 +40,9 @@ class Buffer:
         """Set whenever events leave."""
 
     def __repr__(self) -> str:
-        return f"<Buffer events={self.events}/{self._max_events} bytes={self.bytes}/{self._max_bytes}>"
+        return f"<Room events={self.events}/{self._max_events} bytes={self.bytes}/{self._max_bytes}>"
 
-    def has_room(self, lane: int) -> bool:
+    def worth_reading(self, lane: int) -> bool:
         """Whether it is worth reading: not while the lane holds half of what it may when it is alone.
 
         A read costs the same for one event as for many. A lane that holds nothing always has room for one event.
@@ -52,17 +52,17 @@ class Buffer:
         # Alone it could come to hold a third of `free + held`.
         return not held or (held * 6 <= free + held and held_bytes * 6 <= free_bytes + held_bytes)
 
-    def room(self, lane: int, lanes: int = 1) -> Reach:
+    def allowance(self, lane: int, lanes: int = 1) -> Reach:
         """What may be taken from a lane that has room, if so many `lanes` take theirs at once; the last event may
         exceed the bytes."""
         events, size = self._rest(lane, lanes)
         return Reach(max(1, events), max(1, size))
 
-    def rest(self, lane: int, lanes: int = 1) -> Reach | None:
+    def leftover(self, lane: int, lanes: int = 1) -> Reach | None:
         """The same however little it is, for those whose reads are rare; None when it is nothing."""
         if self._events.get(lane, 0) and min(self._rest(lane, lanes)) < 1:
             return None
-        return self.room(lane, lanes)
+        return self.allowance(lane, lanes)
 
     def share(self, events: int, size: int = 0) -> float:
         """The part of all room that so many events take, with so many bytes of keys, payloads and headers."""

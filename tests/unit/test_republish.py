@@ -18,10 +18,10 @@ from relay.errors import PostgresLostError, UnreachableError
 from relay.event import PendingEvent
 from relay.retry import Backoff
 from relay.settings import BufferSettings, PublishSettings
-from relay.stages.buffer import Buffer
-from relay.stages.republish.origin import Replayed, ReplayedEvent
-from relay.stages.republish.republish import LOOK_INTERVAL, Replay
-from relay.stages.settle.outcomes import Delivery
+from relay.stages.republish.origin import Republished, RepublishedEvent
+from relay.stages.republish.republish import LOOK_INTERVAL, Republish
+from relay.stages.room import Room
+from relay.stages.settle.outcomes import Delivered
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 from tests.support.waiting import until
@@ -98,18 +98,18 @@ class Bench:
         publish: PublishSettings | None = None,
     ) -> None:
         self.tables = tables
-        self.tenure = Tenure(Buffer(20_000, 1 << 25))
+        self.tenure = Tenure(Room(20_000, 1 << 25))
         self.tenure.lease_ends = float("inf")
         for number in (3, 4):
             state = LaneScan.take_over(number, 1, 0, 0, Snapshot.parse("10:10:"))
             self.tenure.lanes[number] = state
         self.kafka: list[PendingEvent] = []
-        self.replayed = Replayed()
+        self.republished = Republished()
         self.telemetry = Telemetry()
-        self.stage = Replay(
+        self.stage = Republish(
             tables.connect,
             self.tenure,
-            self.replayed,
+            self.republished,
             self.kafka.extend,
             self.take_back,
             buffer or BufferSettings(),
@@ -126,7 +126,7 @@ class Bench:
     def acknowledge(self, number: int | None = None) -> list[PendingEvent]:
         events = self.kafka[:number]
         del self.kafka[:number]
-        assert not list(self.replayed.acknowledged(Delivery(self.tenure, events, 0, 0))) or not events
+        assert not list(self.republished.acknowledged(Delivered(self.tenure, events, 0, 0))) or not events
         return events
 
     async def handed_in(self, number: int) -> None:
@@ -207,11 +207,11 @@ async def test_hints_that_anybody_may_send_cost_few_connections() -> None:
 async def test_it_takes_nothing_while_live_events_need_the_room() -> None:
     bench = Bench(FakeTables())
     full = [PendingEvent(3, id_, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10) for id_ in range(19_000)]
-    bench.tenure.buffer.add(3, full)
+    bench.tenure.room.add(3, full)
     async with running(bench):
         await bench.handed_in(MOST_EVENTS)
         assert {event[0] for event in bench.kafka} == {4}
-        bench.tenure.buffer.remove({3: (19_000, 190_000)})
+        bench.tenure.room.remove({3: (19_000, 190_000)})
         await bench.handed_in(2 * MOST_EVENTS)
 
 
@@ -231,11 +231,11 @@ async def test_what_waits_of_a_lane_that_is_given_back_is_taken_back_and_what_is
         in_flight = [event for event in bench.kafka if event[0] == 3][:10]
         bench.kafka[:] = [event for event in bench.kafka if event not in in_flight]
         bench.tenure.lanes[3].releasing = True
-        bench.replayed.changed.set()
+        bench.republished.changed.set()
         await bench.handed_in(MOST_EVENTS)
         assert {event[0] for event in bench.kafka} == {4}
         assert bench.tenure.lanes[3].unsettled == 10
-        list(bench.replayed.acknowledged(Delivery(bench.tenure, in_flight, 0, 0)))
+        list(bench.republished.acknowledged(Delivered(bench.tenure, in_flight, 0, 0)))
 
         async def settled() -> bool:
             return not bench.tenure.lanes[3].unsettled
@@ -248,7 +248,7 @@ async def test_a_drain_takes_back_everything_that_waits() -> None:
     async with running(bench):
         await bench.handed_in(2 * MOST_EVENTS)
         bench.tenure.drain_begun.set()
-        bench.replayed.changed.set()
+        bench.republished.changed.set()
         await bench.handed_in(0)
         assert [state.unsettled for state in bench.tenure.lanes.values()] == [0, 0]
 
@@ -264,7 +264,7 @@ async def test_a_cancelled_replay_is_taken_back() -> None:
 
         await until("the connection is closed", closed, 5)
         assert bench.kafka == []
-        assert bench.replayed.idle
+        assert bench.republished.idle
 
 
 async def test_the_share_of_a_rate_is_that_of_the_lanes_that_are_left() -> None:
@@ -302,7 +302,7 @@ async def test_what_came_back_is_handed_in_again_and_what_is_still_in_flight_abo
         in_flight = [event for event in bench.kafka if event[0] == 3 and event[1] > 200]
         back = [event for event in bench.kafka if event[0] == 3 and 50 <= event[1] < 60]
         bench.kafka[:] = [event for event in bench.kafka if event not in [*in_flight, *back]]
-        bench.replayed.without(list(back))
+        bench.republished.without(list(back))
         seen = [(event[0], event[1]) for event in bench.acknowledge()]
 
         async def all_of_them() -> bool:
@@ -311,7 +311,7 @@ async def test_what_came_back_is_handed_in_again_and_what_is_still_in_flight_abo
 
         await until("all others are handed in", all_of_them, 10, interval=0.001)
         assert len(seen) == len(set(seen)) == 4_000 - len(in_flight)
-        list(bench.replayed.acknowledged(Delivery(bench.tenure, in_flight, 0, 0)))
+        list(bench.republished.acknowledged(Delivered(bench.tenure, in_flight, 0, 0)))
 
         async def closed() -> bool:
             return bool(bench.tables.closed)
@@ -329,7 +329,7 @@ async def test_what_comes_back_during_a_read_goes_before_what_was_read() -> None
         nonlocal turns
         turns += 1
         if turns % 3 == 0:
-            bench.replayed.without(bench.take_back(lambda _: True))
+            bench.republished.without(bench.take_back(lambda _: True))
 
     bench.tables.while_reading = pull_everything
     seen: list[tuple[int, int]] = []
@@ -369,8 +369,8 @@ async def test_receipts_that_could_not_be_written_are_written_by_the_next_tenure
     # PostgreSQL is lost, and the flights land meanwhile.
     landed = bench.acknowledge()
     after = Bench(tables)
-    after.replayed = bench.replayed
-    after.stage._replayed = bench.replayed
+    after.republished = bench.republished
+    after.stage._republished = bench.republished
     tables.open.clear()
     task = asyncio.create_task(after.stage.run())
     try:
@@ -386,4 +386,4 @@ async def test_receipts_that_could_not_be_written_are_written_by_the_next_tenure
 
 def test_the_mark_changes_nothing_about_an_event() -> None:
     event = PendingEvent(3, 1, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10)
-    assert ReplayedEvent(*event) == event
+    assert RepublishedEvent(*event) == event

@@ -8,13 +8,13 @@ import pytest
 
 from relay.retry import Backoff
 from relay.stages.publish.partition import Partition
-from relay.stages.publish.producers import ProducerKeeper, Producers
+from relay.stages.publish.producers import Pair
 
 if TYPE_CHECKING:
-    from relay.stages.publish.producers import Producer
+    from relay.stages.publish.producers import Keeper, Producer
 
 
-class Keeper:
+class NotingKeeper:
     """Notes what it is told."""
 
     def __init__(self, current: str) -> None:
@@ -30,17 +30,17 @@ class Keeper:
 
 
 @pytest.fixture
-def keepers() -> tuple[Keeper, Keeper]:
-    return Keeper("main"), Keeper("side")
+def keepers() -> tuple[NotingKeeper, NotingKeeper]:
+    return NotingKeeper("main"), NotingKeeper("side")
 
 
 @pytest.fixture
-def producers(keepers: tuple[Keeper, Keeper]) -> Producers:
-    main, side = (cast("ProducerKeeper", keeper) for keeper in keepers)
-    return Producers(main, side)
+def producers(keepers: tuple[NotingKeeper, NotingKeeper]) -> Pair:
+    main, side = (cast("Keeper", keeper) for keeper in keepers)
+    return Pair(main, side)
 
 
-def test_a_suspect_partition_goes_through_the_one_beside(producers: Producers) -> None:
+def test_a_suspect_partition_goes_through_the_one_beside(producers: Pair) -> None:
     partition = Partition("orders", 0, Backoff(lambda: 0.0))
     assert producers.of(partition) is producers.main
     partition.suspect = True
@@ -49,13 +49,13 @@ def test_a_suspect_partition_goes_through_the_one_beside(producers: Producers) -
 
 @pytest.mark.parametrize(("producer", "told"), [("main", (1, 0)), ("side", (0, 1)), ("a former one", (1, 0))])
 def test_an_acknowledgement_is_the_keepers_whose_producer_it_came_through(
-    producers: Producers, keepers: tuple[Keeper, Keeper], producer: str, told: tuple[int, int]
+    producers: Pair, keepers: tuple[NotingKeeper, NotingKeeper], producer: str, told: tuple[int, int]
 ) -> None:
     producers.works(producer)
     assert (len(keepers[0].told), len(keepers[1].told)) == told
 
 
-def test_one_is_discarded_whichever_it_is_or_both(producers: Producers, keepers: tuple[Keeper, Keeper]) -> None:
+def test_one_is_discarded_whichever_it_is_or_both(producers: Pair, keepers: tuple[NotingKeeper, NotingKeeper]) -> None:
     main, side = keepers
     producers.discard(cast("Producer", "side"), "refused")
     producers.discard(cast("Producer", "a former one"), "late")

@@ -13,7 +13,6 @@ from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
 from relay.run.health import Health
 from relay.settings import HealthSettings
-from relay.stages.buffer import Buffer
 from relay.stages.publish import watch as module
 from relay.stages.publish.partition import Flight, Partition
 from relay.stages.publish.queues import Topics
@@ -27,6 +26,7 @@ from relay.stages.publish.watch import (
     WATCH_INTERVAL,
     Troubles,
 )
+from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import event, events
 
@@ -147,7 +147,7 @@ class Watched:
 
     def send(self, name: str, producer: object = "main") -> Partition:
         partition = self.topic(name).partitions[0]
-        partition.flights.append(Flight(Tenure(Buffer(1, 1)), producer, events(1), self.now))
+        partition.flights.append(Flight(Tenure(Room(1, 1)), producer, events(1), self.now))
         return partition
 
     def acknowledge(self, name: str) -> None:
@@ -307,7 +307,7 @@ def test_a_partition_without_a_leader_is_its_topics_trouble_though_nothing_else_
 def test_a_topic_of_which_several_partitions_are_stuck_is_told_once(watched: Watched) -> None:
     watched.publish.producers.main.current.without_leader.add("stuck")
     for partition in watched.topic("stuck").partitions:
-        partition.flights.append(Flight(Tenure(Buffer(1, 1)), "main", events(1), watched.now))
+        partition.flights.append(Flight(Tenure(Room(1, 1)), "main", events(1), watched.now))
     watched.pass_time(STUCK_AFTER + 2 * WATCH_INTERVAL)
     assert all(partition.suspect for partition in watched.topic("stuck").partitions)
     assert watched.heard.told("topic.troubled") == 1
