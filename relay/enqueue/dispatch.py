@@ -38,7 +38,7 @@ def adapter_for(connection: object) -> Adapter:
             return cast("Adapter", import_module(module))
     if _NOT_YET_A_CONNECTION.intersection(names):
         raise EnqueueError(
-            "a pool is no connection; acquire one and begin the transaction of your change on it, "
-            "then enqueue on that connection"
+            "a pool is not a connection; acquire a connection, begin the transaction of your change on it, "
+            "and enqueue on that connection"
         )
     raise EnqueueError(f"cannot enqueue on a {names[0]}; pass the asyncpg connection of your transaction")

@@ -95,13 +95,16 @@ def _checked_headers(headers: object) -> dict[str, str]:
             raise EnqueueError(f"header {name[:60]!r}: names that begin with {PREFIX} are the relay's own; use another")
         copy[name] = _check_text(f"header {name[:60]!r}", value)
     if len(copy) > MAX_HEADERS:
-        raise EnqueueError(f"there are {len(copy):,} headers, more than the {MAX_HEADERS} that the outbox takes")
+        raise EnqueueError(
+            f"there are {len(copy):,} headers, more than the {MAX_HEADERS} that the outbox takes; "
+            "put the others into the payload"
+        )
     # A character takes six bytes as JSON at most: what is small is not written out to be counted.
     most = sum(6 * (len(name) + len(value)) + 8 for name, value in copy.items())
     if most > MAX_BYTES and (size := len(_json(copy).encode())) > MAX_BYTES:
         raise EnqueueError(
             f"the headers have {size:,} bytes as JSON, more than the {MAX_BYTES:,} that the outbox takes; "
-            "put what is large into the payload"
+            "put large values into the payload"
         )
     return copy
 
@@ -110,7 +113,7 @@ def _check_text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise EnqueueError(f"{name} must be a str, not {_kind(value)}")
     if "\0" in value:
-        raise EnqueueError(f"{name} contains a NUL character, which PostgreSQL cannot store as text")
+        raise EnqueueError(f"{name} contains a NUL character, which PostgreSQL cannot store as text; remove it")
     _encoded(name, value)
     return value
 
@@ -119,7 +122,7 @@ def _encoded(name: str, value: str) -> bytes:
     try:
         return value.encode()
     except UnicodeEncodeError:
-        raise EnqueueError(f"{name} contains a lone surrogate and cannot be encoded as UTF-8") from None
+        raise EnqueueError(f"{name} contains a lone surrogate and cannot be encoded as UTF-8; remove it") from None
 
 
 def _kind(value: object) -> str:

@@ -51,8 +51,8 @@ async def _source(events: Sequence[Event]) -> AsyncIterator[bytes]:
 def _check_in_transaction(connection: asyncpg.Connection) -> None:
     if not connection.is_in_transaction():
         raise NotInTransactionError(
-            "enqueue needs the transaction of the change that the event tells of, and this connection is in none; "
-            "wrap both in `async with connection.transaction():`"
+            "this connection is not in a transaction; make the change and enqueue its event in the same transaction, "
+            "inside `async with connection.transaction():`"
         )
 
 
@@ -63,7 +63,8 @@ def _translated(events: Sequence[Event]) -> Iterator[None]:
         yield
     except pg.InFailedSQLTransactionError as error:
         raise NotInTransactionError(
-            "an earlier statement of this transaction failed, so it can only be rolled back; nothing was enqueued"
+            "an earlier statement of this transaction failed, and nothing was enqueued; roll the transaction back and "
+            "begin again"
         ) from error
     except pg.CheckViolationError as error:
         if getattr(error, "constraint_name", None) != "event_size":
@@ -83,6 +84,6 @@ def _too_large(events: Sequence[Event], error: pg.CheckViolationError) -> str:
         label = f"events[{index}]"
     return (
         f"{label} for topic {events[index].topic} has {size(events[index]):,} bytes of key, payload, headers and type, "
-        "more than the outbox takes (1,000,000 unless changed); make it smaller, or raise the limit with "
-        "`relay migrate --max-event-bytes N` and that of the topic (max.message.bytes) with it"
+        "more than the outbox takes (1,000,000 unless changed); make the event smaller, or raise the outbox's limit "
+        "(`relay migrate --max-event-bytes N`) and the topic's (max.message.bytes)"
     )

@@ -52,7 +52,7 @@ def check_schema_name(schema: str) -> str:
     """Return `schema` if it can be used without quoting; raise SettingsError otherwise."""
     if not _VALID_SCHEMA.fullmatch(schema) or schema.startswith("pg_"):
         raise SettingsError(
-            f"{schema!r} is no usable schema name; RELAY_POSTGRES_SCHEMA takes 1 to 63 lower-case letters, "
+            f"{schema!r} is not a valid schema name; RELAY_POSTGRES_SCHEMA takes 1 to 63 lower-case letters, "
             "digits and underscores, beginning with a letter or an underscore, and not with pg_"
         )
     return schema

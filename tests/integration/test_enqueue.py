@@ -118,7 +118,7 @@ async def test_a_connection_of_a_pool_is_taken_and_a_pool_is_not(database: str) 
             await one(acquired)
             await one_by_copy(acquired)
         assert len(await pending(connection)) == 2
-        with pytest.raises(EnqueueError, match="a pool is no connection"):
+        with pytest.raises(EnqueueError, match="a pool is not a connection"):
             await one(pool)
 
 
@@ -218,7 +218,7 @@ async def test_without_an_outbox_it_says_what_to_run(connection: asyncpg.Connect
 @both
 async def test_an_impossible_schema_name_is_refused(connection: asyncpg.Connection, enqueue_one: Any) -> None:
     async with connection.transaction():
-        with pytest.raises(EnqueueError, match="no usable schema name"):
+        with pytest.raises(EnqueueError, match="not a valid schema name"):
             await enqueue_one(connection, schema="outbox; DROP TABLE orders")
 
 
