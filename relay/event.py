@@ -1,23 +1,84 @@
-"""An event as the relay handles it between scan and settle."""
+"""An event as the relay handles it between scan and settle: one row of ten columns, whoever made the row.
+
+A scan returns rows of the database driver's own class, and they stay what they are until their receipts are written:
+to build an `EventTuple` of each would cost 0.34 us, a twentieth of what an event costs the relay altogether.
+`PendingEvent` is what both have in common: the names, and a tuple's order of columns.
+
+Names (`event.topic`) are the rule: indexes and `map(column_of, ...)` only in scan, lane_scan, topic._route, pack and
+settle, which look at each event of each batch. In a list of 1,000 rows, `[event.topic for event in events]` takes 33 ns
+an event, `[event[TOPIC] for event in events]` 20 ns, and `list(map(topic_of, events))` 18 ns.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import SupportsIndex
     from uuid import UUID
 
 OVERHEAD_BYTES = 512
 """What one taken event costs in memory beyond its own bytes (row object, ids, list slots); measured with
 tracemalloc on CPython 3.11 for 36-byte keys and rounded up."""
 
+LANE, ID, EVENT_ID, TOPIC, KEY, PAYLOAD, HEADERS, TYPE, CREATED_MS, SIZE = range(10)
+"""The columns, in the order in which the statements that read events return them."""
 
-class PendingEvent(NamedTuple):
-    """One row of `outbox.event`, as a scan returns it.
 
-    The PostgreSQL adapter returns its own row type with the same fields in the same order, so the hot path
-    unpacks or indexes it; everywhere else the attribute names work on both.
-    """
+class PendingEvent(Protocol):
+    """One row of `outbox.event`, as the stages see it: the driver's own row, or an `EventTuple`."""
+
+    @property
+    def lane(self) -> int:
+        """The key's lane."""
+
+    @property
+    def id(self) -> int:
+        """What the sequence gave it; unique, and growing within a key."""
+
+    @property
+    def event_id(self) -> UUID:
+        """What its writer gave it, or had made."""
+
+    @property
+    def topic(self) -> str:
+        """The topic in Kafka."""
+
+    @property
+    def key(self) -> bytes | None:
+        """What its order is kept by; None for an event without order."""
+
+    @property
+    def payload(self) -> bytes | None:
+        """The record's value; None for a tombstone."""
+
+    @property
+    def headers(self) -> str | None:
+        """The JSON text of an object of strings; None when there are none."""
+
+    @property
+    def type(self) -> str | None:
+        """A name for what happened, which travels as a header."""
+
+    @property
+    def created_ms(self) -> int:
+        """When it was written, in milliseconds since 1970-01-01 UTC."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, payload and headers."""
+
+    def __getitem__(self, column: SupportsIndex, /) -> Any:
+        """The value of a column."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The values of all columns, in their order; an adapter's statement may return more columns after them."""
+
+
+class EventTuple(NamedTuple):
+    """An event made by the relay itself, from columns that it changed or read apart."""
 
     lane: int
     id: int
@@ -26,9 +87,15 @@ class PendingEvent(NamedTuple):
     key: bytes | None
     payload: bytes | None
     headers: str | None
-    """The JSON text of an object of strings; None when there are none."""
     type: str | None
     created_ms: int
-    """Milliseconds since 1970-01-01 UTC."""
     size: int
-    """Bytes of key, payload and headers."""
+
+
+lane_of: Callable[[PendingEvent], int] = itemgetter(LANE)
+id_of: Callable[[PendingEvent], int] = itemgetter(ID)
+event_id_of: Callable[[PendingEvent], UUID] = itemgetter(EVENT_ID)
+topic_of: Callable[[PendingEvent], str] = itemgetter(TOPIC)
+key_of: Callable[[PendingEvent], bytes | None] = itemgetter(KEY)
+created_ms_of: Callable[[PendingEvent], int] = itemgetter(CREATED_MS)
+size_of: Callable[[PendingEvent], int] = itemgetter(SIZE)

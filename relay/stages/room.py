@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from relay.decide.lane_scan import Reach
-from relay.event import OVERHEAD_BYTES
+from relay.event import OVERHEAD_BYTES, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -74,7 +74,7 @@ class Room:
 
     def add(self, lane: int, events: Iterable[PendingEvent]) -> int:
         """Events of a lane were taken; returns the bytes of their keys, payloads and headers."""
-        sizes = [event[9] for event in events]
+        sizes = list(map(size_of, events))
         size = sum(sizes)
         self._count(lane, len(sizes), size + OVERHEAD_BYTES * len(sizes))
         return size

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 from aiokafka.record.memory_records import MemoryRecords
 
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent
 from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
 from relay.local.ports import HOST, free_port
@@ -237,7 +237,7 @@ async def test_a_time_that_the_topic_does_not_take_is_said_of_each_event_and_is_
 ) -> None:
     topic = make_topic(1, **{"message.timestamp.before.max.ms": 600_000})
     now = time.time_ns() // 1_000_000
-    written = [event(0), event(1)._replace(created_ms=now), event(2)]
+    written = [event(0), event(1, created_ms=now), event(2)]
     async with connected(kafka) as producer:
         (refused,) = await published(producer, topic, written)
         assert isinstance(refused, Refused)
@@ -378,11 +378,12 @@ def event(
     payload: bytes | None = b"",
     headers: dict[str, str] | None = None,
     kind: str | None = None,
+    created_ms: int = CREATED,
 ) -> PendingEvent:
     """An event as a scan returns it."""
     text = json.dumps(headers) if headers else "{}"
     size = len(key or b"") + len(payload or b"") + len(text)
-    return PendingEvent(0, number, uuid4(), "any", key, payload, text, kind, CREATED, size)
+    return EventTuple(0, number, uuid4(), "any", key, payload, text, kind, created_ms, size)
 
 
 def always() -> bool:

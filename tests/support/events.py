@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent
 
 
-def event(id_: int, *, lane: int = 0, key: bytes | None = b"k", topic: str = "orders", size: int = 10) -> PendingEvent:
+def event(id_: int, *, lane: int = 0, key: bytes | None = b"k", topic: str = "orders", size: int = 10) -> EventTuple:
     """An event as a scan returns it."""
-    return PendingEvent(lane, id_, UUID(int=id_), topic, key, b"", None, None, 0, size)
+    return EventTuple(lane, id_, UUID(int=id_), topic, key, b"", None, None, 0, size)
 
 
 def events(*ids: int, lane: int = 0, size: int = 10) -> list[PendingEvent]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from uuid import UUID
 
 from relay.decide.closed import Closed
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent
 
 
 def event(id_: int, key: bytes | None = b"k", topic: str = "t") -> PendingEvent:
-    return PendingEvent(0, id_, UUID(int=id_), topic, key, b"", None, None, 0, 1)
+    return EventTuple(0, id_, UUID(int=id_), topic, key, b"", None, None, 0, 1)
 
 
 def test_a_closed_key_holds_back_its_own_events_only() -> None:

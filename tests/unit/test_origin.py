@@ -13,7 +13,7 @@ import pytest
 from relay.decide.lane_scan import LaneScan
 from relay.decide.republishing import Progress, ReplayRequest
 from relay.decide.snapshot import Snapshot
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
 from relay.settings import FailureSettings
@@ -33,7 +33,7 @@ NOW = datetime(2026, 5, 17, tzinfo=UTC)
 
 
 def live(id_: int, key: bytes | None = b"k") -> PendingEvent:
-    return PendingEvent(3, id_, uuid4(), "orders", key, b"x", "{}", None, 0, 10)
+    return EventTuple(3, id_, uuid4(), "orders", key, b"x", "{}", None, 0, 10)
 
 
 def request(action: int = 7, last_id: int = 1_000) -> ReplayRequest:

@@ -7,18 +7,18 @@ import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from relay.event import PendingEvent
+from relay.event import EventTuple
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages.publish.partition import COLD_AFTER, MOST_PER_BATCH, Flight, Partition
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure
-from tests.support.events import events, ids
+from tests.support.events import event, events, ids
 
 if TYPE_CHECKING:
     import pytest
 
-EVENT = PendingEvent(0, 1, UUID(int=1), "orders", b"k", b"x", None, None, 0, 2)
+EVENT = EventTuple(0, 1, UUID(int=1), "orders", b"k", b"x", None, None, 0, 2)
 REFUSAL = PublishError(FailureKind.EVENT, "too large")
 
 
@@ -227,7 +227,7 @@ def test_a_producer_gets_nothing_while_another_one_has_something_in_flight() -> 
 
 def test_the_events_of_a_key_are_pulled_in_order_and_the_others_stay() -> None:
     partition = new_partition()
-    others = [event._replace(key=b"other") for event in events(5, 6)]
+    others = [event(5, key=b"other"), event(6, key=b"other")]
     key = partition.waiting[0].key
     partition.waiting.extend(others)
     assert key is not None

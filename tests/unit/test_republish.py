@@ -15,7 +15,7 @@ from relay.decide.lane_scan import LaneScan
 from relay.decide.republishing import MOST_EVENTS, ReplayRequest
 from relay.decide.snapshot import Snapshot
 from relay.errors import PostgresLostError, UnreachableError
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent
 from relay.retry import Backoff
 from relay.settings import BufferSettings, PublishSettings
 from relay.stages.republish.origin import Republished, RepublishedEvent
@@ -68,7 +68,7 @@ class FakeTables:
         ids = [id_ for id_ in range(above + 1, up_to + 1) if (lane, id_) not in self.receipts]
         most = min(events, max(1, -(-size // 10)))
         return [
-            PendingEvent(lane, id_, uuid4(), "orders", b"%d" % (id_ % 5), b"x", "{}", None, 0, 10) for id_ in ids[:most]
+            EventTuple(lane, id_, uuid4(), "orders", b"%d" % (id_ % 5), b"x", "{}", None, 0, 10) for id_ in ids[:most]
         ]
 
     async def settle_replayed(self, action: int, landed: Sequence[Landed]) -> None:
@@ -206,7 +206,7 @@ async def test_hints_that_anybody_may_send_cost_few_connections() -> None:
 
 async def test_it_takes_nothing_while_live_events_need_the_room() -> None:
     bench = Bench(FakeTables())
-    full = [PendingEvent(3, id_, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10) for id_ in range(19_000)]
+    full = [EventTuple(3, id_, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10) for id_ in range(19_000)]
     bench.tenure.room.add(3, full)
     async with running(bench):
         await bench.handed_in(MOST_EVENTS)
@@ -385,5 +385,5 @@ async def test_receipts_that_could_not_be_written_are_written_by_the_next_tenure
 
 
 def test_the_mark_changes_nothing_about_an_event() -> None:
-    event = PendingEvent(3, 1, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10)
+    event = EventTuple(3, 1, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10)
     assert RepublishedEvent(*event) == event

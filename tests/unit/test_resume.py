@@ -12,7 +12,7 @@ from relay.decide.failing import Fail
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, Reach
 from relay.decide.snapshot import Snapshot
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent, id_of
 from relay.outcome import FailureKind, PublishError
 from relay.settings import ScanSettings
 from relay.stages.hold.resume import Resume
@@ -29,7 +29,7 @@ WIDE = Reach(1_000, 1_000_000)
 
 
 def event(id_: int, key: bytes = b"k", topic: str = "t") -> PendingEvent:
-    return PendingEvent(LANE, id_, UUID(int=id_), topic, key, b"", None, None, 0, 1)
+    return EventTuple(LANE, id_, UUID(int=id_), topic, key, b"", None, None, 0, 1)
 
 
 class Tables:
@@ -74,7 +74,7 @@ class Tables:
     ) -> list[PendingEvent]:
         found = [
             each
-            for each in sorted(self.held)
+            for each in sorted(self.held, key=id_of)
             if each.id > above and each.topic not in paused and (each.topic, each.key) not in self.blocked
         ]
         if self.while_reading:

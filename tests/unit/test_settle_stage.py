@@ -17,7 +17,7 @@ from relay.stages.settle.outcomes import Delivered, Held, Outcomes
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
-from tests.support.events import event
+from tests.support.events import event, events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ async def test_little_is_written_at_intervals_and_much_at_once(monkeypatch: pyte
     pauses: list[float] = []
     outcomes, tables, tenure = Outcomes(), Tables(), Tenure(Room(160, 1_000_000))
     tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
-    much = [event(number, lane=LANE) for number in range(10, 20)]
+    much = events(*range(10, 20), lane=LANE)
     batches: list[list[EventOutcome]] = [
         [Delivered(tenure, [event(1, lane=LANE)], 0, 0), Delivered(tenure, [event(2, lane=LANE)], 0, 1)],
         [Delivered(tenure, much, 0, 2)],

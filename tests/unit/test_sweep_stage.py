@@ -11,7 +11,7 @@ import pytest
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
-from relay.event import PendingEvent
+from relay.event import EventTuple
 from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
 from relay.stages.room import Room
@@ -152,7 +152,7 @@ async def test_a_turn_is_over_once_its_lane_is_given_back_or_has_no_room() -> No
     assert not await sweep._turn(tenure.lanes[0], TURN_STEPS)
 
     del tenure.lanes[0]
-    full = [PendingEvent(1, n, UUID(int=n), "t", None, None, None, None, 0, 1) for n in range(1, 101)]
+    full = [EventTuple(1, n, UUID(int=n), "t", None, None, None, None, 0, 1) for n in range(1, 101)]
     tenure.room.add(1, full)
     assert not await sweep._turn(tenure.lanes[1], TURN_STEPS)
     assert port.lanes == [0]

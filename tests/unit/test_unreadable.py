@@ -18,7 +18,7 @@ from relay.stages.scan.sweep import Sweep
 from relay.stages.scan.unreadable import ID_MAX, Found, Unreadable
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
-from tests.support.events import event
+from tests.support.events import event, events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Table:
         return ScanResult(Snapshot(1, 1, frozenset()), 0, 1, [event(id_, lane=lane) for id_ in within])
 
     async def pending_ids(self, lane: int, above: int, up_to: int, most: int) -> list[PendingEvent]:
-        return [event(id_, lane=lane) for id_ in self.ids if above < id_ <= up_to][:most]
+        return events(*[id_ for id_ in self.ids if above < id_ <= up_to][:most], lane=lane)
 
 
 def looking(*bad: int) -> tuple[Table, LaneScan, Unreadable, list[int]]:

@@ -10,7 +10,7 @@ from relay.decide.failing import Fail, Retry
 from relay.decide.shares import LaneRow, LiveReplica
 from relay.decide.snapshot import Snapshot, next_xid
 from relay.errors import PostgresLostError, StatementFailedError, StatementGivenUpError
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent
 from relay.postgres.errors import running
 from relay.postgres.flow import segments
 from relay.postgres.sql import query
@@ -128,7 +128,7 @@ class ScanConnection(Statements):
     async def pending_ids(self, lane: int, above: int, up_to: int, most: int) -> list[PendingEvent]:
         """The first unsettled events of a lane with above < id <= up_to: without payload, headers, type and time."""
         rows = await self._rows("pending_ids", lane, above, up_to, most)
-        return [PendingEvent(row[0], row[1], row[2], row[3], row[4], None, None, None, 0, 0) for row in rows]
+        return [EventTuple(row[0], row[1], row[2], row[3], row[4], None, None, None, 0, 0) for row in rows]
 
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
         """Those of `xids` that are running and had taken no event id when the statement looked."""
@@ -242,7 +242,7 @@ class ResumeConnection(_Blocking):
         rows = await self._rows(
             "due_failures", lanes, most, size, paused, [each[0] for each in under_way], [each[1] for each in under_way]
         )
-        return [(PendingEvent(*row[:10]), row[10]) for row in rows]
+        return [(EventTuple(*row[:10]), row[10]) for row in rows]
 
     async def still_unreadable(self, lanes: Sequence[int], why: str) -> bool:
         """Let events that could not be read, and still cannot, have failed again; returns whether there were any."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from relay.decide.admission import LONGEST_NAME
 from relay.decide.failing import Fail, Retry, judge, policy_for
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent
 from relay.outcome import FailureKind, PublishError
 from relay.stages.republish.origin import RepublishedEvent
 from relay.stages.settle.outcomes import Delivered, Failed, Held
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 
-class DeadLetter(PendingEvent):
+class DeadLetter(EventTuple):
     """A failed event on its way to the topic for dead letters, with what is recorded once Kafka has it.
 
     To publish it is an event like any other. What is to be known of it goes with it, so that one that is dropped, as
@@ -38,7 +38,7 @@ class DeadLetter(PendingEvent):
     def as_taken(self) -> PendingEvent:
         """What is held back for it: the event, for the letter's topic, of the size with which the buffer counts it."""
         (event,) = self.failure.events
-        return PendingEvent(*self)._replace(size=event[9])
+        return EventTuple(*self)._replace(size=event[9])
 
 
 class Failing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ class LaneRepublish:
         return f"<LaneReplay action={self.request.action} lane={self.state.lane} {self.progress}>"
 
 
-class RepublishedEvent(PendingEvent):
+class RepublishedEvent(EventTuple):
     """A delivered event on its way to Kafka again.
 
     To publish it is an event like any other, packed and queued with them. Its type is the mark, so that events of the

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from relay.decide.shares import LaneRow
 from relay.decide.snapshot import Snapshot
-from relay.event import PendingEvent
+from relay.event import EventTuple, PendingEvent
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -111,7 +111,7 @@ class SimulatedPostgres:
         id_ = self.take_id()
         lane = key % len(self.lanes)
         name = b"%d" % key
-        transaction.events.append(PendingEvent(lane, id_, UUID(int=id_), TOPIC, name, b"", None, None, 0, size))
+        transaction.events.append(EventTuple(lane, id_, UUID(int=id_), TOPIC, name, b"", None, None, 0, size))
 
     def commit(self, transaction: Transaction) -> None:
         """Its events become visible, all at once."""
