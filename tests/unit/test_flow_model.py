@@ -15,7 +15,6 @@ from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan
 from relay.outcome import FailureKind
 from relay.stages.hold import resume
-from relay.stages.publish import limits as sizes
 from relay.stages.publish.partition import Partition
 from relay.stages.publish.publish import Publish
 from relay.stages.settle.outcomes import Outcomes
@@ -88,7 +87,7 @@ def fail_beside_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     async def mutant(self: Publish, topic: Topic, partition: Partition, producer: Any) -> bool:
         tenure = self.tenure
         assert tenure is not None
-        if partition.may_send(producer, 0.0) and sizes.seems_too_large(topic, partition.waiting[0]):
+        if partition.may_send(producer, 0.0) and topic.limits.seem_exceeded_by(partition.waiting[0]):
             await self._fail_too_large(topic, partition, producer, tenure)
             return True
         return await turn(self, topic, partition, producer)
@@ -217,7 +216,8 @@ def the_owner_is_killed_with_an_event_in_flight_and_a_later_one_held() -> None:
 
 def an_event_is_too_large_while_an_earlier_one_is_in_flight_and_the_owner_is_killed() -> None:
     history = History()
-    history.model.kafka.limit = history.relay.topic.max_bytes = ROOM_FOR_SMALL
+    history.model.kafka.limit = ROOM_FOR_SMALL
+    history.relay.believe(ROOM_FOR_SMALL)
     history.write(0, 1, 1, 1, LARGE)
     history.read()
     history.send(0)

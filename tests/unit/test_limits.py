@@ -7,10 +7,8 @@ import time
 from relay.decide.limits import ANY_TIME, LONGEST_MARGIN, TimeLimits, TopicLimits
 from relay.kafka.administration import limits_of
 from relay.outcome import FailureKind, PublishError
-from relay.retry import Backoff
-from relay.stages.publish import times
+from relay.stages.publish.limits import Limits, now_ms
 from relay.stages.publish.partition import Flight
-from relay.stages.publish.topic import Topic
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import event
@@ -56,22 +54,22 @@ def test_a_topic_that_notes_the_brokers_time_has_no_limits_of_time() -> None:
 
 
 def test_a_refused_time_of_writing_is_learned_from_and_a_refused_time_of_publishing_is_not() -> None:
-    topic = Topic("orders", lambda: Backoff(lambda: 0.0), lambda keys: [0] * len(keys))
-    old = event(1)._replace(created_ms=times.now_ms() - HOUR)
+    limits = Limits("orders")
+    old = event(1)._replace(created_ms=now_ms() - HOUR)
     own = Flight(Tenure(Room(1, 1)), "producer", [old], time.monotonic())
-    assert times.learn(topic, own, [old])
-    earliest, _ = topic.times.bounds(times.now_ms())
+    assert limits.learn_times(own, [old])
+    earliest, _ = limits.times()
     assert old.created_ms < earliest
 
     restamped = Flight(Tenure(Room(1, 1)), "producer", [old], time.monotonic(), times=(earliest, 2**63))
-    assert not times.learn(topic, restamped, [old])
+    assert not limits.learn_times(restamped, [old])
     waited = Flight(Tenure(Room(1, 1)), "producer", [old], time.monotonic() - 3_600, times=(earliest, 2**63))
-    assert times.learn(topic, waited, [old]), "it was the time of publishing an hour ago"
+    assert limits.learn_times(waited, [old]), "it was the time of publishing an hour ago"
 
 
 def test_a_topic_that_refuses_the_time_it_is_says_which_clocks_to_set() -> None:
-    topic = Topic("orders", lambda: Backoff(lambda: 0.0), lambda keys: [0] * len(keys))
-    error = times.clocks_differ(topic, PublishError(FailureKind.TIME, "out of range", "InvalidTimestampError"))
+    limits = Limits("orders")
+    error = limits.clocks_differ(PublishError(FailureKind.TIME, "out of range", "InvalidTimestampError"))
     assert error.kind is FailureKind.TOPIC
     assert "set the clocks" in str(error)
     assert "message.timestamp.before.max.ms" in str(error)

@@ -88,7 +88,7 @@ class Publishing:
             Admission(),
         )
         self.topic = Topic("orders", lambda: Backoff(random.random), lambda keys: [0] * len(keys))
-        self.topic.took(TopicLimits(MAX_BYTES), time.monotonic())
+        self.topic.limits.take(TopicLimits(MAX_BYTES), time.monotonic())
         (self.partition,) = self.topic.resolved(1)
         self.publish.topics["orders"] = self.topic
         self.failing.begin(self.tenure, self.publish.hand_in)

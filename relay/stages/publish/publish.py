@@ -12,8 +12,6 @@ from relay.errors import describe
 from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages.hold.failing import DeadLetter
-from relay.stages.publish import limits as sizes
-from relay.stages.publish import times
 from relay.stages.publish.guarded import keep_running
 from relay.stages.publish.partition import Flight, Partition
 from relay.stages.publish.queues import Topics
@@ -129,9 +127,9 @@ class Publish:
             topic.route(its_events)
 
     def forget_limits(self, topics: set[str]) -> None:
-        """Read these topics' limits anew before failing an event for them: somebody has most likely raised one."""
+        """Read these topics' limits again before failing an event for them: somebody has most likely raised one."""
         for name in topics:
-            self._topic(name).limits_read_at = 0.0
+            self._topic(name).limits.forget()
 
     @property
     def tenure(self) -> Tenure | None:
@@ -257,7 +255,7 @@ class Publish:
             return True
         if await self._pacing.had_to_wait():
             return True
-        condemned, too_large = partition.head_condemned(), sizes.seems_too_large(topic, partition.waiting[0])
+        condemned, too_large = partition.head_condemned(), topic.limits.seem_exceeded_by(partition.waiting[0])
         if partition.flights and (condemned is not None or too_large):
             # An earlier event of its key may be among them. If that is refused, or this process killed, the earlier one
             # would find its key closed by the later one's failure, and be published after it.
@@ -273,10 +271,10 @@ class Publish:
         return True
 
     async def _send(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
-        bounds = await times.bounds(topic, partition.waiting[0], producer)
+        bounds = await topic.limits.times_for(partition.waiting[0], producer)
         if not partition.waiting or tenure is not self._tenure:
             return
-        batch = producer.pack(partition.waiting, partition.batch_bound(), topic.max_bytes, bounds)
+        batch = producer.pack(partition.waiting, partition.batch_bound(), topic.limits.max_bytes, bounds)
         partition.packed(len(batch.events))
         self._pacing.charge(batch.events)
         flight = Flight(tenure, producer, batch.events, time.monotonic(), batch.size, bounds, batch.restamped)
@@ -290,13 +288,13 @@ class Publish:
     async def _fail_too_large(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
         """The event at the head seems too large for its topic: fail it without sending, if the limit still holds."""
         try:
-            await sizes.read_limit(topic, producer)
+            await topic.limits.read_sizes_again(producer)
         except PublishError:
             partition.back_off()
             return
-        if tenure is self._tenure and partition.waiting and sizes.seems_too_large(topic, partition.waiting[0]):
+        if tenure is self._tenure and partition.waiting and topic.limits.seem_exceeded_by(partition.waiting[0]):
             event = partition.pop_head()
-            self._failing.fail(tenure, topic, partition, event, sizes.too_large(topic, event))
+            self._failing.fail(tenure, topic, partition, event, topic.limits.too_large(event))
             # A thousand such in a row must not keep the loop from its heartbeat.
             await asyncio.sleep(0)
 
@@ -420,11 +418,11 @@ class Publish:
         named = [flight.events[at] for at in outcome.culprits] or flight.events
         if len(named) > 1 and not outcome.culprits:
             partition.split(len(named))
-        elif times.learn(topic, flight, named):
+        elif topic.limits.learn_times(flight, named):
             partition.culprit_found()
         else:
             partition.back_off()
-            self._troubles.begin(topic, times.clocks_differ(topic, outcome.error), partition)
+            self._troubles.begin(topic, topic.limits.clocks_differ(outcome.error), partition)
 
     async def _quiesce(self, producer: Producer) -> None:
         """Wait until nothing of `producer` is in flight, at most a request timeout."""

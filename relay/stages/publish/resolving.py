@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ class Resolving:
             try:
                 count = await producer.partition_count(topic.name)
                 async with self._asking:
-                    topic.took(await producer.limits(topic.name), time.monotonic())
+                    await topic.limits.read(producer)
             except PublishError as error:
                 missing = error.kind is not FailureKind.CLUSTER
                 if missing:

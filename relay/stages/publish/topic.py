@@ -6,15 +6,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from relay.decide.limits import TimeLimits
 from relay.decide.routing import KnownKeys, Router
+from relay.stages.publish.limits import Limits
 from relay.stages.publish.partition import Partition
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from relay.decide.limits import TopicLimits
     from relay.event import PendingEvent
     from relay.outcome import PublishError
     from relay.retry import Backoff
@@ -59,18 +58,17 @@ class Topic:
     """Whether there was such a letter."""
     refused: deque[PendingEvent] = field(default_factory=deque)
     """Events that are to fail for that, in order."""
-    max_bytes: int | None = None
-    """Largest record batch the topic takes; None when not known."""
-    request_bytes: int | None = None
-    """Largest request that the brokers take; None when not known."""
-    times: TimeLimits = field(default_factory=TimeLimits)
-    limits_read_at: float = 0.0
+    limits: Limits = field(init=False)
+    """What the topic takes."""
     pumps: list[asyncio.Task[None]] = field(default_factory=list)
     """One per partition, which sends its batches."""
     idle_since: float | None = None
     """Since when it could have been forgotten (monotonic seconds)."""
     restamped: int = 0
     """Events that were published with another time than their own."""
+
+    def __post_init__(self) -> None:
+        self.limits = Limits(self.name)
 
     @property
     def idle(self) -> bool:
@@ -108,13 +106,6 @@ class Topic:
             return False
         self._route(self.router, [self.unrouted.popleft() for _ in range(min(most, len(self.unrouted)))])
         return bool(self.unrouted)
-
-    def took(self, limits: TopicLimits, now: float) -> None:
-        """Its limits were read, at `now` (monotonic seconds). What was learned goes: it may have been changed."""
-        self.max_bytes = limits.max_bytes
-        self.request_bytes = limits.request_bytes
-        self.times = TimeLimits(limits.before_ms, limits.after_ms)
-        self.limits_read_at = now
 
     def unresolve(self) -> None:
         """The number of partitions is in question: what comes from now on waits."""

@@ -190,7 +190,7 @@ class FlowModel(Model):
             self.kafka.limit = None if self.kafka.limit else ROOM_FOR_SMALL
             self.trace.append(f"the topic's limit: {self.kafka.limit}")
             for relay in self.relays:
-                relay.topic.max_bytes = self.kafka.limit
+                relay.believe(self.kafka.limit)
 
     def leave(self, relay: FlowRelay) -> None:
         self.trace.append(f"relay {self.relays.index(relay)} has drained")
@@ -258,7 +258,7 @@ class FlowModel(Model):
         """What it has taken, up to its receipts; whatever stood in the way is gone."""
         for failed in self.postgres.failures.values():
             failed.state = "replaying"
-        relay.topic.max_bytes = None
+        relay.believe(None)
         if relay.troubles.paused:
             relay.troubles.unpause()
         self._run(relay, relay.begin_resume)

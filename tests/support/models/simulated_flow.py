@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from relay.decide.admission import Admission
 from relay.decide.failing import Retry
+from relay.decide.limits import TopicLimits
 from relay.retry import Backoff
 from relay.settings import FailureSettings, PublishSettings, ScanSettings
 from relay.stages.hold.failing import Failing
@@ -161,6 +162,10 @@ class FlowRelay(SimulatedRelay):
 
     def connect(self, postgres: SimulatedPostgres) -> FlowConnection:
         return FlowConnection(postgres)
+
+    def believe(self, limit: int | None) -> None:
+        """Know the topic's limit from a reading of long ago."""
+        self.topic.limits.take(TopicLimits(limit), float("-inf"))
 
     def hand_on(self, events: list[PendingEvent]) -> None:
         super().hand_on(events)
