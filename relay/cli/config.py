@@ -12,7 +12,7 @@ from relay.text import plain
 
 @click.command(name="config")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--reference", "as_reference", is_flag=True, help="Print all settings there are, as Markdown.")
+@click.option("--reference", "as_reference", is_flag=True, help="Print the page on all settings, as Markdown.")
 def command(as_json: bool, as_reference: bool) -> None:
     """Show the settings that apply and where each comes from.
 

@@ -21,7 +21,10 @@ COMMANDS = {
     "profile": ("profiles:profile_command", "Where the relay's time goes."),
     "scale": ("scale:scale_command", "One, two and eight replicas, and two far from the broker."),
     "all": ("everything:all_command", "All of them; --quick for a first look."),
-    "readme": ("everything:readme_command", "Put what all --json FILE kept into README.md."),
+    "readme": (
+        "everything:readme_command",
+        "Put what all --json FILE kept into the documents.",
+    ),
 }
 """Where each command is, as module:name, and its help."""
 

@@ -1,4 +1,4 @@
-"""All benchmarks one after the other, and the README's table and picture from what they found."""
+"""All benchmarks one after the other, and tables and picture of the documents from what they found."""
 
 from __future__ import annotations
 
@@ -34,9 +34,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
 README = ROOT / "README.md"
+PAGE = ROOT / "tests/bench/README.md"
 PICTURE = ROOT / "deploy/performance.svg"
-SHOWN = f"![Bars: this relay, a naive one and Debezium Server]({PICTURE.relative_to(ROOT)})\n"
+SHOWN = f"![Bars: this relay, a naive one and Debezium Server](../../{PICTURE.relative_to(ROOT)})\n"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
+
+HIGHLIGHTS = (
+    "Draining a backlog",
+    "CPU of the relay per event",
+    "Memory while draining",
+    "Commit to consumer at 1000/s, p50",
+    "Commit to consumer at 1000/s, p99",
+    "Lost in the outage",
+    "Out of order in the outage",
+    "Speed against Debezium Server",
+)
+"""How the rows begin that the README has."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ PLANS = {
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Keep what was found.")
 @click.pass_context
 def all_command(context: click.Context, quick: bool, only: tuple[str, ...], json_file: Path | None) -> None:
-    """Run all benchmarks; print each one's table, and at the end the rows for the README.
+    """Run all benchmarks; print each one's table, and at the end the rows for tests/bench/README.md.
 
     With --json, what was found so far is in the file after each benchmark; `readme FILE` takes it over.
     """
@@ -131,25 +144,42 @@ def all_command(context: click.Context, quick: bool, only: tuple[str, ...], json
 @click.command
 @click.argument("found", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def readme_command(found: Path) -> None:
-    """Put what `all --json FOUND` kept into README.md and deploy/performance.svg."""
+    """Put what `all --json FOUND` kept into tests/bench/README.md, README.md and deploy/performance.svg."""
     reports = [Report.from_json(each) for each in json.loads(found.read_text())]
-    text = README.read_text()
-    if BEGIN not in text or END not in text:
-        raise click.ClickException(f"README.md has no lines {BEGIN.strip()} and {END.strip()}")
-    # A function: the text may have backslashes.
-    section = re.compile(f"(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", re.DOTALL)
-    README.write_text(section.sub(lambda _: f"\n{SHOWN}\n{markdown(reports)}\n", text))
+    _put(PAGE, f"\n{SHOWN}\n{markdown(reports)}\n")
+    _put(README, f"\n{highlights(reports)}\n")
     PICTURE.write_text(picture(reports))
-    click.echo(f"wrote the table in {README.name} and {PICTURE.relative_to(ROOT)}")
+    click.echo(f"wrote {', '.join(str(path.relative_to(ROOT)) for path in (PAGE, README, PICTURE))}")
+
+
+def _put(page: Path, part: str) -> None:
+    text = page.read_text()
+    if BEGIN not in text or END not in text:
+        raise click.ClickException(f"{page} has no lines {BEGIN.strip()} and {END.strip()}; put them back")
+    # A function: the text may have backslashes.
+    page.write_text(re.sub(f"(?<={BEGIN}).*(?={END})", lambda _: part, text, flags=re.DOTALL))
+
+
+def highlights(reports: list[Report]) -> str:
+    """The README's table: the findings that HIGHLIGHTS names, and the command that measures each."""
+    lines = ["| What | Median (lowest to highest) | Command |", "|---|---|---|"]
+    for beginning in HIGHLIGHTS:
+        lines += [
+            f"| {finding.what} | {finding.value} | `{report.benchmark}` |"
+            for report in reports
+            for finding in report.findings
+            if finding.what.startswith(beginning)
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def markdown(reports: list[Report]) -> str:
-    """The README's table, on what it was measured, and where the time goes."""
+    """The full table, on what it was measured, and where the time goes."""
     rows = [row for report in reports for row in report.markdown()]
     if not rows:
         return ""
     named = {report.benchmark: report for report in reports}
-    lines = ["| Command | What | Median (least to most) | Target |", "|---|---|---|---|", *rows]
+    lines = ["| Command | What | Median (lowest to highest) | Target |", "|---|---|---|---|", *rows]
     lines += ["", f"Measured on {machine.one_line(reports[0].machine)}.", ""]
     if drained := named.get("drain"):
         lines += [*_costs(drained), ""]

@@ -96,7 +96,7 @@ def ratios(
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, and least to most if there are several."""
+    """Median, and lowest to highest if there are several."""
     middle = statistics.median(values)
     if len(values) == 1:
         return readable(middle)

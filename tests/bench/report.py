@@ -1,4 +1,4 @@
-"""What a benchmark found: as a table, as JSON, as rows of the README, as a picture."""
+"""What a benchmark found: as a table, as JSON, as rows of the documents, as a picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDTH = 140
 
 @dataclass(frozen=True)
 class Finding:
-    """What is worth a line in the README; `values` has one per round."""
+    """What is worth a line in the documents; `values` has one per round."""
 
     what: str
     values: list[float]
@@ -93,7 +93,7 @@ class Report:
         return cls(**{**{name: found[name] for name in own}, "findings": findings})
 
     def markdown(self) -> list[str]:
-        """One row of the README's table per finding."""
+        """One row of the table in tests/bench/README.md per finding."""
         rows = []
         for each in self.findings:
             missed = " (missed)" if each.met is False else ""
@@ -118,7 +118,7 @@ class Report:
         rounds = max(map(len, self.series.values()))
         console.print(self.what, style="bold", soft_wrap=True)
         table = Table()
-        table.add_column(f"median (least to most) of {rounds}" if rounds > 1 else "one round")
+        table.add_column(f"median (lowest to highest) of {rounds}" if rounds > 1 else "one round")
         for name in self.series:
             table.add_column(name, justify="right")
         for figure, title in FIGURES.items():

@@ -1,9 +1,9 @@
-"""The benchmarks' frame: commands, tables, pictures and the README's part, without servers."""
+"""The benchmarks' frame: commands, tables, pictures and the documents' parts, without servers."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import click
@@ -21,7 +21,11 @@ from tests.bench.report import Finding, Report, interleave
 from tests.bench.soak import growth_of
 from tests.support.kafka.consumer import Record
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+if TYPE_CHECKING:
+    from pathlib import Path
+
+README = everything.README.read_text()
+PAGE = everything.PAGE.read_text()
 MACHINE = {"processor": "Some CPU", "cores": "2", "load before": "0.1, 0.1, 0.1"}
 BENCHMARKS = [name for name in COMMANDS if name not in ("all", "readme")]
 
@@ -51,14 +55,24 @@ def test_every_benchmark_takes_rounds_or_sizes_and_writes_json_and_a_picture(nam
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_is_in_the_readme_and_part_of_all(name: str) -> None:
-    assert f"\n| `{name}` | " in README
+def test_every_benchmark_is_explained_on_its_page_and_part_of_all(name: str) -> None:
+    assert f"\n| `{name}` | " in PAGE
     assert name in everything.PLANS
 
 
-def test_the_readme_has_the_place_for_the_figures() -> None:
-    begin, end = README.index(everything.BEGIN), README.index(everything.END)
-    assert README.index("## Performance\n") < begin < end < README.index("## How it works\n")
+def figures_of(page: str) -> list[list[str]]:
+    """The rows between the markers of a page, as cells."""
+    figures = page.partition(everything.BEGIN)[2].partition(everything.END)[0]
+    return [line.strip("| ").split(" | ") for line in figures.splitlines() if line.startswith("| ")]
+
+
+def test_the_readme_shows_the_rows_that_its_page_has_under_every_highlight() -> None:
+    full = {(what, figure, command) for command, what, figure, *_ in figures_of(PAGE) if command.startswith("`")}
+    _, *shown = (tuple(row) for row in figures_of(README))
+    assert set(shown) <= full
+    assert [
+        next((what for what, *_ in shown if what.startswith(beginning)), None) for beginning in everything.HIGHLIGHTS
+    ] == [what for what, *_ in shown]
 
 
 def test_a_report_survives_being_written_and_read() -> None:
@@ -68,7 +82,7 @@ def test_a_report_survives_being_written_and_read() -> None:
     assert again.markdown() == report.markdown()
 
 
-def test_a_row_of_the_readme_has_median_spread_target_and_whether_it_was_missed() -> None:
+def test_a_row_of_the_page_has_median_spread_target_and_whether_it_was_missed() -> None:
     assert a_report().markdown() == [
         "| `compare` | Speed | 31 (20 to 42) times | at least 25 |",
         "| `compare` | Cost | 3 us | at most 2 (missed) |",
@@ -120,23 +134,31 @@ def test_one_round_has_no_spread() -> None:
 
 
 def test_readme_takes_the_figures_over_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{everything.BEGIN}old \\1\n{everything.END}after\n")
-    (tmp_path / "deploy").mkdir()
+    pages = [tmp_path / "README.md", tmp_path / "tests/bench/README.md"]
     monkeypatch.setattr(everything, "ROOT", tmp_path)
-    monkeypatch.setattr(everything, "README", readme)
+    monkeypatch.setattr(everything, "README", pages[0])
+    monkeypatch.setattr(everything, "PAGE", pages[1])
     monkeypatch.setattr(everything, "PICTURE", tmp_path / "deploy/performance.svg")
+    (tmp_path / "deploy").mkdir()
+    for page in pages:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(f"before\n{everything.BEGIN}old \\1\n{everything.END}after\n")
+    highlighted = a_report("latency")
+    highlighted.findings.append(Finding("Commit to consumer at 1000/s, p99", [12.0, 10.0, 30.0], "ms", at_most=20))
     found = tmp_path / "figures.json"
-    found.write_text(json.dumps([a_report().as_json(), a_report("outage").as_json()]))
+    found.write_text(json.dumps([a_report().as_json(), highlighted.as_json()]))
     for _ in range(2):
         answer = CliRunner().invoke(main, ["readme", str(found)], catch_exceptions=False)
         assert answer.exit_code == 0, answer.output
-        text = readme.read_text()
+    for page in pages:
+        text = page.read_text()
         assert text.startswith(f"before\n{everything.BEGIN}")
         assert text.endswith(f"{everything.END}after\n")
-        assert text.count("| `compare` | Speed | 31 (20 to 42) times | at least 25 |") == 1
-        assert "(deploy/performance.svg)" in text
         assert "old" not in text
+    readme, full = (page.read_text() for page in pages)
+    assert figures_of(readme)[1:] == [["Commit to consumer at 1000/s, p99", "12 (10 to 30) ms", "`latency`"]]
+    assert full.count("| `compare` | Speed | 31 (20 to 42) times | at least 25 |") == 1
+    assert "(../../deploy/performance.svg)" in full
     assert "polyline" in (tmp_path / "deploy/performance.svg").read_text()
 
 
@@ -234,7 +256,7 @@ def test_the_calls_by_which_a_profile_is_divided_exist(part: str, function: str,
     assert found.is_dir() or all(name in found.read_text() for name in function.split("."))
 
 
-def test_the_readme_shows_the_profile_as_a_table() -> None:
+def test_the_page_shows_the_profile_as_a_table() -> None:
     profile = Report(
         "profile", "", {}, {"draining": [dict.fromkeys(PARTS, 7.4)], "1000/s": [dict.fromkeys(PARTS, 3.0)]}
     )

@@ -19,7 +19,9 @@ from relay.telemetry.describe import metrics_reference
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 RUNBOOK = (ROOT / "deploy/RUNBOOK.md").read_text()
-PAGES = ["README.md", "CHANGELOG.md", "deploy/RUNBOOK.md"]
+SETTINGS = (ROOT / "deploy/SETTINGS.md").read_text()
+OBSERVABILITY = (ROOT / "deploy/OBSERVABILITY.md").read_text()
+PAGES = ["README.md", "CHANGELOG.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "deploy").glob("*.md"))]
 MANIFESTS = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "deploy").rglob("*")
@@ -41,14 +43,14 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_table_of_settings_is_the_reference() -> None:
-    assert reference() in README, "replace the table in README.md by what `relay config --reference` prints"
+def test_the_page_on_settings_is_the_reference() -> None:
+    assert reference() + "\n" == SETTINGS, "run `.venv/bin/relay config --reference > deploy/SETTINGS.md`"
 
 
 def test_the_table_of_metrics_is_the_reference() -> None:
-    assert metrics_reference() in README, (
-        "replace the table in README.md by what "
-        "`python -c 'from relay.telemetry.describe import *; print(metrics_reference())'` prints"
+    assert f"\n\n{metrics_reference()}\n\n" in OBSERVABILITY, (
+        "replace the table in deploy/OBSERVABILITY.md by what "
+        "`.venv/bin/python -c 'from relay.telemetry.describe import *; print(metrics_reference())'` prints"
     )
 
 
