@@ -179,7 +179,7 @@ async def _show(as_json: bool) -> None:
         found = {"replicas": [asdict(each) for each in replicas], "lanes": [asdict(each) for each in lanes]}
         say_json(found)
         return
-    page = console(as_wide_as_needed=False)
+    page = console()
     page.print(replicas_table(replicas, with_ids=True) if replicas else "no replica is on the list")
     page.print()
     page.print(lanes_page(lanes))

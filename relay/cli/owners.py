@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from relay.cli.show.tables import PlainTable, table
+from relay.cli.show.tables import Name, PlainTable, table
 from relay.cli.words import duration, plural, ranges
 from relay.text import plain
 
@@ -68,7 +68,8 @@ def lanes_table(lanes: Sequence[OwnedLane | Lane]) -> PlainTable:
     for lane in lanes:
         made.add_row(
             str(lane.lane),
-            lane.replica or ("free" if lane.owner is None else "free (lease ran out)"),
+            # Whole in the table of replicas above; a line more for each lane would make a screen of them.
+            Name(lane.replica or ("free" if lane.owner is None else "free (lease ran out)")),
             str(lane.epoch),
             duration(lane.owned_seconds if lane.replica else None),
             f"{lane.position:,}",

@@ -43,7 +43,7 @@ def command(as_json: bool) -> None:
     if as_json:
         say_json({**asdict(status), "concerns": concerns(status)})
     else:
-        console(as_wide_as_needed=False).print(_page(status))
+        console().print(_page(status))
 
 
 def concerns(status: Status) -> list[str]:

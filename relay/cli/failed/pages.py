@@ -11,8 +11,7 @@ from rich.text import Text
 
 from relay.cli.failed.words import key_text
 from relay.cli.show.console import console
-from relay.cli.show.tables import PlainTable
-from relay.cli.show.tables import table as made_table
+from relay.cli.show.tables import PlainTable, table
 from relay.cli.words import duration
 from relay.postgres.admin.connection import admin_connection
 from relay.postgres.admin.failures import Failures
@@ -29,7 +28,7 @@ EVENT_ID = click.IntRange(1, 2**63 - 1)
 EVENT_ID.name = "event id"
 
 
-__all__ = ["console"]
+__all__ = ["console", "table"]
 
 
 @asynccontextmanager
@@ -39,11 +38,6 @@ async def opened() -> AsyncIterator[Failures]:
     async with admin_connection(settings.dsn.get_secret_value(), settings.connect_timeout) as connection:
         await check_schema(connection, settings.schema_name)
         yield Failures(connection, settings.schema_name)
-
-
-def table(*columns: str) -> PlainTable:
-    """A plain table. A name that begins with > is of numbers, one with * of texts that may take several lines."""
-    return made_table(*columns, pad_edge=False)
 
 
 def text(value: object, style: str = "") -> Text:

@@ -41,7 +41,7 @@ class PlainConsole(Console):
                 yield Segment(plain(segment.text, also="\n", most=None), segment.style)
 
 
-def console(stderr: bool = False, *, as_wide_as_needed: bool = True) -> PlainConsole:
-    """A console; what goes into a pipe or a file is not bound to a terminal's width."""
+def console(stderr: bool = False) -> PlainConsole:
+    """Return a console; lines that go into a pipe or a file are as long as they are, whatever COLUMNS says."""
     made = PlainConsole(stderr=stderr)
-    return made if made.is_terminal or not as_wide_as_needed else PlainConsole(stderr=stderr, width=_UNBOUNDED)
+    return made if made.is_terminal else PlainConsole(stderr=stderr, width=_UNBOUNDED)
