@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import SupportsIndex
     from uuid import UUID
 
+    from relay.outcome import PublishError
+
 OVERHEAD_BYTES = 512
 """What one taken event costs in memory beyond its own bytes (row object, ids, list slots); measured with
 tracemalloc on CPython 3.11 for 36-byte keys and rounded up."""
@@ -99,3 +101,42 @@ topic_of: Callable[[PendingEvent], str] = itemgetter(TOPIC)
 key_of: Callable[[PendingEvent], bytes | None] = itemgetter(KEY)
 created_ms_of: Callable[[PendingEvent], int] = itemgetter(CREATED_MS)
 size_of: Callable[[PendingEvent], int] = itemgetter(SIZE)
+
+
+class Origin(Protocol):
+    """Who has an event published that no scan took: a dead letter's failure, a replay of delivered events.
+
+    An origin hears exactly once what became of each of its events: acknowledged, refused or withdrawn.
+    """
+
+    @property
+    def exempt(self) -> bool:
+        """Whether its events may go to a topic that the settings do not allow."""
+
+    def acknowledged(self, event: PendingEvent, partition: int, offset: int, /) -> None:
+        """Kafka has the event, at this place; the offset is -1 when the broker did not say."""
+
+    def refused(self, event: PendingEvent, error: PublishError, /) -> None:
+        """Kafka refused the event alone, for its own or an unknown reason."""
+
+    def withdrawn(self, event: PendingEvent, /) -> PendingEvent | None:
+        """The event left publish's queues and is not published from there.
+
+        Returns the event that is to be held back or dropped in its place; None if the origin sees to it.
+        """
+
+
+class EventWithOrigin(EventTuple):
+    """An event that no scan took. Publish packs and queues it like any other.
+
+    Its class is the mark, so that events of the hot path carry none.
+    """
+
+    origin: Origin
+
+
+def with_origin(event: EventTuple, origin: Origin) -> EventWithOrigin:
+    """The event, marked with who is behind it."""
+    marked = EventWithOrigin._make(event)
+    marked.origin = origin
+    return marked

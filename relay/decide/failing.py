@@ -21,6 +21,11 @@ class Retry:
     attempts: int
     delay: float
 
+    @property
+    def blocks(self) -> bool:
+        """Whether later events of the key wait for this one."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Fail:
@@ -28,6 +33,11 @@ class Fail:
 
     attempts: int
     policy: Policy
+
+    @property
+    def blocks(self) -> bool:
+        """Whether later events of the key wait until a person has dealt with this one."""
+        return self.policy == "block"
 
 
 Verdict: TypeAlias = Retry | Fail

@@ -21,7 +21,8 @@ from relay.run.restarts import Restarts, is_unforeseen
 from relay.run.session import Session
 from relay.run.watchdog import watch_loop
 from relay.stages.claim.former import FormerTenure
-from relay.stages.hold.failing import Failing
+from relay.stages.hold.failures import Failures
+from relay.stages.hold.gate import Gate
 from relay.stages.housekeeping.check import Check
 from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.producers import Keeper, Pair
@@ -51,7 +52,14 @@ class Service:
         self._check = Check(Coverage(random.SystemRandom().random()), self._health, telemetry)
         self._outcomes = Outcomes()
         self._republished = Republished()
-        self._failing = Failing(self._outcomes, self._republished, settings.failure, random.random, telemetry)
+        self._gate = Gate(self._outcomes)
+        self._failures = Failures(
+            gate=self._gate,
+            outcomes=self._outcomes,
+            settings=settings.failure,
+            random=random.random,
+            telemetry=telemetry,
+        )
         producers = Pair(
             *(
                 Keeper(
@@ -65,24 +73,23 @@ class Service:
             )
         )
         troubles = Troubles(
-            self._failing,
+            self._gate,
             partial(Backoff, random.random, first=2.0, most=30.0),
             settings.kafka.request_timeout,
             self._health,
             telemetry,
         )
         self._publish = Publish(
-            producers,
-            self._outcomes,
-            self._failing,
-            troubles,
-            self._republished,
-            Pacing(settings.publish),
-            murmur2_of_many,
-            random.random,
-            settings.kafka.request_timeout,
-            telemetry,
-            settings.topic.admission(),
+            producers=producers,
+            outcomes=self._outcomes,
+            failures=self._failures,
+            troubles=troubles,
+            pacing=Pacing(settings.publish),
+            hash_keys=murmur2_of_many,
+            random=random.random,
+            quiesce_timeout=settings.kafka.request_timeout,
+            telemetry=telemetry,
+            admission=settings.topic.admission(),
         )
         self._restarts = Restarts(random.random, self._health, telemetry)
         self._session: Session | None = None
@@ -185,7 +192,8 @@ class Service:
             Session.open(
                 self._settings,
                 self._publish,
-                self._failing,
+                self._gate,
+                self._failures,
                 self._outcomes,
                 self._republished,
                 self._restarts,

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from relay.run.restarts import Restarts
     from relay.settings import Settings
     from relay.stages.claim.former import FormerTenure
-    from relay.stages.hold.failing import Failing
+    from relay.stages.hold.failures import Failures
+    from relay.stages.hold.gate import Gate
     from relay.stages.housekeeping.check import Check
     from relay.stages.publish.publish import Publish
     from relay.stages.republish.origin import Republished
@@ -77,7 +78,8 @@ class Session:
         connections: dict[str, asyncpg.Connection],
         settings: Settings,
         publish: Publish,
-        failing: Failing,
+        gate: Gate,
+        failures: Failures,
         outcomes: Outcomes,
         republished: Republished,
         restarts: Restarts,
@@ -88,7 +90,7 @@ class Session:
         schema = settings.postgres.schema_name
         self._connections = connections
         self._publish = publish
-        self._failing = failing
+        self._gate = gate
         self._outcomes = outcomes
         self._restarts = restarts
         self._health = health
@@ -102,19 +104,19 @@ class Session:
         self._scan = Scan(
             scan_port,
             tenure,
-            failing.take,
+            gate.take,
             settings.scan,
             telemetry,
-            unreadable=Unreadable(scan_port, tenure, failing.fail_unread),
+            unreadable=Unreadable(scan_port, tenure, failures.fail_unread),
         )
         self._sweep = Sweep(
             sweep_port,
             self._scan,
             tenure,
-            failing.take,
+            gate.take,
             settings.scan,
             telemetry,
-            unreadable=Unreadable(sweep_port, tenure, failing.fail_unread),
+            unreadable=Unreadable(sweep_port, tenure, failures.fail_unread),
         )
         settle_port = SettleConnection(connections["settle"], schema)
         self._settle = Settle(settle_port, outcomes, tenure, settings.settle, telemetry)
@@ -137,15 +139,15 @@ class Session:
             replays_may_be_over=self._housekeeping.finish_replays_soon,
         )
         self._replay = Republish(
-            partial(RepublishConnection.open, settings.postgres),
-            tenure,
-            republished,
-            publish.hand_in,
-            publish.topics.take_back,
-            settings.buffer,
-            settings.publish,
-            Backoff(random.random, first=1.0, most=30.0),
-            telemetry,
+            connect=partial(RepublishConnection.open, settings.postgres),
+            tenure=tenure,
+            republished=republished,
+            hand_in=publish.hand_in_with_origins,
+            withdraw=publish.topics.withdraw,
+            buffer=settings.buffer,
+            publish=settings.publish,
+            backoff=Backoff(random.random, first=1.0, most=30.0),
+            telemetry=telemetry,
         )
         self._claim = Claim(self._control, tenure, self._scan.long_sweeps.set, settings.replica, telemetry)
 
@@ -154,7 +156,8 @@ class Session:
         cls,
         settings: Settings,
         publish: Publish,
-        failing: Failing,
+        gate: Gate,
+        failures: Failures,
         outcomes: Outcomes,
         republished: Republished,
         restarts: Restarts,
@@ -175,7 +178,19 @@ class Session:
             version=f"{version.major}.{version.micro}",  # asyncpg's words for 18.4
             connections=len(connections),
         )
-        return cls(connections, settings, publish, failing, outcomes, republished, restarts, check, health, telemetry)
+        return cls(
+            connections,
+            settings,
+            publish,
+            gate,
+            failures,
+            outcomes,
+            republished,
+            restarts,
+            check,
+            health,
+            telemetry,
+        )
 
     async def run(self, former: FormerTenure | None) -> Exception | None:
         """Run until drained (returns None) or until the tenure is lost (returns why).
@@ -219,8 +234,8 @@ class Session:
         self._restarts.registered()
         if former is not None:
             former.replaced()
-        self._failing.begin(self.tenure, self._publish.hand_in)
-        self._publish.begin(self.tenure)
+        self._gate.serve(self.tenure, self._publish.hand_in)
+        self._publish.serve(self.tenure)
         # Before the first look at the lanes: what is said after that must be heard.
         await self._listen()
         lease = stages.create_task(self._watch_lease(), name="lease")

@@ -24,7 +24,7 @@ from relay.postgres.flow.outbox import HousekeepingConnection
 from relay.postgres.flow.republish import RepublishConnection
 from relay.postgres.flow.segments import prune
 from relay.postgres.sql import query
-from relay.stages.republish.origin import Landed, LaneRepublish, RepublishedEvent
+from relay.stages.republish.origin import Landed, LaneRepublish, Republished
 from tests.support.postgres.outbox import add_event, add_receipts, migrated
 from tests.support.postgres.replays import ask, insert_action, look
 
@@ -67,10 +67,9 @@ async def settle(
     (request,) = await outbox.port.open_replays()
     landed = []
     for event in events:
-        republished = RepublishedEvent._make(event)
         state = LaneScan.take_over(event.lane, 1, 0, 0, Snapshot.parse("1:1:"))
-        republished.replay = LaneRepublish(request, state, Progress(0, 0))
-        landed.append(Landed(republished, *((None, None, error) if error else (0, event.id, None))))
+        replay = LaneRepublish(request, state, Progress(0, 0), Republished())
+        landed.append(Landed(replay, event, *((None, None, error) if error else (0, event.id, None))))
     await outbox.port.settle_replayed(request.action if action is None else action, landed)
 
 

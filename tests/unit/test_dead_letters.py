@@ -14,10 +14,11 @@ from relay.decide.snapshot import Snapshot
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
 from relay.settings import FailureSettings, SettleSettings
-from relay.stages.hold.failing import Failing
+from relay.stages.hold.failures import Failures
+from relay.stages.hold.gate import Gate
 from relay.stages.publish.partition import Partition
+from relay.stages.publish.refusals import Refusals
 from relay.stages.publish.topic import Topic
-from relay.stages.republish.origin import Republished
 from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
 from relay.stages.settle.settle import Settle
@@ -44,11 +45,11 @@ class Tables:
         self.failed: list[tuple[str, int]] = []
 
     async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int:
-        self.held += [(each[3], each[1]) for record in outcomes for each in record.events]
+        self.held += [(each.topic, each.id) for record in outcomes for each in record.events]
         return 1
 
     async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
-        self.failed += [(each[3], each[1]) for each in failure.events]
+        self.failed += [(each.topic, each.id) for each in failure.events]
         return True
 
 
@@ -67,9 +68,16 @@ class Setting:
         self.errors: list[weakref.ref[PublishError]] = []
         self.tenure = Tenure(Room(1_000, 1_000_000))
         self.tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
-        settings = FailureSettings(policy="dead-letter")
-        self.failing = Failing(self.outcomes, Republished(), settings, random.random, self.telemetry)
-        self.failing.begin(self.tenure, self.handed_in.extend)
+        self.gate = Gate(self.outcomes)
+        self.gate.serve(self.tenure, self.handed_in.extend)
+        failures = Failures(
+            gate=self.gate,
+            outcomes=self.outcomes,
+            settings=FailureSettings(policy="dead-letter"),
+            random=random.random,
+            telemetry=self.telemetry,
+        )
+        self.refusals = Refusals(failures, self.handed_in.extend)
         self.event = event(5, lane=LANE, topic="orders")
         self.tenure.lanes[LANE].taken.add(5)
         self.tenure.room.add(LANE, [self.event])
@@ -78,15 +86,21 @@ class Setting:
         partition = Partition(event.topic, 0, Backoff(random.random))
         refused = PublishError(FailureKind.EVENT, error)
         self.errors.append(weakref.ref(refused))
-        self.failing.fail(self.tenure, topic or new_topic(event.topic), partition, event, refused)
+        self.refusals.fail(self.tenure, topic or new_topic(event.topic), partition, event, refused)
 
     def letter(self) -> PendingEvent:
         """Let the event fail; its dead letter, in publish's hands."""
         self.fail(self.event, "too large")
         return self.handed_in.pop()
 
-    def acknowledged(self, events: list[PendingEvent]) -> list[EventOutcome]:
-        return list(self.failing.records_of(Delivered(self.tenure, events, 0, 100)))
+    async def acknowledged(self, events: list[PendingEvent]) -> list[EventOutcome]:
+        """What is to be recorded of a record batch."""
+        self.outcomes.acknowledged(Delivered(self.tenure, events, 0, 100), with_origins=True)
+        recorded: list[EventOutcome] = []
+        while self.outcomes.events:
+            recorded += (taken := await self.outcomes.take(100))
+            self.outcomes.settled(taken)
+        return recorded
 
     async def settle(self) -> None:
         settle = Settle(cast("SettlePort", self.tables), self.outcomes, self.tenure, SettleSettings(), self.telemetry)
@@ -105,7 +119,7 @@ async def test_a_dead_letter_that_is_held_back_frees_the_room_that_its_event_too
     letter = setting.letter()
     topic = new_topic(letter.topic)
     topic.route([letter])
-    setting.failing.close_topic(topic)
+    setting.gate.close(topic.name, topic.withdraw())
     await setting.settle()
     assert setting.tables.held == [(letter.topic, 5)], "it does not wait for the dead letters' topic"
     assert (setting.tenure.room.events, setting.tenure.room.bytes) == (0, 0)
@@ -125,7 +139,7 @@ async def test_the_failure_is_recorded_when_kafka_has_the_letter_and_events_besi
 ) -> None:
     letter = setting.letter()
     before, after = event(1, topic=letter.topic), event(2, topic=letter.topic)
-    first, failure, last = setting.acknowledged([before, letter, after])
+    first, failure, last = await setting.acknowledged([before, letter, after])
     assert isinstance(failure, Failed)
     assert failure.events == [setting.event]
     assert [(each.events, each.base_offset) for each in (first, last) if isinstance(each, Delivered)] == [
@@ -145,7 +159,7 @@ async def test_a_letter_that_is_refused_too_is_recorded_with_both_errors(setting
 async def test_an_event_whose_dead_letter_has_no_legal_topic_is_recorded_as_failed_at_once(setting: Setting) -> None:
     """Else the letter would wait for ever for a topic that nobody can make, and the failure with it."""
     long = "t" * 249
-    setting.fail(setting.event, "too large", new_topic(long))
+    setting.fail(setting.event._replace(topic=long), "too large")
     assert setting.handed_in == []
     (failure,) = await setting.outcomes.take(1)
     assert isinstance(failure, Failed)

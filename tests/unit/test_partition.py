@@ -195,9 +195,9 @@ def test_what_was_named_and_then_taken_out_is_asked_about_anew_when_it_comes_bac
     partition = new_partition()
     pulled = list(partition.waiting)
     partition.condemn([(pulled[0], REFUSAL), (pulled[1], REFUSAL)])
-    assert partition.pull(lambda event: event is pulled[0]) == pulled[:1]
+    assert partition.withdraw(lambda event: event is pulled[0]) == pulled[:1]
     assert partition.head_condemned() is REFUSAL
-    partition.pull_all()
+    partition.withdraw()
     partition.waiting.extend(pulled)
     assert partition.head_condemned() is None
     assert partition.batch_bound() == partition.most
@@ -225,15 +225,15 @@ def test_a_producer_gets_nothing_while_another_one_has_something_in_flight() -> 
     assert partition.may_send("main", 0.0)
 
 
-def test_the_events_of_a_key_are_pulled_in_order_and_the_others_stay() -> None:
+def test_the_events_of_a_key_are_withdrawn_in_order_and_the_others_stay() -> None:
     partition = new_partition()
     others = [event(5, key=b"other"), event(6, key=b"other")]
     key = partition.waiting[0].key
     partition.waiting.extend(others)
     assert key is not None
-    assert ids(partition.pull_key(key)) == [1, 2, 3, 4]
+    assert ids(partition.withdraw(lambda event: event.key == key)) == [1, 2, 3, 4]
     assert ids(list(partition.waiting)) == [5, 6]
-    assert partition.pull_key(key) == []
+    assert partition.withdraw(lambda event: event.key == key) == []
 
 
 def test_refusals_of_one_partition_alone_are_its_own_trouble_and_those_beside_an_outage_are_not() -> None:

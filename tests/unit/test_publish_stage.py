@@ -16,11 +16,11 @@ from relay.decide.limits import TopicLimits
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.retry import Backoff
 from relay.settings import FailureSettings, PublishSettings
-from relay.stages.hold.failing import Failing
+from relay.stages.hold.failures import Failures
+from relay.stages.hold.gate import Gate
 from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.publish import Publish
 from relay.stages.publish.topic import Topic
-from relay.stages.republish.origin import Republished
 from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
@@ -71,28 +71,29 @@ class Publishing:
         self.tenure = Tenure(Room(1_000, 1_000_000))
         self.tenure.lease_ends = time.monotonic() + 600
         telemetry = Telemetry()
-        republished = Republished()
-        self.failing = Failing(self.outcomes, republished, FailureSettings(), random.random, telemetry)
+        gate = Gate(self.outcomes)
+        failures = Failures(
+            gate=gate, outcomes=self.outcomes, settings=FailureSettings(), random=random.random, telemetry=telemetry
+        )
         troubles = SimpleNamespace(begin_tenure=lambda publish: None, acknowledged=lambda topic, partition, now: None)
         self.publish = Publish(
-            cast("Pair", self._producers()),
-            self.outcomes,
-            self.failing,
-            cast("Troubles", troubles),
-            republished,
-            Pacing(PublishSettings()),
-            lambda keys: [0] * len(keys),
-            random.random,
-            1.0,
-            telemetry,
-            Admission(),
+            producers=cast("Pair", self._producers()),
+            outcomes=self.outcomes,
+            failures=failures,
+            troubles=cast("Troubles", troubles),
+            pacing=Pacing(PublishSettings()),
+            hash_keys=lambda keys: [0] * len(keys),
+            random=random.random,
+            quiesce_timeout=1.0,
+            telemetry=telemetry,
+            admission=Admission(),
         )
         self.topic = Topic("orders", lambda: Backoff(random.random), lambda keys: [0] * len(keys))
         self.topic.limits.take(TopicLimits(MAX_BYTES), time.monotonic())
         (self.partition,) = self.topic.resolved(1)
         self.publish.topics["orders"] = self.topic
-        self.failing.begin(self.tenure, self.publish.hand_in)
-        self.publish.begin(self.tenure)
+        gate.serve(self.tenure, self.publish.hand_in)
+        self.publish.serve(self.tenure)
 
     def _producers(self) -> SimpleNamespace:
         async def ready() -> FakeProducer:

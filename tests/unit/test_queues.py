@@ -40,8 +40,8 @@ def test_what_is_not_in_flight_can_be_taken_back(topics: Topics) -> None:
     first.flights.append(Flight(Tenure(Room(1, 1)), "main", events(1), NOW))
     first.waiting.extend(events(2, 3))
     topics["unknown"].route(events(4, 5))
-    assert ids(topics.take_back(lambda each: each.id in (1, 3, 4))) == [3, 4]
-    assert ids(topics.take_back_all()) == [2, 5]
+    assert ids(topics.withdraw(lambda each: each.id in (1, 3, 4))) == [3, 4]
+    assert ids(topics.withdraw()) == [2, 5]
     assert topics.in_flight == 1
 
 

@@ -18,10 +18,11 @@ from relay.errors import PostgresLostError, UnreachableError
 from relay.event import EventTuple, PendingEvent
 from relay.retry import Backoff
 from relay.settings import BufferSettings, PublishSettings
-from relay.stages.republish.origin import Republished, RepublishedEvent
+from relay.stages.publish.line import withdrawn
+from relay.stages.republish.origin import Republished
 from relay.stages.republish.republish import LOOK_INTERVAL, Republish
 from relay.stages.room import Room
-from relay.stages.settle.outcomes import Delivered
+from relay.stages.settle.outcomes import Delivered, Outcomes
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 from tests.support.waiting import until
@@ -107,26 +108,32 @@ class Bench:
         self.republished = Republished()
         self.telemetry = Telemetry()
         self.stage = Republish(
-            tables.connect,
-            self.tenure,
-            self.republished,
-            self.kafka.extend,
-            self.take_back,
-            buffer or BufferSettings(),
-            publish or PublishSettings(),
-            Backoff(random.random, first=0.001),
-            self.telemetry,
+            connect=tables.connect,
+            tenure=self.tenure,
+            republished=self.republished,
+            hand_in=self.kafka.extend,
+            withdraw=self.withdraw,
+            buffer=buffer or BufferSettings(),
+            publish=publish or PublishSettings(),
+            backoff=Backoff(random.random, first=0.001),
+            telemetry=self.telemetry,
         )
 
-    def take_back(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
-        taken = [event for event in self.kafka if unwanted(event)]
-        self.kafka[:] = [event for event in self.kafka if not unwanted(event)]
-        return taken
+    def withdraw(self, which: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
+        leaving = [event for event in self.kafka if which(event)]
+        self.kafka[:] = [event for event in self.kafka if not which(event)]
+        return withdrawn(leaving)
+
+    def land(self, events: list[PendingEvent]) -> None:
+        """Kafka has these; nothing of them is to be recorded as of events that a scan took."""
+        outcomes = Outcomes()
+        outcomes.acknowledged(Delivered(self.tenure, events, 0, 0), with_origins=True)
+        assert not outcomes.waiting
 
     def acknowledge(self, number: int | None = None) -> list[PendingEvent]:
         events = self.kafka[:number]
         del self.kafka[:number]
-        assert not list(self.republished.acknowledged(Delivered(self.tenure, events, 0, 0))) or not events
+        self.land(events)
         return events
 
     async def handed_in(self, number: int) -> None:
@@ -235,7 +242,7 @@ async def test_what_waits_of_a_lane_that_is_given_back_is_taken_back_and_what_is
         await bench.handed_in(MOST_EVENTS)
         assert {event[0] for event in bench.kafka} == {4}
         assert bench.tenure.lanes[3].unsettled == 10
-        list(bench.republished.acknowledged(Delivered(bench.tenure, in_flight, 0, 0)))
+        bench.land(in_flight)
 
         async def settled() -> bool:
             return not bench.tenure.lanes[3].unsettled
@@ -302,7 +309,7 @@ async def test_what_came_back_is_handed_in_again_and_what_is_still_in_flight_abo
         in_flight = [event for event in bench.kafka if event[0] == 3 and event[1] > 200]
         back = [event for event in bench.kafka if event[0] == 3 and 50 <= event[1] < 60]
         bench.kafka[:] = [event for event in bench.kafka if event not in [*in_flight, *back]]
-        bench.republished.without(list(back))
+        withdrawn(back)
         seen = [(event[0], event[1]) for event in bench.acknowledge()]
 
         async def all_of_them() -> bool:
@@ -311,7 +318,7 @@ async def test_what_came_back_is_handed_in_again_and_what_is_still_in_flight_abo
 
         await until("all others are handed in", all_of_them, 10, interval=0.001)
         assert len(seen) == len(set(seen)) == 4_000 - len(in_flight)
-        list(bench.republished.acknowledged(Delivered(bench.tenure, in_flight, 0, 0)))
+        bench.land(in_flight)
 
         async def closed() -> bool:
             return bool(bench.tables.closed)
@@ -329,7 +336,7 @@ async def test_what_comes_back_during_a_read_goes_before_what_was_read() -> None
         nonlocal turns
         turns += 1
         if turns % 3 == 0:
-            bench.republished.without(bench.take_back(lambda _: True))
+            bench.withdraw(lambda _: True)
 
     bench.tables.while_reading = pull_everything
     seen: list[tuple[int, int]] = []
@@ -382,8 +389,3 @@ async def test_receipts_that_could_not_be_written_are_written_by_the_next_tenure
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-def test_the_mark_changes_nothing_about_an_event() -> None:
-    event = EventTuple(3, 1, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10)
-    assert RepublishedEvent(*event) == event

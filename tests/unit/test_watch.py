@@ -31,7 +31,8 @@ from relay.stages.tenure import Tenure
 from tests.support.events import event, events
 
 if TYPE_CHECKING:
-    from relay.stages.hold.failing import Failing
+    from relay.event import PendingEvent
+    from relay.stages.hold.gate import Gate
     from relay.stages.publish.publish import Publish
     from relay.telemetry import Telemetry
 
@@ -57,12 +58,11 @@ class Heard:
     def gauge(self, name: str, value: float) -> None:
         pass
 
-    def close_topic(self, topic: Topic) -> None:
-        self.closed.append(topic.name)
-        topic.pull_all()
+    def close(self, topic: str, waiting: list[PendingEvent]) -> None:
+        self.closed.append(topic)
 
-    def open_topic(self, name: str) -> None:
-        self.opened.append(name)
+    def open(self, topic: str) -> None:
+        self.opened.append(topic)
 
     def told(self, happening: str) -> int:
         return sum(name == happening for name, _ in self.happenings)
@@ -135,7 +135,7 @@ class Watched:
         self.health.kafka_ok(self.now)
         self.health.postgres_ok(self.now)
         self.troubles = Troubles(
-            cast("Failing", self.heard),
+            cast("Gate", self.heard),
             lambda: Backoff(lambda: 1.0, first=PROBE_AFTER, most=30.0),
             REQUEST_TIMEOUT,
             self.health,
@@ -395,10 +395,10 @@ def test_a_trouble_of_two_partitions_ends_when_both_work(watched: Watched) -> No
         watched.troubles.begin(topic, MISSING, partition)
         partition.put_back(events(1))
     first, second = topic.partitions
-    first.pull_all()
+    first.withdraw()
     watched.acknowledge_of(first)
     assert topic.trouble is not None
-    second.pull_all()
+    second.withdraw()
     watched.acknowledge_of(second)
     assert topic.trouble is None
 

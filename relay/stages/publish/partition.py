@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from relay.decide.limits import ANY_TIME
+from relay.stages.publish.line import Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ class Partition:
     topic: str
     number: int
     backoff: Backoff
-    waiting: deque[PendingEvent] = field(default_factory=deque)
+    waiting: Line = field(default_factory=Line)
     flights: deque[Flight] = field(default_factory=deque)
     wake_up: asyncio.Event = field(default_factory=asyncio.Event)
     suspect: bool = False
@@ -196,22 +197,11 @@ class Partition:
         self._pausing = False
         self.wake_up.set()
 
-    def pull_key(self, key: bytes) -> list[PendingEvent]:
-        """Take the waiting events of a key out of the queue."""
-        return self.pull(lambda event: event[4] == key)
-
-    def pull(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
-        """Take the waiting events that are `unwanted` out of the queue."""
-        pulled = [event for event in self.waiting if unwanted(event)]
-        if pulled:
-            self.waiting = deque(event for event in self.waiting if not unwanted(event))
-            self.condemned = deque(each for each in self.condemned if not unwanted(each[0]))
-        return pulled
-
-    def pull_all(self) -> list[PendingEvent]:
-        """Take all waiting events out of the queue."""
-        pulled = list(self.waiting)
-        self.waiting.clear()
-        self.condemned.clear()
-        self.doubtful = 0
-        return pulled
+    def withdraw(self, which: Callable[[PendingEvent], bool] | None = None) -> list[PendingEvent]:
+        """Take `which` events out of the queue, all by default; returns those to hold back or to drop."""
+        if which is None:
+            self.condemned.clear()
+            self.doubtful = 0
+        else:
+            self.condemned = deque(each for each in self.condemned if not which(each[0]))
+        return self.waiting.withdraw(which)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, assert_never
 
 from relay.decide.routing import KnownKeys
 from relay.errors import describe
+from relay.event import EventWithOrigin
 from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
 from relay.retry import Backoff
-from relay.stages.hold.failing import DeadLetter
 from relay.stages.publish.guarded import keep_running
+from relay.stages.publish.line import withdrawn
 from relay.stages.publish.partition import Flight, Partition
 from relay.stages.publish.queues import Topics
+from relay.stages.publish.refusals import Refusals
 from relay.stages.publish.resolving import Resolving
 from relay.stages.publish.topic import Topic
 from relay.stages.settle.outcomes import Delivered
@@ -24,11 +26,10 @@ if TYPE_CHECKING:
 
     from relay.decide.admission import Admission
     from relay.event import PendingEvent
-    from relay.stages.hold.failing import Failing
+    from relay.stages.hold.failures import Failures
     from relay.stages.publish.pacing import Pacing
     from relay.stages.publish.producers import Pair, Producer
     from relay.stages.publish.watch import Troubles
-    from relay.stages.republish.origin import Republished
     from relay.stages.settle.outcomes import Outcomes
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
@@ -48,11 +49,11 @@ class Publish:
 
     def __init__(
         self,
+        *,
         producers: Pair,
         outcomes: Outcomes,
-        failing: Failing,
+        failures: Failures,
         troubles: Troubles,
-        republished: Republished,
         pacing: Pacing,
         hash_keys: Callable[[Sequence[bytes]], Sequence[int]],
         random: Callable[[], float],
@@ -63,9 +64,8 @@ class Publish:
         self._admission = admission
         self.producers = producers
         self._outcomes = outcomes
-        self._failing = failing
+        self._refusals = Refusals(failures, self.hand_in_with_origins)
         self._troubles = troubles
-        self._republished = republished
         self._pacing = pacing
         self._hash_keys = hash_keys
         self._known_keys = KnownKeys()
@@ -98,7 +98,7 @@ class Publish:
         if self._fault is not None:
             raise self._fault
 
-    def begin(self, tenure: Tenure) -> None:
+    def serve(self, tenure: Tenure) -> None:
         """Publish what `tenure` hands in from now on."""
         self._tenure = tenure
         self._fault = None
@@ -109,10 +109,16 @@ class Publish:
         """The tenure is over: drop what has not been sent. What is in flight stays there and is settled later."""
         if tenure is self._tenure:
             self._tenure = None
-            self._republished.without(self.topics.take_back_all())
+            self.topics.withdraw()
+
+    def hand_in_with_origins(self, events: list[EventWithOrigin]) -> None:
+        """Take events that no scan took, in order per lane: their origins hear what becomes of them."""
+        for name in {event.topic for event in events}:
+            self._topic(name).with_origins = True
+        self.hand_in(list(events))
 
     def hand_in(self, events: list[PendingEvent]) -> None:
-        """Take events of the current tenure, in order per lane."""
+        """Take events that scans of the current tenure took, in order per lane."""
         by_topic: dict[str, list[PendingEvent]] = {}
         for event in events:
             name = event[3]
@@ -193,20 +199,23 @@ class Publish:
         return topic
 
     def _refuse(self, topic: Topic, events: list[PendingEvent]) -> list[PendingEvent]:
-        """Have the events fail, without asking Kafka; returns the dead letters among them."""
-        letters: list[PendingEvent] = [event for event in events if isinstance(event, DeadLetter)]
-        if letters and not topic.wanted:
+        """Have the events fail, without asking Kafka; returns those among them that are exempt."""
+        exempt: list[PendingEvent] = []
+        refused: list[PendingEvent] = []
+        for event in events:
+            (exempt if isinstance(event, EventWithOrigin) and event.origin.exempt else refused).append(event)
+        if exempt and not topic.wanted:
             topic.wanted = True
             self._spawn(partial(self._resolve, topic))
-        if not topic.refused and len(letters) < len(events):
+        if not topic.refused and refused:
             self._spawn(partial(self._fail_refused, topic))
-        topic.refused.extend(event for event in events if not isinstance(event, DeadLetter))
-        return letters
+        topic.refused.extend(refused)
+        return exempt
 
     async def _fail_refused(self, topic: Topic) -> None:
         while topic.refused and self._tenure is not None and topic.refusal is not None:
             for _ in range(min(REFUSED_AT_ONCE, len(topic.refused))):
-                self._failing.fail(self._tenure, topic, None, topic.refused.popleft(), topic.refusal)
+                self._refusals.fail(self._tenure, topic, None, topic.refused.popleft(), topic.refusal)
                 if not topic.refused:
                     break
             await asyncio.sleep(0)
@@ -251,7 +260,7 @@ class Publish:
             return False
         if not tenure.holds_lease():
             # Another replica may own these lanes by now; the claim stage ends the tenure.
-            self._republished.without(partition.pull_all())
+            partition.withdraw()
             return True
         if await self._pacing.had_to_wait():
             return True
@@ -261,7 +270,7 @@ class Publish:
             # would find its key closed by the later one's failure, and be published after it.
             return False
         if condemned is not None:
-            self._failing.fail(tenure, topic, partition, partition.pop_head(), condemned)
+            self._refusals.fail(tenure, topic, partition, partition.pop_head(), condemned)
             # A thousand such in a row must not keep the loop from its heartbeat.
             await asyncio.sleep(0)
         elif too_large:
@@ -294,7 +303,7 @@ class Publish:
             return
         if tenure is self._tenure and partition.waiting and topic.limits.seem_exceeded_by(partition.waiting[0]):
             event = partition.pop_head()
-            self._failing.fail(tenure, topic, partition, event, topic.limits.too_large(event))
+            self._refusals.fail(tenure, topic, partition, event, topic.limits.too_large(event))
             # A thousand such in a row must not keep the loop from its heartbeat.
             await asyncio.sleep(0)
 
@@ -331,9 +340,10 @@ class Publish:
         )
         if flight.restamped:
             self._restamped(self.topics[partition.topic], flight.restamped)
-        delivery = Delivered(flight.tenure, flight.events, partition.number, base_offset)
-        for each in self._failing.records_of(delivery):
-            self._outcomes.add(each)
+        self._outcomes.acknowledged(
+            Delivered(flight.tenure, flight.events, partition.number, base_offset),
+            with_origins=self.topics[partition.topic].with_origins,
+        )
 
     def _restamped(self, topic: Topic, events: int) -> None:
         first_time = not topic.restamped
@@ -353,7 +363,7 @@ class Publish:
                     if flight.tenure is self._tenure:
                         back += flight.events
                     else:
-                        self._republished.without(flight.events)
+                        withdrawn(flight.events)
                 case None:
                     raise AssertionError("a flight without an outcome was put back")
                 case _ as never:
@@ -405,7 +415,7 @@ class Publish:
                     partition.split(len(flight.events))
                 else:
                     partition.culprit_found()
-                    self._failing.fail(flight.tenure, topic, partition, partition.pop_head(), error)
+                    self._refusals.fail(flight.tenure, topic, partition, partition.pop_head(), error)
             case _ as never:
                 assert_never(never)
 

@@ -43,10 +43,6 @@ class Topics(dict[str, Topic]):
         heads += [queue[0] for topic in self.values() for queue in (topic.unrouted, topic.refused) if queue]
         return max(0.0, now - min(event[8] for event in heads) / 1000) if heads else 0.0
 
-    def take_back(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
-        """Take out the `unwanted` events that are not in flight yet."""
-        return [event for topic in self.values() for event in topic.pull(unwanted)]
-
-    def take_back_all(self) -> list[PendingEvent]:
-        """Take out every event that is not in flight yet."""
-        return [event for topic in self.values() for event in topic.pull_all()]
+    def withdraw(self, which: Callable[[PendingEvent], bool] | None = None) -> list[PendingEvent]:
+        """Take out `which` events that are not in flight, all by default; returns those to hold back or to drop."""
+        return [event for topic in self.values() for event in topic.withdraw(which)]

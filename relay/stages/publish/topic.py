@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from relay.decide.routing import KnownKeys, Router
+from relay.event import KEY
 from relay.stages.publish.limits import Limits
+from relay.stages.publish.line import Line
 from relay.stages.publish.partition import Partition
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ class Topic:
     known_keys: KnownKeys = field(default_factory=KnownKeys)
     router: Router | None = None
     partitions: list[Partition] = field(default_factory=list)
-    unrouted: deque[PendingEvent] = field(default_factory=deque)
+    unrouted: Line = field(default_factory=Line)
     trouble: Trouble | None = None
     refusal: PublishError | None = None
-    """Why no event may go to it; a dead letter may, if events may go to the topic that it comes from."""
+    """Why no event may go to it, unless its origin is exempt: a dead letter whose event's own topic is allowed."""
     wanted: bool = False
-    """Whether there was such a letter."""
-    refused: deque[PendingEvent] = field(default_factory=deque)
+    """Whether there was such an event."""
+    refused: Line = field(default_factory=Line)
     """Events that are to fail for that, in order."""
     limits: Limits = field(init=False)
     """What the topic takes."""
@@ -66,6 +67,8 @@ class Topic:
     """Since when it could have been forgotten (monotonic seconds)."""
     restamped: int = 0
     """Events that were published with another time than their own."""
+    with_origins: bool = False
+    """Whether an event that has an origin was ever handed in for it: only then its batches are searched for such."""
 
     def __post_init__(self) -> None:
         self.limits = Limits(self.name)
@@ -131,34 +134,20 @@ class Topic:
         for number in touched:
             partitions[number].wake_up.set()
 
-    def pull_key(self, partition: Partition | None, key: bytes) -> list[PendingEvent]:
+    def withdraw_key(self, partition: Partition | None, key: bytes) -> list[PendingEvent]:
         """Take out the events of a key, which go to `partition` if it is known, that are not in flight."""
-        pulled = partition.pull_key(key) if partition is not None else []
-        return pulled + self._pull_unrouted(lambda event: event[4] == key)
+        of_key = _has_key(key)
+        left = partition.withdraw(of_key) if partition is not None else []
+        return left + self.refused.withdraw(of_key) + self.unrouted.withdraw(of_key)
 
-    def pull(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
-        """Take out the `unwanted` events that are not in flight."""
-        pulled = self._pull_unrouted(unwanted)
+    def withdraw(self, which: Callable[[PendingEvent], bool] | None = None) -> list[PendingEvent]:
+        """Take out `which` events that are not in flight, all by default; returns those to hold back or to drop."""
+        left = self.refused.withdraw(which) + self.unrouted.withdraw(which)
         for partition in self.partitions:
-            pulled += partition.pull(unwanted)
-        return pulled
+            left += partition.withdraw(which)
+        return left
 
-    def pull_all(self) -> list[PendingEvent]:
-        """Take out every event that is not in flight."""
-        pulled = [*self.refused, *self.unrouted]
-        self.refused.clear()
-        self.unrouted.clear()
-        for partition in self.partitions:
-            pulled += partition.pull_all()
-        return pulled
 
-    def _pull_unrouted(self, unwanted: Callable[[PendingEvent], bool]) -> list[PendingEvent]:
-        pulled = []
-        for queue in (self.refused, self.unrouted):
-            found = [event for event in queue if unwanted(event)]
-            if found:
-                kept = [event for event in queue if not unwanted(event)]
-                queue.clear()
-                queue.extend(kept)
-                pulled += found
-        return pulled
+def _has_key(key: bytes) -> Callable[[PendingEvent], bool]:
+    # Asked of every event that waits, for each one that fails.
+    return lambda event: event[KEY] == key

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from relay.retry import Backoff
     from relay.run.health import Health
-    from relay.stages.hold.failing import Failing
+    from relay.stages.hold.gate import Gate
     from relay.stages.publish.partition import Partition
     from relay.stages.publish.publish import Publish
     from relay.telemetry import Telemetry
@@ -59,13 +59,13 @@ class Troubles:
 
     def __init__(
         self,
-        failing: Failing,
+        gate: Gate,
         new_backoff: Callable[[], Backoff],
         request_timeout: float,
         health: Health,
         telemetry: Telemetry,
     ) -> None:
-        self._failing = failing
+        self._gate = gate
         self._new_backoff = new_backoff
         self._request_timeout = request_timeout
         self._health = health
@@ -83,7 +83,7 @@ class Troubles:
         """What is paused is so for the new tenure too."""
         for topic in publish.topics.values():
             if topic.trouble is not None and topic.trouble.paused:
-                self._failing.close_topic(topic)
+                self._gate.close(topic.name, topic.withdraw())
 
     def begin(self, topic: Topic, error: PublishError, partition: Partition | None = None) -> None:
         """A topic, or one `partition` of it, does not move, for `error`."""
@@ -111,7 +111,7 @@ class Troubles:
         if trouble is not None:
             self._health.topic_works(topic.name)
             self._tell_end(topic.name)
-            self._failing.open_topic(topic.name)
+            self._gate.open(topic.name)
 
     def acknowledged(self, topic: Topic, partition: Partition, now: float) -> None:
         """Kafka took a batch of this partition."""
@@ -128,7 +128,7 @@ class Troubles:
     def given_back(self, topic: Topic) -> None:
         """Events that were in flight wait again: of a paused topic they are held back like the others."""
         if topic.trouble is not None and topic.trouble.paused:
-            self._failing.close_topic(topic)
+            self._gate.close(topic.name, topic.withdraw())
 
     async def run(self, publish: Publish) -> None:
         """Watch until cancelled."""
@@ -230,7 +230,7 @@ class Troubles:
             if now >= trouble.probe_at and topic.idle and _may_work(publish, topic, trouble):
                 trouble.paused = False
                 trouble.probe_at = now
-                self._failing.open_topic(topic.name)
+                self._gate.open(topic.name)
         elif not trouble.paused and trouble.probe_at and now - trouble.probe_at > PAUSE_AFTER + STUCK_AFTER:
             # What was resumed to see whether it works again hangs, or there was nothing to resume.
             if topic.router is not None and trouble.idle:
@@ -275,7 +275,7 @@ class Troubles:
             self._tell_pause(topic.name, trouble.error)
         backoff = self._backoffs.setdefault(topic.name, self._new_backoff())
         trouble.probe_at = time.monotonic() + backoff.next_delay()
-        self._failing.close_topic(topic)
+        self._gate.close(topic.name, topic.withdraw())
 
     def _watch_metadata(self, publish: Publish, topic: Topic) -> None:
         producer = publish.producers.main.current

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from relay.decide.republishing import Allowance, Limits, Progress
 from relay.errors import UnreachableError
-from relay.stages.republish.origin import LaneRepublish, RepublishedEvent
+from relay.event import EventTuple, EventWithOrigin, with_origin
+from relay.stages.republish.origin import LaneRepublish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
@@ -67,11 +68,12 @@ class Republish:
 
     def __init__(
         self,
+        *,
         connect: Callable[[], Awaitable[RepublishPort]],
         tenure: Tenure,
         republished: Republished,
-        hand_in: Callable[[list[PendingEvent]], None],
-        take_back: Callable[[Callable[[PendingEvent], bool]], list[PendingEvent]],
+        hand_in: Callable[[list[EventWithOrigin]], None],
+        withdraw: Callable[[Callable[[PendingEvent], bool]], object],
         buffer: BufferSettings,
         publish: PublishSettings,
         backoff: Backoff,
@@ -81,7 +83,7 @@ class Republish:
         self._tenure = tenure
         self._republished = republished
         self._hand_in = hand_in
-        self._take_back = take_back
+        self._withdraw = withdraw
         self._buffer = buffer
         self._publish = publish
         self._backoff = backoff
@@ -142,14 +144,15 @@ class Republish:
         landed = self._republished.take_landed()
         by_action: dict[int, list[Landed]] = defaultdict(list)
         for each in landed:
-            by_action[each.event.replay.request.action].append(each)
+            by_action[each.replay.request.action].append(each)
         try:
             for action, its in by_action.items():
                 await port.settle_replayed(action, its)
         except BaseException:
             self._republished.put_back(landed)
             raise
-        self._republished.settled(landed)
+        for each in landed:
+            each.replay.settled(each.event)
         for action, its in by_action.items():
             errors = [each.error for each in its if each.error is not None]
             topic = its[0].event.topic
@@ -184,7 +187,8 @@ class Republish:
             new = [lane for lane in mine if (request.action, lane) not in self._lanes]
             for lane in new:
                 progress = Progress(request.last_id, request.positions[lane])
-                self._lanes[request.action, lane] = LaneRepublish(request, self._tenure.lanes[lane], progress)
+                state = self._tenure.lanes[lane]
+                self._lanes[request.action, lane] = LaneRepublish(request, state, progress, self._republished)
             if new and request.action not in self._allowances:
                 self._allowances[request.action] = Allowance(request.rate)
                 self._telemetry.emit("replay.started", action=request.action, topic=request.topic, lanes=sorted(new))
@@ -201,10 +205,8 @@ class Republish:
         if replays:
             for each in replays:
                 del self._lanes[each.request.action, each.state.lane]
-            unwanted = set(replays)
-            self._republished.without(
-                self._take_back(lambda event: isinstance(event, RepublishedEvent) and event.replay in unwanted)
-            )
+            unwanted: set[object] = set(replays)
+            self._withdraw(lambda event: isinstance(event, EventWithOrigin) and event.origin in unwanted)
 
     async def _hand_in_more(self, port: RepublishPort) -> float:
         """Hand in what there is room for; returns for how long there is nothing to do, 0 to go on at once."""
@@ -247,10 +249,10 @@ class Republish:
             return 0
         cut_off = len(rows) >= most.events or sum(row[9] for row in rows) >= most.bytes
         now = time.time_ns() // 1_000_000
-        events = [_again(replay, row, now) for row in rows if row[1] not in progress.under_way]
-        self._republished.handed_in(replay, events)
-        progress.read_to(rows[-1][1] if cut_off else up_to)
-        self._hand_in(list(events))
+        events = [with_origin(_now(row, now), replay) for row in rows if row.id not in progress.under_way]
+        replay.handed_in(events)
+        progress.read_to(rows[-1].id if cut_off else up_to)
+        self._hand_in(events)
         return len(events)
 
     def _room(self, replay: LaneRepublish) -> Limits | None:
@@ -283,15 +285,13 @@ class Republish:
             return
 
 
-def _again(replay: LaneRepublish, row: PendingEvent, now: int) -> RepublishedEvent:
-    """The event to publish, `now` being unix milliseconds.
+def _now(row: PendingEvent, now: int) -> EventTuple:
+    """The event with the time of this publishing, `now` in unix milliseconds.
 
-    They become the record's time: Kafka may delete a record with the time of the first delivery as soon as it arrives.
+    It becomes the record's time: Kafka may delete a record with the time of the first delivery as soon as it arrives.
     """
     lane, id_, event_id, topic, key, payload, headers, type_, _, size = row
-    event = RepublishedEvent(lane, id_, event_id, topic, key, payload, headers, type_, now, size)
-    event.replay = replay
-    return event
+    return EventTuple(lane, id_, event_id, topic, key, payload, headers, type_, now, size)
 
 
 def _from(turn: int, replays: Sequence[LaneRepublish]) -> Iterable[LaneRepublish]:

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
+from relay.event import EventWithOrigin
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -23,6 +25,11 @@ class Delivered(NamedTuple):
     partition: int
     base_offset: int
     """Of the first event; the others follow. -1 when the broker did not say."""
+
+    def part(self, begin: int, end: int) -> Delivered:
+        """What it is of the events from `begin` to before `end`."""
+        base = self.base_offset
+        return self._replace(events=self.events[begin:end], base_offset=base + begin if base >= 0 else base)
 
 
 class Failed(NamedTuple):
@@ -51,13 +58,13 @@ def halves(outcomes: list[EventOutcome]) -> tuple[list[EventOutcome], list[Event
         middle = len(outcomes) // 2
         return outcomes[:middle], outcomes[middle:]
     (outcome,) = outcomes
-    middle = len(outcome.events) // 2
+    events = outcome.events
+    middle = len(events) // 2
     if not middle:
         return None
-    first, second = outcome._replace(events=outcome.events[:middle]), outcome._replace(events=outcome.events[middle:])
-    if isinstance(second, Delivered) and second.base_offset >= 0:
-        second = second._replace(base_offset=second.base_offset + middle)
-    return [first], [second]
+    if isinstance(outcome, Delivered):
+        return [outcome.part(0, middle)], [outcome.part(middle, len(events))]
+    return [outcome._replace(events=events[:middle])], [outcome._replace(events=events[middle:])]
 
 
 class Outcomes:
@@ -95,8 +102,26 @@ class Outcomes:
         """Whether events of this lane failed whose rows are not committed yet."""
         return self._failing.get(lane, 0) > 0
 
+    def acknowledged(self, delivered: Delivered, *, with_origins: bool) -> None:
+        """Queue what a batch becomes that Kafka has: receipts, but for events that have an origin, which is told.
+
+        Unless events with an origin may be among them (`with_origins`), none is looked at: this is the hot path.
+        """
+        events = delivered.events
+        if not with_origins or EventWithOrigin not in map(type, events):
+            self.add(delivered)
+            return
+        base = delivered.base_offset
+        begin = 0
+        for index, event in enumerate(events):
+            if isinstance(event, EventWithOrigin):
+                self.add(delivered.part(begin, index))
+                begin = index + 1
+                event.origin.acknowledged(event, delivered.partition, base + index if base >= 0 else base)
+        self.add(delivered.part(begin, len(events)))
+
     def add(self, outcome: EventOutcome) -> None:
-        """Something became known."""
+        """Queue an outcome, unless it is one of no event."""
         if not outcome.events:
             return
         self._count_unwritten(outcome, 1)

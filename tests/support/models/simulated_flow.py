@@ -11,12 +11,12 @@ from relay.decide.failing import Retry
 from relay.decide.limits import TopicLimits
 from relay.retry import Backoff
 from relay.settings import FailureSettings, PublishSettings, ScanSettings
-from relay.stages.hold.failing import Failing
+from relay.stages.hold.failures import Failures
+from relay.stages.hold.gate import Gate
 from relay.stages.hold.resume import Resume
 from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.publish import Publish
 from relay.stages.publish.topic import Topic
-from relay.stages.republish.origin import Republished
 from relay.stages.tenure import TenureLostError
 from tests.support.models.simulated_kafka import PARTITIONS, SimulatedProducers, SimulatedTroubles
 from tests.support.models.simulated_postgres import TOPIC
@@ -130,26 +130,30 @@ class FlowRelay(SimulatedRelay):
         self.producers = SimulatedProducers(kafka)
         self.topic = Topic(TOPIC, lambda: Backoff(lambda: 0.0), _hash_keys)
         self.topic.resolved(PARTITIONS)
-        republished = Republished()
-        failure = FailureSettings(max_attempts=2)
-        self.failing = Failing(self.outcomes, republished, failure, lambda: 0.0, telemetry)
-        self.troubles = SimulatedTroubles(self.failing, self.topic)
+        self.gate = Gate(self.outcomes)
+        failures = Failures(
+            gate=self.gate,
+            outcomes=self.outcomes,
+            settings=FailureSettings(max_attempts=2),
+            random=lambda: 0.0,
+            telemetry=telemetry,
+        )
+        self.troubles = SimulatedTroubles(self.gate, self.topic)
         self.publish = Publish(
-            cast("Pair", self.producers),
-            self.outcomes,
-            self.failing,
-            cast("Troubles", self.troubles),
-            republished,
-            Pacing(PublishSettings()),
-            _hash_keys,
-            lambda: 0.0,
-            1.0,
-            telemetry,
-            Admission(),
+            producers=cast("Pair", self.producers),
+            outcomes=self.outcomes,
+            failures=failures,
+            troubles=cast("Troubles", self.troubles),
+            pacing=Pacing(PublishSettings()),
+            hash_keys=_hash_keys,
+            random=lambda: 0.0,
+            quiesce_timeout=1.0,
+            telemetry=telemetry,
+            admission=Admission(),
         )
         self.publish.topics[TOPIC] = self.topic
-        self.failing.begin(self.tenure, self.publish.hand_in)
-        self.publish.begin(self.tenure)
+        self.gate.serve(self.tenure, self.publish.hand_in)
+        self.publish.serve(self.tenure)
         self._resume = Resume(
             self.port,
             self.tenure,
@@ -169,7 +173,7 @@ class FlowRelay(SimulatedRelay):
 
     def hand_on(self, events: list[PendingEvent]) -> None:
         super().hand_on(events)
-        self.failing.take(events)
+        self.gate.take(events)
 
     def kill(self) -> None:
         """It is gone; its statements that were under way are not, and what it had sent may land yet."""

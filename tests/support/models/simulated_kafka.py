@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from relay.event import PendingEvent
     from relay.outcome import BatchOutcome
-    from relay.stages.hold.failing import Failing
+    from relay.stages.hold.gate import Gate
     from relay.stages.publish.partition import Partition
     from relay.stages.publish.publish import Publish
     from relay.stages.publish.topic import Topic
@@ -189,8 +189,8 @@ class SimulatedProducers:
 class SimulatedTroubles:
     """Holds back the topic when the schedule says so, and as the real ones do."""
 
-    def __init__(self, failing: Failing, topic: Topic) -> None:
-        self._failing = failing
+    def __init__(self, gate: Gate, topic: Topic) -> None:
+        self._gate = gate
         self._topic = topic
         self.paused = False
 
@@ -202,15 +202,15 @@ class SimulatedTroubles:
 
     def given_back(self, topic: Topic) -> None:
         if self.paused:
-            self._failing.close_topic(topic)
+            self._gate.close(topic.name, topic.withdraw())
 
     def begin(self, topic: Topic, error: PublishError, partition: Partition | None = None) -> None:
         self.pause()
 
     def pause(self) -> None:
         self.paused = True
-        self._failing.close_topic(self._topic)
+        self._gate.close(self._topic.name, self._topic.withdraw())
 
     def unpause(self) -> None:
         self.paused = False
-        self._failing.open_topic(self._topic.name)
+        self._gate.open(self._topic.name)
