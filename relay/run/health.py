@@ -1,4 +1,7 @@
-"""Whether this replica is alive and ready, decided from what the stages report; no I/O, no clock of its own.
+"""Whether this replica is alive and ready, decided from what happens; no I/O, no clock of its own.
+
+Health listens to happenings (`listen_to`): the stages emit them and do not know it. What is not a happening but a
+measure, as how long nothing has moved, the session, the restarts and the watchdog of the event loop report directly.
 
 `now` is monotonic seconds everywhere.
 """
@@ -13,6 +16,7 @@ from relay.text import one_line
 
 if TYPE_CHECKING:
     from relay.settings import HealthSettings
+    from relay.telemetry import Telemetry, Told
 
 MOST_TOPICS = 20
 """Topics in trouble that are named; thousands would be no answer to a probe."""
@@ -23,7 +27,7 @@ makes anybody wait, shorter than the default lease."""
 
 
 DISCARDS_IN_A_ROW = 3
-"""So many producers that were discarded one after the other, none of which got anything through, are no accident."""
+"""Number of producers, discarded one after the other without having got anything through, that is not an accident."""
 
 
 @dataclass(slots=True)
@@ -53,7 +57,7 @@ class _Server:
 
 
 class Health:
-    """Collects what the stages report and says what follows from it.
+    """Collects what happens and says what follows from it.
 
     Ready means **progress**: of what this replica has in hand something is settled, or it looks for more, at least once
     in `max_lag`, and no server has been away for long. A backlog of hours that moves is ready, and so is a replica that
@@ -69,11 +73,57 @@ class Health:
         self._stopping = False
         self._topics: dict[str, str] = {}
         self._flow_fails: str | None = None
-        self._discarded: tuple[int, str] | None = None
+        self._discarded = 0
+        self._discarded_for = ""
         self._unrecorded: str | None = None
         self._unseen: str | None = None
 
-    def postgres_ok(self, now: float) -> None:  # noqa: ARG002 reports have one form
+    def listen_to(self, telemetry: Telemetry) -> None:
+        """Hear of what happens from now on."""
+        telemetry.listen("postgres.", self._hear_of_postgres)
+        telemetry.listen("kafka.", self._hear_of_kafka)
+        telemetry.listen("producer.", self._hear_of_producers)
+        telemetry.listen("topic.", self._hear_of_topics)
+        telemetry.listen("partition.", self._hear_of_topics)
+        telemetry.listen("receipts.checked", lambda told: self.events_unseen(told.fields["error"]))
+        telemetry.listen("service.stopping", lambda _: self.stopping())
+
+    def _hear_of_postgres(self, told: Told) -> None:
+        match told:
+            case ("postgres.connected", _, _):
+                self.postgres_ok()
+            case ("postgres.waiting" | "postgres.lost", at, {"error": error}):
+                self.postgres_lost(at, error)
+
+    def _hear_of_kafka(self, told: Told) -> None:
+        match told:
+            # Comes with every acknowledged batch.
+            case ("kafka.connected", _, _):
+                self.kafka_ok()
+            case ("kafka.waiting" | "kafka.lost", at, {"error": error}):
+                self.kafka_lost(at, error)
+
+    def _hear_of_producers(self, told: Told) -> None:
+        # Each try with a suspect partition may cost the producer beside the main one. What is the matter then is its
+        # topic's trouble, and shown as such: one topic without enough replicas does not make the replica unready.
+        match told:
+            case ("producer.replaced", _, {"producer": "main", "reason": str(reason)}):
+                self.producer_discarded(reason)
+            case ("producer.works", _, {"producer": "main"}):
+                self.producer_works()
+
+    def _hear_of_topics(self, told: Told) -> None:
+        match told:
+            case (
+                "topic.troubled" | "topic.troubled_too" | "partition.stalled",
+                _,
+                {"topic": str(topic), "error": error},
+            ):
+                self.topic_troubled(topic, error)
+            case ("topic.resumed" | "topic.resumed_too" | "partition.moves", _, {"topic": str(topic)}):
+                self.topic_works(topic)
+
+    def postgres_ok(self) -> None:
         """Note that PostgreSQL answers."""
         self._postgres.ok()
 
@@ -81,7 +131,7 @@ class Health:
         """Note that PostgreSQL does not answer; repeated reports count from the first."""
         self._postgres.lost(now, error)
 
-    def kafka_ok(self, now: float) -> None:  # noqa: ARG002
+    def kafka_ok(self) -> None:
         """Note that Kafka answers."""
         self._kafka.ok()
 
@@ -94,13 +144,14 @@ class Health:
         """Note that Kafka does not answer; repeated reports count from the first."""
         self._kafka.lost(now, error)
 
-    def producer_discarded(self, reason: str, in_a_row: int) -> None:
-        """Note that the main producer was discarded, for the `in_a_row`th time since it got anything through."""
-        self._discarded = (in_a_row, " ".join(reason.split()))
+    def producer_discarded(self, reason: str) -> None:
+        """Note that the main producer was discarded; several in a row, none of which worked, make a replica unready."""
+        self._discarded += 1
+        self._discarded_for = " ".join(reason.split())
 
     def producer_works(self) -> None:
         """Note that the main producer got something through."""
-        self._discarded = None
+        self._discarded = 0
 
     def progress(self, now: float, stalled: float | None) -> None:
         """Note for how many seconds nothing has moved that could; None if something does.
@@ -117,7 +168,7 @@ class Health:
         """Note of how many events the outcome cannot be recorded, and why."""
         self._unrecorded = f"what became of {events} events cannot be recorded: {why}" if events else None
 
-    def events_unseen(self, error: Exception | None) -> None:
+    def events_unseen(self, error: object) -> None:
         """Note that events were found that the relay has passed, or that there are none any more."""
         self._unseen = None if error is None else one_line(error)
 
@@ -125,7 +176,7 @@ class Health:
         """Note that the flow has lasted."""
         self._flow_fails = None
 
-    def topic_troubled(self, topic: str, error: str) -> None:
+    def topic_troubled(self, topic: str, error: object) -> None:
         """Note that a topic takes no events. Others go on, so this alone does not make the replica unready."""
         self._topics[topic] = one_line(error)
 
@@ -166,9 +217,8 @@ class Health:
         if self.stalled(now) >= self._settings.max_lag:
             reasons.append(f"there has been no progress for {self.stalled(now):.0f} s")
         reasons += [self._flow_fails, self._unrecorded, self._unseen]
-        if self._discarded is not None and self._discarded[0] >= DISCARDS_IN_A_ROW:
-            in_a_row, reason = self._discarded
-            reasons.append(f"{in_a_row} Kafka producers in a row were discarded: {reason}")
+        if self._discarded >= DISCARDS_IN_A_ROW:
+            reasons.append(f"{self._discarded} Kafka producers in a row were discarded: {self._discarded_for}")
         if self._stopping:
             reasons.append("the relay is stopping")
         return [reason for reason in reasons if reason is not None]

@@ -21,6 +21,7 @@ from relay.run.restarts import Restarts, is_unforeseen
 from relay.run.session import Session
 from relay.run.watchdog import watch_loop
 from relay.stages.claim.former import FormerTenure
+from relay.stages.claim.totals import Totals
 from relay.stages.hold.failures import Failures
 from relay.stages.hold.gate import Gate
 from relay.stages.housekeeping.check import Check
@@ -49,7 +50,10 @@ class Service:
         self._settings = settings
         self._telemetry = telemetry
         self._health = Health(settings.health, time.monotonic())
-        self._check = Check(Coverage(random.SystemRandom().random()), self._health, telemetry)
+        self._health.listen_to(telemetry)
+        self._totals = Totals()
+        self._totals.listen_to(telemetry)
+        self._check = Check(Coverage(random.SystemRandom().random()), telemetry)
         self._outcomes = Outcomes()
         self._republished = Republished()
         self._gate = Gate(self._outcomes)
@@ -65,18 +69,16 @@ class Service:
                 Keeper(
                     partial(wait_for_producer, settings.kafka, settings.topic),
                     Backoff(random.random, first=0.1, most=10.0),
-                    self._health,
                     telemetry,
-                    for_suspects=for_suspects,
+                    name=name,
                 )
-                for for_suspects in (False, True)
+                for name in ("main", "side")
             )
         )
         troubles = Troubles(
             self._gate,
             partial(Backoff, random.random, first=2.0, most=30.0),
             settings.kafka.request_timeout,
-            self._health,
             telemetry,
         )
         self._publish = Publish(
@@ -121,7 +123,6 @@ class Service:
             self._stop_now.set()
             return
         self._telemetry.emit("service.stopping", reason=reason)
-        self._health.stopping()
         self._stop.set()
         if not self._health.kafka_was_reached:
             # Nothing was handed to Kafka: what was taken is as it was, and waiting for a first answer serves nobody.
@@ -168,7 +169,6 @@ class Service:
         elif session.tenure.registered:
             self._former = FormerTenure(session.tenure, reason, self._lease_lost)
         if not is_unforeseen(reason):
-            self._health.postgres_lost(time.monotonic(), reason)
             self._telemetry.emit("postgres.lost", error=reason)
         return reason
 
@@ -198,6 +198,7 @@ class Service:
                 self._republished,
                 self._restarts,
                 self._check,
+                self._totals,
                 self._health,
                 self._telemetry,
                 self._waiting,
@@ -218,7 +219,6 @@ class Service:
         await self._outcomes.wait_idle()
 
     def _waiting(self, error: UnreachableError) -> None:
-        self._health.postgres_lost(time.monotonic(), error)
         self._telemetry.emit("postgres.waiting", error=error)
 
     async def _until_stopped(self, sessions: asyncio.Task[None]) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from relay.run.restarts import Restarts
     from relay.settings import Settings
     from relay.stages.claim.former import FormerTenure
+    from relay.stages.claim.totals import Totals
     from relay.stages.hold.failures import Failures
     from relay.stages.hold.gate import Gate
     from relay.stages.housekeeping.check import Check
@@ -84,6 +85,7 @@ class Session:
         republished: Republished,
         restarts: Restarts,
         check: Check,
+        totals: Totals,
         health: Health,
         telemetry: Telemetry,
     ) -> None:
@@ -149,7 +151,7 @@ class Session:
             backoff=Backoff(random.random, first=1.0, most=30.0),
             telemetry=telemetry,
         )
-        self._claim = Claim(self._control, tenure, self._scan.long_sweeps.set, settings.replica, telemetry)
+        self._claim = Claim(self._control, tenure, self._scan.long_sweeps.set, settings.replica, totals, telemetry)
 
     @classmethod
     async def open(
@@ -162,6 +164,7 @@ class Session:
         republished: Republished,
         restarts: Restarts,
         check: Check,
+        totals: Totals,
         health: Health,
         telemetry: Telemetry,
         on_failure: Callable[[PostgresLostError], None],
@@ -172,7 +175,6 @@ class Session:
         """
         connections = await connect.wait_for(partial(_connect_all, settings), on_failure)
         version = connections["control"].get_server_version()
-        health.postgres_ok(time.monotonic())
         telemetry.emit(
             "postgres.connected",
             version=f"{version.major}.{version.micro}",  # asyncpg's words for 18.4
@@ -188,6 +190,7 @@ class Session:
             republished,
             restarts,
             check,
+            totals,
             health,
             telemetry,
         )

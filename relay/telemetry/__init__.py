@@ -1,10 +1,23 @@
-"""How the relay tells what happens: stages emit happenings by name, rendered as log lines and metrics."""
+"""How the relay tells what happens: stages emit happenings by name, rendered as log lines and metrics.
+
+Three kinds of readers hear of a happening, and its emitter knows none of them:
+
+* people, by a log line, and monitoring, by metrics: what is written stands in the table HAPPENINGS;
+* listeners, by `telemetry.listen("kafka.lost", callback)`, or for all happenings of a prefix by
+  `telemetry.listen("kafka.", callback)`. Readiness is one (relay/run/health.py), the totals that a replica shows of
+  itself another (relay/stages/claim/totals.py). Spans of traces hang on the same hook.
+
+A listener hears each emission, also one that repeats a state and writes no line. It is called inside `emit`, in the
+order of `listen`, before anything is written: it must be quick, must not block, and must not raise. A happening that
+nobody listens to costs nothing for it: listeners are found with the happening, in one look-up.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sized
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -13,10 +26,7 @@ from relay.telemetry.happenings import HAPPENINGS, LEVELS, Happening, Level, Upd
 from relay.telemetry.metrics import METRICS, Metric
 from relay.text import plain
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["HAPPENINGS", "METRICS", "Happening", "Logger", "Metric", "Telemetry", "Update"]
+__all__ = ["HAPPENINGS", "METRICS", "Happening", "Listener", "Logger", "Metric", "Telemetry", "Told", "Update"]
 
 _ERRORS_PER_STATE = 8
 """So many different errors of one outage are logged; what comes then is silent, however it varies."""
@@ -33,6 +43,29 @@ class Logger(Protocol):
 
     def log(self, level: int, event: str, /, **fields: object) -> object:
         """Write one line."""
+
+
+class Told(NamedTuple):
+    """One emission, as a listener hears of it."""
+
+    happening: str
+    """Its name in the table HAPPENINGS."""
+    at: float
+    """When it was emitted: monotonic seconds, by the clock of the telemetry."""
+    fields: Mapping[str, object]
+
+
+Listener: TypeAlias = Callable[[Told], None]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is to be done when a happening is emitted."""
+
+    happening: Happening
+    fields: frozenset[str]
+    updates: list[Callable[[Mapping[str, object]], None]]
+    listeners: list[Listener] = field(default_factory=list)
 
 
 class Telemetry:
@@ -54,25 +87,33 @@ class Telemetry:
 
         Called per batch or per change, never per event.
         """
-        happening = HAPPENINGS.get(name)
-        if happening is None:
+        plan = self._plans.get(name)
+        if plan is None:
             raise LookupError(f"{name!r} is not in the table of happenings")
-        if fields.keys() != set(happening.fields):
+        happening = plan.happening
+        if fields.keys() != plan.fields:
             raise TypeError(f"{name} has the fields {happening.fields}, not {tuple(fields)}")
+        if plan.listeners:
+            told = Told(name, self._clock(), fields)
+            for listener in plan.listeners:
+                listener(told)
         changed = worth_a_line = True
         if happening.state is not None:
             changed, worth_a_line = self._turn(*happening.state, error=fields.get("error"))
         if changed:
-            for update in self._plans[name]:
+            for update in plan.updates:
                 update(fields)
         if self._logger is not None and happening.level is not None:
-            level: Level = happening.level if worth_a_line else "debug"
-            if happening.warn_if is not None and fields[happening.warn_if]:
-                level = "warning"
-            shown = {key: str(v) if isinstance(v, BaseException) else v for key, v in fields.items()}
-            if happening.state is not None and changed:
-                level = self._steady(happening.state[0], level, happening.text, {"happening": name, **shown})
-            self._logger.log(LEVELS[level], happening.text, happening=name, **shown)
+            self._log(name, happening, happening.level if worth_a_line else "debug", fields, is_change=changed)
+
+    def listen(self, name: str, listener: Listener) -> None:
+        """Have `listener` hear each emission of the happening `name`, or of all whose names begin with it: "kafka."."""
+        is_prefix = name.endswith(".")
+        plans = [plan for each, plan in self._plans.items() if each == name or (is_prefix and each.startswith(name))]
+        if not plans:
+            raise LookupError(f"{name!r} is neither in the table of happenings nor a prefix of names in it")
+        for plan in plans:
+            plan.listeners.append(listener)
 
     def tell_what_lasts(self) -> None:
         """Log the states that were unsteady and hold now. To be called about once a second."""
@@ -80,6 +121,17 @@ class Telemetry:
             if flapping.unsteady and flapping.holds(self._clock()) and self._logger is not None:
                 level, text, shown = self._last_lines[of]
                 self._logger.log(LEVELS[level], text, **shown)
+
+    def _log(
+        self, name: str, happening: Happening, level: Level, fields: Mapping[str, object], *, is_change: bool
+    ) -> None:
+        if happening.warn_if is not None and fields[happening.warn_if]:
+            level = "warning"
+        shown = {key: str(v) if isinstance(v, BaseException) else v for key, v in fields.items()}
+        if happening.state is not None and is_change:
+            level = self._steady(happening.state[0], level, happening.text, {"happening": name, **shown})
+        if self._logger is not None:
+            self._logger.log(LEVELS[level], happening.text, happening=name, **shown)
 
     def _steady(self, of: str, level: Level, text: str, shown: dict[str, object]) -> Level:
         """Note a change and its line; returns the level to tell it at."""
@@ -114,8 +166,8 @@ class Telemetry:
             errors.add(text)
         return changed, changed or new_error
 
-    def _plan(self, happening: Happening) -> list[Callable[[Mapping[str, object]], None]]:
-        return [self._planned(update) for update in happening.updates]
+    def _plan(self, happening: Happening) -> _Plan:
+        return _Plan(happening, frozenset(happening.fields), [self._planned(update) for update in happening.updates])
 
     def _planned(self, update: Update) -> Callable[[Mapping[str, object]], None]:
         metric = self._metrics[update.metric]

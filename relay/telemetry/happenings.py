@@ -35,6 +35,8 @@ class Update:
 class Happening:
     """What is logged and counted when it is emitted.
 
+    One without a level is not logged: it only moves metrics, or tells listeners something.
+
     Happenings with a `state` (of what, how it is) may be told as often as one likes: metrics are updated and
     a line is logged only when the state changes. An error that was not seen in this state gets a line too.
     """
@@ -139,9 +141,12 @@ HAPPENINGS: dict[str, Happening] = {
     "producer.replaced": Happening(
         "debug",
         "Kafka producer discarded for a new one",
-        ("reason", "first_time"),
+        ("producer", "reason", "first_time"),
         (Update("producers_replaced_total"),),
         warn_if="first_time",
+    ),
+    "producer.works": Happening(
+        None, "A Kafka producer got a batch through, for the first time since one was discarded", ("producer",)
     ),
     # claim
     "lanes.claimed": Happening("info", "Lanes claimed", ("lanes",), (Update("lanes_claimed_total", "lanes"),)),
@@ -220,6 +225,7 @@ HAPPENINGS: dict[str, Happening] = {
     "partition.stalled": Happening(
         "warning", "Nothing moves in a partition, while others go on", ("topic", "partition", "error")
     ),
+    "partition.moves": Happening(None, "Something moves in a partition that had stalled", ("topic", "partition")),
     "event.retrying": Happening(
         "warning",
         "An event was refused for an unknown reason; it is tried again later and holds its key back",
@@ -278,6 +284,12 @@ HAPPENINGS: dict[str, Happening] = {
     # housekeeping
     "segment.created": Happening("info", "Segment created", ("segment",), (Update("segments_created_total"),)),
     "segment.dropped": Happening("info", "Segment dropped", ("segment",), (Update("segments_dropped_total"),)),
+    "receipts.checked": Happening(
+        None,
+        "Looked for events that the relay has passed and not seen; the error names those that are known",
+        ("events", "error"),
+        (Update("unseen_events", "events"),),
+    ),
     "events.unseen": Happening(
         "error",
         "The relay has passed events that it has not seen: they will not be published",

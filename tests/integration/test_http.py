@@ -35,8 +35,8 @@ def clock() -> Clock:
 @pytest.fixture
 def health(clock: Clock) -> Health:
     health = Health(HealthSettings(), clock())
-    health.postgres_ok(clock())
-    health.kafka_ok(clock())
+    health.postgres_ok()
+    health.kafka_ok()
     return health
 
 

@@ -35,9 +35,10 @@ class Checked:
         self.service = service
         self.telemetry = Telemetry()
         self.health = Health(HealthSettings(), 0.0)
-        self.health.postgres_ok(0.0)
-        self.health.kafka_ok(0.0)
-        self.check = Check(Coverage(0.0), self.health, self.telemetry)
+        self.health.postgres_ok()
+        self.health.kafka_ok()
+        self.health.listen_to(self.telemetry)
+        self.check = Check(Coverage(0.0), self.telemetry)
         self.port = HousekeepingConnection(relay.connections["control"], "outbox")
         self.events: list[Row] = []
 

@@ -8,6 +8,7 @@ from relay.decide.snapshot import Snapshot
 from relay.postgres.flow.outbox import ClaimedLane
 from relay.settings import ReplicaSettings
 from relay.stages.claim.claim import Claim
+from relay.stages.claim.totals import Totals
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
@@ -47,7 +48,16 @@ async def test_a_failure_that_another_lane_records_during_a_claim_is_not_forgott
 
     port = cast("ClaimPort", Tables(fail))
     no_lanes: list[LaneRow] = []
-    claim = Claim(port, tenure, lambda: None, ReplicaSettings(), Telemetry())
+    claim = Claim(port, tenure, lambda: None, ReplicaSettings(), Totals(), Telemetry())
     await claim._claim(no_lanes)
     assert sorted(tenure.lanes) == [3]
     assert tenure.has_failures
+
+
+def test_the_totals_of_a_replica_are_what_was_told_since_its_process_began() -> None:
+    telemetry, totals = Telemetry(), Totals()
+    totals.listen_to(telemetry)
+    for duplicates in (0, 3, 2):
+        telemetry.emit("settle.done", events=10, duplicates=duplicates, seconds=0.1)
+    telemetry.emit("lease.lost", reason="expired")
+    assert (totals.duplicates, totals.leases_lost) == (5, 1)

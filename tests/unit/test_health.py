@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def healthy(now: float = 0.0) -> Health:
     """A replica that has reached both servers."""
     health = Health(HealthSettings(max_lag=60.0, max_outage=60.0), now)
-    health.postgres_ok(now)
-    health.kafka_ok(now)
+    health.postgres_ok()
+    health.kafka_ok()
     return health
 
 
@@ -29,11 +29,11 @@ def test_a_replica_is_not_ready_before_it_has_reached_both_servers() -> None:
     health = Health(HealthSettings(), now=0.0)
     assert [reason.split()[0] for reason in health.ready(0.0)] == ["PostgreSQL", "Kafka"]
 
-    health.postgres_ok(1.0)
+    health.postgres_ok()
     health.kafka_lost(1.0, "connection\nrefused")
     assert health.ready(1.0) == ["Kafka has not been reached yet: connection refused"]
 
-    health.kafka_ok(2.0)
+    health.kafka_ok()
     assert health.ready(2.0) == []
 
 
@@ -53,7 +53,7 @@ def test_a_long_outage_does_and_counts_from_its_first_report(server: str) -> Non
     (reason,) = health.ready(160.0)
     assert reason.endswith("has been away for 60 s: refused")
 
-    ok(161.0)
+    ok()
     assert health.ready(161.0) == []
     lost(170.0, "reset")
     assert health.ready(229.0) == []
@@ -155,10 +155,84 @@ async def test_the_watchdog_reports_turns_and_sees_what_keeps_the_event_loop(
 
 def test_producers_that_are_discarded_one_after_the_other_make_a_replica_unready_until_one_works() -> None:
     health = healthy()
-    for in_a_row in range(1, DISCARDS_IN_A_ROW):
-        health.producer_discarded("orders-0: refused", in_a_row)
+    for _ in range(1, DISCARDS_IN_A_ROW):
+        health.producer_discarded("orders-0: refused")
         assert health.ready(1.0) == []
-    health.producer_discarded("orders-0:\nrefused", DISCARDS_IN_A_ROW)
+    health.producer_discarded("orders-0:\nrefused")
     assert health.ready(1.0) == ["3 Kafka producers in a row were discarded: orders-0: refused"]
     health.producer_works()
     assert health.ready(2.0) == []
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Listening:
+    """A healthy replica's health, which hears what telemetry is told."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.telemetry = Telemetry(clock=self.clock)
+        self.health = healthy()
+        self.health.listen_to(self.telemetry)
+
+    def reasons(self) -> list[str]:
+        return self.health.ready(self.clock.now)
+
+
+def test_health_hears_of_servers_that_are_lost_and_counts_from_the_first_report() -> None:
+    here = Listening()
+    for server, name in (("postgres", "PostgreSQL"), ("kafka", "Kafka")):
+        for what, seconds in (("lost", 0), ("waiting", 59)):
+            here.clock.now += seconds
+            here.telemetry.emit(f"{server}.{what}", error=f"it is {what}")
+            assert here.reasons() == []
+        here.clock.now += 1
+        assert here.reasons() == [f"{name} has been away for 60 s: it is waiting"]
+        fields = {"version": "18.4", "connections": 6} if server == "postgres" else {}
+        here.telemetry.emit(f"{server}.connected", **fields)
+        assert here.reasons() == []
+
+
+def test_health_hears_of_discarded_producers_and_not_of_the_one_for_suspects() -> None:
+    here = Listening()
+    for _ in range(DISCARDS_IN_A_ROW):
+        here.telemetry.emit("producer.replaced", producer="side", reason="orders-0: refused", first_time=False)
+    assert here.reasons() == []
+    for _ in range(DISCARDS_IN_A_ROW):
+        here.telemetry.emit("producer.replaced", producer="main", reason="orders-0: refused", first_time=False)
+    here.telemetry.emit("producer.works", producer="side")
+    assert here.reasons() == ["3 Kafka producers in a row were discarded: orders-0: refused"]
+    here.telemetry.emit("producer.works", producer="main")
+    assert here.reasons() == []
+
+
+def test_health_hears_of_topics_that_take_no_events_also_of_those_that_no_line_is_written_of() -> None:
+    here = Listening()
+    here.telemetry.emit("topic.troubled", topic="orders", error="no leader")
+    here.telemetry.emit("topic.troubled_too", topic="bills", error="it does\nnot exist")
+    here.telemetry.emit("partition.stalled", topic="carts", partition=1, error="nothing moves")
+    troubled = {"orders": "no leader", "bills": "it does not exist", "carts": "nothing moves"}
+    assert here.health.troubled_topics() == troubled
+    here.telemetry.emit("topic.resumed", topic="orders")
+    here.telemetry.emit("topic.resumed_too", topic="bills")
+    here.telemetry.emit("partition.moves", topic="carts", partition=1)
+    assert here.health.troubled_topics() == {}
+    assert here.reasons() == []
+
+
+def test_health_hears_of_events_that_were_passed_and_of_the_stop() -> None:
+    here = Listening()
+    here.telemetry.emit("receipts.checked", events=1, error=ValueError("1 event without a receipt"))
+    assert here.reasons() == ["1 event without a receipt"]
+    here.telemetry.emit("receipts.checked", events=0, error=None)
+    assert here.reasons() == []
+    here.telemetry.emit("service.stopping", reason="SIGTERM")
+    assert here.reasons() == ["the relay is stopping"]

@@ -38,8 +38,8 @@ class Restarting:
         self.log = Lines()
         self.telemetry = Telemetry(self.log)
         self.health = Health(HealthSettings(), 0.0)
-        self.health.postgres_ok(0.0)
-        self.health.kafka_ok(0.0)
+        self.health.postgres_ok()
+        self.health.kafka_ok()
         self.restarts = Restarts(lambda: 1.0, self.health, self.telemetry)
 
 

@@ -16,7 +16,7 @@ from prometheus_client import generate_latest
 
 import relay
 from relay.settings import LogSettings
-from relay.telemetry import HAPPENINGS, METRICS, Telemetry
+from relay.telemetry import HAPPENINGS, METRICS, Telemetry, Told
 from relay.telemetry.describe import happenings_reference, metrics_reference
 from relay.telemetry.logs import configure
 
@@ -76,6 +76,49 @@ def test_an_unknown_happening_is_a_bug() -> None:
 def test_fields_that_are_not_those_of_the_table_are_a_bug(fields: dict[str, object]) -> None:
     with pytest.raises(TypeError, match=r"sweep\.started"):
         Telemetry().emit("sweep.started", **fields)
+
+
+def test_a_listener_hears_each_emission_also_one_that_changes_no_state() -> None:
+    telemetry = Telemetry(clock=lambda: 7.5)
+    heard: list[Told] = []
+    telemetry.listen("kafka.lost", heard.append)
+    for _ in range(2):
+        telemetry.emit("kafka.lost", error="refused")
+        telemetry.emit("kafka.waiting", error="refused")
+    assert heard == [Told("kafka.lost", 7.5, {"error": "refused"})] * 2
+    assert telemetry.value("kafka_lost_total") == 1
+
+
+def test_a_listener_hears_all_happenings_of_a_prefix_and_no_others() -> None:
+    telemetry = Telemetry()
+    heard: list[str] = []
+    telemetry.listen("kafka.", lambda told: heard.append(told.happening))
+    telemetry.listen("topic.paused", lambda told: heard.append(told.happening))
+    telemetry.emit("kafka.waiting", error="refused")
+    telemetry.emit("kafka.connected")
+    telemetry.emit("topic.paused", topic="orders", error="no leader")
+    telemetry.emit("topic.paused_too", topic="bills", error="no leader")
+    assert heard == ["kafka.waiting", "kafka.connected", "topic.paused"]
+
+
+def test_listeners_hear_in_the_order_of_listening_and_before_a_line_is_written() -> None:
+    order: list[str] = []
+
+    class Noting:
+        def log(self, level: int, event: str, /, **fields: object) -> None:
+            order.append("line")
+
+    telemetry = Telemetry(Noting())
+    telemetry.listen("lease.lost", lambda _: order.append("first"))
+    telemetry.listen("lease.", lambda _: order.append("second"))
+    telemetry.emit("lease.lost", reason="expired")
+    assert order == ["first", "second", "line"]
+
+
+@pytest.mark.parametrize("name", ["kafka.gone", "kafka", "kaf", "", ".", "no.such."])
+def test_to_listen_to_what_cannot_happen_is_a_bug(name: str) -> None:
+    with pytest.raises(LookupError, match="table of happenings"):
+        Telemetry().listen(name, lambda _: None)
 
 
 def test_every_happening_can_be_emitted_and_every_update_names_a_metric_and_fields_that_exist() -> None:

@@ -28,13 +28,15 @@ from relay.stages.publish.watch import (
 )
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure
+from relay.telemetry import Telemetry
 from tests.support.events import event, events
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relay.event import PendingEvent
     from relay.stages.hold.gate import Gate
     from relay.stages.publish.publish import Publish
-    from relay.telemetry import Telemetry
 
 REQUEST_TIMEOUT = 8.0
 PROBE_AFTER = 2.0
@@ -44,19 +46,18 @@ ROOM = 80
 """Events that fill the buffer."""
 
 
-class Heard:
+class Heard(Telemetry):
     """What the rest of the relay is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock=clock)
         self.happenings: list[tuple[str, Any]] = []
         self.closed: list[str] = []
         self.opened: list[str] = []
 
-    def emit(self, name: str, **fields: Any) -> None:
+    def emit(self, name: str, /, **fields: Any) -> None:
+        super().emit(name, **fields)
         self.happenings.append((name, fields.get("topic")))
-
-    def gauge(self, name: str, value: float) -> None:
-        pass
 
     def close(self, topic: str, waiting: list[PendingEvent]) -> None:
         self.closed.append(topic)
@@ -130,16 +131,16 @@ class Watched:
         # Not the module time itself: the event loop has that clock too.
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.publish = FakePublish(*names)
-        self.heard = Heard()
+        self.heard = Heard(lambda: self.now)
         self.health = Health(HealthSettings(), self.now)
-        self.health.kafka_ok(self.now)
-        self.health.postgres_ok(self.now)
+        self.health.listen_to(self.heard)
+        self.health.kafka_ok()
+        self.health.postgres_ok()
         self.troubles = Troubles(
             cast("Gate", self.heard),
             lambda: Backoff(lambda: 1.0, first=PROBE_AFTER, most=30.0),
             REQUEST_TIMEOUT,
-            self.health,
-            cast("Telemetry", self.heard),
+            self.heard,
         )
 
     def topic(self, name: str) -> Topic:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from relay.decide.shares import LaneRow, LiveReplica
     from relay.postgres.flow.outbox import ClaimedLane
     from relay.settings import ReplicaSettings
+    from relay.stages.claim.totals import Totals
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
@@ -116,12 +117,14 @@ class Claim:
         tenure: Tenure,
         on_claimed: Callable[[], None],
         settings: ReplicaSettings,
+        totals: Totals,
         telemetry: Telemetry,
     ) -> None:
         self._port = port
         self._tenure = tenure
         self._on_claimed = on_claimed
         self._settings = settings
+        self._totals = totals
         self._telemetry = telemetry
         self._sharing = Sharing(tenure.replica)
         self._give_back: frozenset[int] = frozenset()
@@ -231,8 +234,8 @@ class Claim:
     def _report(self) -> Report:
         return Report(
             sorted(self._give_back),
-            int(self._telemetry.value("duplicate_events_total") or 0),
-            int(self._telemetry.value("leases_lost_total") or 0),
+            self._totals.duplicates,
+            self._totals.leases_lost,
         )
 
     async def _look_at_sequence(self) -> int:

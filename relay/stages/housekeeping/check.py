@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from relay.decide.coverage import Coverage
-    from relay.run.health import Health
     from relay.telemetry import Telemetry
 
 CHECK = "check receipts"
@@ -63,9 +62,8 @@ class Check:
     Outlives tenures: what was found is looked at until it is settled.
     """
 
-    def __init__(self, coverage: Coverage, health: Health, telemetry: Telemetry) -> None:
+    def __init__(self, coverage: Coverage, telemetry: Telemetry) -> None:
         self._coverage = coverage
-        self._health = health
         self._telemetry = telemetry
         self._found: set[tuple[int, int]] = set()
 
@@ -78,9 +76,8 @@ class Check:
                 if len(found) < MOST_FOUND:
                     found.add(event)
         self._found = found
-        self._telemetry.gauge("unseen_events", len(found))
         error = UnseenEventsError(found) if found else None
-        self._health.events_unseen(error)
+        self._telemetry.emit("receipts.checked", events=len(found), error=error)
         if error is not None:
             if not found <= known:
                 self._telemetry.emit("events.unseen", events=len(found), error=error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.outcome import BatchOutcome, PublishError
     from relay.retry import Backoff
-    from relay.run.health import Health
     from relay.stages.publish.partition import Partition
     from relay.telemetry import Telemetry
 
@@ -85,20 +83,18 @@ class Keeper:
         self,
         connect: Callable[[Callable[[PublishError], None]], Awaitable[Producer]],
         backoff: Backoff,
-        health: Health,
         telemetry: Telemetry,
         *,
-        for_suspects: bool = False,
+        name: str,
     ) -> None:
         self._connect = connect
-        self._for_suspects = for_suspects
+        self._name = name
         self._backoff = backoff
-        self._health = health
         self._telemetry = telemetry
         self._discard = asyncio.Event()
         self._reason = ""
         self._told = ""
-        self._in_a_row = 0
+        self._discarded = False
         self._changed = asyncio.Event()
         self._wanted = asyncio.Event()
         self.current: Producer | None = None
@@ -155,19 +151,15 @@ class Keeper:
     def works(self) -> None:
         """A batch was acknowledged."""
         self._backoff.reset()
-        if self._in_a_row:
-            self._in_a_row = 0
-            if not self._for_suspects:
-                self._health.producer_works()
+        if self._discarded:
+            self._discarded = False
+            self._telemetry.emit("producer.works", producer=self._name)
 
     def _tell(self) -> None:
-        self._in_a_row += 1
-        # Each try with a suspect partition may cost its producer. What is the matter then is its topic's trouble, which
-        # is shown as such: one topic without enough replicas does not make the replica unready.
-        if not self._for_suspects:
-            self._health.producer_discarded(self._reason, self._in_a_row)
+        self._discarded = True
         # A batch that is refused again and again costs a producer each time: that is told once.
-        self._telemetry.emit("producer.replaced", reason=self._reason, first_time=self._reason != self._told)
+        first_time = self._reason != self._told
+        self._telemetry.emit("producer.replaced", producer=self._name, reason=self._reason, first_time=first_time)
         self._told = self._reason
 
     def _set(self, producer: Producer | None) -> None:
@@ -184,12 +176,10 @@ class Keeper:
         else:
             self._backoff.failures = 1
         producer = await self._connect(self._waiting)
-        self._health.kafka_ok(time.monotonic())
         self._telemetry.emit("kafka.connected")
         return producer
 
     def _waiting(self, error: PublishError) -> None:
-        self._health.kafka_lost(time.monotonic(), error)
         self._telemetry.emit("kafka.waiting", error=error)
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from relay.retry import Backoff
-    from relay.run.health import Health
     from relay.stages.hold.gate import Gate
     from relay.stages.publish.partition import Partition
     from relay.stages.publish.publish import Publish
@@ -62,13 +61,11 @@ class Troubles:
         gate: Gate,
         new_backoff: Callable[[], Backoff],
         request_timeout: float,
-        health: Health,
         telemetry: Telemetry,
     ) -> None:
         self._gate = gate
         self._new_backoff = new_backoff
         self._request_timeout = request_timeout
-        self._health = health
         self._telemetry = telemetry
         self._backoffs: dict[str, Backoff] = {}
         self._alive_since: float | None = None
@@ -102,14 +99,12 @@ class Troubles:
                 self._pause(topic, trouble)
         if partition is not None:
             trouble.partitions.add(partition)
-        self._health.topic_troubled(topic.name, str(error))
 
     def end(self, topic: Topic) -> None:
         """It moves again."""
         trouble, topic.trouble = topic.trouble, None
         self._backoffs.pop(topic.name, None)
         if trouble is not None:
-            self._health.topic_works(topic.name)
             self._tell_end(topic.name)
             self._gate.open(topic.name)
 
@@ -122,7 +117,6 @@ class Troubles:
                 self.end(topic)
         if self._alive_since is None:
             self._alive_since = now
-        self._health.kafka_ok(now)
         self._telemetry.emit("kafka.connected")
 
     def given_back(self, topic: Topic) -> None:
@@ -158,7 +152,6 @@ class Troubles:
             producer = publish.producers.main.current
             known = producer.trouble() if producer is not None else None
             error = f"no acknowledgement for {self._request_timeout:g} s" + (f": {known}" if known else "")
-            self._health.kafka_lost(now, error)
             self._telemetry.emit("kafka.lost", error=error)
 
     def forget(self, topic: Topic) -> None:
@@ -204,13 +197,12 @@ class Troubles:
                 if partition in self._stalled:
                     self._stalled.discard(partition)
                     if topic.trouble is None:
-                        self._health.topic_works(topic.name)
+                        self._telemetry.emit("partition.moves", topic=topic.name, partition=partition.number)
             elif now - seen[1] > STALLED_AFTER and partition not in self._stalled:
                 self._stalled.add(partition)
                 error = (
                     f"nothing moves in partition {partition.number}, and {len(partition.waiting)} events wait for it"
                 )
-                self._health.topic_troubled(topic.name, error)
                 self._telemetry.emit("partition.stalled", topic=topic.name, partition=partition.number, error=error)
 
     def _watch_topic(self, publish: Publish, topic: Topic, now: float) -> None:

@@ -15,6 +15,7 @@ from relay.decide.snapshot import Snapshot
 from relay.postgres.flow.outbox import ClaimedLane
 from relay.settings import ReplicaSettings
 from relay.stages.claim.claim import Claim, Renewal
+from relay.stages.claim.totals import Totals
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure, TenureLostError
 from tests.support.models.simulated_leases import LEASE, Clock, SimulatedDatabase
@@ -160,7 +161,7 @@ class SimulatedReplica:
         tenure = Tenure(Room(100, 1 << 20))
         settings = ReplicaSettings(name=self.name, lease=LEASE)
         telemetry = cast("Telemetry", SilentTelemetry())
-        claim = Claim(OwnershipPort(self.database), tenure, lambda: None, settings, telemetry)
+        claim = Claim(OwnershipPort(self.database), tenure, lambda: None, settings, Totals(), telemetry)
         self.database.listeners.append(tenure.claim_wake_up.set)
         self.tenancy = Tenancy(tenure, claim)
         self._start(claim.register(former))

@@ -13,6 +13,7 @@ from relay.decide.shares import LiveReplica
 from relay.postgres.flow.outbox import ClaimedLane, ScanResult
 from relay.settings import ReplicaSettings, ScanSettings, SettleSettings
 from relay.stages.claim.claim import Claim, Renewal
+from relay.stages.claim.totals import Totals
 from relay.stages.room import Room
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
@@ -46,9 +47,6 @@ class SilentTelemetry:
 
     def gauge(self, name: str, value: float) -> None:
         pass
-
-    def value(self, name: str) -> float | None:
-        return None
 
 
 class SimulatedConnection:
@@ -218,7 +216,7 @@ class SimulatedRelay:
         self._settle = Settle(self.port, self.outcomes, self.tenure, SettleSettings(), telemetry)
         # The lease is not what these tests are about.
         replica = ReplicaSettings(name="simulated", lease=1e6)
-        self._claim = Claim(self.port, self.tenure, lambda: None, replica, telemetry)
+        self._claim = Claim(self.port, self.tenure, lambda: None, replica, Totals(), telemetry)
         self._work: dict[str, Coroutine[Any, Any, object]] = {}
         self.start("claim", self._claim.register(None))
         self.finish("claim")

@@ -10,6 +10,7 @@ from relay.postgres import connect
 from relay.postgres.flow.outbox import ControlConnection, ScanConnection, SettleConnection
 from relay.settings import ReplicaSettings, ScanSettings, SettleSettings
 from relay.stages.claim.claim import Claim
+from relay.stages.claim.totals import Totals
 from relay.stages.room import Room
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
@@ -65,7 +66,7 @@ class HandRelay:
         self.scan = Scan(self.scan_port, self.tenure, hand_on, scan, self.telemetry)
         self.sweep = Sweep(self.sweep_port, self.scan, self.tenure, hand_on, scan, self.telemetry)
         self.settler = Settle(self.settle_port, self.outcomes, self.tenure, SettleSettings(), self.telemetry)
-        self.claim = Claim(self.control, self.tenure, self.scan.long_sweeps.set, replica, self.telemetry)
+        self.claim = Claim(self.control, self.tenure, self.scan.long_sweeps.set, replica, Totals(), self.telemetry)
 
     def hand_on(self, events: list[PendingEvent]) -> None:
         self.taken += events
