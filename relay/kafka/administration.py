@@ -35,6 +35,7 @@ class Administration:
         self._settings = settings
         self._topics = topics
         self._client: AIOKafkaAdminClient | None = None
+        self._connections: Connections | None = None
         self._starting = asyncio.Lock()
         self._asked_brokers = False
         self._request_bytes: int | None = None
@@ -100,30 +101,32 @@ class Administration:
         async with self._starting:
             if self._client is None:
                 client = AIOKafkaAdminClient(**client_options(self._settings))
-                Connections(client._client, self._settings)  # noqa: SLF001
+                connections = Connections(client._client, self._settings)  # noqa: SLF001
                 try:
                     await client.start()
                 except BaseException:
-                    await client.close()
+                    await _close(client, connections, CLOSE_TIMEOUT)
                     raise
-                self._client = client
+                self._client, self._connections = client, connections
             return self._client
 
     async def _drop(self) -> None:
         """It did not answer, for whatever reason: the next question is asked by a new one."""
         client, self._client = self._client, None
-        await _close(client, CLOSE_TIMEOUT)
+        await _close(client, self._connections, CLOSE_TIMEOUT)
 
     async def close(self, timeout: float) -> None:
         """Close within `timeout` seconds; also if nothing was asked."""
-        await _close(self._client, timeout)
+        await _close(self._client, self._connections, timeout)
 
 
-async def _close(client: AIOKafkaAdminClient | None, timeout: float) -> None:
+async def _close(client: AIOKafkaAdminClient | None, connections: Connections | None, timeout: float) -> None:
     if client is not None:
         with suppress(Exception):
             async with asyncio.timeout(timeout):
                 await client.close()
+    if connections is not None:
+        await connections.cut()
 
 
 def limits_of(configuration: Mapping[str, str | None]) -> TopicLimits:

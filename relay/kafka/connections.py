@@ -3,6 +3,9 @@
 * A connection is made with the certificates and the password that are on disk then.
 * Why one could not be made is noted: aiokafka logs it and says no more than that Kafka cannot be reached.
 * When no broker of the last metadata answers, the bootstrap list is looked at again: the brokers may all have moved.
+* A connection that failed, or whose client is closed, is closed before anybody hears of it. aiokafka only begins to
+  close it: until the broker answers that, which takes 30 s inside TLS if it does not, the socket stays open, and a
+  login that is refused again and again leaves one more with each try.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import aiokafka.client
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -23,7 +26,7 @@ from relay.kafka.frames import bound_answers
 from relay.kafka.options import Security
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from relay.settings import KafkaSettings
 
@@ -32,9 +35,61 @@ BOOTSTRAP_INTERVAL = 1.0
 second."""
 
 CLOSE_TIMEOUT = 1.0
-"""Seconds that closing a connection may take."""
+"""Seconds that closing a connection may take before it is cut."""
+
+TURNS = 3
+"""Turns of the event loop that a socket needs to be closed whose TLS handshake has failed; uvloop closes it after it
+has said so."""
 
 _of_this_client: ContextVar[Connections | None] = ContextVar("connections", default=None)
+
+
+class Connection(AIOKafkaConnection):
+    """A connection that can be cut."""
+
+    _transport: asyncio.WriteTransport | None = None
+
+    @classmethod
+    async def open(cls, host: str, port: int, options: Mapping[str, Any]) -> Connection:
+        """As aiokafka's `create_conn`, but a connection that cannot be had is closed when this raises."""
+        connection = cls(host, port, **options)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.cut()
+            raise
+        return connection
+
+    def close(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> asyncio.Future[None] | None:
+        """As aiokafka's: begin to close it. A broker that has not answered in time is not waited for again."""
+        if self._writer is not None:
+            # aiokafka forgets it now.
+            self._transport = self._writer.transport
+        closed: asyncio.Future[None] | None = super().close(reason, exc)  # type: ignore[no-untyped-call]
+        if self._transport is not None and reason is CloseReason.CONNECTION_TIMEOUT:
+            self._transport.abort()
+        return closed
+
+    def is_over(self) -> bool:
+        """Whether its socket is closed."""
+        return self._closed_fut is not None and self._closed_fut.done()
+
+    async def finish(self) -> None:
+        """Close it, and cut it if the broker takes long to agree."""
+        closed = self.close()
+        if closed is not None and not closed.done():
+            await asyncio.wait([closed], timeout=CLOSE_TIMEOUT)
+        await self.cut()
+
+    async def cut(self) -> None:
+        """Close it whatever the broker says; also if it was never open."""
+        closed = self.close()
+        if self._transport is None:
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+        elif closed is not None and not closed.done():
+            self._transport.abort()
+            await asyncio.wait([closed], timeout=CLOSE_TIMEOUT)
 
 
 class Connections:
@@ -46,6 +101,7 @@ class Connections:
         self._security = Security(settings)
         self._failures: dict[Address, BaseException] = {}
         self._bootstrapped_at = float("-inf")
+        self._open: set[Connection] = set()
         # There is no public way in.
         self._get_conn, self._bootstrap = self._client._get_conn, self._client.bootstrap  # noqa: SLF001
         self._update = self._client._metadata_update  # noqa: SLF001
@@ -66,7 +122,7 @@ class Connections:
         """A connection, secured by what is on disk now."""
         address = (host, port)
         try:
-            connection = await create_conn(host, port, **{**options, **self._security.options()})
+            connection = await Connection.open(host, port, {**options, **self._security.options()})
         except asyncio.CancelledError:
             # Whoever waited for it lost patience.
             self._failures.setdefault(address, TimeoutError())
@@ -79,7 +135,13 @@ class Connections:
             self._failures[address] = error
             raise KafkaConnectionError(f"no connection to {host}:{port}: {error!r}") from error
         self._failures.pop(address, None)
+        self._open = {each for each in self._open if not each.is_over()} | {connection}
         return connection
+
+    async def cut(self) -> None:
+        """Close at once what is still open, of a client that was closed: nothing on its way is of interest."""
+        await asyncio.gather(*(connection.cut() for connection in self._open))
+        self._open.clear()
 
     @contextmanager
     def _these(self) -> Iterator[None]:
@@ -123,7 +185,7 @@ class Connections:
                     try:
                         metadata = await connection.send(MetadataRequest(list(topics) if topics else None))
                     finally:
-                        await _close(connection)
+                        await connection.finish()
             except (OSError, KafkaError):
                 continue
             if metadata.brokers:
@@ -148,34 +210,23 @@ async def probe(host: str, port: int, settings: KafkaSettings) -> str | None:
     """Try one connection, within the request timeout; returns why it fails, None if it works."""
     try:
         async with asyncio.timeout(settings.request_timeout):
-            connection = await create_conn(
-                host,
-                port,
-                client_id=settings.client_id,
-                request_timeout_ms=int(settings.request_timeout * 1000),
-                **Security(settings).options(),
-            )
+            options = {"client_id": settings.client_id, "request_timeout_ms": int(settings.request_timeout * 1000)}
+            connection: Any = await Connection.open(host, port, {**options, **Security(settings).options()})
             try:
                 await connection.send(MetadataRequest([]))
             except (KafkaError, OSError) as error:
                 raise ClosedUnaskedError from error
             finally:
-                await _close(connection)
+                await connection.finish()
     except Exception as error:  # noqa: BLE001 whatever it is, it is the answer
         return cause(error, (host, port), settings)
     return None
 
 
-async def _close(connection: Any) -> None:
-    closed = connection.close()
-    if closed is not None:
-        await asyncio.wait([closed], timeout=CLOSE_TIMEOUT)
-
-
 async def _create_conn(host: str, port: int, **options: Any) -> Any:
     connections = _of_this_client.get()
     if connections is None:
-        return await create_conn(host, port, **options)
+        return await Connection.open(host, port, options)
     return await connections.open(host, port, options)
 
 

@@ -326,6 +326,12 @@ class KafkaProducer:
             self._died.cancel()
         self._lookup.close()
         await self._administration.close(timeout)
+        try:
+            await self._stop(timeout)
+        finally:
+            await self._connections.cut()
+
+    async def _stop(self, timeout: float) -> None:
         # stop() waits for every batch, for ever when the broker is away (#1101): only after a bounded try.
         producer = self._producer
         with suppress(Exception):

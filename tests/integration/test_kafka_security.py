@@ -4,18 +4,25 @@ read when it is needed."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
+import socket
+import warnings
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import uvloop
+from aiokafka.conn import CloseReason
 
 from relay.errors import SettingsError
+from relay.kafka.administration import Administration
 from relay.kafka.connect import check_files, wait_for_producer
-from relay.kafka.connections import probe
+from relay.kafka.connections import Connection, probe
 from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
 from relay.local.ports import free_port
@@ -30,8 +37,7 @@ from tests.support.servers.secured_kafka import NEWCOMER, PASSWORD, USER, Secure
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 LOGIN = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": USER, "sasl_password": PASSWORD}
 PLAIN_LOGIN = {"security_protocol": "SASL_PLAINTEXT", **LOGIN}
@@ -113,7 +119,12 @@ def settings_for(secured: SecuredKafka, listener: str, given: dict[str, Any]) ->
     )
 
 
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+on_both_loops = pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+
+
+@on_both_loops
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_wrong_is_said_and_nothing_else(
     secured: SecuredKafka, wrong: str, loop: Callable[[], asyncio.AbstractEventLoop]
@@ -132,6 +143,136 @@ def test_what_is_wrong_is_said_and_nothing_else(
     assert "\n" not in text
     # A right to do something is asked for later than a connection.
     assert (probed is None) if wrong == "no ACL" else probed is not None and said in probed
+
+
+@on_both_loops
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_failed_connection_leaves_no_socket_open(
+    secured: SecuredKafka, wrong: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Not for the moment that a broker takes to close a refused one, either: the next try may come before that."""
+    listener, given, _ = WRONG[wrong]
+    settings = settings_for(secured, listener, given)
+    address = _host_and_port(settings)
+
+    async def connect() -> None:
+        with pytest.raises(PublishError):
+            await KafkaProducer.connect(settings, TopicSettings())
+
+    async def administrate() -> None:
+        administration = Administration(settings, TopicSettings())
+        with suppress(PublishError):
+            await administration.limits("any")
+        await administration.close(2)
+
+    async def try_each() -> dict[str, set[str]]:
+        tried: dict[str, Callable[[], Awaitable[object]]] = {
+            "connect": connect,
+            "administrate": administrate,
+            "probe": partial(probe, *address, settings),
+        }
+        left: dict[str, set[str]] = {}
+        for name, attempt in tried.items():
+            before = _sockets()
+            await attempt()
+            left[name] = _sockets() - before
+        return left
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with asyncio.Runner(loop_factory=loop) as runner:
+            left = runner.run(try_each())
+        gc.collect()
+    assert left == {"connect": set(), "administrate": set(), "probe": set()}
+    assert [str(each.message) for each in warned if issubclass(each.category, ResourceWarning)] == []
+
+
+@on_both_loops
+@pytest.mark.parametrize("wrong", ["password", "mechanism"])
+def test_a_wrong_login_tried_again_and_again_takes_no_more_descriptors(
+    secured: SecuredKafka, wrong: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    listener, given, _ = WRONG[wrong]
+    settings = settings_for(secured, listener, given)
+
+    async def try_often() -> list[int]:
+        opened: list[int] = []
+        for _ in range(20):
+            with pytest.raises(PublishError):
+                await KafkaProducer.connect(settings, TopicSettings())
+            opened.append(psutil.Process().num_fds())
+        return opened
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        opened = runner.run(try_often())
+    assert opened == opened[:1] * 20
+
+
+@on_both_loops
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
+def test_who_waits_no_longer_for_a_silent_broker_leaves_no_socket_open(
+    secured: SecuredKafka, protocol: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """It takes connections and says nothing, not even that it is about to close them."""
+
+    async def try_it(port: int) -> set[str]:
+        settings = settings_for(secured, f"127.0.0.1:{port}", {**TLS, "security_protocol": protocol})
+        settings = settings.model_copy(update={"request_timeout": 0.3})
+        before = _sockets()
+        with pytest.raises(PublishError):
+            await KafkaProducer.connect(settings, TopicSettings())
+        assert await probe("127.0.0.1", port, settings) is not None
+        trying = asyncio.create_task(probe("127.0.0.1", port, settings.model_copy(update={"request_timeout": 30.0})))
+        await until("a connection", lambda: _differ(before))
+        trying.cancel()
+        await asyncio.wait([trying])
+        return _sockets() - before
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(try_it(silent.getsockname()[1])) == set()
+
+
+@on_both_loops
+def test_a_request_that_is_not_answered_leaves_no_socket_open(
+    monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Its connection is closed, and what was not sent yet would keep the socket for as long as TCP tries."""
+
+    async def greeted(_: Connection) -> None:
+        """As if the broker had answered so far."""
+
+    monkeypatch.setattr(Connection, "_do_version_lookup", greeted)
+
+    async def try_it(port: int) -> set[str]:
+        before = _sockets()
+        connection = await Connection.open("127.0.0.1", port, {})
+        assert connection._writer is not None
+        connection._writer.write(bytes(1 << 26))
+        closed = connection.close(CloseReason.CONNECTION_TIMEOUT)
+        assert closed is not None
+        async with asyncio.timeout(20):
+            await closed
+        return _sockets() - before
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(try_it(silent.getsockname()[1])) == set()
+
+
+async def _differ(before: set[str]) -> bool:
+    return _sockets() != before
+
+
+def _sockets() -> set[str]:
+    """This process's open sockets."""
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        pytest.skip("open sockets are counted on Linux")
+    found: set[str] = set()
+    for descriptor in folder.iterdir():
+        with suppress(OSError):  # the one that reads the folder
+            if (name := str(descriptor.readlink())).startswith("socket:"):
+                found.add(name)
+    return found
 
 
 def _host_and_port(settings: KafkaSettings) -> tuple[str, int]:
