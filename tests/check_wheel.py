@@ -1,4 +1,4 @@
-"""Builds the wheel and the sdist's wheel and reads the SQL from each: `python tests/check_wheel.py`."""
+"""Builds the wheel and the sdist's wheel, and reads the SQL and the README from each: `python tests/check_wheel.py`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 LOOK = (
     "import relay, relay.postgres.sql as sql;"
     "assert '_sql' in str(sql._root()), sql._root();"
+    "import importlib.metadata, re;"
+    "readme = importlib.metadata.distribution('outbox-relay').read_text('METADATA');"
+    "assert '## See it work' in readme and not re.search(r'\\]\\((?!https?:)', readme), 'a link leads nowhere';"
     "assert sql.migrations() and sql.query('scan') and sql.roles();"
     "print(relay.__file__, len(sql.migrations()), 'migrations')"
 )
 
 
 def main() -> None:
-    """Fail with a traceback if a package lacks its SQL."""
+    """Fail with a traceback if a package lacks its SQL, or its README has a link into the repository."""
     with tempfile.TemporaryDirectory() as folder:
         build = [sys.executable, "-m", "hatchling", "build", "-d", folder]
         subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

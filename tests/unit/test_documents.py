@@ -121,11 +121,26 @@ def test_every_file_that_a_document_names_exists(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
+def links(page: Path) -> list[str]:
+    """Where the links of a page lead within the repository."""
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in target]
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    linked = {(ROOT / target.partition("#")[0]).resolve() for target in links(ROOT / "README.md")}
+    templates = {page for page in PAGES if page.parent.name == "ISSUE_TEMPLATE" or "TEMPLATE" in page.name}
+    assert {name_of(page) for page in set(PAGES) - linked - templates} == {"README.md"}
+
+
+def test_the_run_book_can_be_read_without_the_rest_of_the_repository() -> None:
+    folder = ROOT / "deploy"
+    for target in links(folder / "RUNBOOK.md"):
+        assert (folder / target.partition("#")[0]).resolve().is_relative_to(folder), target
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_of_a_document_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        if "://" in target:
-            continue
+    for target in links(page):
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), target
