@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
@@ -25,8 +26,7 @@ from relay.kafka.sending import BehindRefusedError, Refusals
 from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
 
 if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aiokafka.structs import RecordMetadata
 
@@ -222,12 +222,12 @@ class KafkaProducer:
 
     def pack(
         self,
-        waiting: deque[PendingEvent],
+        waiting: Iterable[PendingEvent],
         most: int,
         max_bytes: int | None,
         times: tuple[int, int] = ANY_TIME,
     ) -> RecordBatch:
-        """Move events from the left of `waiting` into a record batch until it is full; at least one.
+        """Pack the first of the events that wait into a record batch until it is full: at least one, at most `most`.
 
         `max_bytes` is what the topic takes in a record batch, `times` the earliest and the latest time that it takes.
         The hot path: one loop, and of each event only what Kafka gets.
@@ -242,8 +242,7 @@ class KafkaProducer:
         restamped = 0
         events: list[PendingEvent] = []
         total = 0
-        while waiting and len(events) < most:
-            event = waiting[0]
+        for event in islice(waiting, most):
             _, id_, event_id, _, key, payload, headers, type_, created_ms, size = event
             if room is not None:
                 packed += size + RECORD_OVERHEAD
@@ -265,7 +264,7 @@ class KafkaProducer:
                 restamped += created and added is not None
             if added is None:
                 break
-            events.append(waiting.popleft())
+            events.append(event)
             total += size
         builder.close()
         return RecordBatch(builder, events, total, restamped)

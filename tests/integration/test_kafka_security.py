@@ -8,7 +8,6 @@ import gc
 import shutil
 import socket
 import warnings
-from collections import deque
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -489,7 +488,7 @@ async def published(producer: KafkaProducer, topic: str) -> BatchOutcome:
     async with asyncio.timeout(30):
         assert await producer.partition_count(topic)
         answered: asyncio.Future[BatchOutcome] = asyncio.get_running_loop().create_future()
-        batch = producer.pack(deque([event(1)]), ALL, None)
+        batch = producer.pack([event(1)], ALL, None)
         await producer.send(batch, topic, 0, always, partial(_answer, answered))
         return await answered
 

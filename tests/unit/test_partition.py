@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from relay.event import EventTuple
@@ -18,6 +19,8 @@ from tests.support.events import event, events, ids
 if TYPE_CHECKING:
     import pytest
 
+    from relay.event import PendingEvent
+
 EVENT = EventTuple(0, 1, UUID(int=1), "orders", b"k", b"x", None, None, 0, 2)
 REFUSAL = PublishError(FailureKind.EVENT, "too large")
 
@@ -30,7 +33,7 @@ async def test_after_its_pause_a_refused_partition_may_send_however_early_the_lo
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "call_later", lambda _, callback, *arguments: loop.call_soon(callback, *arguments))
     partition = Partition("orders", 0, Backoff(lambda: 0.0))
-    partition.waiting.append(EVENT)
+    partition.add([EVENT])
     assert partition.may_send("producer", time.monotonic())
 
     partition.back_off()
@@ -41,18 +44,33 @@ async def test_after_its_pause_a_refused_partition_may_send_however_early_the_lo
     assert partition.may_send("producer", time.monotonic())
 
 
+class Packed(NamedTuple):
+    """A record batch."""
+
+    events: list[PendingEvent]
+
+
 def new_partition() -> Partition:
     partition = Partition("orders", 0, Backoff(lambda: 0.0))
-    partition.waiting.extend(events(1, 2, 3, 4))
+    partition.add(events(1, 2, 3, 4))
     return partition
 
 
 def send(partition: Partition, producer: str, now: float = 0.0) -> Flight:
     """A full batch, though of one event."""
-    flight = Flight(Tenure(Room(1, 1)), producer, [partition.waiting.popleft()], now)
-    partition.packed(1)
+    return send_some(partition, producer, 1, now)
+
+
+def send_some(partition: Partition, producer: str, number: int, now: float = 0.0) -> Flight:
+    """A batch of so many events."""
+    flight = Flight(Tenure(Room(1, 1)), producer, take(partition, number), now)
     partition.flights.append(flight)
     return flight
+
+
+def take(partition: Partition, number: int) -> list[PendingEvent]:
+    """The events of a batch of so many."""
+    return partition.take_batch(lambda waiting, most: Packed(list(islice(waiting, min(number, most))))).events
 
 
 def acknowledge(partition: Partition, now: float) -> None:
@@ -85,13 +103,11 @@ def test_nothing_is_queued_behind_a_batch_until_there_is_enough_to_fill_one() ->
     partition = new_partition()
     send(partition, "producer")
     acknowledge(partition, 0.0)
-    partition.waiting.extend(events(5, 6))
+    partition.add(events(5, 6))
     # Three of five fill a batch.
-    flight = Flight(Tenure(Room(1, 1)), "producer", [partition.waiting.popleft() for _ in range(3)], 0.0)
-    partition.packed(3)
-    partition.flights.append(flight)
+    send_some(partition, "producer", 3)
     assert not partition.may_send("producer", 1.0)
-    partition.waiting.extend(events(7))
+    partition.add(events(7))
     assert partition.may_send("producer", 1.0)
 
 
@@ -99,11 +115,9 @@ def test_a_batch_that_took_all_there_was_says_nothing_about_what_fills_one() -> 
     partition = new_partition()
     send(partition, "producer")
     acknowledge(partition, 0.0)
-    flight = Flight(Tenure(Room(1, 1)), "producer", list(partition.waiting), 0.0)
-    partition.waiting.clear()
-    partition.packed(3)
-    partition.flights.append(flight)
-    partition.waiting.extend(events(5))
+    send_some(partition, "producer", 3)
+    assert not partition.waiting
+    partition.add(events(5))
     assert partition.may_send("producer", 1.0), "one event filled a batch before"
 
 
@@ -142,8 +156,7 @@ def test_nothing_is_sent_behind_a_batch_whose_refusal_has_not_been_acted_on() ->
 
 def test_what_is_put_back_goes_before_all_others_in_its_order() -> None:
     partition = new_partition()
-    first = [partition.waiting.popleft(), partition.waiting.popleft()]
-    partition.put_back(first)
+    partition.put_back(take(partition, 2))
     assert ids(list(partition.waiting)) == [1, 2, 3, 4]
 
 
@@ -151,7 +164,7 @@ async def test_a_refused_batch_is_halved_until_the_culprit_goes_alone_and_nothin
     partition = new_partition()
     send(partition, "producer")
     acknowledge(partition, 0.0)
-    partition.waiting.extend(events(5, 6, 7, 8))
+    partition.add(events(5, 6, 7, 8))
     partition.split(7)
     assert partition.most == 3
     send(partition, "producer")
@@ -166,7 +179,7 @@ async def test_a_refused_batch_is_halved_until_the_culprit_goes_alone_and_nothin
     while partition.most < MOST_PER_BATCH:
         send(partition, "producer")
         acknowledge(partition, 1.0)
-        partition.waiting.extend(events(9))
+        partition.add(events(9))
         sizes.append(partition.most)
     assert sizes == [4, 16, 64, 256, 1024, 4096, MOST_PER_BATCH]
 
@@ -186,7 +199,7 @@ def test_what_the_broker_named_is_kept_out_of_batches_until_it_has_come_to_the_h
     assert not partition.may_send("producer", 0.0), "one that fails must find nothing in flight"
     acknowledge(partition, 0.0)
     assert partition.pop_head() is fourth
-    partition.waiting.append(first)
+    partition.add([first])
     assert partition.batch_bound() == partition.most
 
 
@@ -198,7 +211,7 @@ def test_what_was_named_and_then_taken_out_is_asked_about_anew_when_it_comes_bac
     assert partition.withdraw(lambda event: event is pulled[0]) == pulled[:1]
     assert partition.head_condemned() is REFUSAL
     partition.withdraw()
-    partition.waiting.extend(pulled)
+    partition.add(pulled)
     assert partition.head_condemned() is None
     assert partition.batch_bound() == partition.most
 
@@ -229,7 +242,7 @@ def test_the_events_of_a_key_are_withdrawn_in_order_and_the_others_stay() -> Non
     partition = new_partition()
     others = [event(5, key=b"other"), event(6, key=b"other")]
     key = partition.waiting[0].key
-    partition.waiting.extend(others)
+    partition.add(others)
     assert key is not None
     assert ids(partition.withdraw(lambda event: event.key == key)) == [1, 2, 3, 4]
     assert ids(list(partition.waiting)) == [5, 6]

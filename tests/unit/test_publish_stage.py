@@ -29,8 +29,7 @@ from tests.support.events import event, ids
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from relay.event import PendingEvent
     from relay.outcome import BatchOutcome
@@ -52,9 +51,9 @@ class FakeProducer:
         return TopicLimits(MAX_BYTES)
 
     def pack(
-        self, waiting: deque[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
+        self, waiting: Iterable[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
     ) -> SimpleNamespace:
-        return SimpleNamespace(events=[waiting.popleft()], size=1, restamped=0)
+        return SimpleNamespace(events=[next(iter(waiting))], size=1, restamped=0)
 
     async def send(
         self, batch: Any, topic: str, partition: int, allowed: object, done: Callable[[BatchOutcome], None]

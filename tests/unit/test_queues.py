@@ -38,7 +38,7 @@ def test_what_is_in_flight_is_counted_by_tenure(topics: Topics) -> None:
 def test_what_is_not_in_flight_can_be_taken_back(topics: Topics) -> None:
     first, _ = topics.partitions()
     first.flights.append(Flight(Tenure(Room(1, 1)), "main", events(1), NOW))
-    first.waiting.extend(events(2, 3))
+    first.add(events(2, 3))
     topics["unknown"].route(events(4, 5))
     assert ids(topics.withdraw(lambda each: each.id in (1, 3, 4))) == [3, 4]
     assert ids(topics.withdraw()) == [2, 5]
@@ -50,10 +50,10 @@ def test_the_age_is_that_of_the_oldest_wherever_it_is(topics: Topics, where: str
     assert topics.oldest_age(NOW) == 0.0
     first, second = topics.partitions()
     young, old = event(1)._replace(created_ms=998_000), event(2)._replace(created_ms=990_000)
-    first.waiting.append(young)
+    first.add([young])
     match where:
         case "waiting":
-            second.waiting.append(old)
+            second.add([old])
         case "in flight":
             second.flights.append(Flight(Tenure(Room(1, 1)), "main", [old], NOW))
         case _:

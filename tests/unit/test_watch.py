@@ -265,7 +265,7 @@ def test_of_thousands_of_topics_in_trouble_the_first_are_told_and_the_others_cou
 def test_a_partition_in_which_nothing_moves_while_others_go_on_is_named_until_something_does(watched: Watched) -> None:
     """Good events stood behind refused ones for minutes, and nobody was told."""
     partition = watched.topic("stuck").partitions[1]
-    partition.waiting.extend(events(1, 2, 3))
+    partition.add(events(1, 2, 3))
     watched.pass_time(STALLED_AFTER, flowing="other")
     partition.pop_head()
     watched.pass_time(STALLED_AFTER, flowing="other")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING
+from itertools import islice, repeat
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from relay.decide.limits import ANY_TIME
 from relay.stages.publish.line import Line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from relay.event import PendingEvent
     from relay.outcome import BatchOutcome, PublishError
@@ -31,6 +31,17 @@ MOST_PER_BATCH = 10_000
 GROWTH = 4
 """By which a batch may be larger than the last one that was acknowledged, after a refusal: where refused events come
 one after the other, each must not cost a search through ten thousand."""
+
+
+class Packed(Protocol):
+    """A record batch."""
+
+    @property
+    def events(self) -> list[PendingEvent]:
+        """The events in it, in order."""
+
+
+Batch = TypeVar("Batch", bound=Packed)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +72,6 @@ class Partition:
     topic: str
     number: int
     backoff: Backoff
-    waiting: Line = field(default_factory=Line)
     flights: deque[Flight] = field(default_factory=deque)
     wake_up: asyncio.Event = field(default_factory=asyncio.Event)
     suspect: bool = False
@@ -80,6 +90,7 @@ class Partition:
     """Grows whenever events leave it, to Kafka or as failed."""
     full_at: int = MOST_PER_BATCH
     """Events in the last batch that was full, that is, that left some waiting."""
+    _waiting: Line = field(default_factory=Line)
     _pausing: bool = False
     _producer: object = None
     _warm_until: float = 0.0
@@ -87,6 +98,11 @@ class Partition:
 
     def __repr__(self) -> str:
         return f"<Partition {self.topic}-{self.number} waiting={len(self.waiting)} flights={len(self.flights)}>"
+
+    @property
+    def waiting(self) -> Sequence[PendingEvent]:
+        """The events that wait, in order. Only the partition itself adds or takes any."""
+        return self._waiting
 
     @property
     def idle(self) -> bool:
@@ -111,10 +127,26 @@ class Partition:
         warm = producer is self._producer and now < self._warm_until and not self.doubtful and not self.condemned
         return warm and len(self.flights) < 2 and len(self.waiting) >= self.full_at
 
-    def packed(self, events: int) -> None:
-        """A batch of so many events was taken from those that wait."""
-        if self.waiting:
-            self.full_at = events
+    def add(self, events: Iterable[PendingEvent]) -> None:
+        """Have events wait behind all others."""
+        self._waiting.extend(events)
+        self.wake_up.set()
+
+    def take_batch(self, pack: Callable[[Iterable[PendingEvent], int], Batch]) -> Batch:
+        """Take the next record batch out of the queue.
+
+        `pack` is given the events that wait and how many of them it may pack at most; it packs the first of them.
+        """
+        waiting = self._waiting
+        batch = pack(waiting, self.batch_bound())
+        packed = len(batch.events)
+        if packed == len(waiting):
+            waiting.clear()
+        else:
+            self.full_at = packed
+            for _ in repeat(None, packed):
+                waiting.popleft()
+        return batch
 
     def acknowledged(self, flight: Flight, now: float) -> None:
         """The broker has `flight`."""
@@ -144,7 +176,7 @@ class Partition:
 
     def put_back(self, events: list[PendingEvent]) -> None:
         """Events that were not published go before all others again, in their order."""
-        self.waiting.extendleft(reversed(events))
+        self._waiting.extendleft(reversed(events))
 
     def split(self, refused: int) -> None:
         """A batch of `refused` events was refused for one of them: halve until it is found."""
@@ -169,13 +201,13 @@ class Partition:
     def pop_head(self) -> PendingEvent:
         """Take the event at the head out, which fails."""
         self.progress += 1
-        event = self.waiting.popleft()
+        event = self._waiting.popleft()
         if self.condemned and self.condemned[0][0] is event:
             self.condemned.popleft()
         return event
 
     def batch_bound(self) -> int:
-        """Events that the next batch may have: none that is condemned."""
+        """The maximum number of events in the next batch, none of which is condemned."""
         if not self.condemned:
             return self.most
         condemned = self.condemned[0][0]
@@ -204,4 +236,4 @@ class Partition:
             self.doubtful = 0
         else:
             self.condemned = deque(each for each in self.condemned if not which(each[0]))
-        return self.waiting.withdraw(which)
+        return self._waiting.withdraw(which)

@@ -6,8 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from typing import Any
 
     from relay.decide.limits import TopicLimits
@@ -63,9 +62,12 @@ class Producer(Protocol):
         """What the topic takes."""
 
     def pack(
-        self, waiting: deque[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
+        self, waiting: Iterable[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
     ) -> RecordBatch:
-        """Move events from the left of `waiting` into a batch that fits; those not within `times` with the time now."""
+        """Pack the first of the events that wait, at least one and at most `most`, into a batch of up to `max_bytes`.
+
+        Events whose own time is not within `times`, the earliest and the latest, go with the time now.
+        """
 
     async def send(
         self, batch: Any, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[BatchOutcome], None]

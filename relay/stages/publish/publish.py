@@ -283,8 +283,8 @@ class Publish:
         bounds = await topic.limits.times_for(partition.waiting[0], producer)
         if not partition.waiting or tenure is not self._tenure:
             return
-        batch = producer.pack(partition.waiting, partition.batch_bound(), topic.limits.max_bytes, bounds)
-        partition.packed(len(batch.events))
+        pack = partial(producer.pack, max_bytes=topic.limits.max_bytes, times=bounds)
+        batch = partition.take_batch(pack)
         self._pacing.charge(batch.events)
         flight = Flight(tenure, producer, batch.events, time.monotonic(), batch.size, bounds, batch.restamped)
         partition.flights.append(flight)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from relay.decide.routing import KnownKeys, Router
-from relay.event import KEY
+from relay.event import KEY, key_of
 from relay.stages.publish.limits import Limits
 from relay.stages.publish.line import Line
 from relay.stages.publish.partition import Partition
@@ -122,17 +122,18 @@ class Topic:
             self._route(self.router, events)
 
     def _route(self, router: Router, events: Sequence[PendingEvent]) -> None:
-        partition_of = router.partitions_of({event[4] for event in events})
+        partition_of = router.partitions_of(set(map(key_of, events)))
         turn = router.next_turn()
-        partitions = self.partitions
-        touched = set()
+        by_partition: dict[int, list[PendingEvent]] = {}
         for event in events:
-            key = event[4]
+            key = event[KEY]
             number = turn if key is None else partition_of[key]
-            partitions[number].waiting.append(event)
-            touched.add(number)
-        for number in touched:
-            partitions[number].wake_up.set()
+            if number in by_partition:
+                by_partition[number].append(event)
+            else:
+                by_partition[number] = [event]
+        for number, its_events in by_partition.items():
+            self.partitions[number].add(its_events)
 
     def withdraw_key(self, partition: Partition | None, key: bytes) -> list[PendingEvent]:
         """Take out the events of a key, which go to `partition` if it is known, that are not in flight."""

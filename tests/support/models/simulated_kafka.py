@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from relay.decide.limits import TopicLimits
@@ -16,7 +17,7 @@ from tests.support.models.simulated_postgres import Violation
 from tests.support.models.simulated_relay import Instant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from relay.event import PendingEvent
@@ -85,12 +86,12 @@ class SimulatedProducer:
         await Instant()
         return limits
 
-    def pack(self, waiting: deque[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]) -> Batch:
+    def pack(self, waiting: Iterable[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]) -> Batch:
         batch = Batch([], 0)
-        while waiting and len(batch.events) < min(most, MOST_PACKED):
-            if max_bytes is not None and batch.events and waiting[0].size + 256 > max_bytes:
+        for event in islice(waiting, min(most, MOST_PACKED)):
+            if max_bytes is not None and batch.events and event.size + 256 > max_bytes:
                 break
-            batch.events.append(waiting.popleft())
+            batch.events.append(event)
         return batch
 
     async def send(
