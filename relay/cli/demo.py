@@ -123,7 +123,7 @@ def _keep(say: Callable[[str], object], *servers: PostgresServer | KafkaServer) 
     while True:
         for server in servers:
             if not server.running:
-                raise LocalServerError(f"{server.name} ended by itself; see {server.log}")
+                raise LocalServerError(f"{server.name} ended unexpectedly; see {server.log}")
         time.sleep(KEEP_LOOK_SECONDS)
 
 

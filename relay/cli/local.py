@@ -113,7 +113,7 @@ def _watch(*servers: PostgresServer | KafkaServer) -> NoReturn:
     while True:
         for server in servers:
             if not server.running:
-                raise LocalServerError(f"{server.name} ended by itself; see {server.log}")
+                raise LocalServerError(f"{server.name} ended unexpectedly; see {server.log}")
         time.sleep(WATCH_SECONDS)
 
 

@@ -24,7 +24,7 @@ class Admission:
         """Why no event may go to this topic; None if events may."""
         for pattern in self.deny:
             if fnmatchcase(topic, pattern):
-                return f"RELAY_TOPIC_DENY has {pattern}; take it out and replay, or discard"
+                return f"RELAY_TOPIC_DENY lists {pattern}; remove it and replay, or discard"
         if not any(fnmatchcase(topic, pattern) for pattern in self.allow):
-            return "RELAY_TOPIC_ALLOW does not have it; add it and replay, or discard"
+            return "RELAY_TOPIC_ALLOW does not list it; add it and replay, or discard"
         return None

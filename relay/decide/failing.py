@@ -65,7 +65,7 @@ def judge(
     Raises ValueError for the cluster's or a topic's troubles: they are no fault of an event and spend no attempt.
     """
     if kind in (FailureKind.CLUSTER, FailureKind.TOPIC, FailureKind.TIME):
-        raise ValueError(f"a {kind.value} error is no fault of an event")
+        raise ValueError(f"a {kind.value} error is not about an event")
     attempts += 1
     if kind is FailureKind.EVENT or attempts >= max_attempts:
         return Fail(attempts, policy)

@@ -62,7 +62,7 @@ class ReplayRequest:
                 {lane: _id(reached["lanes"][str(lane)]) for lane in range(LANES)},
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"this is no replay of delivered events: {type(error).__name__} {error}") from error
+            raise ValueError(f"not a replay of delivered events: {type(error).__name__} {error}") from error
 
     def open_lanes(self) -> set[int]:
         """Lanes that have something left to do, whoever owns them."""
@@ -182,11 +182,11 @@ def _time(text: str) -> datetime:
 def _rate(value: object) -> float:
     rate = float(value or 0)  # type: ignore[arg-type]
     if not isfinite(rate):
-        raise ValueError(f"{value!r} is no rate")
+        raise ValueError(f"{value!r} is not a rate")
     return max(0.0, rate)
 
 
 def _id(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise ValueError(f"{value!r} is no id")
+        raise ValueError(f"{value!r} is not an id")
     return value

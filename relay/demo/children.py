@@ -65,7 +65,7 @@ class Child:
             yield json.loads(line)
         code = await process.wait()
         if code != 0 or not self._finishing:
-            raise LocalServerError(f"{self.name} ended by itself with code {code}; {log_tail(self._log)}")
+            raise LocalServerError(f"{self.name} ended unexpectedly with code {code}; {log_tail(self._log)}")
 
     def finish(self) -> None:
         """Ask it to complete what it does, report the last of it and end."""
@@ -141,7 +141,7 @@ class RelayChild:
     def check(self) -> None:
         """Raise LocalServerError if it has ended."""
         if not self.running:
-            raise LocalServerError(f"{self.name} ended by itself; {log_tail(self.log)}")
+            raise LocalServerError(f"{self.name} ended unexpectedly; {log_tail(self.log)}")
 
     def stop(self) -> None:
         """SIGTERM: it drains and ends."""

@@ -72,7 +72,7 @@ class Summary:
         """One sentence."""
         found = self.findings
         if not found.committed:
-            return "Nothing was committed, so nothing was shown; let it run for longer."
+            return "Nothing was committed, so the demo showed nothing; let it run longer."
         wrong = [
             f"{number:,} {what}"
             for number, what in (

@@ -42,13 +42,13 @@ class RequestTooLargeError(KafkaError):
 
     kind = FailureKind.EVENT
 
-    others = "others are answered"
+    others = "answers other batches"
 
     def __init__(self, size: int) -> None:
         super().__init__(
-            f"the broker closes the connection without a word whenever a record batch of {size:,} bytes is sent, and "
-            f"{self.others}; raise its socket.request.max.bytes, or the limit of the gateway before it, or "
-            "make the event smaller"
+            f"the broker closes the connection without an answer whenever a record batch of {size:,} bytes is sent, "
+            f"and {self.others}; raise the broker's socket.request.max.bytes or the limit of the gateway in front of "
+            "it, or make the event smaller"
         )
 
 
@@ -56,7 +56,7 @@ class ClosedWithoutAWordError(RequestTooLargeError):
     """The same, but nothing else was sent that could show that the broker works."""
 
     kind = FailureKind.TOPIC
-    others = "nothing else was sent that would show whether it takes anything"
+    others = "no other batch was sent that would show whether the broker takes any"
 
 
 class Closings:

@@ -78,7 +78,7 @@ def _of_kafka(error: BaseException, settings: KafkaSettings) -> str | None:
             encrypted = "SASL_SSL" if logs_in else "SSL (or SASL_SSL, if it wants a login)"
             return f"this listener speaks TLS; set {_PROTOCOL}={encrypted}, or name a listener without TLS"
         case NotKafkaError():
-            return f"what listens there is not Kafka (it answers {error.first!r}); correct {_SERVERS}"
+            return f"the server that listens there is not Kafka (it answers {error.first!r}); correct {_SERVERS}"
         case kafka.UnsupportedSaslMechanismError():
             enabled = re.findall(r"'([A-Z0-9-]+)'", str(error).partition("are:")[2])
             offered = f" ({', '.join(enabled)})" if enabled else ""
@@ -88,14 +88,14 @@ def _of_kafka(error: BaseException, settings: KafkaSettings) -> str | None:
             )
         case kafka.IllegalSaslStateError():
             other = settings.security_protocol.removeprefix("SASL_")
-            return f"this listener wants no login; set {_PROTOCOL}={other}, or name a listener with SASL"
+            return f"this listener does not want a login; set {_PROTOCOL}={other}, or name a listener with SASL"
         case kafka.SaslAuthenticationFailed() | kafka.AuthenticationFailedError():
             return (
                 f"the broker refuses the login of {settings.sasl_username!r}: wrong user name or password; "
                 "correct RELAY_KAFKA_SASL_USERNAME or RELAY_KAFKA_SASL_PASSWORD, or the user in Kafka"
             )
         case kafka.IncompatibleBrokerVersion():
-            return f"the broker is too old or answers what aiokafka does not understand ({_plain(error)})"
+            return f"the broker is too old, or aiokafka does not understand its answer ({_plain(error)})"
         case ClosedUnaskedError() if settings.security_protocol in ("PLAINTEXT", "SSL"):
             login = "SASL_SSL" if settings.security_protocol == "SSL" else "SASL_PLAINTEXT"
             return (
@@ -125,19 +125,22 @@ def _of_tls(error: BaseException, address: Address, settings: KafkaSettings) -> 
 def _of_certificate(error: ssl.SSLCertVerificationError, address: Address, settings: KafkaSettings) -> str:
     code = error.verify_code
     if code == _EXPIRED:
-        return "the broker's certificate has expired (or an authority's has); renew it, and check this machine's clock"
+        return (
+            "the broker's certificate has expired (or an authority's certificate has); "
+            "renew it, and check this machine's clock"
+        )
     if code == _NOT_YET_VALID:
         return "the broker's certificate is not valid yet; check this machine's clock, and the certificate"
     if code in _OTHER_NAME:
         return (
-            f"the broker's certificate is not for the name {address[0]}; use a name that it has (subjectAltName) "
-            f"in {_SERVERS} and in advertised.listeners, or issue one for this name"
+            f"the broker's certificate is not for the name {address[0]}; use one of its names (subjectAltName) "
+            f"in {_SERVERS} and in advertised.listeners, or issue a certificate for this name"
         )
     if code in _UNKNOWN_AUTHORITY:
         trusted = f"in {settings.ssl_cafile}" if settings.ssl_cafile else "one of the system's"
         return (
             f"the broker's certificate is from an authority that is not {trusted}; "
-            "set RELAY_KAFKA_SSL_CAFILE to a file with the right one"
+            "set RELAY_KAFKA_SSL_CAFILE to a file with the right authority"
         )
     return f"the broker's certificate is not accepted ({error.verify_message}); see RELAY_KAFKA_SSL_CAFILE"
 
@@ -147,7 +150,7 @@ def _of_alert(reason: str, settings: KafkaSettings) -> str:
     if settings.ssl_certfile is None:
         if any(word in reason for word in ("CERTIFICATE", "HANDSHAKE_FAILURE", "INTERNAL_ERROR")):
             return (
-                "the broker asks for a client certificate and there is none; "
+                "the broker asks for a client certificate and none is set; "
                 "set RELAY_KAFKA_SSL_CERTFILE and RELAY_KAFKA_SSL_KEYFILE"
             )
     elif "EXPIRED" in reason:
@@ -158,7 +161,10 @@ def _of_alert(reason: str, settings: KafkaSettings) -> str:
             "renew it if it has expired, or have the broker trust its authority"
         )
     if "PROTOCOL_VERSION" in reason:
-        return "the broker takes no version of TLS that this machine's OpenSSL offers; enable TLSv1.2 or 1.3 there"
+        return (
+            "the broker does not accept any version of TLS that this machine's OpenSSL offers; "
+            "enable TLSv1.2 or TLSv1.3 on the broker"
+        )
     return f"the broker ended the TLS handshake ({_words(reason)}); see the broker's log"
 
 
@@ -181,13 +187,13 @@ def _of_network(error: BaseException, address: Address, settings: KafkaSettings)
             return "nothing listens on this port; start the broker, or correct its advertised.listeners"
         case TimeoutError() | asyncio.TimeoutError():
             return (
-                f"no answer within {settings.request_timeout:g} s; see whether the broker hangs, "
-                "and whether a firewall is in between"
+                f"no answer within {settings.request_timeout:g} s; check whether the broker hangs, "
+                "and whether a firewall is in the way"
             )
         case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH):
-            return f"there is no way to it ({error.strerror}); check the network, and the address in {_SERVERS}"
+            return f"there is no route to this address ({error.strerror}); check the network, and {_SERVERS}"
         case OSError(errno=errno.EMFILE | errno.ENFILE):
-            return "this process has no file descriptor left; raise its limit (ulimit -n)"
+            return "this process has no file descriptors left; raise its limit (ulimit -n)"
         case ConnectionResetError() | BrokenPipeError() | asyncio.IncompleteReadError():
             # Python's own event loop tells a handshake that is cut so.
             return _closed(settings)
@@ -199,7 +205,7 @@ def _closed(settings: KafkaSettings) -> str:
     match settings.security_protocol:
         case "PLAINTEXT":
             return (
-                "the broker closes the connection without a word; "
+                "the broker closes the connection without an answer; "
                 f"if this listener wants TLS, set {_PROTOCOL}, else see the broker's log"
             )
         case "SSL" | "SASL_SSL":
@@ -211,8 +217,8 @@ def _closed(settings: KafkaSettings) -> str:
 def _plaintext(settings: KafkaSettings) -> str:
     plain = "SASL_PLAINTEXT" if settings.security_protocol.startswith("SASL") else "PLAINTEXT"
     return (
-        "this listener does not speak TLS, or ends the handshake without a word; "
-        f"name a listener with TLS in {_SERVERS}, or set {_PROTOCOL}={plain} if the network may see everything"
+        "this listener does not speak TLS, or ends the handshake without an answer; "
+        f"name a listener with TLS in {_SERVERS}, or set {_PROTOCOL}={plain} if the traffic may go unencrypted"
     )
 
 

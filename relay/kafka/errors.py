@@ -67,7 +67,7 @@ _ADVICE: dict[type[BaseException], str] = {
     kafka.NotEnoughReplicasError: "bring its brokers back, or lower the topic's min.insync.replicas",
     kafka.MessageSizeTooLargeError: "raise max.message.bytes of the topic, or make the event smaller",
     kafka.RecordListTooLargeError: "raise max.message.bytes of the topic, or make the event smaller",
-    InvalidRecordError: "a topic with cleanup.policy=compact takes no event without a key",
+    InvalidRecordError: "a topic with cleanup.policy=compact does not take an event without a key",
     kafka.ClusterAuthorizationFailedError: "grant the relay IDEMPOTENT_WRITE on the cluster, or WRITE on a topic",
 }
 

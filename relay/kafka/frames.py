@@ -23,7 +23,7 @@ class NotKafkaError(ConnectionError):
     """What answers does not speak Kafka's protocol; `first` are its first four bytes."""
 
     def __init__(self, first: bytes) -> None:
-        super().__init__(f"what answers does not speak Kafka's protocol: it begins with {first!r}")
+        super().__init__(f"the server does not speak Kafka's protocol: its answer begins with {first!r}")
         self.first = first
 
     @property

@@ -125,12 +125,14 @@ def _check(variable: str, path: Path, kind: str) -> None:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise FileError(f"{variable} names {path}, which cannot be read ({error.strerror})") from error
+        raise FileError(
+            f"{variable} names {path}, which cannot be read ({error.strerror}); correct the path or the file's rights"
+        ) from error
     whole = rb"-----BEGIN [A-Z ]*%b-----.+?-----END [A-Z ]*%b-----" % ((kind.encode(),) * 2)
     if re.search(whole, text, re.DOTALL) is None:
         raise FileError(
-            f"{variable} names {path}, in which there is no whole {kind.lower()} (PEM); "
-            "if it is being written, it will be read again; else correct it"
+            f"{variable} names {path}, which does not contain a complete {kind.lower()} (PEM); "
+            "correct the file (one that is being written will be read again)"
         )
 
 

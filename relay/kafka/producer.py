@@ -109,7 +109,7 @@ class KafkaProducer:
         return PublishError(
             FailureKind.CLUSTER,
             f"no answer from {settings.bootstrap_servers} within {settings.request_timeout:g} s; "
-            "see whether the brokers hang, and whether a firewall is in between",
+            "check whether the brokers hang, and whether a firewall is in the way",
             type(error).__name__,
         )
 

@@ -39,7 +39,7 @@ class ServerFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise LocalServerError(f"cannot use the folder {self.path} ({error}); choose another one") from error
+            raise LocalServerError(f"cannot use the folder {self.path} ({error}); choose another folder") from error
         try:
             self._acquire(lock)
             yield lock
@@ -57,7 +57,7 @@ class ServerFolder:
                 # Ourselves: another object of this process, whose server runs.
                 if (user and not is_gone(user)) or time.monotonic() > deadline:
                     raise LocalServerError(
-                        f"{self.path} is in use by process {user}; end that one or choose another folder"
+                        f"{self.path} is in use by process {user}; end that process or choose another folder"
                     ) from None
                 time.sleep(POLL_SECONDS)
         os.ftruncate(lock, 0)

@@ -136,7 +136,7 @@ class KafkaServer(Server):
         )
         if made.returncode != 0:
             raise LocalServerError(
-                f"Kafka's storage could not be made in {self.folder}: {(made.stderr or made.stdout).strip()}"
+                f"Kafka's storage could not be created in {self.folder}: {(made.stderr or made.stdout).strip()}"
             )
         # Only whole data get the final name; an interrupted format is started over.
         new.rename(data)

@@ -92,7 +92,7 @@ def maven_jars(name: str, coordinates: Sequence[str]) -> list[Path]:
             # requests' errors are OSErrors; jgo's own are RuntimeErrors.
             raise MissingPartError(
                 f"{name} could not be fetched from Maven Central (https://repo.maven.apache.org): {error}; "
-                "it needs the network once, later starts do not"
+                "check the network, which only the first start needs"
             ) from error
     return sorted(kept.rglob("*.jar"))
 

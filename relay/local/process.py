@@ -133,7 +133,7 @@ class ServerProcess:
             file.seek(self._log_start)
             lines = file.read().decode(errors="replace").splitlines()
         tail = "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:])
-        return f"its log {self.log} ends with:\n{tail}" if lines else f"its log {self.log} says nothing"
+        return f"its log {self.log} ends with:\n{tail}" if lines else f"its log {self.log} is empty"
 
     def _close(self) -> None:
         if self._keeper.stdin is not None:

@@ -61,13 +61,13 @@ class Server(abc.ABC):
     def pid(self) -> int:
         """The process id of the server itself; raises LocalServerError if it does not run."""
         if self._process is None or not self._process.running:
-            raise LocalServerError(f"{self.name} in {self.folder} does not run")
+            raise LocalServerError(f"{self.name} in {self.folder} is not running")
         return self._process.pid
 
     def port(self, purpose: str = "clients") -> int:
         """A TCP port of it on 127.0.0.1; it stays the same, unless another program takes it between runs."""
         if not self._ports:
-            raise LocalServerError(f"{self.name} in {self.folder} was not started yet")
+            raise LocalServerError(f"{self.name} in {self.folder} has not been started yet")
         return self._ports[purpose]
 
     def start(self, timeout: float = START_SECONDS) -> Self:
@@ -143,7 +143,8 @@ class Server(abc.ABC):
             if port is not None and not ports.is_free(port):
                 if wanted or not movable:
                     raise LocalServerError(
-                        f"port {port} on {ports.HOST} is taken; end what listens there or choose another port"
+                        f"port {port} on {ports.HOST} is in use; end the program that listens there "
+                        "or choose another port"
                     )
                 port = None
             chosen[purpose] = port or ports.free_port(frozenset(chosen.values()))

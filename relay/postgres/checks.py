@@ -26,8 +26,8 @@ async def check_primary(connection: asyncpg.Connection) -> None:
         in_recovery = await connection.fetchval(query("in_recovery"))
     if in_recovery:
         raise PostgresLostError(
-            "the server is in recovery (a standby?) and takes no writes; waiting until it is the primary, "
-            "if that is another server change RELAY_POSTGRES_DSN"
+            "the server is in recovery (a standby?) and does not take writes; waiting until it is the primary; "
+            "if another server is the primary, change RELAY_POSTGRES_DSN"
         )
 
 
@@ -43,8 +43,8 @@ async def check_sessions(connections: Iterable[asyncpg.Connection]) -> None:
         sessions = [await connection.fetchrow(query("server_process")) for connection in connections]
     if len({(row["server"], row["in_recovery"]) for row in sessions}) > 1:
         raise PostgresLostError(
-            "connections to the same address came to different servers; waiting until they all lead to the primary, "
-            "if that is not a fail-over name the primary itself in RELAY_POSTGRES_DSN"
+            "connections to the same address reached different servers; waiting until all of them reach the primary; "
+            "if this is not a fail-over, name the primary itself in RELAY_POSTGRES_DSN"
         )
     if len({row["process"] for row in sessions}) < len(sessions):
         # What was set for ours is set for the sessions that applications use.
@@ -92,7 +92,7 @@ async def schema_state(connection: asyncpg.Connection, schema: str = DEFAULT_SCH
             raise SchemaError(f"the server is PostgreSQL {server // 10_000}; the outbox needs 13 or later")
         if not usable_name:
             raise SettingsError(
-                f"the schema name {schema!r} is a word of SQL; choose another for RELAY_POSTGRES_SCHEMA"
+                f"the schema name {schema!r} is a reserved word of SQL; choose another for RELAY_POSTGRES_SCHEMA"
             )
     # Before anything in the schema is read: a view would run its owner's functions with our rights.
     found = await check_owners(connection, schema, refused_to_use)
@@ -105,8 +105,8 @@ async def schema_state(connection: asyncpg.Connection, schema: str = DEFAULT_SCH
     needed = max((row["compatible_from"] for row in rows if row["version"] > ours), default=0)
     if needed > ours:
         raise SchemaError(
-            f"the outbox in the schema {schema} is at version {newest}, newer than this program, which knows "
-            f"version {ours}, and works with programs from version {needed}; install a newer outbox-relay"
+            f"the outbox in the schema {schema} is at version {newest} and needs a program that knows version "
+            f"{needed} or later; this program knows version {ours}; install a newer outbox-relay"
         )
     for migration in known[:newest]:
         _check_applied(migration, applied.get(migration.version))
@@ -124,7 +124,8 @@ async def check_row_security(connection: asyncpg.Connection, schema: str = DEFAU
     if tables:
         raise SchemaError(
             f"row level security applies to the role {role} on {', '.join(tables)}, and events that it hides would be "
-            f"lost; run ALTER ROLE {role} BYPASSRLS, or ALTER TABLE {tables[0]} DISABLE ROW LEVEL SECURITY for each"
+            f"lost; run ALTER ROLE {role} BYPASSRLS, or ALTER TABLE {tables[0]} DISABLE ROW LEVEL SECURITY for each "
+            "of these tables"
         )
 
 
@@ -132,14 +133,14 @@ def _check_applied(migration: Migration, row: asyncpg.Record | None) -> None:
     label = f"{migration.version:04} {migration.name}"
     if row is None:
         raise SchemaError(
-            f"migration {label} is missing from the list of what was applied, though a later one is there; "
+            f"migration {label} is missing from the list of applied migrations, although a later one is in it; "
             "restore the table `migration` of the outbox"
         )
     if row["checksum"] != migration.checksum:
         raise SchemaError(
-            f"migration {label} was applied with another text than this program has (checksum "
-            f"{row['checksum'][:12]}, not {migration.checksum[:12]}); use the release the outbox was made with, "
-            "or compare the two and correct by hand"
+            f"migration {label} was applied with a different text than this program has (checksum "
+            f"{row['checksum'][:12]}, not {migration.checksum[:12]}); use the release that created the outbox, "
+            "or compare the two texts and correct the outbox by hand"
         )
 
 
@@ -155,12 +156,12 @@ async def check_sequence(connection: asyncpg.Connection, schema: str = DEFAULT_S
     if (state["cache"], state["increment"], state["cycle"]) != (1, 1, False):
         raise SchemaError(
             f"the sequence {name} has CACHE {state['cache']}, INCREMENT {state['increment']}, "
-            f"{'CYCLE' if state['cycle'] else 'NO CYCLE'}, with which ids come out of order; "
+            f"{'CYCLE' if state['cycle'] else 'NO CYCLE'}, and so gives ids out of order; "
             f"run ALTER SEQUENCE {name} INCREMENT BY 1 CACHE 1 NO CYCLE"
         )
     highest = max(state["highest_id"], state["highest_position"])
     if state["reached"] < highest:
         raise SchemaError(
-            f"the sequence {name} is at {state['reached']}, behind id {highest} that was already used; "
+            f"the sequence {name} is at {state['reached']}, behind id {highest}, which is already in use; "
             f"stop the writers and run SELECT setval('{name}', {highest})"
         )

@@ -92,7 +92,7 @@ def _address(netloc: str, wanted: dict[str, str]) -> str:
     credentials, at, hosts = netloc.rpartition("@")
     if "," in hosts + address or wanted.get("sslmode") == "verify-full":
         raise SettingsError(
-            f"{_NAME} has hostaddr, which goes neither with several hosts nor with sslmode=verify-full; leave it out"
+            f"{_NAME} has hostaddr, which works neither with several hosts nor with sslmode=verify-full; leave it out"
         )
     _, colon, port = hosts.rpartition("]")[2].rpartition(":")
     return f"{credentials}{at}{f'[{address}]' if ':' in address else address}{colon}{port if colon else ''}"
@@ -104,7 +104,8 @@ def _system_authorities(wanted: dict[str, str]) -> None:
     known = ssl.get_default_verify_paths().cafile
     if known is None:
         raise SettingsError(
-            f"{_NAME} has sslrootcert=system, and this system has no file of authorities; name one in sslrootcert"
+            f"{_NAME} has sslrootcert=system, and this system has no file of certificate authorities; "
+            "name one in sslrootcert"
         )
     wanted["sslrootcert"] = known
     wanted.setdefault("sslmode", "verify-full")

@@ -71,8 +71,8 @@ def connecting() -> Iterator[None]:
         if isinstance(error.__cause__, pg.ConnectionDoesNotExistError):
             # TLS 1.3 has no other way to refuse a certificate: the handshake is over on our side by then.
             raise PostgresLostError(
-                "PostgreSQL ended the connection before it was made; if that does not pass, it refuses the client "
-                "certificate: check sslcert and sslkey in RELAY_POSTGRES_DSN"
+                "PostgreSQL ended the connection before it was established; if this goes on, PostgreSQL refuses the "
+                "client certificate: check sslcert and sslkey in RELAY_POSTGRES_DSN"
             ) from error.__cause__
         raise
     except RelayError:
@@ -150,8 +150,8 @@ def _tls(error: BaseException) -> RelayError:
 
 
 _TLS_ADVICE = (
-    ("expired", "renew the server's certificate; nothing helps"),
-    ("not yet valid", "check this machine's clock and the server's certificate; nothing helps"),
+    ("expired", "renew the server's certificate; no setting helps"),
+    ("not yet valid", "check this machine's clock and the server's certificate; no setting helps"),
     ("hostname mismatch", "name the host as the certificate does"),
     ("ip address mismatch", "name the host as the certificate does"),
     ("self-signed", "name the authority that issued the server's certificate in sslrootcert"),
@@ -160,9 +160,9 @@ _TLS_ADVICE = (
     ("alert_unknown_ca", "the server does not know the client certificate's authority: check sslcert"),
     ("alert_certificate", "the server does not take the client certificate: check sslcert and sslkey"),
     ("alert_certificate_required", "the server asks for a client certificate: set sslcert and sslkey"),
-    ("key_values_mismatch", "the key is not the certificate's: check sslcert and sslkey"),
-    ("no_certificate_or_crl_found", "the file is no certificate: check sslrootcert"),
-    ("pem", "the file is no certificate or key: check sslrootcert, sslcert and sslkey"),
+    ("key_values_mismatch", "the key does not belong to the certificate: check sslcert and sslkey"),
+    ("no_certificate_or_crl_found", "the file is not a certificate: check sslrootcert"),
+    ("pem", "the file is not a certificate or key: check sslrootcert, sslcert and sslkey"),
 )
 """What to do, by a part of what OpenSSL says, in small letters."""
 
@@ -173,7 +173,7 @@ _REFUSED_ADVICE = (
     ),
     ("pg_hba.conf rejects", "the server's entry for it says reject: check user, database and sslmode"),
     ("valid client certificate", "the server asks for a client certificate: set sslcert and sslkey"),
-    ("certificate authentication failed", "the client certificate is another user's: check user and sslcert"),
+    ("certificate authentication failed", "the client certificate belongs to another user: check user and sslcert"),
     ("password authentication failed", "check user and password"),
     ("role ", "check the user"),
     ("database ", "check the database"),
@@ -182,19 +182,25 @@ _REFUSED_ADVICE = (
 
 
 def _given_up(error: BaseException) -> RelayError:
-    return StatementGivenUpError(f"PostgreSQL gave up a statement: {_text(error)}; see which session holds its locks")
+    return StatementGivenUpError(
+        f"PostgreSQL gave up a statement: {_text(error)}; find the session that holds its locks"
+    )
 
 
 def _no_resources(error: BaseException) -> RelayError:
-    return StatementGivenUpError(f"PostgreSQL has no memory or disk for a statement: {_text(error)}; see its own log")
+    return StatementGivenUpError(
+        f"PostgreSQL lacks memory or disk for a statement: {_text(error)}; see PostgreSQL's log"
+    )
 
 
 def _not_ready(error: BaseException) -> RelayError:
-    return PostgresLostError(f"PostgreSQL takes no connections now: {_text(error)}")
+    return PostgresLostError(f"PostgreSQL does not take connections now: {_text(error)}")
 
 
 def _no_primary(error: BaseException) -> RelayError:
-    return PostgresLostError(f"PostgreSQL takes no writes: {_text(error)}; RELAY_POSTGRES_DSN must lead to the primary")
+    return PostgresLostError(
+        f"PostgreSQL does not take writes: {_text(error)}; RELAY_POSTGRES_DSN must lead to the primary"
+    )
 
 
 def _refused(error: BaseException) -> RelayError:
@@ -210,7 +216,7 @@ def _bad_dsn(_: BaseException) -> RelayError:
 def shared_sessions(_: BaseException | None = None) -> RelayError:
     """Somebody else's statements run in our session, or ours in theirs."""
     return SettingsError(
-        "RELAY_POSTGRES_DSN leads through a pooler that gives each transaction another session (PgBouncer's "
+        "RELAY_POSTGRES_DSN leads through a pooler that gives each transaction a different session (PgBouncer's "
         "pool_mode = transaction); name PostgreSQL itself, or a pool with pool_mode = session"
     )
 

@@ -113,9 +113,9 @@ async def refuse_while_held(
 
 def held_up(what: str, by: Sequence[Holder]) -> HeldUpError:
     """The error that names who stands in the way of `what`."""
-    named = "; ".join(map(str, by[:MOST_NAMED])) if by else "others, in one short transaction after the other"
+    named = "; ".join(map(str, by[:MOST_NAMED])) if by else "short transactions that follow one another"
     more = f"; {len(by) - MOST_NAMED} more" if len(by) > MOST_NAMED else ""
     return HeldUpError(
-        f"{what} has to wait for locks that others hold: {named}{more}; end what is not needed any more",
+        f"{what} has to wait for locks that others hold: {named}{more}; end those that are no longer needed",
         cause=f"held up by {sorted(each.holder for each in by)}",
     )

@@ -119,7 +119,7 @@ class _Door:
                 continue
             while len(self.inside) >= self._most:
                 self.somebody_left.clear()
-                next(iter(self.inside)).end(f"there were {self._most} already, and it was the oldest")
+                next(iter(self.inside)).end(f"{self._most} connections were open, and this was the oldest")
                 await self.somebody_left.wait()
             try:
                 await loop.connect_accepted_socket(lambda: _Visit(self, self._protocol()), visitor)
@@ -147,7 +147,7 @@ class _Visit(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._door.inside[self] = None
         lifetime = self._door.lifetime
-        why = f"it had not ended after {lifetime:g} s"
+        why = f"the connection had not ended after {lifetime:g} s"
         self._end = asyncio.get_running_loop().call_later(lifetime, self.end, why)
         self._inner.connection_made(transport)
 

@@ -174,7 +174,12 @@ def _translated(error: OSError, settings: HttpSettings) -> SettingsError:
             f"RELAY_HTTP_PORT is {port}, which another program uses; set another port, or 0 for no server"
         )
     if error.errno == errno.EACCES:
-        return SettingsError(f"RELAY_HTTP_PORT is {port}, which this user may not use; set one above 1023")
+        return SettingsError(f"RELAY_HTTP_PORT is {port}, which this user may not use; set a port above 1023")
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return SettingsError(f"RELAY_HTTP_HOST is {host!r}, which is no address of this machine; set one that is")
-    return SettingsError(f"RELAY_HTTP_HOST {host!r} with RELAY_HTTP_PORT {port} cannot be listened on ({error})")
+        return SettingsError(
+            f"RELAY_HTTP_HOST is {host!r}, which is not an address of this machine; set one of its addresses"
+        )
+    return SettingsError(
+        f"RELAY_HTTP_HOST {host!r} with RELAY_HTTP_PORT {port} cannot be listened on ({error}); "
+        "set another address or port"
+    )

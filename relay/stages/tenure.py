@@ -172,7 +172,7 @@ class SequenceWentBackError(TenureLostError):
     """The id sequence is behind what was seen before: a crash or a fail-over took commits back."""
 
     def __init__(self, before: int, now: int) -> None:
-        super().__init__(f"the id sequence went back from {before} to {now}: a crash or fail-over took ids back")
+        super().__init__(f"the id sequence went back from {before} to {now}: a crash or fail-over undid commits")
 
 
 class LeaseLostError(TenureLostError):

@@ -146,7 +146,7 @@ class Telemetry:
         """Set the gauge `name` of the table METRICS (without the prefix)."""
         metric = self._metrics[name]
         if not isinstance(metric, Gauge):
-            raise TypeError(f"{name} is no gauge")
+            raise TypeError(f"{name} is not a gauge")
         metric.set(value)
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -212,4 +212,4 @@ def _number(value: object) -> float:
         return value
     if isinstance(value, Sized):
         return len(value)
-    raise TypeError(f"{value!r} is no number and has no length")
+    raise TypeError(f"{value!r} is neither a number nor has a length")

@@ -34,7 +34,7 @@ async def test_an_event_for_a_topic_that_is_not_allowed_fails_alone_and_goes_the
 
         await until("the others have failed", failed)
         lines = {line["topic"]: line["error"] for line in relay.happened("event.failed")}
-        allowed = "RELAY_TOPIC_ALLOW does not have it; add it and replay, or discard"
+        allowed = "RELAY_TOPIC_ALLOW does not list it; add it and replay, or discard"
         assert lines[other] == f"no event may go to topic {other}: {allowed}"
         assert relay.happened("topic.troubled") == []
         await relay.stop()

@@ -59,7 +59,9 @@ async def test_a_half_written_certificate_is_named(tmp_path: Path) -> None:
         kafka_ssl_cafile=file,
     )
     assert code == 2
-    assert text.startswith(f"relay: RELAY_KAFKA_SSL_CAFILE names {file}, in which there is no whole certificate (PEM)")
+    assert text.startswith(
+        f"relay: RELAY_KAFKA_SSL_CAFILE names {file}, which does not contain a complete certificate (PEM)"
+    )
 
 
 async def test_a_port_that_is_taken_is_named(here: Place) -> None:
@@ -103,9 +105,9 @@ async def test_without_an_outbox_it_ends_with_1_and_says_what_to_run(database: s
     [
         (
             "INSERT INTO outbox.migration VALUES (999, 'later', repeat('0', 64), now(), 999)",
-            "is at version 999, newer than this program",
+            "is at version 999 and needs a program that knows version 999 or later",
         ),
-        ("UPDATE outbox.migration SET checksum = repeat('0', 64)", "was applied with another text"),
+        ("UPDATE outbox.migration SET checksum = repeat('0', 64)", "was applied with a different text"),
         (
             "ALTER SEQUENCE outbox.event_id CACHE 20",
             "run ALTER SEQUENCE outbox.event_id INCREMENT BY 1 CACHE 1 NO CYCLE",

@@ -143,7 +143,7 @@ def test_a_dead_relay_is_reported_with_the_end_of_its_log_and_everything_ends(ow
         output, errors = process.communicate()
     assert process.returncode == 1
     assert output == ""
-    assert "relay: the relay ended by itself" in errors
+    assert "relay: the relay ended unexpectedly" in errors
     assert "Lanes claimed" in errors
     assert "Traceback" not in errors
     wait_gone(children, 15)

@@ -174,7 +174,7 @@ async def test_a_partition_that_alone_is_refused_for_ever_is_shown_as_its_topics
 
         async def shown() -> bool:
             _, answer = await relay.get("/readyz")
-            return "partition 0 of topic alone is refused while others are taken" in str(answer["troubled_topics"])
+            return "partition 0 of topic alone refuses events while others take them" in str(answer["troubled_topics"])
 
         await until("the topic is shown", shown, SECONDS)
         assert "UnsupportedCompressionTypeError" in (await relay.logged("topic.troubled"))["error"]

@@ -167,7 +167,7 @@ async def test_an_outbox_that_is_broken_or_of_another_version_leaves_the_other_a
         await connection.execute(f"ALTER SEQUENCE {one.schema}.event_id CACHE 20")
         # Whoever took them may give them back: a relay that has worked waits for that.
         await one.relay.unready_for(
-            "the flow ends again and again: migration 0001 outbox was applied with another text"
+            "the flow ends again and again: migration 0001 outbox was applied with a different text"
         )
 
         await other.enqueue()

@@ -74,7 +74,7 @@ async def test_an_event_without_a_key_for_a_compacted_topic_fails_and_stops_no_o
             await enqueue_numbers(here, topic, 21, 40)
         failed = await relay.logged("event.failed")
         assert (failed["topic"], failed["policy"]) == (topic, "block")
-        assert failed["error"].endswith("a topic with cleanup.policy=compact takes no event without a key")
+        assert failed["error"].endswith("a topic with cleanup.policy=compact does not take an event without a key")
         await here.receipts_reach(40)
         assert relay.happened("event.retrying") == []
         await relay.stop()

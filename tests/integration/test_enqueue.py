@@ -166,7 +166,7 @@ async def test_an_event_over_the_limit_is_refused_and_says_what_to_do(
     # With the empty headers, {}.
     async with connection.transaction():
         await enqueue_one(connection, key="k", payload="x" * 97)
-    with pytest.raises(EnqueueError, match=r"has 101 bytes .* `relay migrate --max-event-bytes N`"):
+    with pytest.raises(EnqueueError, match=r"has 101 bytes .* \(`relay migrate --max-event-bytes N`\)"):
         async with connection.transaction():
             await enqueue_one(connection, key="k", payload="x" * 98)
     assert len(await pending(connection)) == 1

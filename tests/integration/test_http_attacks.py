@@ -123,7 +123,7 @@ async def test_a_request_that_never_ends_is_cut_however_busily_it_goes_on(monkey
             assert asyncio.get_running_loop().time() - began < 20
         writer.close()
         assert server.telemetry.value("http_cut_total") == 1
-        assert server.told("http.cut")[0]["reason"] == "it had not ended after 1 s"
+        assert server.told("http.cut")[0]["reason"] == "the connection had not ended after 1 s"
 
 
 async def test_an_answer_that_nobody_reads_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ WRONG: dict[str, tuple[str, dict[str, str], str]] = {
     "expired": ("EXPIRED", TLS, "the broker's certificate has expired"),
     "not yet valid": ("EARLY", TLS, "the broker's certificate is not valid yet"),
     "host name": ("OTHERNAME", TLS, "the broker's certificate is not for the name 127.0.0.1"),
-    "no client certificate": ("MUTUAL", TLS, "the broker asks for a client certificate and there is none"),
+    "no client certificate": ("MUTUAL", TLS, "the broker asks for a client certificate and none is set"),
     "strange client certificate": ("MUTUAL", {**MUTUAL, **STRANGE}, REFUSED_CERTIFICATE),
     "expired client certificate": ("MUTUAL", {**MUTUAL, **OLD}, REFUSED_CERTIFICATE),
     "plaintext to TLS": ("TLS", {}, f"{SPEAKS_TLS}SSL"),
@@ -79,7 +79,7 @@ WRONG: dict[str, tuple[str, dict[str, str], str]] = {
     "login to none": (
         "PLAINTEXT",
         PLAIN_LOGIN,
-        "this listener wants no login; set RELAY_KAFKA_SECURITY_PROTOCOL=PLAINTEXT",
+        "this listener does not want a login; set RELAY_KAFKA_SECURITY_PROTOCOL=PLAINTEXT",
     ),
     "login to login inside TLS": ("LOGIN", PLAIN_LOGIN, f"{SPEAKS_TLS}SASL_SSL"),
     "closed port": ("127.0.0.1:1", {}, "nothing listens on this port"),
@@ -307,7 +307,7 @@ async def test_what_is_not_kafka_at_all_is_said_and_not_read_into_memory() -> No
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}", request_timeout=5)
-        with pytest.raises(PublishError, match=r"what listens there is not Kafka \(it answers b'HTTP'\)"):
+        with pytest.raises(PublishError, match=r"the server that listens there is not Kafka \(it answers b'HTTP'\)"):
             await KafkaProducer.connect(settings, TopicSettings())
         assert sent.is_set()
 
@@ -336,9 +336,9 @@ async def test_a_missing_acl_says_which_one(secured: SecuredKafka) -> None:
 
 
 HALF = {
-    "ssl_cafile": "RELAY_KAFKA_SSL_CAFILE names {}, in which there is no whole certificate",
-    "ssl_certfile": "RELAY_KAFKA_SSL_CERTFILE names {}, in which there is no whole certificate",
-    "ssl_keyfile": "RELAY_KAFKA_SSL_KEYFILE names {}, in which there is no whole private key",
+    "ssl_cafile": "RELAY_KAFKA_SSL_CAFILE names {}, which does not contain a complete certificate",
+    "ssl_certfile": "RELAY_KAFKA_SSL_CERTFILE names {}, which does not contain a complete certificate",
+    "ssl_keyfile": "RELAY_KAFKA_SSL_KEYFILE names {}, which does not contain a complete private key",
 }
 
 

@@ -102,7 +102,9 @@ async def test_a_newer_database_is_refused_unless_it_says_that_this_program_may_
         await connection.execute(record, LATEST + 2, "contract", "0" * 64, LATEST + 1)
         await connection.execute(record, LATEST + 3, "expand_again", "0" * 64, LATEST)
         for check in (check_schema, migrate):
-            with pytest.raises(SchemaError, match=rf"newer than this program.* from version {LATEST + 1};"):
+            with pytest.raises(
+                SchemaError, match=rf"needs a program that knows version {LATEST + 1} or later; this program"
+            ):
                 await check(connection)
 
 
@@ -125,7 +127,7 @@ async def test_a_migration_applied_with_another_text_is_refused(database: str) -
     async with migrated(database) as connection:
         await connection.execute("UPDATE outbox.migration SET checksum = repeat('0', 64) WHERE version = 1")
         for check in (check_schema, migrate):
-            with pytest.raises(SchemaError, match="0001 outbox was applied with another text"):
+            with pytest.raises(SchemaError, match="0001 outbox was applied with a different text"):
                 await check(connection)
 
 
@@ -321,7 +323,7 @@ async def test_a_sequence_behind_an_id_or_a_position_is_refused(database: str) -
             await add_event(connection)
         await check_sequence(connection)
         await connection.execute("SELECT setval('outbox.event_id', 2)")
-        with pytest.raises(SchemaError, match=r"behind id 3 .* setval\('outbox.event_id', 3\)"):
+        with pytest.raises(SchemaError, match=r"behind id 3, .* setval\('outbox.event_id', 3\)"):
             await check_sequence(connection)
         await connection.execute("SELECT setval('outbox.event_id', 3)")
         await check_sequence(connection)

@@ -143,7 +143,7 @@ EXPECTED = {
     "unknown database": "check the database",
     "unknown authority": "sslrootcert",
     "missing file": "none.pem, which cannot be read: no such file or directory",
-    "no certificate in the file": "the file is no certificate",
+    "no certificate in the file": "the file is not a certificate",
     "closed port": "connection refused",
     "rejected by pg_hba": "pg_hba.conf",
     "plaintext where TLS is asked for": "sslmode",

@@ -223,7 +223,7 @@ async def test_a_request_that_cannot_be_read_is_ended_with_an_error(
     assert await outbox.port.open_replays() == []
     replay = await look(outbox.connection, action)
     assert replay.state == "invalid"
-    assert "no replay of delivered events" in replay.counts["error"]
+    assert "not a replay of delivered events" in replay.counts["error"]
 
 
 async def test_the_plan_reads_receipts_by_their_index_and_events_one_by_one(outbox: Outbox) -> None:

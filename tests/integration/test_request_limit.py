@@ -1,4 +1,4 @@
-"""A request that is larger than the broker takes: the connection is closed without a word."""
+"""A request that is larger than the broker takes: the connection is closed without an answer."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ def test_what_is_denied_is_so_though_it_is_allowed() -> None:
 
 def test_a_refusal_says_which_setting_to_change() -> None:
     assert Admission(allow=["orders"]).refusal("other") == (
-        "RELAY_TOPIC_ALLOW does not have it; add it and replay, or discard"
+        "RELAY_TOPIC_ALLOW does not list it; add it and replay, or discard"
     )
-    assert Admission().refusal("__x") == "RELAY_TOPIC_DENY has __*; take it out and replay, or discard"
+    assert Admission().refusal("__x") == "RELAY_TOPIC_DENY lists __*; remove it and replay, or discard"
 
 
 @pytest.mark.parametrize("patterns", ["orders;billing", ",", "orders billing", ""])

@@ -164,8 +164,8 @@ async def test_an_event_whose_dead_letter_has_no_legal_topic_is_recorded_as_fail
     (failure,) = await setting.outcomes.take(1)
     assert isinstance(failure, Failed)
     assert str(failure.error) == (
-        f"too large; its dead letter: the name of topic {long}.dead-letter has 261 characters and Kafka takes 249; "
-        "shorten RELAY_FAILURE_DEAD_LETTER_SUFFIX, or set another policy for the topic"
+        f"too large; its dead letter: the topic name {long}.dead-letter has 261 characters "
+        "and Kafka takes at most 249; shorten RELAY_FAILURE_DEAD_LETTER_SUFFIX, or set another policy for the topic"
     )
 
 

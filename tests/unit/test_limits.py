@@ -71,5 +71,5 @@ def test_a_topic_that_refuses_the_time_it_is_says_which_clocks_to_set() -> None:
     limits = Limits("orders")
     error = limits.clocks_differ(PublishError(FailureKind.TIME, "out of range", "InvalidTimestampError"))
     assert error.kind is FailureKind.TOPIC
-    assert "set the clocks" in str(error)
+    assert "correct the clocks of the relay's and the brokers' machines" in str(error)
     assert "message.timestamp.before.max.ms" in str(error)

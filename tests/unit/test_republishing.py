@@ -59,7 +59,7 @@ def test_a_request_that_was_written_by_hand_and_cannot_be_read_is_told_from_a_bu
     filter_: dict[str, Any], progress: dict[str, Any]
 ) -> None:
     broken = {name: value for name, value in {**FILTER, **filter_}.items() if value is not None}
-    with pytest.raises(ValueError, match="this is no replay"):
+    with pytest.raises(ValueError, match="not a replay of delivered events"):
         parsed(broken, {**PROGRESS, **progress})
 
 

@@ -195,7 +195,7 @@ def test_a_batch_that_stays_unacknowledged_while_others_go_is_its_topics_trouble
     watched.pass_time(2 * WATCH_INTERVAL, flowing="other")
     trouble = watched.topic("stuck").trouble
     assert trouble is not None
-    assert "see whether its replicas are in sync" in str(trouble.error)
+    assert "check whether its replicas are in sync" in str(trouble.error)
     assert partition.suspect
     assert watched.publish.producers.discarded == ["main"]
     assert list(watched.health.troubled_topics()) == ["stuck"]
@@ -271,7 +271,7 @@ def test_a_partition_in_which_nothing_moves_while_others_go_on_is_named_until_so
     watched.pass_time(STALLED_AFTER, flowing="other")
     assert watched.health.troubled_topics() == {}
     watched.pass_time(2 * WATCH_INTERVAL, flowing="other")
-    assert watched.health.troubled_topics() == {"stuck": "nothing moves in partition 1, and 2 events wait for it"}
+    assert watched.health.troubled_topics() == {"stuck": "partition 1 makes no progress, and 2 events wait for it"}
     watched.pass_time(60, flowing="other")
     assert watched.heard.told("partition.stalled") == 1
     partition.pop_head()

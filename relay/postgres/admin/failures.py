@@ -137,7 +137,9 @@ class Failures:
         except PostgresLostError as error:
             if not self._connection.is_closed():
                 raise
-            raise PostgresLostError(f"{error}; see `relay failed actions` whether this {kind} was recorded") from error
+            raise PostgresLostError(
+                f"{error}; check with `relay failed actions` whether this {kind} was recorded"
+            ) from error
 
     async def _mark(self, arguments: list[object]) -> Marked | None:
         try:
@@ -145,7 +147,7 @@ class Failures:
                 await self._connection.execute(query("mark_session", self._schema))
                 row = await self._connection.fetchrow(query("mark_failures", self._schema), *arguments)
         except (LockNotAvailableError, QueryCanceledError, DeadlockDetectedError) as error:
-            raise BusyError("others keep these events locked; nothing was changed, try again") from error
+            raise BusyError("other transactions keep these events locked; nothing was changed, try again") from error
         if row is None:
             return None
         await hint(self._connection, "mark_wake_up", self._schema)

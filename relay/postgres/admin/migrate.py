@@ -130,7 +130,9 @@ async def transaction_as(connection: asyncpg.Connection, owner: str | None) -> A
             try:
                 await connection.execute(query("act_as"), owner)
             except (InvalidParameterValueError, UndefinedObjectError) as error:
-                raise SchemaError(f"there is no role {owner}; create it, or give `--owner` another") from error
+                raise SchemaError(
+                    f"the role {owner} does not exist; create it, or name another one with `--owner`"
+                ) from error
         yield
 
 
@@ -154,9 +156,9 @@ async def _check_roles(connection: asyncpg.Connection, schema: str) -> None:
     """
     names = [f"{schema}_{kind}" for kind in ("writer", "relay", "admin")]
     for row in await connection.fetch(query("roles_of_others", schema), names):
-        whose = f"is in the hands of {row['names']}" if row["names"] else "logs in itself"
+        whose = f"is in the hands of {row['names']}" if row["names"] else "can log in"
         raise SchemaError(
-            f"the role {row['role']} was there before and {whose}; drop it, or, if that is meant, "
+            f"the role {row['role']} existed before and {whose}; drop it, or, if this is intended, "
             f"run GRANT USAGE ON SCHEMA {schema} TO {row['role']} first"
         )
 

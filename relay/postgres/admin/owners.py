@@ -75,10 +75,10 @@ BEGIN
 {owned}
     LOOP
         IF thing.open THEN
-            RAISE EXCEPTION 'everybody may create things in the schema %', thing.name;
+            RAISE EXCEPTION 'every role may create objects in the schema %', thing.name;
         END IF;
         IF NOT thing.ours THEN
-            RAISE EXCEPTION 'the % % belongs to %, who could change or drop it; if that is meant, SET ROLE to it',
+            RAISE EXCEPTION 'the % % belongs to %, who could change or drop it; if this is intended, SET ROLE to it',
                 thing.kind, thing.name, thing.owner;
         END IF;
     END LOOP;
@@ -94,13 +94,13 @@ def refused_to_change(found: Sequence[Owned], schema: str) -> str | None:
     for each in found:
         if each.open:
             return (
-                f"everybody may create things in the schema {schema}; "
+                f"every role may create objects in the schema {schema}; "
                 f"run REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC, or choose another for RELAY_POSTGRES_SCHEMA"
             )
         if not each.ours:
             return (
-                f"the {each.kind} {each.name} belongs to {each.owner}, who could change or drop it; if that is meant, "
-                f"run `relay migrate --owner {each.owner}`, and if not, drop it or set RELAY_POSTGRES_SCHEMA"
+                f"the {each.kind} {each.name} belongs to {each.owner}, who could change or drop it; if this is "
+                f"intended, run `relay migrate --owner {each.owner}`; if not, drop it or set RELAY_POSTGRES_SCHEMA"
             )
     return None
 
@@ -119,12 +119,12 @@ def refused_to_use(found: Sequence[Owned], schema: str) -> str | None:
         if not each.of_the_schemas:
             return (
                 f"the {each.kind} {each.name} belongs to {each.owner}, and the schema {schema} to {found[0].owner}, "
-                "who could drop it; give both to one role (ALTER ... OWNER TO), or make one a member of the other"
+                "who could drop it; give both to one role (ALTER ... OWNER TO), or make one role a member of the other"
             )
         if each.below_us and not each.ours:
             return (
-                f"the {each.kind} {each.name} belongs to {each.owner}, whose functions would run with our rights, "
-                f"which are more than its own; connect as {each.owner} or a role of `relay migrate --roles`, or, if "
-                f"you trust it, run GRANT {each.owner} TO the role that connects"
+                f"the {each.kind} {each.name} belongs to {each.owner}, whose functions would run with the rights "
+                f"of this connection, which exceed that owner's; connect as {each.owner} or as a role of `relay "
+                f"migrate --roles`, or, if you trust that owner, run GRANT {each.owner} TO the role that connects"
             )
     return None

@@ -210,7 +210,7 @@ class ReplayRequests:
     async def _read(self, name: str, *arguments: object) -> list[asyncpg.Record]:
         rows = await self._try(name, *arguments)
         if rows is None:
-            raise BusyError("PostgreSQL took too long to answer; see `relay status`; nothing was changed")
+            raise BusyError("PostgreSQL took too long to answer; nothing was changed, see `relay status` and try again")
         return rows
 
     async def _try(self, name: str, *arguments: object) -> list[asyncpg.Record] | None:

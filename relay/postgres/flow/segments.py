@@ -98,8 +98,8 @@ async def _check_settled(connection: asyncpg.Connection, name: str, lower: int, 
     unsettled = await _long(connection, "unsettled_event", lower, schema)
     if unsettled is not None:
         raise SchemaError(
-            f"the segment {name} is kept: event {unsettled} in it was passed over, it has no receipt and nobody "
-            "discarded it; see the run book, Segments"
+            f"the segment {name} is kept: its event {unsettled} has no receipt and was not discarded, although the "
+            'relay has passed it; see "Segments and other chores" in the run book'
         )
 
 

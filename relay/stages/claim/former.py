@@ -23,7 +23,7 @@ class FormerTenure:
     def __init__(self, tenure: Tenure, reason: Exception, on_lease_lost: Callable[[Tenure, str], None]) -> None:
         """`reason` is why it was lost; `on_lease_lost` hears of the lease's end and why, once at most."""
         self._tenure = tenure
-        why = "it ran out while PostgreSQL was away"
+        why = "the lease ran out while PostgreSQL was away"
         if isinstance(reason, LeaseLostError):
             tenure.end_lease()
             why = str(reason)

@@ -57,7 +57,7 @@ class DeadLetters:
         target = topic + self._suffix
         if len(target) > LONGEST_NAME:
             return (
-                f"its dead letter: the name of topic {target} has {len(target)} characters and Kafka takes "
+                f"its dead letter: the topic name {target} has {len(target)} characters and Kafka takes at most "
                 f"{LONGEST_NAME}; shorten RELAY_FAILURE_DEAD_LETTER_SUFFIX, or set another policy for the topic"
             )
         return None

@@ -52,7 +52,7 @@ class UnseenEventsError(RelayError):
         number = f"{at_least}{len(events):,} event{'' if len(events) == 1 else 's'}"
         super().__init__(
             f"{number} below the lane's position without a receipt, failure or held row: id {ids}{more}; the relay "
-            'does not publish them by itself: see "Events that the relay has passed" in the run book'
+            'will not publish them; see "Events that the relay has passed" in the run book'
         )
 
 

@@ -132,8 +132,8 @@ class Limits:
         """Say, as the topic's trouble, that the topic does not take the time that it is."""
         return PublishError(
             FailureKind.TOPIC,
-            f"topic {self._topic} does not take the time it is by the relay's clock; set the clocks of the relay's and "
-            "the brokers' machines right, or raise message.timestamp.before.max.ms and "
+            f"topic {self._topic} does not take the current time of the relay's clock; correct the clocks of the "
+            "relay's and the brokers' machines, or raise message.timestamp.before.max.ms and "
             f"message.timestamp.after.max.ms of the topic ({error})",
             error.name,
         )

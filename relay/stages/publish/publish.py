@@ -462,5 +462,5 @@ class Publish:
 
 
 def _refused_alone(error: PublishError, partition: Partition) -> PublishError:
-    text = f"partition {partition.number} of topic {partition.topic} is refused while others are taken: {error}"
+    text = f"partition {partition.number} of topic {partition.topic} refuses events while others take them: {error}"
     return PublishError(FailureKind.TOPIC, text, error.name)

@@ -201,7 +201,7 @@ class Troubles:
             elif now - seen[1] > STALLED_AFTER and partition not in self._stalled:
                 self._stalled.add(partition)
                 error = (
-                    f"nothing moves in partition {partition.number}, and {len(partition.waiting)} events wait for it"
+                    f"partition {partition.number} makes no progress, and {len(partition.waiting)} events wait for it"
                 )
                 self._telemetry.emit("partition.stalled", topic=topic.name, partition=partition.number, error=error)
 
@@ -244,7 +244,7 @@ class Troubles:
                 since, what = self._leaderless_since.setdefault(partition, now), "has no leader; bring its brokers back"
             elif self._alive_since is not None:
                 since = max(oldest.sent_at, self._alive_since)
-                what = "acknowledges nothing while others do; see whether its replicas are in sync"
+                what = "acknowledges nothing while others do; check whether its replicas are in sync"
             else:
                 continue
             if now - since > STUCK_AFTER:

@@ -242,7 +242,7 @@ class Scan:
         if self._snapshot is not None and snapshot.xmax < self._snapshot.xmax:
             raise TenureLostError(
                 f"transaction ids went back from {self._snapshot.xmax} to {snapshot.xmax}: "
-                "a crash or fail-over took commits back"
+                "a crash or fail-over undid commits"
             )
         self._still = snapshot == self._snapshot
         self._snapshot = snapshot
