@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
 
 TopicKey: TypeAlias = tuple[str, bytes]
+
+
+class BlockedKey(NamedTuple):
+    """A key of a lane, behind a failure that is not resolved."""
+
+    lane: int
+    topic: str
+    key: bytes
 
 
 class Closed:

@@ -35,6 +35,14 @@ class Bound(NamedTuple):
         return min([self.floor, *(floor for xid, floor in self.running if later.ended(xid))])
 
 
+class LanePosition(NamedTuple):
+    """How far an owned lane has come: a statement that persists it is fenced by the epoch."""
+
+    lane: int
+    epoch: int
+    position: int
+
+
 class Reach(NamedTuple):
     """How far one scan of one lane was allowed to read."""
 

@@ -71,7 +71,6 @@ async def open_first(dsn: str, timeout: float, name: str) -> tuple[asyncpg.Conne
             timeout=timeout,
             command_timeout=90,
             server_settings={"application_name": name},
-            record_class=EventRow,
         )
         try:
             await secure_session(connection, timeout)

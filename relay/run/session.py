@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError, RelayError, connection_lost
 from relay.postgres import checks, connect
-from relay.postgres.flow.outbox import (
-    ControlConnection,
-    HousekeepingConnection,
-    ResumeConnection,
-    ScanConnection,
-    SettleConnection,
-)
+from relay.postgres.flow.claim import ControlConnection
+from relay.postgres.flow.hold import ResumeConnection
+from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.postgres.flow.republish import RepublishConnection
+from relay.postgres.flow.scan import ScanConnection
+from relay.postgres.flow.settle import SettleConnection
 from relay.retry import Backoff
 from relay.run.restarts import WORKED_AFTER
 from relay.stages.claim.claim import Claim

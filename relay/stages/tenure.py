@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from relay.decide.lane_scan import LaneScan
     from relay.decide.snapshot import Snapshot
-    from relay.postgres.flow.outbox import ScanResult
     from relay.stages.room import Room
 
 MANY_RUNGS = 256
@@ -106,17 +105,18 @@ class Tenure:
             raise SequenceWentBackError(before, value)
         self.sequence_value = max(self.sequence_value, value)
 
-    def saw_statement(self, result: ScanResult, before: int) -> None:
-        """The same, of a statement that also read the next xid: that makes a rung.
+    def saw_statement(self, snapshot: Snapshot, *, sequence_value: int, next_xid: int, before: int) -> None:
+        """Note what a finished statement that read events saw; when it was sent, `sequence_value` was `before`.
 
-        A transaction with this xid or a later one takes it after the statement began, and its ids later still.
+        It makes a rung: a transaction with `next_xid` or a later xid takes it after the statement began, and its ids
+        later still.
         """
-        self.saw_sequence(result.sequence_value, before)
-        self.ladder.add(result.next_xid - 1, before)
+        self.saw_sequence(sequence_value, before)
+        self.ladder.add(next_xid - 1, before)
         if len(self.ladder) > self._prune_above:
             # Not at each statement from then on, if hundreds of transactions are open and stand on a rung each: another
             # connection's statement may be under way, whose snapshot nobody knows yet.
-            self.ladder.prune(self.wanted_xids() | result.snapshot.running | {result.snapshot.xmax})
+            self.ladder.prune(self.wanted_xids() | snapshot.running | {snapshot.xmax})
             self._prune_above = max(MANY_RUNGS, 2 * len(self.ladder))
 
     def owns(self, lane: int, epoch: int) -> bool:

@@ -40,7 +40,7 @@ WARM_UP = 3.0
 
 
 class Frame(NamedTuple):
-    """One call on a stack: `ScanConnection.scan` in `relay/postgres/flow/outbox.py`."""
+    """One call on a stack: `ScanConnection.scan` in `relay/postgres/flow/scan.py`."""
 
     function: str
     file: str
@@ -50,7 +50,7 @@ class Frame(NamedTuple):
 # its beginning).
 WHERE = (
     ("part_settle", "LaneScan.settle", "relay/decide/lane_scan.py"),
-    ("part_scan", "ScanConnection.", "relay/postgres/flow/outbox.py"),
+    ("part_scan", "ScanConnection.", "relay/postgres/flow/scan.py"),
     ("part_scan", "", "relay/stages/scan/scan.py"),
     ("part_scan", "", "relay/stages/scan/sweep.py"),
     ("part_scan", "", "relay/decide/lane_scan.py"),
@@ -67,7 +67,7 @@ WHERE = (
     ("part_publish", "", "relay/stages/publish/producers.py"),
     ("part_publish", "", "relay/stages/publish/queues.py"),
     ("part_publish", "", "relay/stages/publish/watch.py"),
-    ("part_settle", "SettleConnection.", "relay/postgres/flow/outbox.py"),
+    ("part_settle", "SettleConnection.", "relay/postgres/flow/settle.py"),
     ("part_settle", "", "relay/stages/settle/settle.py"),
     ("part_metrics", "", "relay/telemetry/"),
     ("part_metrics", "", "relay/run/http.py"),

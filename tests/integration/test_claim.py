@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from relay.decide.lane_scan import LanePosition
 from relay.decide.shares import LANES
 from relay.postgres.admin.lanes import ask
 from relay.postgres.admin.migrate import make_roles
-from relay.postgres.flow.outbox import HousekeepingConnection
+from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.stages.tenure import LeaseLostError
 from tests.support.events import ids
 from tests.support.postgres.outbox import connected, migrated
@@ -278,13 +279,13 @@ class TestLeases:
                 await service.enqueue()
             await service.connection.execute(EXPIRE, silent.tenure.replica)
             async with hand_relay(outbox) as other:
-                claim = [(LANE, silent.lane(LANE).epoch, 3)]
+                claim = [LanePosition(LANE, silent.lane(LANE).epoch, 3)]
                 await silent.control.advance_positions(silent.tenure.replica, claim)
                 await silent.control.release(silent.tenure.replica, claim)
                 row = await service.connection.fetchrow("SELECT owner, position FROM outbox.lane WHERE lane = $1", LANE)
                 assert tuple(row) == (other.tenure.replica, 0)
                 # Nor with the right replica and a former epoch.
-                claim = [(LANE, other.lane(LANE).epoch - 1, 3)]
+                claim = [LanePosition(LANE, other.lane(LANE).epoch - 1, 3)]
                 await other.control.advance_positions(other.tenure.replica, claim)
                 await other.control.release(other.tenure.replica, claim)
                 row = await service.connection.fetchrow("SELECT owner, position FROM outbox.lane WHERE lane = $1", LANE)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from relay.cli import main
 from relay.enqueue import Event, enqueue, enqueue_many
 from relay.postgres.connect import open_connection
-from relay.postgres.flow.outbox import HousekeepingConnection
+from relay.postgres.flow.housekeeping import HousekeepingConnection
 from tests.support.postgres.attacker import Attacker, attacker_of, forget, shadow_all, shadow_for
 from tests.support.postgres.outbox import connected
 

@@ -12,7 +12,8 @@ from relay.decide.failing import Fail
 from relay.outcome import FailureKind, PublishError
 from relay.postgres.admin.failures import Failures
 from relay.postgres.admin.status import read_status
-from relay.postgres.flow.outbox import ResumeConnection, ScanConnection
+from relay.postgres.flow.hold import ResumeConnection
+from relay.postgres.flow.scan import ScanConnection
 from relay.postgres.flow.segments import prune
 from relay.stages.settle.outcomes import Failed, Held
 from tests.support.postgres.outbox import add_receipts, connected, migrated

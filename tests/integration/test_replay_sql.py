@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from relay.decide.lane_scan import LaneScan
+from relay.decide.lane_scan import LanePosition, LaneScan
 from relay.decide.republishing import Progress
 from relay.decide.snapshot import Snapshot
 from relay.postgres.admin import replays as replay_requests
@@ -20,11 +20,12 @@ from relay.postgres.admin.migrate import make_roles
 from relay.postgres.admin.replays import ReplayRequests
 from relay.postgres.admin.status import read_status
 from relay.postgres.connect import open_connection
-from relay.postgres.flow.outbox import HousekeepingConnection
+from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.postgres.flow.republish import RepublishConnection
 from relay.postgres.flow.segments import prune
 from relay.postgres.sql import query
-from relay.stages.republish.origin import Landed, LaneRepublish, Republished
+from relay.stages.republish.origin import LaneRepublish, Republished
+from relay.stages.republish.ports import Landed
 from tests.support.postgres.outbox import add_event, add_receipts, migrated
 from tests.support.postgres.replays import ask, insert_action, look
 
@@ -179,7 +180,7 @@ async def test_a_replay_is_finished_when_the_last_lane_is_at_its_end(outbox: Out
     assert set(lanes) == {event["lane"] for event in added}
     for lane in lanes:
         assert (await look(outbox.connection, action)).finished_at is None
-        await outbox.port.advance_replay(action, replica, [(lane, 1, request.last_id)])
+        await outbox.port.advance_replay(action, replica, [LanePosition(lane, 1, request.last_id)])
     assert (await look(outbox.connection, action)).state == "finished"
     assert await outbox.port.open_replays() == []
 
@@ -188,8 +189,8 @@ async def test_a_position_of_who_does_not_own_the_lane_counts_nothing(outbox: Ou
     ((lane, id_),) = await deliver(outbox, "k")
     action = await ask(outbox.connection, "orders")
     replica = await own(outbox)
-    await outbox.port.advance_replay(action, uuid4(), [(lane, 1, id_)])
-    await outbox.port.advance_replay(action, replica, [(lane, 2, id_)])
+    await outbox.port.advance_replay(action, uuid4(), [LanePosition(lane, 1, id_)])
+    await outbox.port.advance_replay(action, replica, [LanePosition(lane, 2, id_)])
     (request,) = await outbox.port.open_replays()
     assert request.positions[lane] == id_ - 1
 
@@ -204,7 +205,7 @@ async def test_replicas_that_advance_at_once_overwrite_nothing(outbox: Outbox, d
         # Another replica's statement is under way when ours begins.
         await outbox.connection.fetch(query("advance_replay"), action, replica, lanes[:1], [1], [request.last_id])
         ours = asyncio.create_task(
-            outbox.port.advance_replay(action, replica, [(lane, 1, request.last_id) for lane in lanes[1:]])
+            outbox.port.advance_replay(action, replica, [LanePosition(lane, 1, request.last_id) for lane in lanes[1:]])
         )
         await asyncio.sleep(0.2)
         assert not ours.done()
@@ -275,7 +276,7 @@ class TestSegments:
     async def test_receipts_of_replays_are_dropped_when_they_are_old_enough(
         self, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("relay.postgres.flow.outbox.FORGET_AT_ONCE", 2)
+        monkeypatch.setattr("relay.postgres.flow.housekeeping.FORGET_AT_ONCE", 2)
         (first, *_) = await deliver(outbox, "kkk")
         action = await ask(outbox.connection, "orders")
         await settle(outbox, await read(outbox, first["lane"]))

@@ -10,7 +10,7 @@ import pytest
 from relay.decide.failing import Retry
 from relay.outcome import FailureKind, PublishError
 from relay.postgres.admin.failures import Failures, Filter
-from relay.postgres.flow.outbox import ResumeConnection
+from relay.postgres.flow.hold import ResumeConnection
 from relay.settings import ScanSettings
 from relay.stages.hold.resume import Resume
 from relay.stages.settle.outcomes import Failed, Held

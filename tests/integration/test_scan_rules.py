@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from relay.local import PostgresServer
-    from relay.postgres.flow.outbox import ScanResult
-    from relay.stages.scan.scan import LaneRequest
+    from relay.stages.scan.ports import LaneRequest, ScanResult
 
 LANE = lane_of("k")
 RECORD = {

@@ -11,8 +11,8 @@ import pytest
 from relay.decide.failing import Fail, Retry
 from relay.errors import PostgresLostError
 from relay.outcome import FailureKind, PublishError
-from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
-from relay.stages.settle.settle import Receipts
+from relay.stages.settle.outcomes import Delivered, Outcomes
+from relay.stages.settle.ports import Receipts
 from tests.support.events import event, ids
 from tests.support.postgres.outbox import connected, migrated
 from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, writer
@@ -130,7 +130,7 @@ class TestWhoLostALane:
         other = lane_of("another")
         async with hand_relay(outbox) as relay, connected(outbox) as connection:
             ours = {lane: relay.lane(lane).epoch for lane in (LANE, other)}
-            held = [Held(relay.tenure, [event(1, lane=LANE), event(2, lane=other)])]
+            held = [event(1, lane=LANE), event(2, lane=other)]
             for replica, epochs in former_owners(relay, ours):
                 assert await relay.settle_port.hold(replica, held, epochs) is None
                 assert await connection.fetchval("SELECT count(*) FROM outbox.held") == 0
@@ -144,12 +144,12 @@ class TestWhoLostALane:
         async with hand_relay(outbox) as relay, connected(outbox) as connection:
             ours = {LANE: relay.lane(LANE).epoch}
             failed = event(1, lane=LANE)
-            await relay.settle_port.hold(relay.tenure.replica, [Held(relay.tenure, [failed])], ours)
-            failure = Failed(relay.tenure, [failed], verdict, PublishError(FailureKind.EVENT, "too large"))
+            await relay.settle_port.hold(relay.tenure.replica, [failed], ours)
+            error = PublishError(FailureKind.EVENT, "too large")
             for replica, epochs in former_owners(relay, ours):
-                assert not await relay.settle_port.fail(replica, failure, epochs[LANE])
+                assert not await relay.settle_port.fail(replica, failed, verdict, error, epochs[LANE])
                 assert tuple(await connection.fetchrow(counts)) == (0, 1)
-            assert await relay.settle_port.fail(relay.tenure.replica, failure, ours[LANE])
+            assert await relay.settle_port.fail(relay.tenure.replica, failed, verdict, error, ours[LANE])
             assert tuple(await connection.fetchrow(counts)) == (1, 0)
 
 

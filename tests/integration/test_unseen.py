@@ -9,11 +9,11 @@ import pytest
 from relay.cli.status import concerns
 from relay.decide.coverage import Coverage
 from relay.postgres.admin.status import read_status
-from relay.postgres.flow.outbox import HousekeepingConnection
+from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.run.health import Health
 from relay.settings import HealthSettings
 from relay.stages.housekeeping.check import CHECK, Check, UnseenEventsError
-from relay.stages.housekeeping.housekeeping import PutOff
+from relay.stages.housekeeping.ports import PutOff
 from relay.telemetry import Telemetry
 from tests.support.events import ids
 from tests.support.postgres.outbox import migrated

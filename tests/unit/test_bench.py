@@ -227,9 +227,9 @@ def test_the_ends_of_pgbenchs_transactions_are_found_by_client_and_number() -> N
 def test_a_sample_belongs_to_the_innermost_call_that_is_known() -> None:
     root, scan = "Runner.run (asyncio/runners.py:86)", "Scan.run (relay/stages/scan/scan.py:92)"
     stacks = [
-        f"{root};{scan};ScanConnection.scan (relay/postgres/flow/outbox.py:82);fetch (asyncpg/connection.py:1) 6",
+        f"{root};{scan};ScanConnection.scan (relay/postgres/flow/scan.py:82);fetch (asyncpg/connection.py:1) 6",
         f"{root};{scan};Publish.hand_in (relay/stages/publish/publish.py:9) 1",
-        f"{root};Settle.run (relay/stages/settle/settle.py:9);Statements._rows (relay/postgres/flow/outbox.py:70) 1",
+        f"{root};Settle.run (relay/stages/settle/settle.py:9);Statements._rows (relay/postgres/flow/statements.py:3) 1",
         f"{root};handle (asyncio/events.py:3) 1",
         f"{root};something (else.py:1) 1",
     ]
@@ -244,7 +244,7 @@ def test_a_sample_belongs_to_the_innermost_call_that_is_known() -> None:
     }
 
 
-@pytest.mark.parametrize("stacks", [[], ["run (asyncio/runners.py:86);scan (relay/postgres/flow/outbox.py:82) 5"]])
+@pytest.mark.parametrize("stacks", [[], ["run (asyncio/runners.py:86);scan (relay/postgres/flow/scan.py:82) 5"]])
 def test_a_py_spy_that_names_calls_otherwise_is_refused(stacks: list[str]) -> None:
     with pytest.raises(RuntimeError, match=r"is it 0\.4\.3 or later"):
         parts_of(stacks)

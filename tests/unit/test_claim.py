@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from relay.decide.snapshot import Snapshot
-from relay.postgres.flow.outbox import ClaimedLane
 from relay.settings import ReplicaSettings
 from relay.stages.claim.claim import Claim
+from relay.stages.claim.ports import ClaimedLane
 from relay.stages.claim.totals import Totals
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure
@@ -16,8 +16,9 @@ from relay.telemetry import Telemetry
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from relay.decide.closed import BlockedKey
     from relay.decide.shares import LaneRow
-    from relay.stages.claim.claim import ClaimPort
+    from relay.stages.claim.ports import ClaimPort
 
 
 class Tables:
@@ -29,7 +30,7 @@ class Tables:
     async def claim(self, *_: Any) -> list[ClaimedLane]:
         return [ClaimedLane(3, 1, 0, 0, Snapshot(1, 1, frozenset()))]
 
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+    async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
         return []
 
     async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:

@@ -20,7 +20,7 @@ from relay.stages.publish.partition import Partition
 from relay.stages.publish.refusals import Refusals
 from relay.stages.publish.topic import Topic
 from relay.stages.room import Room
-from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
+from relay.stages.settle.outcomes import Delivered, Failed, Outcomes
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from relay.decide.failing import Verdict
     from relay.event import PendingEvent
     from relay.stages.settle.outcomes import EventOutcome
-    from relay.stages.settle.settle import SettlePort
+    from relay.stages.settle.ports import SettlePort
 
 LANE = 3
 
@@ -44,12 +45,12 @@ class Tables:
         self.held: list[tuple[str, int]] = []
         self.failed: list[tuple[str, int]] = []
 
-    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int:
-        self.held += [(each.topic, each.id) for record in outcomes for each in record.events]
+    async def hold(self, replica: UUID, events: Sequence[PendingEvent], epochs: dict[int, int]) -> int:
+        self.held += [(each.topic, each.id) for each in events]
         return 1
 
-    async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
-        self.failed += [(each.topic, each.id) for each in failure.events]
+    async def fail(self, replica: UUID, event: PendingEvent, verdict: Verdict, error: PublishError, epoch: int) -> bool:
+        self.failed.append((event.topic, event.id))
         return True
 
 

@@ -20,7 +20,7 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from relay.stages.housekeeping.housekeeping import PutOff
+    from relay.stages.housekeeping.ports import PutOff
 
 REPLICA = UUID(int=7)
 

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from uuid import UUID
 
-    from relay.stages.republish.origin import Landed
+    from relay.decide.lane_scan import LanePosition
+    from relay.event import PendingEvent
+    from relay.stages.republish.ports import Landed
 
 NOW = datetime(2026, 5, 17, tzinfo=UTC)
 
@@ -61,25 +63,25 @@ class FakeTables:
         return [replace(each, positions=dict(each.positions)) for each in self.open.values()]
 
     async def events_to_replay(
-        self, request: ReplayRequest, lane: int, above: int, up_to: int, events: int, size: int
+        self, request: ReplayRequest, lane: int, above: int, up_to: int, max_events: int, max_bytes: int
     ) -> list[PendingEvent]:
         self.reads += 1
         await asyncio.sleep(0)
         self.while_reading()
         ids = [id_ for id_ in range(above + 1, up_to + 1) if (lane, id_) not in self.receipts]
-        most = min(events, max(1, -(-size // 10)))
+        most = min(max_events, max(1, -(-max_bytes // 10)))
         return [
             EventTuple(lane, id_, uuid4(), "orders", b"%d" % (id_ % 5), b"x", "{}", None, 0, 10) for id_ in ids[:most]
         ]
 
-    async def settle_replayed(self, action: int, landed: Sequence[Landed]) -> None:
+    async def settle_replayed(self, action: int, landed: Sequence[Landed[object]]) -> None:
         await asyncio.sleep(0)
         if self.break_next:
             self.break_next = False
             raise PostgresLostError("the statement was given up")
         self.receipts += [(each.event.lane, each.event.id) for each in landed]
 
-    async def advance_replay(self, action: int, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+    async def advance_replay(self, action: int, replica: UUID, positions: Sequence[LanePosition]) -> None:
         if request := self.open.get(action):
             request.positions.update({lane: position for lane, _, position in positions})
             if not request.open_lanes():

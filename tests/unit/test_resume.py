@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from relay.decide.closed import Closed
+from relay.decide.closed import BlockedKey, Closed
 from relay.decide.failing import Fail
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, Reach
@@ -15,6 +15,7 @@ from relay.decide.snapshot import Snapshot
 from relay.event import EventTuple, PendingEvent, id_of
 from relay.outcome import FailureKind, PublishError
 from relay.settings import ScanSettings
+from relay.stages.hold.ports import DueFailure
 from relay.stages.hold.resume import Resume
 from relay.stages.room import Room
 from relay.stages.settle.outcomes import Failed, Held, Outcomes
@@ -46,12 +47,12 @@ class Tables:
     async def due_failures(
         self,
         lanes: Sequence[int],
-        most: int,
-        size: int,
+        max_events: int,
+        max_bytes: int,
         paused: Sequence[str],
         under_way: Sequence[tuple[int, int]],
-    ) -> list[tuple[PendingEvent, int]]:
-        return [(each, 0) for each in self.due if (each.lane, each.id) not in under_way]
+    ) -> list[DueFailure]:
+        return [DueFailure(each, 0) for each in self.due if (each.lane, each.id) not in under_way]
 
     def finish_replays_soon(self) -> None:
         self.finished += 1
@@ -65,12 +66,12 @@ class Tables:
             self.while_reading.pop(0)()
         return found
 
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+    async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
         self.while_blocking()
-        return [(LANE, topic, key) for topic, key in self.blocked]
+        return [BlockedKey(LANE, topic, key) for topic, key in self.blocked]
 
     async def held_events(
-        self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
+        self, lane: int, above: int, max_events: int, max_bytes: int, paused: Sequence[str]
     ) -> list[PendingEvent]:
         found = [
             each
@@ -79,7 +80,7 @@ class Tables:
         ]
         if self.while_reading:
             self.while_reading.pop(0)()
-        return found[:events]
+        return found[:max_events]
 
 
 class Setting:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
-    from relay.postgres.flow.outbox import ScanResult
+    from relay.stages.scan.ports import ScanResult
 
 SIZES = [(12, 3), (3, 12)]
 """Events per scan and ids per step of a sweep: sweeps of many steps, and sweeps that their limit cuts off."""

@@ -11,9 +11,9 @@ import pytest
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
-from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
 from relay.stages.room import Room
+from relay.stages.scan.ports import ScanResult
 from relay.stages.scan.scan import Scan
 from relay.stages.tenure import SequenceWentBackError, Tenure, TenureLostError
 from relay.telemetry import Telemetry
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relay.event import PendingEvent
-    from relay.stages.scan.scan import LaneRequest
+    from relay.stages.scan.ports import LaneRequest
 
 Answer = ScanResult
 

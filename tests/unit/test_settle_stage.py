@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from relay.event import PendingEvent
     from relay.stages.settle.outcomes import EventOutcome
-    from relay.stages.settle.settle import Receipts, SettlePort
+    from relay.stages.settle.ports import Receipts, SettlePort
 
 LANE = 3
 
@@ -36,7 +37,7 @@ class Tables:
         self.held: list[dict[int, int]] = []
         self.written: list[int] = []
 
-    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int | None:
+    async def hold(self, replica: UUID, events: Sequence[PendingEvent], epochs: dict[int, int]) -> int | None:
         self.held.append(epochs)
         return 1 if epochs.items() <= {LANE: 1}.items() else None
 

@@ -12,9 +12,9 @@ from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.event import EventTuple
-from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
 from relay.stages.room import Room
+from relay.stages.scan.ports import ScanResult
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import TURN_STEPS, Sweep
 from relay.stages.tenure import Tenure

@@ -8,7 +8,6 @@ from relay.decide.closed import Closed
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
-from relay.postgres.flow.outbox import ScanResult
 from relay.stages.room import Room
 from relay.stages.tenure import MANY_RUNGS, Tenure
 
@@ -31,7 +30,7 @@ def see(tenure: Tenure, numbers: Iterable[int], running: Iterable[int] = ()) -> 
     """One statement after the other, between which somebody takes an xid and an id."""
     for number in numbers:
         snapshot = Snapshot(1, number, frozenset(running))
-        tenure.saw_statement(ScanResult(snapshot, number, number, []), number - 1)
+        tenure.saw_statement(snapshot, sequence_value=number, next_xid=number, before=number - 1)
 
 
 def test_the_ladder_stays_small_whichever_statements_make_its_rungs() -> None:
@@ -66,7 +65,7 @@ def test_pruning_leaves_what_the_statement_itself_rests_on() -> None:
     see(tenure, range(10, 10 + MANY_RUNGS - 1))
     before = len(tenure.ladder)
     late = Snapshot(100, 400, frozenset({100, 200}))
-    tenure.saw_statement(ScanResult(late, 500, 400, []), 499)
-    tenure.saw_statement(ScanResult(late, 501, 401, []), 500)
+    tenure.saw_statement(late, sequence_value=500, next_xid=400, before=499)
+    tenure.saw_statement(late, sequence_value=501, next_xid=401, before=500)
     assert len(tenure.ladder) < before
     assert [tenure.ladder.floor(xid) for xid in (100, 200)] == [99, 199]

@@ -10,9 +10,9 @@ from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.errors import StatementFailedError
-from relay.postgres.flow.outbox import ScanResult
 from relay.settings import ScanSettings
 from relay.stages.room import Room
+from relay.stages.scan.ports import ScanResult
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
 from relay.stages.scan.unreadable import ID_MAX, Found, Unreadable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relay.event import PendingEvent
-    from relay.stages.scan.scan import LaneRequest
+    from relay.stages.scan.ports import LaneRequest
 
 LANE = 3
 
@@ -37,15 +37,15 @@ class Table:
         self.ids = range(1, events + 1)
         self.reads = 0
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
+    async def sweep_step(self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int) -> ScanResult:
         self.reads += 1
-        within = [id_ for id_ in self.ids if above < id_ <= up_to][:events]
+        within = [id_ for id_ in self.ids if above < id_ <= up_to][:max_events]
         if set(within) & set(self.bad):
             raise StatementFailedError("invalid byte sequence")
         return ScanResult(Snapshot(1, 1, frozenset()), 0, 1, [event(id_, lane=lane) for id_ in within])
 
-    async def pending_ids(self, lane: int, above: int, up_to: int, most: int) -> list[PendingEvent]:
-        return events(*[id_ for id_ in self.ids if above < id_ <= up_to][:most], lane=lane)
+    async def pending_ids(self, lane: int, above: int, up_to: int, max_events: int) -> list[PendingEvent]:
+        return events(*[id_ for id_ in self.ids if above < id_ <= up_to][:max_events], lane=lane)
 
 
 def looking(*bad: int) -> tuple[Table, LaneScan, Unreadable, list[int]]:
@@ -111,11 +111,11 @@ class Port(Table):
     async def snapshot(self) -> Snapshot:
         return Snapshot(1, 1, frozenset())
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
+    async def sweep_step(self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int) -> ScanResult:
         # A look is narrower than what the stage reads.
-        if events == self.asked:
+        if max_events == self.asked:
             self._fail()
-        return await super().sweep_step(lane, above, up_to, events, size)
+        return await super().sweep_step(lane, above, up_to, max_events, max_bytes)
 
     asked = 20
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from relay.decide.republishing import ReplayRequest
 from relay.postgres import connect
-from relay.postgres.flow.outbox import Statements
+from relay.postgres.flow.statements import Statements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from relay.decide.lane_scan import LanePosition
     from relay.event import PendingEvent
     from relay.settings import PostgresSettings
-    from relay.stages.republish.origin import Landed
+    from relay.stages.republish.ports import Landed
 
 
 class RepublishConnection(Statements):
-    """Reads delivered events and writes what became of them the next time."""
+    """Fulfils RepublishPort: reads delivered events and writes what became of them the next time."""
 
     @classmethod
     async def open(cls, settings: PostgresSettings) -> RepublishConnection:
@@ -39,11 +40,10 @@ class RepublishConnection(Statements):
         return found
 
     async def events_to_replay(
-        self, request: ReplayRequest, lane: int, above: int, up_to: int, events: int, size: int
+        self, request: ReplayRequest, lane: int, above: int, up_to: int, max_events: int, max_bytes: int
     ) -> list[PendingEvent]:
-        """Delivered events with above < id <= up_to that this replay has no receipt for, at most `events` and about
-        `size` bytes."""
-        rows = await self._rows(
+        """Delivered events of a lane, as the request wants them."""
+        return await self._events(
             "events_to_replay",
             request.action,
             lane,
@@ -53,13 +53,12 @@ class RepublishConnection(Statements):
             request.until,
             request.topic,
             request.key,
-            events,
-            size,
+            max_events,
+            max_bytes,
         )
-        return cast("list[PendingEvent]", rows)
 
-    async def settle_replayed(self, action: int, landed: Sequence[Landed]) -> None:
-        """Write receipts and count them. What has one already, or is not the same event any more, changes nothing."""
+    async def settle_replayed(self, action: int, landed: Sequence[Landed[object]]) -> None:
+        """Write receipts and count them."""
         await self._rows(
             "settle_replayed",
             action,
@@ -71,8 +70,8 @@ class RepublishConnection(Statements):
             [each.error for each in landed],
         )
 
-    async def advance_replay(self, action: int, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
-        """Raise (lane, epoch, position) of the lanes that are this replica's; the last lane finishes the replay."""
+    async def advance_replay(self, action: int, replica: UUID, positions: Sequence[LanePosition]) -> None:
+        """Raise the replay's positions; the last lane finishes it."""
         lanes, epochs, reached = map(list, zip(*positions, strict=True))
         await self._rows("advance_replay", action, replica, lanes, epochs, reached)
 

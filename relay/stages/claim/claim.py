@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import relay
 from relay.decide.closed import Closed
-from relay.decide.lane_scan import LaneScan
+from relay.decide.lane_scan import LanePosition, LaneScan
 from relay.decide.shares import Sharing
 from relay.errors import RelayError, connection_lost
+from relay.stages.claim.ports import Report
 from relay.stages.tenure import LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from uuid import UUID
 
-    from relay.decide.shares import LaneRow, LiveReplica
-    from relay.postgres.flow.outbox import ClaimedLane
+    from relay.decide.shares import LaneRow
     from relay.settings import ReplicaSettings
+    from relay.stages.claim.ports import ClaimPort
     from relay.stages.claim.totals import Totals
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
@@ -43,69 +44,6 @@ MOST_LOOK_AGAIN_AFTER = 1.0
 
 SHOW_AFTER = 0.5
 """Seconds after which giving lanes back is worth a beat of its own, which shows it to people."""
-
-
-class Report(NamedTuple):
-    """What a replica shows of itself."""
-
-    releasing: list[int]
-    """Lanes that it is giving back."""
-    duplicates: int
-    leases_lost: int
-
-
-class Renewal(NamedTuple):
-    """A lease was extended."""
-
-    xid: int
-    open_replays: bool
-    """Whether a replay of delivered events is under way."""
-
-
-class ClaimPort(Protocol):
-    """What claiming needs of PostgreSQL; every write is fenced by owner and epoch."""
-
-    async def sequence_value(self) -> int:
-        """The last id taken."""
-
-    async def register(self, replica: UUID, name: str, version: str, lease: float, former: UUID | None) -> int:
-        """Enter the replica; returns the transaction's xid."""
-
-    async def renew(self, replica: UUID, lease: float, report: Report) -> Renewal | None:
-        """Extend the lease; None when it had run out."""
-
-    async def live_replicas(self) -> list[LiveReplica]:
-        """Replicas with a running lease, in the order of their claim to one lane more."""
-
-    async def lanes(self) -> list[LaneRow]:
-        """All lanes."""
-
-    async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
-        """Claim lanes that nobody claimed or parked since they were seen."""
-
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
-        """The keys behind a failure that is not resolved: (lane, topic, key)."""
-
-    async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
-        """The topics with held rows: (lane, topic)."""
-
-    async def has_failures(self, lanes: Sequence[int]) -> bool:
-        """Whether there is a failure that may have to be acted on."""
-
-    async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
-        """Raise (lane, epoch, position)."""
-
-    async def release(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
-        """Give back (lane, epoch, position)."""
-
-    async def drain(self, replica: UUID) -> None:
-        """Nothing more is taken; the others may count the lanes as theirs."""
-
-    async def unregister(self, replica: UUID) -> None:
-        """Take the replica off the list."""
-
-    async def wake_others(self) -> None:
-        """Have the other replicas look at once."""
 
 
 class Claim:
@@ -291,10 +229,10 @@ class Claim:
         else:
             self._telemetry.emit("hint.sent")
 
-    def _positions(self, states: Iterable[LaneScan]) -> list[tuple[int, int, int]]:
+    def _positions(self, states: Iterable[LaneScan]) -> list[LanePosition]:
         ladder = self._tenure.ladder
         # By lane, the order in which the other connections lock them: otherwise the two could wait for each other.
-        return sorted((state.lane, state.epoch, state.advance_position(ladder)) for state in states)
+        return sorted(LanePosition(state.lane, state.epoch, state.advance_position(ladder)) for state in states)
 
     async def _wait(self, seconds: float) -> None:
         """Until then, or until there is something to look at; a drain that begins is such."""

@@ -7,17 +7,18 @@ may not have been found yet. Later sweeps are no reason to wait (`LaneScan.taken
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from relay.errors import StatementFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from relay.decide.closed import Closed, TopicKey
     from relay.decide.lane_scan import LaneScan
     from relay.event import PendingEvent
     from relay.settings import ScanSettings
+    from relay.stages.hold.ports import DueFailure, ResumePort
     from relay.stages.settle.outcomes import Outcomes
     from relay.stages.tenure import Tenure
 
@@ -30,34 +31,6 @@ LONGEST_INTERVAL = 4.0
 
 MOST_READS = 200
 """Reads per pass and lane, so that a lane whose keys stay busy does not keep the others waiting."""
-
-
-class ResumePort(Protocol):
-    """What resuming needs of PostgreSQL."""
-
-    async def due_failures(
-        self,
-        lanes: Sequence[int],
-        most: int,
-        size: int,
-        paused: Sequence[str],
-        under_way: Sequence[tuple[int, int]],
-    ) -> list[tuple[PendingEvent, int]]:
-        """Failures to publish now, in id order, with the attempts they have had."""
-
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
-        """The keys behind a failure that is not resolved: (lane, topic, key)."""
-
-    async def has_failures(self, lanes: Sequence[int]) -> bool:
-        """Whether there is a failure that may have to be acted on."""
-
-    async def still_unreadable(self, lanes: Sequence[int], why: str) -> bool:
-        """Let events that could not be read, and still cannot, have failed again; returns whether there were any."""
-
-    async def held_events(
-        self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
-    ) -> list[PendingEvent]:
-        """Held events above an id, in id order."""
 
 
 class Resume:
@@ -150,10 +123,10 @@ class Resume:
         return bool(due)
 
     async def _due(
-        self, lanes: list[int], events: int, size: int, under_way: list[tuple[int, int]]
-    ) -> list[tuple[PendingEvent, int]]:
+        self, lanes: list[int], max_events: int, max_bytes: int, under_way: list[tuple[int, int]]
+    ) -> list[DueFailure]:
         try:
-            return await self._port.due_failures(lanes, events, size, sorted(self._tenure.paused), under_way)
+            return await self._port.due_failures(lanes, max_events, max_bytes, sorted(self._tenure.paused), under_way)
         except StatementFailedError as error:
             # All others were read before. Somebody had one of these published again without having mended it.
             if await self._port.still_unreadable(lanes, str(error)):

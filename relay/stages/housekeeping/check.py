@@ -7,7 +7,7 @@ published, and never be missed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from relay.errors import RelayError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from relay.decide.coverage import Coverage
+    from relay.stages.housekeeping.ports import CheckPort
     from relay.telemetry import Telemetry
 
 CHECK = "check receipts"
@@ -27,19 +28,6 @@ MOST_FOUND = 100
 """Events that are remembered; more say nothing new."""
 
 MOST_NAMED = 5
-
-
-class CheckPort(Protocol):
-    """What the check needs of PostgreSQL."""
-
-    async def check_range(self) -> tuple[int, int]:
-        """The lowest id that is kept, and the highest position of a lane."""
-
-    async def check_slice(self, above: int, up_to: int) -> list[tuple[int, int]]:
-        """(lane, id) of events in above < id <= up_to, below their lane's position, of which nothing is recorded."""
-
-    async def check_again(self, events: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Those of the events for which that is still so."""
 
 
 class UnseenEventsError(RelayError):

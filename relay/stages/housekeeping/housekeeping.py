@@ -9,32 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from relay.decide.ahead import Ahead
 from relay.decide.chores import Pace
 from relay.errors import RelayError
+from relay.stages.housekeeping.ports import PutOff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from uuid import UUID
 
     from relay.settings import SegmentSettings
+    from relay.stages.housekeeping.ports import HousekeepingPort
     from relay.telemetry import Telemetry
 
 FINISH_REPLAYS = "finish replays"
 
 MOST_LETTERS = 500
 """Of an error that is not our own: the server's text may quote a row."""
-
-
-class PutOff(NamedTuple):
-    """A chore that does not work out, as people are shown it."""
-
-    chore: str
-    seconds: float
-    """For how long."""
-    error: str
 
 
 class Chore(NamedTuple):
@@ -45,34 +38,6 @@ class Chore(NamedTuple):
     do: Callable[[], Awaitable[None]]
     every: float
     """Seconds between the times it is done."""
-
-
-class HousekeepingPort(Protocol):
-    """What housekeeping needs of PostgreSQL."""
-
-    def lost(self, error: Exception) -> bool:
-        """Whether an error means that the connection is gone, and not that a statement did not work out."""
-
-    async def sequence_value(self) -> int:
-        """The last id taken."""
-
-    async def ensure_segments(self, ids_per_segment: int, ahead: int) -> list[str]:
-        """Make segments ahead; returns the names of the new ones."""
-
-    async def prune(self, retention: float) -> list[str]:
-        """Drop segments that are settled and older than `retention` seconds; returns their names."""
-
-    async def forget_replayed(self, retention: float) -> bool:
-        """Drop receipts of replays that were over `retention` seconds ago; returns whether more may be left."""
-
-    async def forget_replicas(self) -> None:
-        """Remove replicas that have been gone for long."""
-
-    async def finish_replays(self) -> None:
-        """Record the end of replays of which nothing is under way any more."""
-
-    async def show_put_off(self, replica: UUID, chores: Sequence[PutOff]) -> None:
-        """Let `relay status` show what this replica puts off."""
 
 
 class Housekeeping:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from relay.stages.republish.ports import Landed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,22 +62,12 @@ class LaneRepublish:
         self.state.replaying -= 1
 
 
-class Landed(NamedTuple):
-    """What became of an event that was published again: its place in Kafka, or why Kafka refused it."""
-
-    replay: LaneRepublish
-    event: PendingEvent
-    partition: int | None
-    offset: int | None
-    error: str | None
-
-
 class Republished:
     """What landed of all replays and has no receipt yet. Outlives tenures, as publish does."""
 
     def __init__(self) -> None:
         self._in_hand = 0
-        self._landed: list[Landed] = []
+        self._landed: list[Landed[LaneRepublish]] = []
         self.changed = asyncio.Event()
         """Set when something landed or came back."""
 
@@ -96,17 +88,17 @@ class Republished:
         self._in_hand -= 1
         self.changed.set()
 
-    def land(self, landed: Landed) -> None:
+    def land(self, landed: Landed[LaneRepublish]) -> None:
         """Keep what became of an event until a receipt of it is committed."""
         self._in_hand -= 1
         self._landed.append(landed)
         self.changed.set()
 
-    def take_landed(self) -> list[Landed]:
+    def take_landed(self) -> list[Landed[LaneRepublish]]:
         """What landed since."""
         landed, self._landed = self._landed, []
         return landed
 
-    def put_back(self, landed: list[Landed]) -> None:
+    def put_back(self, landed: list[Landed[LaneRepublish]]) -> None:
         """Whether receipts of these were committed is unknown: they are written again, which changes nothing then."""
         self._landed[:0] = landed

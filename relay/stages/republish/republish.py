@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from relay.decide.lane_scan import LanePosition
 from relay.decide.republishing import Allowance, Limits, Progress
 from relay.errors import UnreachableError
 from relay.event import EventTuple, EventWithOrigin, with_origin
@@ -22,13 +23,13 @@ from relay.stages.republish.origin import LaneRepublish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-    from uuid import UUID
 
     from relay.decide.republishing import ReplayRequest
     from relay.event import PendingEvent
     from relay.retry import Backoff
     from relay.settings import BufferSettings, PublishSettings
-    from relay.stages.republish.origin import Landed, Republished
+    from relay.stages.republish.origin import Republished
+    from relay.stages.republish.ports import Landed, RepublishPort
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
@@ -40,27 +41,6 @@ BUSY_PAUSE = 0.05
 
 STEP_IDS = 50_000
 """Range of ids that one statement looks through for events that match."""
-
-
-class RepublishPort(Protocol):
-    """What replaying needs of PostgreSQL; one connection."""
-
-    async def open_replays(self) -> list[ReplayRequest]:
-        """What is asked for and under way."""
-
-    async def events_to_replay(
-        self, request: ReplayRequest, lane: int, above: int, up_to: int, events: int, size: int
-    ) -> list[PendingEvent]:
-        """Delivered events with above < id <= up_to without a receipt of this replay, marked by a header."""
-
-    async def settle_replayed(self, action: int, landed: Sequence[Landed]) -> None:
-        """Write receipts and count them."""
-
-    async def advance_replay(self, action: int, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
-        """Raise (lane, epoch, position) of the lanes that are this replica's; the last one finishes the replay."""
-
-    def close(self) -> None:
-        """Close the connection."""
 
 
 class Republish:
@@ -142,7 +122,7 @@ class Republish:
         """Write receipts of what landed. Not by the settle stage: theirs would come between those of live events, and
         every change of kind is a statement more."""
         landed = self._republished.take_landed()
-        by_action: dict[int, list[Landed]] = defaultdict(list)
+        by_action: dict[int, list[Landed[LaneRepublish]]] = defaultdict(list)
         for each in landed:
             by_action[each.replay.request.action].append(each)
         try:
@@ -168,7 +148,7 @@ class Republish:
             if replay.progress.position > replay.saved and self._owned(replay):
                 moved[replay.request.action].append(replay)
         for action, replays in moved.items():
-            positions = [(each.state.lane, each.state.epoch, each.progress.position) for each in replays]
+            positions = [LanePosition(each.state.lane, each.state.epoch, each.progress.position) for each in replays]
             await port.advance_replay(action, self._tenure.replica, positions)
             for each, (_, _, position) in zip(replays, positions, strict=True):
                 each.saved = position

@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from relay.decide.lane_scan import Bound, LaneScan, Reach
+from relay.decide.lane_scan import Reach
 from relay.errors import StatementFailedError
+from relay.stages.scan.ports import LaneRequest
 from relay.stages.scan.unreadable import ID_MAX
 from relay.stages.tenure import TenureLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from relay.decide.lane_scan import LaneScan
     from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
-    from relay.postgres.flow.outbox import ScanResult
     from relay.settings import ScanSettings
+    from relay.stages.scan.ports import ScanPort
     from relay.stages.scan.unreadable import Unreadable
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
-
-
-class LaneRequest(NamedTuple):
-    """What a scan is to read of one lane."""
-
-    lane: int
-    taken_to: int
-    bound: Bound
-    sweep: Reach
-    fresh: Reach
 
 
 class Part(NamedTuple):
@@ -40,16 +32,6 @@ class Part(NamedTuple):
     """Of the scan's batch."""
     sharers: int
     """Lanes to share the buffer's room with."""
-
-
-class ScanPort(Protocol):
-    """What the scan stage needs of PostgreSQL."""
-
-    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
-        """Read several lanes in one snapshot."""
-
-    async def snapshot(self) -> Snapshot:
-        """The snapshot that a scan would see now."""
 
 
 class Scan:
@@ -129,7 +111,12 @@ class Scan:
             # fails again.
             result = await self._port.scan(requests, self._settings.sweep_step_ids)
         self._saw(result.snapshot)
-        tenure.saw_statement(result, value_before)
+        tenure.saw_statement(
+            result.snapshot,
+            sequence_value=result.sequence_value,
+            next_xid=result.next_xid,
+            before=value_before,
+        )
         for xid, value in quiet.items():
             # Only now is it certain that the transaction was not just ending while we looked at its locks.
             if xid in result.snapshot.running:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from relay.decide.lane_scan import LaneScan, Reach
+from relay.decide.lane_scan import Reach
 from relay.errors import StatementFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from relay.decide.lane_scan import LaneScan
     from relay.event import PendingEvent
-    from relay.postgres.flow.outbox import ScanResult
     from relay.settings import ScanSettings
+    from relay.stages.scan.ports import SweepPort
     from relay.stages.scan.scan import Scan
     from relay.stages.scan.unreadable import Unreadable
     from relay.stages.tenure import Tenure
@@ -30,16 +31,6 @@ IDLE_INTERVAL = QUIET_CHECK_INTERVAL + 0.01
 TURN_STEPS = 20
 """Steps that a lane may take in a row. In turns, most lanes of a bulk transaction get back to their fresh events before
 the last one does; if they all went on step by step, they would all wait for as long as the last one."""
-
-
-class SweepPort(Protocol):
-    """What sweeps need of PostgreSQL."""
-
-    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
-        """Read unsettled events of one lane."""
-
-    async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
-        """Running transactions without an event id."""
 
 
 class Sweep:
@@ -130,7 +121,12 @@ class Sweep:
                 return True
             step = readable
             result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
-        self._tenure.saw_statement(result, value_before)
+        self._tenure.saw_statement(
+            result.snapshot,
+            sequence_value=result.sequence_value,
+            next_xid=result.next_xid,
+            before=value_before,
+        )
         if self._tenure.draining or state.releasing or self._tenure.lanes.get(state.lane) is not state:
             # The lane may be given back at this moment: what is taken now would be published by its next owner too.
             return True

@@ -7,7 +7,7 @@ with it those of all others.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from relay.errors import StatementFailedError
 
@@ -16,23 +16,13 @@ if TYPE_CHECKING:
 
     from relay.decide.lane_scan import LaneScan
     from relay.event import PendingEvent
-    from relay.postgres.flow.outbox import ScanResult
+    from relay.stages.scan.ports import UnreadablePort
     from relay.stages.tenure import Tenure
 
 ID_MAX = 2**63 - 1
 
 WAIT = 0.1
 """Seconds until the next look whether a failure is recorded."""
-
-
-class UnreadablePort(Protocol):
-    """What is needed of PostgreSQL to find one."""
-
-    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
-        """Read unsettled events of one lane."""
-
-    async def pending_ids(self, lane: int, above: int, up_to: int, most: int) -> list[PendingEvent]:
-        """The first unsettled events of a lane, without what it may be impossible to read of them."""
 
 
 class Found(NamedTuple):
@@ -51,16 +41,16 @@ class Unreadable:
         self._tenure = tenure
         self._fail = fail
 
-    async def find(self, state: LaneScan, above: int, up_to: int, events: int, size: int) -> Found | None:
+    async def find(self, state: LaneScan, above: int, up_to: int, max_events: int, max_bytes: int) -> Found | None:
         """The first event that a read of above < id <= up_to with these bounds met and cannot read; None if it can
         read all of them, so that something else is the matter."""
-        waiting = await self._port.pending_ids(state.lane, above, up_to, events)
-        if not waiting or await self._readable(state.lane, above, waiting[-1][1], events, size):
+        waiting = await self._port.pending_ids(state.lane, above, up_to, max_events)
+        if not waiting or await self._readable(state.lane, above, waiting[-1][1], max_events, max_bytes):
             return None
         low, high = 0, len(waiting) - 1
         while low < high:
             middle = (low + high) // 2
-            if await self._readable(state.lane, above, waiting[middle][1], events, size):
+            if await self._readable(state.lane, above, waiting[middle][1], max_events, max_bytes):
                 low = middle + 1
             else:
                 high = middle
@@ -79,9 +69,9 @@ class Unreadable:
         self._tenure.room.add(state.lane, [event])
         self._fail(self._tenure, event, f"the event cannot be read: {error}")
 
-    async def _readable(self, lane: int, above: int, up_to: int, events: int, size: int) -> bool:
+    async def _readable(self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int) -> bool:
         try:
-            await self._port.sweep_step(lane, above, up_to, events, size)
+            await self._port.sweep_step(lane, above, up_to, max_events, max_bytes)
         except StatementFailedError:
             return False
         return True

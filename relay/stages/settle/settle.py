@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from relay.stages.settle.outcomes import Delivered, Failed, Held
+from relay.stages.settle.ports import Receipts
 from relay.stages.settle.unrecorded import Unrecorded
 from relay.stages.tenure import LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from uuid import UUID
 
     from relay.settings import SettleSettings
     from relay.stages.settle.outcomes import EventOutcome, Outcomes
+    from relay.stages.settle.ports import SettlePort
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
@@ -26,52 +27,6 @@ receipt: one commit for what came meanwhile leaves more of the disk and the CPUs
 
 MUCH = 1 / 16
 """Part of the buffer from which on events to record are a backlog, whose receipts make room."""
-
-
-class Receipts(NamedTuple):
-    """Receipts to write. Events were acknowledged in runs, one per record batch: only its beginning is kept of each."""
-
-    lanes: list[int]
-    """Of each event, as `ids`."""
-    ids: list[int]
-    firsts: list[int]
-    """Number of each run's first event, from 1, ascending; as many as `partitions` and `bases`."""
-    partitions: list[int]
-    bases: list[int]
-    """Offset of each run's first event; the others follow. -1 when the broker did not say, for all of them then."""
-
-    def places(self) -> tuple[list[int], list[int]]:
-        """Partition and offset of each event."""
-        partitions: list[int] = []
-        offsets: list[int] = []
-        ends = [*self.firsts[1:], len(self.ids) + 1]
-        for first, end, partition, base in zip(self.firsts, ends, self.partitions, self.bases, strict=True):
-            events = end - first
-            partitions += [partition] * events
-            offsets += range(base, base + events) if base >= 0 else [-1] * events
-        return partitions, offsets
-
-
-class SettlePort(Protocol):
-    """What settling needs of PostgreSQL. What writes rows returns how many were not there before."""
-
-    async def settle(self, receipts: Receipts) -> int:
-        """Write receipts."""
-
-    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
-        """Write receipts, and in the same transaction delete the failure and held rows of (lane, id)."""
-
-    async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> int:
-        """Write receipts for events that are still the ones that were read; their failure and held rows go."""
-
-    async def count_duplicates(self, receipts: Receipts) -> int:
-        """How many of these have a receipt for another place in Kafka."""
-
-    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int | None:
-        """Write held rows; None when one of the lanes is not this replica's any more."""
-
-    async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
-        """Write a failure row in place of a held one; returns False when the lane is not this replica's any more."""
 
 
 class Settle:
@@ -153,7 +108,8 @@ class Settle:
         if outcomes[0].tenure is not tenure:
             return
         epochs = self._epochs(outcomes)
-        new = await self._port.hold(tenure.replica, outcomes, epochs)
+        events = [event for outcome in outcomes for event in outcome.events]
+        new = await self._port.hold(tenure.replica, events, epochs)
         if new is None:
             raise LeaseLostError(f"one of the lanes {sorted(epochs)} has another owner")
         self._release(outcomes)
@@ -166,8 +122,8 @@ class Settle:
             return
         (event,) = failure.events
         epochs = self._epochs([failure])
-        if not await self._port.fail(tenure.replica, failure, epochs[event[0]]):
-            raise LeaseLostError(f"lane {event[0]} has another owner")
+        if not await self._port.fail(tenure.replica, event, failure.verdict, failure.error, epochs[event.lane]):
+            raise LeaseLostError(f"lane {event.lane} has another owner")
         self._release([failure])
         if not tenure.has_failures:
             tenure.has_failures = True

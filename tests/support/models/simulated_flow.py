@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
+    from relay.decide.closed import BlockedKey
+    from relay.decide.failing import Verdict
     from relay.event import PendingEvent
+    from relay.outcome import PublishError
+    from relay.stages.hold.ports import DueFailure
     from relay.stages.publish.producers import Pair, Producer
     from relay.stages.publish.watch import Troubles
-    from relay.stages.settle.outcomes import Failed, Held
-    from relay.stages.settle.settle import Receipts
+    from relay.stages.settle.ports import Receipts
     from relay.telemetry import Telemetry
     from tests.support.models.simulated_kafka import SimulatedKafka
     from tests.support.models.simulated_postgres import SimulatedPostgres
@@ -54,25 +57,24 @@ class FlowConnection(SimulatedConnection):
         await self._commit(transaction)
         return new
 
-    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int | None:
+    async def hold(self, replica: UUID, events: Sequence[PendingEvent], epochs: dict[int, int]) -> int | None:
         transaction = await self._begin()
         owned = self.postgres.owns(replica, epochs)
         if owned:
-            self.postgres.hold(event for record in outcomes for event in record.events)
+            self.postgres.hold(events)
         await self._commit(transaction)
         return 0 if owned else None
 
-    async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
-        (event,) = failure.events
+    async def fail(self, replica: UUID, event: PendingEvent, verdict: Verdict, error: PublishError, epoch: int) -> bool:
         transaction = await self._begin()
         owned = self.postgres.owns(replica, {event.lane: epoch})
         if owned:
-            state = "retrying" if isinstance(failure.verdict, Retry) else "failed"
-            self.postgres.fail(event, state, failure.verdict.attempts)
+            state = "retrying" if isinstance(verdict, Retry) else "failed"
+            self.postgres.fail(event, state, verdict.attempts)
         await self._commit(transaction)
         return owned
 
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+    async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
         return await self._read(lambda: self.postgres.blocking(lanes))
 
     async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
@@ -84,17 +86,17 @@ class FlowConnection(SimulatedConnection):
     async def due_failures(
         self,
         lanes: Sequence[int],
-        most: int,
-        size: int,
+        max_events: int,
+        max_bytes: int,
         paused: Sequence[str],
         under_way: Sequence[tuple[int, int]],
-    ) -> list[tuple[PendingEvent, int]]:
-        return await self._read(lambda: [] if paused else self.postgres.due_failures(lanes, most, under_way))
+    ) -> list[DueFailure]:
+        return await self._read(lambda: [] if paused else self.postgres.due_failures(lanes, max_events, under_way))
 
     async def held_events(
-        self, lane: int, above: int, events: int, size: int, paused: Sequence[str]
+        self, lane: int, above: int, max_events: int, max_bytes: int, paused: Sequence[str]
     ) -> list[PendingEvent]:
-        return await self._read(lambda: [] if paused else self.postgres.held_events(lane, above, events))
+        return await self._read(lambda: [] if paused else self.postgres.held_events(lane, above, max_events))
 
     async def still_unreadable(self, lanes: Sequence[int], why: str) -> bool:
         raise AssertionError("everything can be read here")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from relay.decide.snapshot import Snapshot
-from relay.postgres.flow.outbox import ClaimedLane
 from relay.settings import ReplicaSettings
-from relay.stages.claim.claim import Claim, Renewal
+from relay.stages.claim.claim import Claim
+from relay.stages.claim.ports import ClaimedLane, Renewal
 from relay.stages.claim.totals import Totals
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure, TenureLostError
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from uuid import UUID
 
+    from relay.decide.closed import BlockedKey
+    from relay.decide.lane_scan import LanePosition
     from relay.decide.shares import LaneRow, LiveReplica
-    from relay.stages.claim.claim import Report
+    from relay.stages.claim.ports import Report
     from relay.telemetry import Telemetry
 
 BEAT = 1.0
@@ -73,7 +75,7 @@ class OwnershipPort:
         xid = self._database.xid()
         return [ClaimedLane(row.lane, row.epoch, 0, 0, Snapshot(xid, xid, frozenset())) for row in claimed]
 
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+    async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
         return []
 
     async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
@@ -82,10 +84,10 @@ class OwnershipPort:
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         return False
 
-    async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+    async def advance_positions(self, replica: UUID, positions: Sequence[LanePosition]) -> None:
         pass
 
-    async def release(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+    async def release(self, replica: UUID, positions: Sequence[LanePosition]) -> None:
         def statement() -> None:
             for lane, epoch, _ in positions:
                 self._database.release(replica, lane, epoch)

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 from uuid import UUID
 
+from relay.decide.closed import BlockedKey
 from relay.decide.shares import LaneRow
 from relay.decide.snapshot import Snapshot
 from relay.event import EventTuple, PendingEvent
+from relay.stages.hold.ports import DueFailure
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from relay.stages.scan.scan import LaneRequest
+    from relay.stages.scan.ports import LaneRequest
 
 FIRST_XID = 700
 TOPIC = "orders"
@@ -209,16 +211,14 @@ class SimulatedPostgres:
         self.receipts |= new
         return len(new)
 
-    def blocking(self, lanes: Iterable[int]) -> list[tuple[int, str, bytes]]:
+    def blocking(self, lanes: Iterable[int]) -> list[BlockedKey]:
         """The statement `blocking`."""
-        return [(lane, TOPIC, failed.key) for (lane, _), failed in self.failures.items() if lane in lanes]
+        return [BlockedKey(lane, TOPIC, failed.key) for (lane, _), failed in self.failures.items() if lane in lanes]
 
-    def due_failures(
-        self, lanes: Iterable[int], most: int, under_way: Collection[tuple[int, int]]
-    ) -> list[tuple[PendingEvent, int]]:
+    def due_failures(self, lanes: Iterable[int], most: int, under_way: Collection[tuple[int, int]]) -> list[DueFailure]:
         """The statement `due_failures`; whatever is to be retried is due."""
         found = [
-            (event, self.failures[event.lane, event.id].attempts)
+            DueFailure(event, self.failures[event.lane, event.id].attempts)
             for event in self.visible
             if event.lane in lanes
             and (event.lane, event.id) in self.failures

@@ -10,11 +10,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from relay.decide.shares import LiveReplica
-from relay.postgres.flow.outbox import ClaimedLane, ScanResult
 from relay.settings import ReplicaSettings, ScanSettings, SettleSettings
-from relay.stages.claim.claim import Claim, Renewal
+from relay.stages.claim.claim import Claim
+from relay.stages.claim.ports import ClaimedLane, Renewal
 from relay.stages.claim.totals import Totals
 from relay.stages.room import Room
+from relay.stages.scan.ports import ScanResult
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
 from relay.stages.settle.outcomes import Delivered, Outcomes
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Sequence
     from uuid import UUID
 
+    from relay.decide.closed import BlockedKey
+    from relay.decide.failing import Verdict
+    from relay.decide.lane_scan import LanePosition
     from relay.decide.shares import LaneRow
     from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
-    from relay.stages.claim.claim import Report
-    from relay.stages.scan.scan import LaneRequest
-    from relay.stages.settle.outcomes import Failed, Held
-    from relay.stages.settle.settle import Receipts
+    from relay.outcome import PublishError
+    from relay.stages.claim.ports import Report
+    from relay.stages.scan.ports import LaneRequest
+    from relay.stages.settle.ports import Receipts
     from relay.telemetry import Telemetry
     from tests.support.models.simulated_postgres import SimulatedPostgres, Transaction
 
@@ -66,9 +70,9 @@ class SimulatedConnection:
         await Instant()
         return now
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> ScanResult:
+    async def sweep_step(self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int) -> ScanResult:
         await Instant()
-        snapshot, found = self.postgres.sweep_step(lane, above, up_to, events, size)
+        snapshot, found = self.postgres.sweep_step(lane, above, up_to, max_events, max_bytes)
         return await self._result(snapshot, found)
 
     async def _result(self, snapshot: Snapshot, events: list[PendingEvent]) -> ScanResult:
@@ -109,13 +113,13 @@ class SimulatedConnection:
     async def count_duplicates(self, receipts: Receipts) -> int:
         return 0
 
-    async def hold(self, replica: UUID, outcomes: Sequence[Held], epochs: dict[int, int]) -> int | None:
+    async def hold(self, replica: UUID, events: Sequence[PendingEvent], epochs: dict[int, int]) -> int | None:
         raise AssertionError("nothing is held back here")
 
-    async def fail(self, replica: UUID, failure: Failed, epoch: int) -> bool:
+    async def fail(self, replica: UUID, event: PendingEvent, verdict: Verdict, error: PublishError, epoch: int) -> bool:
         raise AssertionError("nothing fails here")
 
-    async def blocking(self, lanes: Sequence[int]) -> list[tuple[int, str, bytes]]:
+    async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
         return []
 
     async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
@@ -156,12 +160,12 @@ class SimulatedConnection:
         await Instant()
         return result
 
-    async def advance_positions(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+    async def advance_positions(self, replica: UUID, positions: Sequence[LanePosition]) -> None:
         await Instant()
         for lane, epoch, position in positions:
             self.postgres.advance_position(replica, lane, epoch, position)
 
-    async def release(self, replica: UUID, positions: Sequence[tuple[int, int, int]]) -> None:
+    async def release(self, replica: UUID, positions: Sequence[LanePosition]) -> None:
         await Instant()
         for lane, epoch, position in positions:
             if self.postgres.advance_position(replica, lane, epoch, position):

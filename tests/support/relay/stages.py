@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.postgres import connect
-from relay.postgres.flow.outbox import ControlConnection, ScanConnection, SettleConnection
+from relay.postgres.flow.claim import ControlConnection
+from relay.postgres.flow.scan import ScanConnection
+from relay.postgres.flow.settle import SettleConnection
 from relay.settings import ReplicaSettings, ScanSettings, SettleSettings
 from relay.stages.claim.claim import Claim
 from relay.stages.claim.totals import Totals
