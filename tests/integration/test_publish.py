@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from relay.local import KafkaServer
     from relay.stages.publish.partition import Flight
-    from relay.stages.publish.producers import Producer
+    from relay.stages.publish.ports import Producer
     from tests.conftest import MakeTopic
 
 

@@ -11,7 +11,8 @@ from relay.stages.publish.partition import Partition
 from relay.stages.publish.producers import Pair
 
 if TYPE_CHECKING:
-    from relay.stages.publish.producers import Keeper, Producer
+    from relay.stages.publish.ports import Producer
+    from relay.stages.publish.producers import Keeper
 
 
 class NotingKeeper:

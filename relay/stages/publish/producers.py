@@ -3,79 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
-    from relay.decide.limits import TopicLimits
-    from relay.event import PendingEvent
-    from relay.outcome import BatchOutcome, PublishError
+    from relay.outcome import PublishError
     from relay.retry import Backoff
     from relay.stages.publish.partition import Partition
+    from relay.stages.publish.ports import Producer
     from relay.telemetry import Telemetry
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that closing a producer may take before it is dropped."""
-
-
-class RecordBatch(Protocol):
-    """Events packed for one partition."""
-
-    events: list[PendingEvent]
-    size: int
-    """Bytes of their keys, payloads and headers."""
-    restamped: int
-    """How many of them go with another time than their own."""
-
-
-class Producer(Protocol):
-    """What publishing needs of Kafka. Errors are PublishErrors."""
-
-    @property
-    def died(self) -> asyncio.Future[str]:
-        """Done, with why, once this producer will never send again."""
-
-    def trouble(self) -> str | None:
-        """Why brokers cannot be reached just now, as far as that is known."""
-
-    async def partition_count(self, topic: str) -> int:
-        """Number of the topic's partitions; PublishError of kind TOPIC when there is no such topic."""
-
-    async def existing(self, topics: Sequence[str]) -> list[str]:
-        """Which of many topics there are."""
-
-    def known_partition_count(self, topic: str) -> int:
-        """The same from memory; 0 when not known."""
-
-    def leaderless(self, topic: str, partition: int) -> bool:
-        """Whether it is known that no broker leads the partition."""
-
-    async def refresh_topic(self, topic: str) -> None:
-        """Ask for the topic's partitions anew."""
-
-    def forget_topic(self, topic: str) -> None:
-        """The topic is of no interest for now."""
-
-    async def limits(self, topic: str) -> TopicLimits:
-        """What the topic takes."""
-
-    def pack(
-        self, waiting: Iterable[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
-    ) -> RecordBatch:
-        """Pack the first of the events that wait, at least one and at most `most`, into a batch of up to `max_bytes`.
-
-        Events whose own time is not within `times`, the earliest and the latest, go with the time now.
-        """
-
-    async def send(
-        self, batch: Any, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[BatchOutcome], None]
-    ) -> None:
-        """Queue the batch, to be sent if it is still `allowed` then; `done` hears of its outcome."""
-
-    async def close(self, timeout: float) -> None:
-        """Close in bounded time."""
 
 
 class Keeper:

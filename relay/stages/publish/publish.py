@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.stages.hold.failures import Failures
     from relay.stages.publish.pacing import Pacing
-    from relay.stages.publish.producers import Pair, Producer
+    from relay.stages.publish.ports import Producer
+    from relay.stages.publish.producers import Pair
     from relay.stages.publish.watch import Troubles
     from relay.stages.settle.outcomes import Outcomes
     from relay.stages.tenure import Tenure

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.outcome import PublishError
     from relay.stages.hold.ports import DueFailure
-    from relay.stages.publish.producers import Pair, Producer
+    from relay.stages.publish.ports import Producer
+    from relay.stages.publish.producers import Pair
     from relay.stages.publish.watch import Troubles
     from relay.stages.settle.ports import Receipts
     from relay.telemetry import Telemetry
