@@ -25,9 +25,11 @@ from relay.stages.claim.totals import Totals
 from relay.stages.hold.failures import Failures
 from relay.stages.hold.gate import Gate
 from relay.stages.housekeeping.check import Check
+from relay.stages.publish.faults import Faults
 from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.producers import Keeper, Pair
 from relay.stages.publish.publish import Publish
+from relay.stages.publish.queues import Topics
 from relay.stages.publish.watch import Troubles
 from relay.stages.republish.origin import Republished
 from relay.stages.settle.outcomes import Outcomes
@@ -83,15 +85,14 @@ class Service:
         )
         self._publish = Publish(
             producers=producers,
+            topics=Topics(hash_keys=murmur2_of_many, random=random.random, admission=settings.topic.admission()),
             outcomes=self._outcomes,
             failures=self._failures,
             troubles=troubles,
             pacing=Pacing(settings.publish),
-            hash_keys=murmur2_of_many,
-            random=random.random,
+            faults=Faults(producers=producers, random=random.random, telemetry=telemetry),
             quiesce_timeout=settings.kafka.request_timeout,
             telemetry=telemetry,
-            admission=settings.topic.admission(),
         )
         self._restarts = Restarts(random.random, self._health, telemetry)
         self._session: Session | None = None

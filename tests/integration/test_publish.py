@@ -142,13 +142,13 @@ async def test_what_was_queued_when_the_lease_was_lost_is_never_sent_though_a_ne
             return [partition.flights[1] for partition in publish.topics.partitions() if len(partition.flights) > 1]
 
         flights = await until("batches are queued", queued)
-        tenure = publish.tenure
+        tenure = publish.topics.tenure
         await relaying.connection.execute("UPDATE outbox.lane SET epoch = epoch + 1, owner = gen_random_uuid()")
         await relaying.connection.execute("SELECT outbox.wake_up()")
 
         async def taken_again() -> bool:
             waiting = {event.id for partition in publish.topics.partitions() for event in partition.waiting}
-            return publish.tenure is not tenure and {event.id for event in flights[0].events} <= waiting
+            return publish.topics.tenure is not tenure and {event.id for event in flights[0].events} <= waiting
 
         await until("a new tenure has taken the events again", taken_again)
         assert relaying.telemetry.value("leases_lost_total") == 1

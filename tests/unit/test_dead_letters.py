@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from relay.decide.admission import Admission
 from relay.decide.lane_scan import LaneScan
 from relay.decide.snapshot import Snapshot
 from relay.outcome import FailureKind, PublishError
@@ -17,8 +18,9 @@ from relay.settings import FailureSettings, SettleSettings
 from relay.stages.hold.failures import Failures
 from relay.stages.hold.gate import Gate
 from relay.stages.publish.partition import Partition
-from relay.stages.publish.refusals import Refusals
+from relay.stages.publish.queues import Topics
 from relay.stages.publish.topic import Topic
+from relay.stages.publish.unpublishable import Unpublishable
 from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Failed, Outcomes
 from relay.stages.settle.settle import Settle
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from relay.decide.failing import Verdict
     from relay.event import PendingEvent
+    from relay.stages.publish.faults import Faults
     from relay.stages.settle.outcomes import EventOutcome
     from relay.stages.settle.ports import SettlePort
 
@@ -78,7 +81,12 @@ class Setting:
             random=random.random,
             telemetry=self.telemetry,
         )
-        self.refusals = Refusals(failures, self.handed_in.extend)
+        self.unpublishable = Unpublishable(
+            topics=Topics(hash_keys=lambda keys: [0] * len(keys), random=random.random, admission=Admission()),
+            failures=failures,
+            faults=cast("Faults", None),
+            hand_in=self.handed_in.extend,
+        )
         self.event = event(5, lane=LANE, topic="orders")
         self.tenure.lanes[LANE].taken.add(5)
         self.tenure.room.add(LANE, [self.event])
@@ -87,7 +95,7 @@ class Setting:
         partition = Partition(event.topic, 0, Backoff(random.random))
         refused = PublishError(FailureKind.EVENT, error)
         self.errors.append(weakref.ref(refused))
-        self.refusals.fail(self.tenure, topic or new_topic(event.topic), partition, event, refused)
+        self.unpublishable.fail(self.tenure, topic or new_topic(event.topic), partition, event, refused)
 
     def letter(self) -> PendingEvent:
         """Let the event fail; its dead letter, in publish's hands."""

@@ -85,10 +85,10 @@ def fail_beside_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     turn = Publish.turn
 
     async def mutant(self: Publish, topic: Topic, partition: Partition, producer: Any) -> bool:
-        tenure = self.tenure
+        tenure = self.topics.tenure
         assert tenure is not None
         if partition.may_send(producer, 0.0) and topic.limits.seem_exceeded_by(partition.waiting[0]):
-            await self._fail_too_large(topic, partition, producer, tenure)
+            await self.unpublishable.fail_too_large(topic, partition, producer, tenure)
             return True
         return await turn(self, topic, partition, producer)
 

@@ -9,7 +9,7 @@ import grimp
 import pytest
 
 TO_BE_OPENED = [
-    {"relay.stages.publish.publish", "relay.stages.publish.resolving", "relay.stages.publish.watch"},
+    {f"relay.stages.publish.{module}" for module in ("publish", "flights", "refusals", "resolving", "watch")},
 ]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from relay.decide.admission import Admission
 from relay.decide.lane_scan import LaneScan
 from relay.decide.republishing import Progress, ReplayRequest
 from relay.decide.snapshot import Snapshot
@@ -19,8 +20,9 @@ from relay.settings import FailureSettings
 from relay.stages.hold.failures import Failures
 from relay.stages.hold.gate import Gate
 from relay.stages.publish.line import withdrawn
-from relay.stages.publish.refusals import Refusals
+from relay.stages.publish.queues import Topics
 from relay.stages.publish.topic import Topic
+from relay.stages.publish.unpublishable import Unpublishable
 from relay.stages.republish.origin import LaneRepublish, Republished
 from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relay.event import EventWithOrigin, PendingEvent
+    from relay.stages.publish.faults import Faults
     from relay.stages.settle.outcomes import EventOutcome
 
 NOW = datetime(2026, 5, 17, tzinfo=UTC)
@@ -58,7 +61,12 @@ class Bench:
             random=random.random,
             telemetry=Telemetry(),
         )
-        self.refusals = Refusals(failures, lambda _: None)
+        self.unpublishable = Unpublishable(
+            topics=Topics(hash_keys=lambda keys: [0] * len(keys), random=random.random, admission=Admission()),
+            failures=failures,
+            faults=cast("Faults", None),
+            hand_in=lambda _: None,
+        )
         self.topic = Topic("orders", lambda: Backoff(random.random), lambda keys: [0] * len(keys))
         (self.partition,) = self.topic.resolved(1)
         self.state = LaneScan.take_over(LANE, 1, 0, 0, Snapshot.parse("10:10:"))
@@ -79,7 +87,7 @@ class Bench:
 
     def fail(self, event: PendingEvent) -> None:
         """An event is refused alone."""
-        self.refusals.fail(self.tenure, self.topic, self.partition, event, TOO_LARGE)
+        self.unpublishable.fail(self.tenure, self.topic, self.partition, event, TOO_LARGE)
 
     async def recorded(self) -> list[EventOutcome]:
         """What is to be recorded, of all kinds."""

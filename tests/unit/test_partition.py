@@ -121,6 +121,37 @@ def test_a_batch_that_took_all_there_was_says_nothing_about_what_fills_one() -> 
     assert partition.may_send("producer", 1.0), "one event filled a batch before"
 
 
+def flights(partition: Partition) -> tuple[Flight, Flight]:
+    """Two batches in flight."""
+    return send(partition, "producer"), send(partition, "producer")
+
+
+def test_an_acknowledged_batch_is_acted_on_once_those_before_it_are_acknowledged() -> None:
+    partition = new_partition()
+    first, second = flights(partition)
+    assert partition.ended(second, Acknowledged(1)) == []
+    assert partition.ended(first, Acknowledged(0)) == [(first, Acknowledged(0)), (second, Acknowledged(1))]
+    assert not partition.flights
+
+
+def test_a_refused_batch_is_acted_on_together_with_those_behind_it() -> None:
+    partition = new_partition()
+    first, second = flights(partition)
+    refused = Refused(REFUSAL)
+    assert partition.ended(first, refused) == []
+    assert partition.ended(second, Acknowledged(1)) == [(first, refused), (second, Acknowledged(1))]
+    assert not partition.flights
+
+
+def test_an_acknowledged_batch_does_not_wait_for_those_behind_it() -> None:
+    partition = new_partition()
+    first, second = flights(partition)
+    assert partition.ended(first, Acknowledged(0)) == [(first, Acknowledged(0))]
+    assert list(partition.flights) == [second]
+    refused = Refused(REFUSAL)
+    assert partition.ended(second, refused) == [(second, refused)]
+
+
 def test_another_producer_begins_alone_again() -> None:
     partition = new_partition()
     send(partition, "producer")

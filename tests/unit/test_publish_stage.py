@@ -1,4 +1,4 @@
-"""What publish does with an event that does not fit its topic while others of its partition are in flight."""
+"""What publish does with events that do not fit, and what it tells the origins of those that no scan took."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,14 +14,15 @@ import pytest
 
 from relay.decide.admission import Admission
 from relay.decide.limits import TopicLimits
+from relay.event import with_origin
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
-from relay.retry import Backoff
 from relay.settings import FailureSettings, PublishSettings
 from relay.stages.hold.failures import Failures
 from relay.stages.hold.gate import Gate
+from relay.stages.publish.faults import Faults
 from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.publish import Publish
-from relay.stages.publish.topic import Topic
+from relay.stages.publish.queues import Topics
 from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
@@ -74,23 +76,27 @@ class Publishing:
         failures = Failures(
             gate=gate, outcomes=self.outcomes, settings=FailureSettings(), random=random.random, telemetry=telemetry
         )
-        troubles = SimpleNamespace(begin_tenure=lambda publish: None, acknowledged=lambda topic, partition, now: None)
+        troubles = SimpleNamespace(
+            begin_tenure=lambda publish: None,
+            acknowledged=lambda topic, partition, now: None,
+            given_back=lambda topic: None,
+        )
+        producers = cast("Pair", self._producers())
+        self.faults = Faults(producers=producers, random=random.random, telemetry=telemetry)
         self.publish = Publish(
-            producers=cast("Pair", self._producers()),
+            producers=producers,
             outcomes=self.outcomes,
             failures=failures,
             troubles=cast("Troubles", troubles),
             pacing=Pacing(PublishSettings()),
-            hash_keys=lambda keys: [0] * len(keys),
-            random=random.random,
+            topics=Topics(hash_keys=lambda keys: [0] * len(keys), random=random.random, admission=Admission()),
+            faults=self.faults,
             quiesce_timeout=1.0,
             telemetry=telemetry,
-            admission=Admission(),
         )
-        self.topic = Topic("orders", lambda: Backoff(random.random), lambda keys: [0] * len(keys))
+        self.topic = self.publish.topics.new("orders")
         self.topic.limits.take(TopicLimits(MAX_BYTES), time.monotonic())
         (self.partition,) = self.topic.resolved(1)
-        self.publish.topics["orders"] = self.topic
         gate.serve(self.tenure, self.publish.hand_in)
         self.publish.serve(self.tenure)
 
@@ -104,7 +110,12 @@ class Publishing:
             return keeper
 
         return SimpleNamespace(
-            main=keeper, side=keeper, of=of, works=lambda producer: None, discard=lambda producer, reason: None
+            main=keeper,
+            side=keeper,
+            of=of,
+            works=lambda producer: None,
+            uses=lambda producer: True,
+            discard=lambda producer, reason: None,
         )
 
     async def sent(self, *expected: int) -> Callable[[BatchOutcome], None]:
@@ -131,7 +142,8 @@ async def publishing() -> AsyncIterator[Publishing]:
 async def running() -> AsyncIterator[Publishing]:
     """With its pump at work."""
     publishing = Publishing()
-    pump = asyncio.create_task(publishing.publish._pump(publishing.topic, publishing.partition))
+    pump = partial(publishing.publish.pump, publishing.topic, publishing.partition)
+    tasks = asyncio.create_task(publishing.faults.run(pump))
     try:
         publishing.publish.hand_in([event(1), event(2)])
         (await publishing.sent(1))(Acknowledged(0))
@@ -139,9 +151,9 @@ async def running() -> AsyncIterator[Publishing]:
         publishing.outcomes._waiting.clear()
         yield publishing
     finally:
-        pump.cancel()
+        tasks.cancel()
         with suppress(asyncio.CancelledError):
-            await pump
+            await tasks
 
 
 @pytest.mark.parametrize("why", ["too large", "named by the broker"])
@@ -174,3 +186,82 @@ async def test_if_the_one_in_flight_is_refused_it_is_held_back_behind_that_and_d
     for _ in range(10):
         await asyncio.sleep(0)
     assert await publishing.recorded() == [(Held, [4]), (Failed, [3])]
+
+
+class Heard:
+    """An origin that notes what it hears of its events."""
+
+    def __init__(self, *, exempt: bool = False) -> None:
+        self.exempt = exempt
+        self.told: list[tuple[str, int]] = []
+
+    def acknowledged(self, event: PendingEvent, _partition: int, offset: int) -> None:
+        self.told.append((f"at {offset}", event.id))
+
+    def refused(self, event: PendingEvent, _error: PublishError) -> None:
+        self.told.append(("refused", event.id))
+
+    def withdrawn(self, event: PendingEvent) -> None:
+        self.told.append(("withdrawn", event.id))
+
+
+@pytest.fixture
+def origin() -> Heard:
+    return Heard()
+
+
+async def test_an_origin_hears_that_kafka_has_its_event_and_no_receipt_is_written_of_it(
+    publishing: Publishing, origin: Heard
+) -> None:
+    publishing.publish.hand_in_with_origins([with_origin(event(3), origin)])
+    publishing.publish.hand_in([event(4)])
+    (await publishing.sent(3))(Acknowledged(7))
+    (await publishing.sent(4))(Acknowledged(8))
+    assert origin.told == [("at 7", 3)]
+    assert await publishing.recorded() == [(Delivered, [4])]
+
+
+async def test_an_origin_hears_that_its_event_was_refused_and_nothing_fails(
+    publishing: Publishing, origin: Heard
+) -> None:
+    publishing.publish.hand_in_with_origins([with_origin(event(3), origin)])
+    (await publishing.sent(3))(Refused(PublishError(FailureKind.EVENT, "invalid"), producer_intact=True))
+    assert origin.told == [("refused", 3)]
+    assert await publishing.recorded() == []
+
+
+async def test_an_origin_hears_at_the_end_of_a_tenure_that_its_events_were_withdrawn(
+    publishing: Publishing, origin: Heard
+) -> None:
+    publishing.topic.unresolve()
+    publishing.publish.hand_in_with_origins([with_origin(event(3), origin)])
+    publishing.publish.forget(publishing.tenure)
+    assert origin.told == [("withdrawn", 3)]
+
+
+async def test_an_origin_hears_of_an_event_in_flight_that_is_refused_after_its_tenure(
+    publishing: Publishing, origin: Heard
+) -> None:
+    publishing.publish.hand_in_with_origins([with_origin(event(3), origin)])
+    answer = await publishing.sent(3)
+    publishing.publish.forget(publishing.tenure)
+    answer(Refused(PublishError(FailureKind.CLUSTER, "away")))
+    assert origin.told == [("withdrawn", 3)]
+
+
+@pytest.mark.parametrize("exempt", [False, True])
+async def test_only_events_of_an_exempt_origin_go_to_a_topic_that_is_not_allowed(
+    publishing: Publishing, *, exempt: bool
+) -> None:
+    origin = Heard(exempt=exempt)
+    publishing.topic.refusal = PublishError(FailureKind.EVENT, "no event may go there")
+    publishing.topic.wanted = True
+    publishing.publish.hand_in_with_origins([with_origin(event(3), origin)])
+    if exempt:
+        (await publishing.sent(3))(Acknowledged(7))
+
+    async def heard() -> bool:
+        return bool(origin.told)
+
+    await until("the origin has heard", heard)
+    assert origin.told == [("at 7", 3) if exempt else ("refused", 3)]

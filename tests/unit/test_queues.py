@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from relay.retry import Backoff
+from relay.decide.admission import Admission
 from relay.stages.publish.partition import Flight
 from relay.stages.publish.queues import Topics
-from relay.stages.publish.topic import Topic
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import event, events, ids
@@ -18,9 +17,9 @@ NOW = 1_000.0
 @pytest.fixture
 def topics() -> Topics:
     """One with two partitions, and one whose partitions are not known yet."""
-    names = ("known", "unknown")
-    topics = Topics({name: Topic(name, lambda: Backoff(lambda: 0.0), lambda keys: [0] * len(keys)) for name in names})
-    topics["known"].resolved(2)
+    topics = Topics(hash_keys=lambda keys: [0] * len(keys), random=lambda: 0.0, admission=Admission())
+    topics.new("known").resolved(2)
+    topics.new("unknown")
     return topics
 
 

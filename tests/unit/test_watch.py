@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from relay.decide.admission import Admission
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
 from relay.run.health import Health
@@ -16,7 +17,6 @@ from relay.settings import HealthSettings
 from relay.stages.publish import watch as module
 from relay.stages.publish.partition import Flight, Partition
 from relay.stages.publish.queues import Topics
-from relay.stages.publish.topic import Topic
 from relay.stages.publish.watch import (
     ALIVE_FOR,
     LOOK_UP_INTERVAL,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.stages.hold.gate import Gate
     from relay.stages.publish.publish import Publish
+    from relay.stages.publish.topic import Topic
 
 REQUEST_TIMEOUT = 8.0
 PROBE_AFTER = 2.0
@@ -101,10 +102,9 @@ class FakePublish:
     """Topics and what they have in flight."""
 
     def __init__(self, *names: str) -> None:
-        topics = (Topic(name, lambda: Backoff(lambda: 0.0), lambda keys: [0] * len(keys)) for name in names)
-        self.topics = Topics({topic.name: topic for topic in topics})
-        for topic in self.topics.values():
-            topic.resolved(PARTITIONS)
+        self.topics = Topics(hash_keys=lambda keys: [0] * len(keys), random=lambda: 0.0, admission=Admission())
+        for name in names:
+            self.topics.new(name).resolved(PARTITIONS)
         self.producers = FakeProducers()
         self.last_acknowledged = 0.0
         self.resolved_anew: list[str] = []

@@ -41,7 +41,7 @@ class Gate:
         tenure = self._tenure
         if tenure is None or not events:
             return
-        go, wait = tenure.closed_in(events[0][0]).divide(events)
+        go, wait = tenure.closed_in(events[0].lane).divide(events)
         self.hold(wait)
         self._pass_on(go)
 

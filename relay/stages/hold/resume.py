@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from relay.errors import StatementFailedError
+from relay.event import id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,10 +107,10 @@ class Resume:
             return False
         under_way = [(state.lane, id_) for state in lanes.values() for id_ in state.resuming]
         due = await self._due(list(lanes), min(events, self._settings.batch_events), size, under_way)
-        self._try_anew({event[3] for event, _ in due})
+        self._try_anew({event.topic for event, _ in due})
         for event, attempts in due:
-            if self._resume(lanes[event[0]], [event]):
-                tenure.attempts[(event[0], event[1])] = attempts
+            if self._resume(lanes[event.lane], [event]):
+                tenure.attempts[event.lane, event.id] = attempts
                 self._resumed = True
         if not due and not under_way:
             # Nothing that a person or the clock could make due: stop asking until the next failure. That may be
@@ -178,14 +179,14 @@ class Resume:
             free = [
                 event
                 for event in events
-                if event[1] not in under_way
-                and (event[3], event[4]) not in blocked
-                and not closed.closed_since(event[3], event[4])
+                if event.id not in under_way
+                and (event.topic, event.key) not in blocked
+                and not closed.closed_since(event.topic, event.key)
                 and not closed.held_before(event)
             ]
             handed_in = self._resume(state, free) or handed_in
             if events:
-                above = events[-1][1]
+                above = events[-1].id
             elif complete and closed.nothing_held_since:
                 closed.end_pass(paused, blocked)
                 break
@@ -196,9 +197,9 @@ class Resume:
             return False
         # A row may be seen before settle hears that it was committed. What is handed in then would count as settled as
         # soon as settle does hear; until then it is left to the next look.
-        new = [event for event in events if not state.awaits_settle(event[1])]
+        new = [event for event in events if not state.awaits_settle(event.id)]
         if new:
-            state.resuming.update(event[1] for event in new)
+            state.resuming.update(map(id_of, new))
             self._tenure.room.add(state.lane, new)
             self._hand_in(new)
         return bool(new)

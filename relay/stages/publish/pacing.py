@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from relay.event import size_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,6 +40,6 @@ class Pacing:
         if self._events_per_second:
             cost = len(events) / self._events_per_second
         if self._bytes_per_second:
-            cost = max(cost, sum(event[9] for event in events) / self._bytes_per_second)
+            cost = max(cost, sum(map(size_of, events)) / self._bytes_per_second)
         if cost:
             self._due = max(time.monotonic(), self._due) + cost

@@ -9,6 +9,7 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from relay.decide.limits import ANY_TIME
+from relay.outcome import Acknowledged
 from relay.stages.publish.line import Line
 
 if TYPE_CHECKING:
@@ -148,8 +149,25 @@ class Partition:
                 waiting.popleft()
         return batch
 
+    def ended(self, flight: Flight, outcome: BatchOutcome) -> list[tuple[Flight, BatchOutcome]]:
+        """Note a flight's outcome; returns the flights to act on now, in the order in which they were sent.
+
+        A flight is to be acted on once all before it were acknowledged, and a refused one only together with all that
+        are behind it: what is put back must be put back in order. The flights returned are not in flight any more.
+        """
+        flight.outcome = outcome
+        flights = self.flights
+        ended: list[tuple[Flight, BatchOutcome]] = []
+        while flights and isinstance(known := flights[0].outcome, Acknowledged):
+            ended.append((flights.popleft(), known))
+        rest = [(each, each.outcome) for each in flights if each.outcome is not None]
+        if len(rest) == len(flights):
+            ended += rest
+            flights.clear()
+        return ended
+
     def acknowledged(self, flight: Flight, now: float) -> None:
-        """The broker has `flight`."""
+        """Note that the broker has `flight`."""
         self.progress += 1
         self._producer = flight.producer
         self._warm_until = now + COLD_AFTER
@@ -194,23 +212,24 @@ class Partition:
 
     def head_condemned(self) -> PublishError | None:
         """Why the event at the head is to fail; None if it may go."""
-        if self.condemned and self.waiting and self.condemned[0][0] is self.waiting[0]:
-            return self.condemned[0][1]
+        if self.condemned and self.waiting:
+            event, why = self.condemned[0]
+            if event is self.waiting[0]:
+                return why
         return None
 
     def pop_head(self) -> PendingEvent:
         """Take the event at the head out, which fails."""
-        self.progress += 1
-        event = self._waiting.popleft()
-        if self.condemned and self.condemned[0][0] is event:
+        if self.head_condemned() is not None:
             self.condemned.popleft()
-        return event
+        self.progress += 1
+        return self._waiting.popleft()
 
     def batch_bound(self) -> int:
         """The maximum number of events in the next batch, none of which is condemned."""
         if not self.condemned:
             return self.most
-        condemned = self.condemned[0][0]
+        condemned, _ = self.condemned[0]
         before = 0
         for event in islice(self.waiting, self.most):
             if event is condemned:
@@ -235,5 +254,5 @@ class Partition:
             self.condemned.clear()
             self.doubtful = 0
         else:
-            self.condemned = deque(each for each in self.condemned if not which(each[0]))
+            self.condemned = deque((event, why) for event, why in self.condemned if not which(event))
         return self._waiting.withdraw(which)

@@ -1,14 +1,25 @@
-"""All topics that there were events for, and what publish has of them in its hands."""
+"""All topics that there were events for, and what publish has of them in its hands.
+
+Events of the current tenure wait in three kinds of line: `Topic.unrouted`, `Topic.refused` and `Partition.waiting`.
+Events in flight may be of former tenures. The only way out of a line, but for sending an event or failing it, is
+`withdraw`, of all topics, of one, or of a partition: it tells the events' origins (`Line`).
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from relay.decide.routing import KnownKeys
+from relay.event import created_ms_of
+from relay.outcome import FailureKind, PublishError
+from relay.retry import Backoff
 from relay.stages.publish.topic import Topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from relay.decide.admission import Admission
     from relay.event import PendingEvent
     from relay.stages.publish.partition import Flight, Partition
     from relay.stages.tenure import Tenure
@@ -16,6 +27,30 @@ if TYPE_CHECKING:
 
 class Topics(dict[str, Topic]):
     """Topics by name. No I/O: publish acts on them."""
+
+    def __init__(
+        self,
+        *,
+        hash_keys: Callable[[Sequence[bytes]], Sequence[int]],
+        random: Callable[[], float],
+        admission: Admission,
+    ) -> None:
+        super().__init__()
+        self._hash_keys = hash_keys
+        self._known_keys = KnownKeys()
+        self._new_backoff = partial(Backoff, random, first=0.2, most=15.0)
+        self._admission = admission
+        self.tenure: Tenure | None = None
+        """The tenure whose events wait; None between two."""
+
+    def new(self, name: str) -> Topic:
+        """Add a topic that there were no events for, and say whether there may be any."""
+        topic = self[name] = Topic(name, self._new_backoff, self._hash_keys, self._known_keys)
+        refusal = self._admission.refusal(name)
+        if refusal is not None:
+            text = f"no event may go to topic {name}: {refusal}"
+            topic.refusal = PublishError(FailureKind.EVENT, text, "TopicNotAllowed")
+        return topic
 
     def partitions(self) -> Iterator[Partition]:
         """All partitions of all topics."""
@@ -41,7 +76,7 @@ class Topics(dict[str, Topic]):
         heads = [partition.waiting[0] for partition in self.partitions() if partition.waiting]
         heads += [flight.events[0] for flight in self.flights()]
         heads += [queue[0] for topic in self.values() for queue in (topic.unrouted, topic.refused) if queue]
-        return max(0.0, now - min(event[8] for event in heads) / 1000) if heads else 0.0
+        return max(0.0, now - min(map(created_ms_of, heads)) / 1000) if heads else 0.0
 
     def withdraw(self, which: Callable[[PendingEvent], bool] | None = None) -> list[PendingEvent]:
         """Take out `which` events that are not in flight, all by default; returns those to hold back or to drop."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from relay.decide.lane_scan import LanePosition
 from relay.decide.republishing import Allowance, Limits, Progress
 from relay.errors import UnreachableError
-from relay.event import EventTuple, EventWithOrigin, with_origin
+from relay.event import EventTuple, EventWithOrigin, size_of, with_origin
 from relay.stages.republish.origin import LaneRepublish
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class Republish:
         if progress.cursor != above or paused or not self._may_publish(replay):
             # Something came back meanwhile, and goes before what was read; or there is nowhere to publish it from here.
             return 0
-        cut_off = len(rows) >= most.events or sum(row[9] for row in rows) >= most.bytes
+        cut_off = len(rows) >= most.events or sum(map(size_of, rows)) >= most.bytes
         now = time.time_ns() // 1_000_000
         events = [with_origin(_now(row, now), replay) for row in rows if row.id not in progress.under_way]
         replay.handed_in(events)

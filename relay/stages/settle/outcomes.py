@@ -196,4 +196,4 @@ class Outcomes:
             case _ as never:
                 assert_never(never)
         for event in outcome.events:
-            counts[event[0]] = counts.get(event[0], 0) + by
+            counts[event.lane] = counts.get(event.lane, 0) + by

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, assert_never
 
+from relay.event import ID, LANE, SIZE, id_of, lane_of
 from relay.stages.settle.outcomes import Delivered, Failed, Held
 from relay.stages.settle.ports import Receipts
 from relay.stages.settle.unrecorded import Unrecorded
@@ -82,10 +83,10 @@ class Settle:
             receipts.firsts.append(len(receipts.ids) + 1)
             receipts.partitions.append(partition)
             receipts.bases.append(base)
-            receipts.lanes.extend([event[0] for event in events])
-            receipts.ids.extend([event[1] for event in events])
+            receipts.lanes.extend(map(lane_of, events))
+            receipts.ids.extend(map(id_of, events))
         if deliveries[0].tenure is not self._tenure:
-            event_ids = [event[2] for delivery in deliveries for event in delivery.events]
+            event_ids = [event.event_id for delivery in deliveries for event in delivery.events]
             new = await self._port.settle_checked(receipts, event_ids)
         else:
             recorded = self._recorded(receipts)
@@ -95,7 +96,7 @@ class Settle:
                     self._tenure.attempts.pop(each, None)
             else:
                 new = await self._port.settle(receipts)
-            self._release(deliveries)
+            self._leave_room(deliveries)
         duplicates = 0
         if new < len(receipts.ids):
             duplicates = await self._port.count_duplicates(receipts)
@@ -112,7 +113,7 @@ class Settle:
         new = await self._port.hold(tenure.replica, events, epochs)
         if new is None:
             raise LeaseLostError(f"one of the lanes {sorted(epochs)} has another owner")
-        self._release(outcomes)
+        self._leave_room(outcomes)
         if new:
             self._telemetry.emit("events.held", events=new)
 
@@ -124,7 +125,7 @@ class Settle:
         epochs = self._epochs([failure])
         if not await self._port.fail(tenure.replica, event, failure.verdict, failure.error, epochs[event.lane]):
             raise LeaseLostError(f"lane {event.lane} has another owner")
-        self._release([failure])
+        self._leave_room([failure])
         if not tenure.has_failures:
             tenure.has_failures = True
             tenure.resume_wake_up.set()
@@ -132,7 +133,7 @@ class Settle:
     def _epochs(self, outcomes: Sequence[EventOutcome]) -> dict[int, int]:
         """The epochs at which the records' lanes are owned; -1, which no lane is at, for one that is not."""
         owned = self._tenure.lanes
-        lanes = {event[0] for record in outcomes for event in record.events}
+        lanes = {event.lane for outcome in outcomes for event in outcome.events}
         return {lane: owned[lane].epoch if lane in owned else -1 for lane in lanes}
 
     def _recorded(self, receipts: Receipts) -> list[tuple[int, int]]:
@@ -146,19 +147,19 @@ class Settle:
             if lane in resuming and id_ in resuming[lane]
         ]
 
-    def _release(self, outcomes: Sequence[EventOutcome]) -> None:
+    def _leave_room(self, outcomes: Sequence[EventOutcome]) -> None:
         """These are committed: the events may leave the lanes' taken sets and the buffer."""
         settled: dict[int, list[int]] = {}
         sizes: dict[int, int] = {}
-        for record in outcomes:
-            for event in record.events:
-                lane = event[0]
+        for outcome in outcomes:
+            for event in outcome.events:
+                lane = event[LANE]
                 if lane in settled:
-                    settled[lane].append(event[1])
-                    sizes[lane] += event[9]
+                    settled[lane].append(event[ID])
+                    sizes[lane] += event[SIZE]
                 else:
-                    settled[lane] = [event[1]]
-                    sizes[lane] = event[9]
+                    settled[lane] = [event[ID]]
+                    sizes[lane] = event[SIZE]
         for lane, ids in settled.items():
             if (state := self._tenure.lanes.get(lane)) is not None:
                 state.settle(ids)

@@ -97,7 +97,7 @@ class Unrecorded:
         for record in self._outcomes.try_again(self._worth_it):
             (event,) = record.events
             if record.tenure is self._tenure:
-                self._tenure.room.remove({event[0]: (1, event[9])})
+                self._tenure.room.remove({event.lane: (1, event.size)})
         self._telemetry.gauge("unrecorded_events", 0)
 
     def _worth_it(self, record: EventOutcome) -> bool:
@@ -111,9 +111,9 @@ class Unrecorded:
             if state is not None:
                 state.aside += 1
             self.error = str(error)
-            if (event[0], event[1]) not in self._told:
-                self._told.add((event[0], event[1]))
-                self._telemetry.emit("event.unrecorded", topic=event[3], id=event[1], error=error)
+            if (event.lane, event.id) not in self._told:
+                self._told.add((event.lane, event.id))
+                self._telemetry.emit("event.unrecorded", topic=event.topic, id=event.id, error=error)
         if refused:
             self._any.set()
         elif not self._outcomes.aside:
@@ -122,7 +122,7 @@ class Unrecorded:
 
     def _state(self, record: EventOutcome) -> LaneScan | None:
         """The lane of a single event of this tenure, while it is owned."""
-        return self._tenure.lanes.get(record.events[0][0]) if record.tenure is self._tenure else None
+        return self._tenure.lanes.get(record.events[0].lane) if record.tenure is self._tenure else None
 
 
 def _about_data(error: RelayError) -> bool:

@@ -14,8 +14,10 @@ from relay.settings import FailureSettings, PublishSettings, ScanSettings
 from relay.stages.hold.failures import Failures
 from relay.stages.hold.gate import Gate
 from relay.stages.hold.resume import Resume
+from relay.stages.publish.faults import Faults
 from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.publish import Publish
+from relay.stages.publish.queues import Topics
 from relay.stages.publish.topic import Topic
 from relay.stages.tenure import TenureLostError
 from tests.support.models.simulated_kafka import PARTITIONS, SimulatedProducers, SimulatedTroubles
@@ -148,11 +150,10 @@ class FlowRelay(SimulatedRelay):
             failures=failures,
             troubles=cast("Troubles", self.troubles),
             pacing=Pacing(PublishSettings()),
-            hash_keys=_hash_keys,
-            random=lambda: 0.0,
+            topics=Topics(hash_keys=_hash_keys, random=lambda: 0.0, admission=Admission()),
+            faults=Faults(producers=cast("Pair", self.producers), random=lambda: 0.0, telemetry=telemetry),
             quiesce_timeout=1.0,
             telemetry=telemetry,
-            admission=Admission(),
         )
         self.publish.topics[TOPIC] = self.topic
         self.gate.serve(self.tenure, self.publish.hand_in)

@@ -176,7 +176,7 @@ class SimulatedProducers:
     def replace(self, publish: Publish) -> None:
         """The end of waiting for what is in flight: the rest is given up, and there is a new producer."""
         for producer in self.discarded:
-            publish._abandon(producer)  # type: ignore[arg-type]
+            publish.flights.abandon(producer)  # type: ignore[arg-type]
             producer.give_up()
         self.discarded.clear()
         self.current = SimulatedProducer(self._kafka)

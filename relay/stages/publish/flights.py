@@ -1,0 +1,142 @@
+"""Record batches in the producers' hands: what follows from their outcomes, and what is given up.
+
+Outcomes are acted on in the order in which the batches of a partition were sent, whenever they become known. What a
+batch that Kafka has becomes, its events' origins say (`Outcomes`); what follows from a refusal is in `Refusals`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, assert_never
+
+from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
+from relay.stages.settle.outcomes import Delivered
+
+if TYPE_CHECKING:
+    from relay.stages.publish.faults import Faults
+    from relay.stages.publish.partition import Flight, Partition
+    from relay.stages.publish.ports import Producer
+    from relay.stages.publish.producers import Pair
+    from relay.stages.publish.queues import Topics
+    from relay.stages.publish.refusals import Refusals
+    from relay.stages.publish.topic import Topic
+    from relay.stages.publish.watch import Troubles
+    from relay.stages.settle.outcomes import Outcomes
+    from relay.stages.tenure import Tenure
+    from relay.telemetry import Telemetry
+
+
+class Flights:
+    """Acts on what becomes of flights. Outlives tenures: what is in flight when one ends is settled by the next."""
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        producers: Pair,
+        outcomes: Outcomes,
+        refusals: Refusals,
+        troubles: Troubles,
+        faults: Faults,
+        quiesce_timeout: float,
+        telemetry: Telemetry,
+    ) -> None:
+        self._topics = topics
+        self._producers = producers
+        self._outcomes = outcomes
+        self._refusals = refusals
+        self._troubles = troubles
+        self._faults = faults
+        self._quiesce_timeout = quiesce_timeout
+        self._telemetry = telemetry
+        self._landed = asyncio.Event()
+        self.last_acknowledged = 0.0
+        """When Kafka last acknowledged a batch (monotonic seconds)."""
+
+    def ended(self, partition: Partition, flight: Flight, outcome: BatchOutcome) -> None:
+        """Act on the outcome of a flight, and on those that waited for it."""
+        try:
+            self._end(partition, flight, outcome)
+        except Exception as error:  # noqa: BLE001 a callback of the client: nobody else would hear of it
+            self._faults.end_tenure(error)
+
+    async def wait_landed(self) -> None:
+        """Wait until nothing is in flight."""
+        while self._topics.in_flight:
+            await self._wait_for_landing()
+
+    async def quiesce(self, producer: Producer) -> None:
+        """Wait until nothing of `producer` is in flight, at most a request timeout."""
+        try:
+            async with asyncio.timeout(self._quiesce_timeout):
+                while any(
+                    flight.producer is producer and flight.outcome is None
+                    for partition in self._topics.partitions()
+                    if not partition.suspect
+                    for flight in partition.flights
+                ):
+                    await self._wait_for_landing()
+        except TimeoutError:
+            return
+
+    def abandon(self, producer: Producer) -> None:
+        """Give up what `producer`, which is being discarded, has in flight: whether it is in Kafka stays unknown."""
+        error = PublishError(FailureKind.CLUSTER, "the producer was discarded before Kafka answered")
+        for partition in self._topics.partitions():
+            for flight in list(partition.flights):
+                if flight.producer is producer and flight.outcome is None:
+                    self.ended(partition, flight, Refused(error))
+
+    def discard(self, tenure: Tenure, reason: str) -> None:
+        """Have nothing sent any more that is still in the producers' hands, if any of it is of `tenure`."""
+        if any(flight.tenure is tenure for flight in self._topics.flights()):
+            self._producers.discard_both(reason)
+
+    def _end(self, partition: Partition, flight: Flight, outcome: BatchOutcome) -> None:
+        if flight.outcome is not None or flight not in partition.flights:
+            return
+        refused: list[tuple[Flight, Refused]] = []
+        intact = True
+        for each, its_outcome in partition.ended(flight, outcome):
+            match its_outcome:
+                case Acknowledged(base_offset=offset):
+                    # Behind a batch that was refused, its producer's sequence cannot be right.
+                    intact = intact and not refused
+                    self._acknowledged(partition, each, offset)
+                case Refused():
+                    intact = intact and its_outcome.producer_intact
+                    refused.append((each, its_outcome))
+                case _ as never:
+                    assert_never(never)
+        if refused:
+            self._refusals.act_on(partition, refused, intact=intact, last_acknowledged=self.last_acknowledged)
+        partition.wake_up.set()
+        self._landed.set()
+
+    def _acknowledged(self, partition: Partition, flight: Flight, base_offset: int) -> None:
+        topic = self._topics[partition.topic]
+        now = self.last_acknowledged = time.monotonic()
+        partition.acknowledged(flight, now)
+        self._producers.works(flight.producer)
+        self._troubles.acknowledged(topic, partition, now)
+        self._telemetry.emit(
+            "publish.acknowledged",
+            topic=topic.name,
+            events=len(flight.events),
+            bytes=flight.size,
+            seconds=now - flight.sent_at,
+        )
+        if flight.restamped:
+            self._restamped(topic, flight.restamped)
+        delivered = Delivered(flight.tenure, flight.events, partition.number, base_offset)
+        self._outcomes.acknowledged(delivered, with_origins=topic.with_origins)
+
+    def _restamped(self, topic: Topic, events: int) -> None:
+        first_time = not topic.restamped
+        topic.restamped += events
+        self._telemetry.emit("publish.restamped", topic=topic.name, events=events, first_time=first_time)
+
+    async def _wait_for_landing(self) -> None:
+        self._landed.clear()
+        await self._landed.wait()
