@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from relay.cli.show.lines import say, say_json
-from relay.settings import load_with_sources
+from relay.settings import OldName, load_with_sources
 from relay.settings.describe import Row, effective, reference
 from relay.text import plain
 
@@ -22,11 +22,15 @@ def command(as_json: bool, as_reference: bool) -> None:
     if as_reference:
         say(reference())
         return
-    rows = effective(*load_with_sources())
+    rows = effective(*load_with_sources(on_old_name=_warn))
     if as_json:
         say_json({row.name: {"value": row.value, "source": row.source} for row in rows})
     else:
         say("\n".join(_table(rows)))
+
+
+def _warn(old_name: OldName) -> None:
+    say(f"relay: {plain(old_name)}", err=True)
 
 
 def _table(rows: list[Row]) -> list[str]:

@@ -25,13 +25,16 @@ def command() -> None:
     # Imported here: other commands need no Kafka client.
     from relay.kafka.connect import check_files
     from relay.run.service import Service
-    from relay.settings import Settings
+    from relay.settings import OldName, Settings
     from relay.telemetry import Telemetry
     from relay.telemetry.logs import configure
 
-    settings = Settings.load()
+    old_names: list[OldName] = []
+    settings = Settings.load(on_old_name=old_names.append)
     check_files(settings.kafka)
     telemetry = Telemetry(configure(settings.log))
+    for each in old_names:
+        telemetry.emit("settings.old_name", warning=str(each))
 
     _spare_the_collector()
 

@@ -9,6 +9,7 @@ measure, as how long nothing has moved, the session, the restarts and the watchd
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,34 @@ if TYPE_CHECKING:
 MOST_TOPICS = 20
 """Topics in trouble that are named; thousands would be no answer to a probe."""
 
-MAX_STALL = 10.0
+MAX_LOOP_STALL = 10.0
 """Seconds without a turn of the event loop after which a replica counts as dead: longer than a busy machine
 makes anybody wait, shorter than the default lease."""
+
+
+class Reason(StrEnum):
+    """Why a replica is not ready: all the reasons that `/readyz` gives.
+
+    The details follow after a colon, where there are any. The run book explains each reason, which a test holds.
+    """
+
+    POSTGRES_NOT_REACHED = "PostgreSQL has not been reached yet"
+    KAFKA_NOT_REACHED = "Kafka has not been reached yet"
+    POSTGRES_AWAY = "PostgreSQL has been away for {seconds:.0f} s"
+    KAFKA_AWAY = "Kafka has been away for {seconds:.0f} s"
+    STALLED = "there has been no progress for {seconds:.0f} s"
+    FLOW_FAILED = "the flow failed"
+    FLOW_KEEPS_FAILING = "the flow keeps failing"
+    POSTGRES_KEEPS_BREAKING = "the connection to PostgreSQL keeps breaking"
+    UNRECORDED = "the outcome of some events ({events:,}) cannot be recorded"
+    UNSEEN = "the relay has passed events that it has not seen"
+    DISCARDED = "{producers:,} Kafka producers in a row were discarded"
+    STOPPING = "the relay is stopping"
+
+    def say(self, detail: object = "", **numbers: float) -> str:
+        """The reason as one line, with its numbers and details."""
+        said = self.value.format(**numbers)
+        return f"{said}: {one_line(detail)}" if detail else said
 
 
 DISCARDS_IN_A_ROW = 3
@@ -34,7 +60,8 @@ DISCARDS_IN_A_ROW = 3
 class _Server:
     """What is known about the connection to a server."""
 
-    name: str
+    not_reached: Reason
+    away: Reason
     reached: bool = False
     away_since: float | None = None
     error: str = ""
@@ -48,26 +75,25 @@ class _Server:
         self.error = one_line(error)
 
     def reason(self, now: float, max_outage: float) -> str | None:
-        because = f": {self.error}" if self.error else ""
         if not self.reached:
-            return f"{self.name} has not been reached yet{because}"
+            return self.not_reached.say(self.error)
         if self.away_since is not None and now - self.away_since >= max_outage:
-            return f"{self.name} has been away for {now - self.away_since:.0f} s{because}"
+            return self.away.say(self.error, seconds=now - self.away_since)
         return None
 
 
 class Health:
     """Collects what happens and says what follows from it.
 
-    Ready means **progress**: of what this replica has in hand something is settled, or it looks for more, at least once
-    in `max_lag`, and no server has been away for long. A backlog of hours that moves is ready, and so is a replica that
-    owns no lane.
+    Ready means **progress**: at least once in `max_stall` seconds this replica settles an event that it has in hand, or
+    looks for more; and no server has been away for long. A replica with a backlog of hours is ready while the backlog
+    moves, and so is a replica that owns no lane.
     """
 
     def __init__(self, settings: HealthSettings, now: float) -> None:
         self._settings = settings
-        self._postgres = _Server("PostgreSQL")
-        self._kafka = _Server("Kafka")
+        self._postgres = _Server(Reason.POSTGRES_NOT_REACHED, Reason.POSTGRES_AWAY)
+        self._kafka = _Server(Reason.KAFKA_NOT_REACHED, Reason.KAFKA_AWAY)
         self._turned = now
         self._stalled: tuple[float, float] | None = None
         self._stopping = False
@@ -147,7 +173,7 @@ class Health:
     def producer_discarded(self, reason: str) -> None:
         """Note that the main producer was discarded; several in a row, none of which worked, make a replica unready."""
         self._discarded += 1
-        self._discarded_for = " ".join(reason.split())
+        self._discarded_for = reason
 
     def producer_works(self) -> None:
         """Note that the main producer got something through."""
@@ -160,17 +186,17 @@ class Health:
         """
         self._stalled = None if stalled is None else (now, stalled)
 
-    def flow_fails(self, why: str) -> None:
-        """Note that the flow ended for `why`, and begins anew."""
-        self._flow_fails = " ".join(why.split())
+    def flow_fails(self, reason: Reason, error: object) -> None:
+        """Note that the flow ended with `error` and begins again."""
+        self._flow_fails = reason.say(error)
 
     def unrecorded(self, events: int, why: str) -> None:
         """Note of how many events the outcome cannot be recorded, and why."""
-        self._unrecorded = f"what became of {events} events cannot be recorded: {why}" if events else None
+        self._unrecorded = Reason.UNRECORDED.say(why, events=events) if events else None
 
     def events_unseen(self, error: object) -> None:
         """Note that events were found that the relay has passed, or that there are none any more."""
-        self._unseen = None if error is None else one_line(error)
+        self._unseen = None if error is None else Reason.UNSEEN.say(error)
 
     def flow_works(self) -> None:
         """Note that the flow has lasted."""
@@ -209,16 +235,16 @@ class Health:
 
     def alive(self, now: float) -> bool:
         """Whether the event loop turned lately."""
-        return now - self._turned < MAX_STALL
+        return now - self._turned < MAX_LOOP_STALL
 
     def ready(self, now: float) -> list[str]:
         """Say why this replica is not ready; nothing if it is."""
         reasons = [server.reason(now, self._settings.max_outage) for server in (self._postgres, self._kafka)]
-        if self.stalled(now) >= self._settings.max_lag:
-            reasons.append(f"there has been no progress for {self.stalled(now):.0f} s")
+        if self.stalled(now) >= self._settings.max_stall:
+            reasons.append(Reason.STALLED.say(seconds=self.stalled(now)))
         reasons += [self._flow_fails, self._unrecorded, self._unseen]
         if self._discarded >= DISCARDS_IN_A_ROW:
-            reasons.append(f"{self._discarded} Kafka producers in a row were discarded: {self._discarded_for}")
+            reasons.append(Reason.DISCARDED.say(self._discarded_for, producers=self._discarded))
         if self._stopping:
-            reasons.append("the relay is stopping")
+            reasons.append(Reason.STOPPING.say())
         return [reason for reason in reasons if reason is not None]

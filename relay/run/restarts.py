@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError, RelayError, StatementFailedError, UnreachableError, describe
 from relay.retry import Backoff
+from relay.run.health import Reason
 from relay.stages.tenure import TenureLostError
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ class Restarts:
         if not is_unforeseen(reason):
             if self._in_a_row == 1:
                 return 0.0
-            self._health.flow_fails(f"PostgreSQL is lost again and again: {reason}")
+            self._health.flow_fails(Reason.POSTGRES_KEEPS_BREAKING, reason)
             return self._lost.next_delay()
         pause = self._failed.next_delay()
         error = describe(reason)
-        self._health.flow_fails(f"the flow ends again and again: {error}" if self._in_a_row > 1 else error)
+        self._health.flow_fails(Reason.FLOW_KEEPS_FAILING if self._in_a_row > 1 else Reason.FLOW_FAILED, error)
         self._telemetry.emit("tenure.failed", error=error, again_in=round(pause, 1))
         self._telemetry.emit("tenure.failing", error=error, statement=getattr(reason, "statement", ""))
         self._told = True

@@ -39,10 +39,11 @@ from relay.settings.groups import (
     TopicSettings,
     relation_problems,
 )
+from relay.settings.load import OldName
 from relay.settings.secret import FileSecret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _Group = TypeVar("_Group", bound=Group)
 
@@ -55,6 +56,7 @@ __all__ = [
     "HttpSettings",
     "KafkaSettings",
     "LogSettings",
+    "OldName",
     "PostgresSettings",
     "PublishSettings",
     "ReplicaSettings",
@@ -117,16 +119,29 @@ class Settings(BaseSettings):
         return self
 
     @classmethod
-    def load(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Read and check all settings; raise SettingsError that lists every problem, without secrets."""
-        settings, _ = load_with_sources(env)
+    def load(
+        cls, env: Mapping[str, str] | None = None, on_old_name: Callable[[OldName], object] | None = None
+    ) -> Settings:
+        """Read and check all settings; raise SettingsError that lists every problem, without secrets.
+
+        `on_old_name` hears of each setting that was given by a name of the release before.
+        """
+        settings, _ = load_with_sources(env, on_old_name)
         return settings
 
 
-def load_with_sources(env: Mapping[str, str] | None = None) -> tuple[Settings, dict[str, str]]:
-    """Read and check all settings; also say where each came from, by the name of its variable."""
+def load_with_sources(
+    env: Mapping[str, str] | None = None, on_old_name: Callable[[OldName], object] | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Read and check all settings, as `Settings.load`; also return where each came from, by the name of its variable.
+
+    A source is "environment", "default", or "file" and the file's path.
+    """
     known = loading.variables(Settings)
     found = loading.find(known, os.environ if env is None else env)
+    if on_old_name is not None:
+        for each in found.old_names:
+            on_old_name(each)
     problems = loading.unknown_problems(found.unknown) + found.problems
     try:
         settings = Settings.model_validate(_nested(found))

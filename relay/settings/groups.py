@@ -268,12 +268,14 @@ class HttpSettings(Group):
 class HealthSettings(Group):
     """When `/readyz` says no."""
 
-    max_lag: Seconds = Field(
+    max_stall: Seconds = Field(
         default=60.0,
-        description="Not ready after so long without progress: nothing in hand was settled, or no look for more.",
+        description="Longest time without progress before the replica is not ready: no event in hand was settled, or "
+        "the replica did not look for more.",
     )
     max_outage: Seconds = Field(
-        default=60.0, description="Not ready when PostgreSQL or Kafka has been away for longer."
+        default=60.0,
+        description="Longest time that PostgreSQL or Kafka may be away before the replica is not ready.",
     )
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PREFIX = "RELAY_"
 CONFIG_FILE = "RELAY_CONFIG_FILE"
 
+RENAMED = {"RELAY_HEALTH_MAX_LAG": "RELAY_HEALTH_MAX_STALL"}
+"""Names of the release before that this one still takes, each with the name that replaced it."""
+
 # What Kubernetes injects for a Service named relay or relay-<something>; and what the tests read.
 _FOREIGN_NAME = re.compile(
     r"RELAY_(TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|PORT(_\w+)?|\w+_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
@@ -63,6 +66,23 @@ class Given:
     """The file that a secret was read from."""
 
 
+@dataclass(frozen=True, slots=True)
+class OldName:
+    """A setting that was given by a name of the release before."""
+
+    old: str
+    new: str
+    place: str
+    """Where, as messages have it: " in relay.toml"; empty for a variable."""
+
+    def __str__(self) -> str:
+        """The warning."""
+        return (
+            f"{self.old}{self.place} is the old name of {self.new} and will be refused by the next release; "
+            "use the new name"
+        )
+
+
 @dataclass(slots=True)
 class Found:
     """What variables and files say, before it is checked."""
@@ -73,6 +93,7 @@ class Found:
     """Names that are no setting, each with the setting that was probably meant."""
     refused: set[str] = field(default_factory=set)
     """Settings that a problem has been said about already."""
+    old_names: list[OldName] = field(default_factory=list)
 
     def refuse(self, name: str, problem: str) -> None:
         """Note a problem with the setting `name`."""
@@ -114,12 +135,32 @@ def find(known: Mapping[str, Variable], env: Mapping[str, str], prefix: str = PR
     if config_file:
         layers.insert(0, (_read_toml(Path(config_file), found), f"file {config_file}", f" in {config_file}"))
     for layer, source, place in layers:
+        _rename(found, layer, place, prefix)
         for name in sorted(layer.keys() - set(possible)):
             meant = next(iter(difflib.get_close_matches(name.upper(), possible, n=1, cutoff=0.7)), None)
             if name.upper().startswith(prefix) or (meant or "").startswith((prefix, CONFIG_FILE)):
                 found.unknown[name + place] = meant
         _take(found, wanted, layer, source, place)
     return found
+
+
+def _rename(found: Found, layer: dict[str, str], place: str, prefix: str) -> None:
+    """Give what one source has under an old name its new name. Refuse two names with different values."""
+    for old, new in RENAMED.items():
+        text = layer.pop(old, "")
+        if not text or not new.startswith(prefix):
+            continue
+        found.old_names.append(OldName(old, new, place))
+        if _differ(text, layer.get(new) or text):
+            found.refuse(new, f"{new} is {layer[new]!r} and its old name {old}{place} is {text!r}; remove {old}")
+        layer[new] = layer.get(new) or text
+
+
+def _differ(one: str, other: str) -> bool:
+    try:
+        return float(one) != float(other)
+    except ValueError:
+        return one != other
 
 
 def _take(found: Found, wanted: Mapping[str, Variable], given: Mapping[str, str], source: str, place: str) -> None:

@@ -55,6 +55,7 @@ HAPPENINGS: dict[str, Happening] = {
     "service.started": Happening(
         "info", "Relay started", ("version", "replica"), (Update("build_info", labels=("version",)),)
     ),
+    "settings.old_name": Happening("warning", "A setting has its old name", ("warning",)),
     "service.stopping": Happening("info", "Stopping: no new events are taken", ("reason",)),
     "drain.done": Happening("info", "Everything taken is settled", ("seconds",), (Update("drain_seconds", "seconds"),)),
     "service.stopped": Happening(

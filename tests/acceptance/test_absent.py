@@ -61,6 +61,15 @@ async def test_absent_servers_are_waited_for_quietly_and_the_flow_begins_when_th
         assert not relay.texts()
 
 
+async def test_a_setting_that_has_its_old_name_is_told_in_the_log() -> None:
+    nobody = f"{HOST}:{free_port()}"
+    async with relay_run(f"postgresql://postgres@{nobody}/postgres", nobody, health_max_lag=30) as relay:
+        line = await relay.logged("settings.old_name")
+        assert line["level"] == "warning"
+        assert "RELAY_HEALTH_MAX_LAG is the old name of RELAY_HEALTH_MAX_STALL" in line["warning"]
+        assert not relay.texts()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 async def test_a_signal_ends_the_wait_for_absent_servers_at_once(number: signal.Signals) -> None:
     nobody = f"{HOST}:{free_port()}"

@@ -121,7 +121,7 @@ async def test_a_receipt_that_is_refused_is_set_aside_and_the_position_stays_bel
         assert line["id"] == ids[20]
         ids += await write(here, EVENTS)
         await here.receipts_reach(len(ids) - 1)
-        await relay.unready_for("what became of 1 events cannot be recorded: the statement settle")
+        await relay.unready_for("the outcome of some events (1) cannot be recorded: the statement settle")
         assert await relay.metric("unrecorded_events") == 1
         assert await here.connection.fetchval("SELECT position FROM outbox.lane WHERE lane = $1", lane) < ids[20]
         await here.connection.execute("ALTER TABLE outbox.delivery DROP CONSTRAINT unlucky")

@@ -113,7 +113,7 @@ async def test_a_topic_half_of_which_has_no_leader_waits_as_a_whole_and_disturbs
     await create_topic_on(own_kafka, plain, [FIRST])
     async with (
         place(database, own_kafka.bootstrap_servers, plain) as here,
-        here.relay(buffer_max_events=BUFFER_EVENTS, kafka_request_timeout=4, health_max_lag=10) as relay,
+        here.relay(buffer_max_events=BUFFER_EVENTS, kafka_request_timeout=4, health_max_stall=10) as relay,
     ):
         for topic in (lame, plain):
             await fill_on(here, topic, 1_000)

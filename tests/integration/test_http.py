@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from relay.errors import SettingsError
-from relay.run.health import MAX_STALL, Health
+from relay.run.health import MAX_LOOP_STALL, Health
 from relay.run.http import serving
 from relay.settings import HealthSettings, HttpSettings
 from relay.telemetry import Telemetry
@@ -85,7 +85,7 @@ async def test_livez_says_whether_the_event_loop_turns_and_ignores_outages(
     health.kafka_lost(clock(), "refused")
     async with serving(settings, health, telemetry, clock):
         assert (await get(settings, "/livez"))[0] == 200
-        clock.now += MAX_STALL
+        clock.now += MAX_LOOP_STALL
         assert (await get(settings, "/livez"))[0] == 503
 
 

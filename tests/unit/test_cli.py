@@ -167,6 +167,17 @@ def test_config_as_json_is_for_machines() -> None:
     assert SECRET not in output
 
 
+def test_config_shows_a_setting_by_its_new_name_and_warns_of_the_old_one() -> None:
+    code, output, errors = run("config", env=ENOUGH | {"RELAY_HEALTH_MAX_LAG": "30"})
+    assert code == 0
+    lines = {line.split()[0]: line.split()[1:] for line in output.splitlines()}
+    assert lines["RELAY_HEALTH_MAX_STALL"] == ["30", "environment"]
+    assert "RELAY_HEALTH_MAX_LAG" not in lines
+    assert errors.startswith(
+        "relay: RELAY_HEALTH_MAX_LAG is the old name of RELAY_HEALTH_MAX_STALL and will be refused"
+    )
+
+
 def test_config_tells_every_problem_and_ends_with_2() -> None:
     code, output, errors = run("config", env={"RELAY_HTTP_PROT": "1"})
     assert (code, output) == (2, "")

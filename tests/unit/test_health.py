@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.run import watchdog
-from relay.run.health import DISCARDS_IN_A_ROW, MAX_STALL, Health
+from relay.run.health import DISCARDS_IN_A_ROW, MAX_LOOP_STALL, Health, Reason
 from relay.settings import HealthSettings
 from relay.telemetry import Telemetry
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def healthy(now: float = 0.0) -> Health:
     """A replica that has reached both servers."""
-    health = Health(HealthSettings(max_lag=60.0, max_outage=60.0), now)
+    health = Health(HealthSettings(max_stall=60.0, max_outage=60.0), now)
     health.postgres_ok()
     health.kafka_ok()
     return health
@@ -96,10 +96,10 @@ def test_a_stopping_replica_is_not_ready_and_still_alive() -> None:
 
 def test_a_replica_is_alive_while_its_event_loop_turns() -> None:
     health = healthy(now=0.0)
-    assert health.alive(MAX_STALL - 0.1)
-    assert not health.alive(MAX_STALL)
+    assert health.alive(MAX_LOOP_STALL - 0.1)
+    assert not health.alive(MAX_LOOP_STALL)
     health.loop_turned(50.0)
-    assert health.alive(50.0 + MAX_STALL - 0.1)
+    assert health.alive(50.0 + MAX_LOOP_STALL - 0.1)
 
 
 def test_an_outage_does_not_make_a_replica_dead() -> None:
@@ -136,7 +136,7 @@ async def test_the_watchdog_reports_turns_and_sees_what_keeps_the_event_loop(
 ) -> None:
     loop = asyncio.get_running_loop()
     telemetry = Looks()
-    health = Health(HealthSettings(), now=loop.time() - 2 * MAX_STALL)
+    health = Health(HealthSettings(), now=loop.time() - 2 * MAX_LOOP_STALL)
     assert not health.alive(loop.time())
 
     async with asyncio.timeout(5):
@@ -162,6 +162,32 @@ def test_producers_that_are_discarded_one_after_the_other_make_a_replica_unready
     assert health.ready(1.0) == ["3 Kafka producers in a row were discarded: orders-0: refused"]
     health.producer_works()
     assert health.ready(2.0) == []
+
+
+def sick(flow: Reason, *, reached: bool) -> Health:
+    """A replica with which everything is wrong at 100 s that can be wrong at the same time."""
+    health = healthy() if reached else Health(HealthSettings(), 0.0)
+    health.postgres_lost(1.0, "reset")
+    health.kafka_lost(1.0, "reset")
+    health.progress(1.0, 0.0)
+    health.flow_fails(flow, "a bug")
+    health.unrecorded(1_234, "a trigger")
+    health.events_unseen("id 7")
+    for _ in range(DISCARDS_IN_A_ROW):
+        health.producer_discarded("refused")
+    health.stopping()
+    return health
+
+
+def test_every_reason_of_the_table_is_given_and_no_other() -> None:
+    flows = (Reason.FLOW_FAILED, Reason.FLOW_KEEPS_FAILING, Reason.POSTGRES_KEEPS_BREAKING)
+    given = [text for reached in (False, True) for flow in flows for text in sick(flow, reached=reached).ready(100.0)]
+    begins = {reason: reason.value.format(seconds=99, events=1_234, producers=DISCARDS_IN_A_ROW) for reason in Reason}
+
+    of = [[reason for reason, begin in begins.items() if text.split(": ")[0] == begin] for text in given]
+    assert all(len(reasons) == 1 for reasons in of), given
+    assert {reason for (reason,) in of} == set(Reason)
+    assert "the outcome of some events (1,234) cannot be recorded: a trigger" in given
 
 
 class Clock:
@@ -231,7 +257,7 @@ def test_health_hears_of_topics_that_take_no_events_also_of_those_that_no_line_i
 def test_health_hears_of_events_that_were_passed_and_of_the_stop() -> None:
     here = Listening()
     here.telemetry.emit("receipts.checked", events=1, error=ValueError("1 event without a receipt"))
-    assert here.reasons() == ["1 event without a receipt"]
+    assert here.reasons() == ["the relay has passed events that it has not seen: 1 event without a receipt"]
     here.telemetry.emit("receipts.checked", events=0, error=None)
     assert here.reasons() == []
     here.telemetry.emit("service.stopping", reason="SIGTERM")

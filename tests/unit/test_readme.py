@@ -8,10 +8,11 @@ import click
 import pytest
 
 from relay.cli import COMMANDS, main
+from relay.run.health import Reason
 from relay.run.session import CONNECTIONS
 from relay.settings import Settings, StopSettings
 from relay.settings.describe import reference
-from relay.settings.load import CONFIG_FILE, variables
+from relay.settings.load import CONFIG_FILE, RENAMED, variables
 from relay.telemetry import HAPPENINGS
 from relay.telemetry.describe import metrics_reference
 from tests.support import documents
@@ -95,6 +96,8 @@ def test_the_readme_shows_the_newcomer_s_commands() -> None:
 def test_every_setting_that_is_named_exists(page: str) -> None:
     known = variables(Settings)
     names = {*known, *(f"{name}_FILE" for name, variable in known.items() if variable.secret), CONFIG_FILE}
+    if page == "CHANGELOG.md":
+        names |= RENAMED.keys()
     for name in set(re.findall(r"\bRELAY_[A-Z_]+", (ROOT / page).read_text())):
         # RELAY_KAFKA_SASL_* stands for several, RELAY_TEST_* is the tests'.
         known_start = name.endswith("_") and any(each.startswith(name) for each in names)
@@ -109,6 +112,24 @@ def test_the_run_book_explains_every_log_line(happening: str) -> None:
 def test_the_run_book_explains_no_log_line_that_is_gone() -> None:
     explained = set(re.findall(r"^\| [^|]+ \| `([a-z]+\.[a-z_]+)` \|", RUNBOOK, re.MULTILINE))
     assert explained == {name for name, happening in HAPPENINGS.items() if happening.level is not None}
+
+
+def as_the_run_book_has_it(reason: Reason) -> str:
+    """The reason with N for a number: what precedes the details."""
+    return re.sub(r"\{\w+:[^}]+\}", "N", reason.value)
+
+
+@pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
+def test_the_run_book_explains_every_reason_of_readyz(reason: Reason) -> None:
+    assert re.search(
+        rf"^\| `{re.escape(as_the_run_book_has_it(reason))}(: \.\.\.)?` \| \S.+ \| \S.+ \|$", RUNBOOK, re.MULTILINE
+    )
+
+
+def test_the_run_book_explains_no_reason_of_readyz_that_is_gone() -> None:
+    _, _, section = RUNBOOK.partition("\n## Reasons of `/readyz`\n")
+    rows = re.findall(r"^\| `([^`]+)`", section.partition("\n## ")[0], re.MULTILINE)
+    assert {row.removesuffix(": ...") for row in rows} == set(map(as_the_run_book_has_it, Reason))
 
 
 @pytest.mark.parametrize(

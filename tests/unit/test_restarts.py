@@ -69,7 +69,7 @@ def test_a_cause_is_told_once_and_each_time_counted_until_a_tenure_has_lasted() 
         here.restarts.ended(failed())
     assert [(line["error"], line["statement"]) for line in here.log.loud("tenure.failing")] == [("no more", "settle")]
     assert here.telemetry.value("flow_failed_total") == 3
-    assert here.health.ready(0.0) == ["the flow ends again and again: no more"]
+    assert here.health.ready(0.0) == ["the flow keeps failing: no more"]
     here.restarts.ended(failed("another"))
     assert len(here.log.loud("tenure.failing")) == 2
     for _ in range(3):
@@ -84,7 +84,7 @@ def test_losses_one_after_the_other_make_the_replica_unready() -> None:
     here = Restarting()
     here.restarts.ended(LOST)
     here.restarts.ended(LOST)
-    assert here.health.ready(0.0) == ["PostgreSQL is lost again and again: the connection was lost"]
+    assert here.health.ready(0.0) == ["the connection to PostgreSQL keeps breaking: the connection was lost"]
 
 
 @pytest.mark.parametrize("reason", [SchemaError("run `relay migrate`"), UnreachableError("wrong password")])
@@ -102,7 +102,7 @@ def test_everything_else_is_waited_for_from_the_start(reason: Exception) -> None
 
 def test_a_bug_is_described_in_one_line_that_says_where() -> None:
     try:
-        Health(HealthSettings(), 0.0).flow_fails(7)  # type: ignore[arg-type]
+        Health(HealthSettings(), 0.0).flow_fails(7, "")  # type: ignore[arg-type]
     except AttributeError as error:
         text = describe(error)
-    assert text.startswith("AttributeError: 'int' object has no attribute 'split' (at relay/run/health.py:")
+    assert text.startswith("AttributeError: 'int' object has no attribute 'say' (at relay/run/health.py:")

@@ -18,7 +18,7 @@ from relay.settings import (
     mask_dsn,
 )
 from relay.settings.describe import effective, reference
-from relay.settings.load import variables
+from relay.settings.load import RENAMED, OldName, variables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -492,3 +492,74 @@ def test_what_applies_is_shown_with_masked_secrets_as_json_takes_it() -> None:
     assert rows["RELAY_POSTGRES_DSN"].source == "environment"
     assert rows["RELAY_HTTP_PORT"].value == 8080
     assert SECRET not in json.dumps([row.value for row in rows.values()])
+
+
+OLD, NEW = "RELAY_HEALTH_MAX_LAG", "RELAY_HEALTH_MAX_STALL"
+
+
+def given_by_old_names(env: dict[str, str]) -> tuple[Settings, dict[str, str], list[str]]:
+    """The settings, their sources, and what is told about names of an earlier release."""
+    told: list[OldName] = []
+    settings, sources = load_with_sources(ENOUGH | env, told.append)
+    return settings, sources, list(map(str, told))
+
+
+def test_the_old_name_of_a_setting_is_taken_and_a_warning_names_the_new_one() -> None:
+    settings, sources, told = given_by_old_names({OLD: "30"})
+    assert settings.health.max_stall == 30.0
+    assert sources[NEW] == "environment"
+    assert OLD not in sources
+    (warning,) = told
+    assert warning == (
+        "RELAY_HEALTH_MAX_LAG is the old name of RELAY_HEALTH_MAX_STALL and will be refused by the next release; "
+        "use the new name"
+    )
+    assert Settings.load(ENOUGH | {OLD: "30"}).health.max_stall == 30.0
+
+
+def test_the_old_name_is_also_taken_from_a_settings_file_that_the_warning_names(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text("[health]\nmax_lag = 30\n")
+    settings, sources, told = given_by_old_names({"RELAY_CONFIG_FILE": str(file)})
+    assert settings.health.max_stall == 30.0
+    assert sources[NEW] == f"file {file}"
+    assert [text[: len(f"{OLD} in {file} is")] for text in told] == [f"{OLD} in {file} is"]
+
+    settings, sources, told = given_by_old_names({"RELAY_CONFIG_FILE": str(file), NEW: "40"})
+    assert (settings.health.max_stall, sources[NEW], len(told)) == (40.0, "environment", 1)
+
+
+@pytest.mark.parametrize("value", ["30", "30.0"])
+def test_both_names_with_the_same_value_are_taken_with_the_warning(value: str) -> None:
+    settings, _, told = given_by_old_names({OLD: value, NEW: "30"})
+    assert (settings.health.max_stall, len(told)) == (30.0, 1)
+
+
+def test_both_names_with_different_values_are_refused(tmp_path: Path) -> None:
+    assert problem(ENOUGH | {OLD: "30", NEW: "40"}) == (
+        "RELAY_HEALTH_MAX_STALL is '40' and its old name RELAY_HEALTH_MAX_LAG is '30'; remove RELAY_HEALTH_MAX_LAG"
+    )
+    file = tmp_path / "relay.toml"
+    file.write_text("[health]\nmax_lag = 30\nmax_stall = 40\n")
+    assert f"its old name RELAY_HEALTH_MAX_LAG in {file} is '30'" in problem(ENOUGH | {"RELAY_CONFIG_FILE": str(file)})
+
+
+def test_an_old_name_that_is_empty_counts_as_not_set() -> None:
+    settings, sources, told = given_by_old_names({OLD: ""})
+    assert (settings.health.max_stall, sources[NEW], told) == (60.0, "default", [])
+    assert given_by_old_names({OLD: "", NEW: "30"})[0].health.max_stall == 30.0
+
+
+def test_a_bad_value_under_the_old_name_is_told_by_the_new_one() -> None:
+    assert f"{NEW} is 'long' but should be a valid number" in problem(ENOUGH | {OLD: "long"})
+
+
+def test_the_admin_commands_do_not_look_at_the_old_name() -> None:
+    assert load_postgres({"RELAY_POSTGRES_DSN": DSN, OLD: "30", NEW: "40"}).dsn.get_secret_value() == DSN
+
+
+def test_every_old_name_stands_for_a_setting_that_is_not_a_secret() -> None:
+    known = variables(Settings)
+    for old, new in RENAMED.items():
+        assert old not in known
+        assert not known[new].secret, "its _FILE variant would need an old name, too"
