@@ -119,7 +119,9 @@ class Session:
             unreadable=Unreadable(sweep_port, tenure, failures.fail_unread),
         )
         settle_port = SettleConnection(connections["settle"], schema)
-        self._settle = Settle(settle_port, outcomes, tenure, settings.settle, telemetry)
+        self._settle = Settle(
+            port=settle_port, outcomes=outcomes, tenure=tenure, settings=settings.settle, telemetry=telemetry
+        )
         resume_port = ResumeConnection(connections["resume"], schema)
         housekeeping_port = HousekeepingConnection(connections["housekeeping"], schema)
         self._housekeeping = Housekeeping(
@@ -130,12 +132,12 @@ class Session:
             more=[Chore(CHECK, partial(check.look, housekeeping_port), settings.segment.check_interval)],
         )
         self._resume = Resume(
-            resume_port,
-            tenure,
-            outcomes,
-            publish.hand_in,
-            publish.forget_limits,
-            settings.scan,
+            port=resume_port,
+            tenure=tenure,
+            outcomes=outcomes,
+            hand_in=publish.hand_in,
+            try_anew=publish.forget_limits,
+            settings=settings.scan,
             replays_may_be_over=self._housekeeping.finish_replays_soon,
         )
         self._replay = Republish(

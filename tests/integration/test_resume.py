@@ -69,12 +69,12 @@ def resume_of(relay: HandRelay, handed_in: list[PendingEvent]) -> Resume:
     """The stage, which hands in here."""
     port = ResumeConnection(relay.connections["control"], "outbox")
     return Resume(
-        port,
-        relay.tenure,
-        relay.outcomes,
-        handed_in.extend,
-        lambda _: None,
-        ScanSettings(),
+        port=port,
+        tenure=relay.tenure,
+        outcomes=relay.outcomes,
+        hand_in=handed_in.extend,
+        try_anew=lambda _: None,
+        settings=ScanSettings(),
         replays_may_be_over=lambda: None,
     )
 

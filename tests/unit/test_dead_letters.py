@@ -112,7 +112,13 @@ class Setting:
         return recorded
 
     async def settle(self) -> None:
-        settle = Settle(cast("SettlePort", self.tables), self.outcomes, self.tenure, SettleSettings(), self.telemetry)
+        settle = Settle(
+            port=cast("SettlePort", self.tables),
+            outcomes=self.outcomes,
+            tenure=self.tenure,
+            settings=SettleSettings(),
+            telemetry=self.telemetry,
+        )
         while self.outcomes.events:
             taken = await self.outcomes.take(100)
             await settle._record(taken)

@@ -97,12 +97,12 @@ class Setting:
         self.tenure.add_lane(self.state, self.closed)
         self.handed_in: list[int] = []
         self.resume = Resume(
-            self.tables,
-            self.tenure,
-            self.outcomes,
-            lambda events: self.handed_in.extend(each.id for each in events),
-            lambda _: None,
-            ScanSettings(busy_interval=0.001),
+            port=self.tables,
+            tenure=self.tenure,
+            outcomes=self.outcomes,
+            hand_in=lambda events: self.handed_in.extend(each.id for each in events),
+            try_anew=lambda _: None,
+            settings=ScanSettings(busy_interval=0.001),
             replays_may_be_over=self.tables.finish_replays_soon,
         )
 

@@ -57,7 +57,13 @@ async def test_the_attempts_of_a_failed_event_are_forgotten_when_it_is_published
         state.resuming.add(each.id)
         tenure.attempts[LANE, each.id] = 2
     tenure.room.add(LANE, [retried, other])
-    settle = Settle(cast("SettlePort", Tables()), Outcomes(), tenure, SettleSettings(), Telemetry())
+    settle = Settle(
+        port=cast("SettlePort", Tables()),
+        outcomes=Outcomes(),
+        tenure=tenure,
+        settings=SettleSettings(),
+        telemetry=Telemetry(),
+    )
     await settle._record([Delivered(tenure, [retried], 0, 100)])
     assert tenure.attempts == {(LANE, 6): 2}
 
@@ -66,7 +72,13 @@ async def test_nothing_is_held_back_in_a_lane_that_is_not_owned() -> None:
     """Lanes that are not owned went unmentioned: if none was, nothing was compared, and the rows were written."""
     tenure, tables = Tenure(Room(1_000, 1_000_000)), Tables()
     tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
-    settle = Settle(cast("SettlePort", tables), Outcomes(), tenure, SettleSettings(), Telemetry())
+    settle = Settle(
+        port=cast("SettlePort", tables),
+        outcomes=Outcomes(),
+        tenure=tenure,
+        settings=SettleSettings(),
+        telemetry=Telemetry(),
+    )
     await settle._record([Held(tenure, [event(5, lane=LANE)])])
     for lanes in ([LANE + 1], [LANE, LANE + 1]):
         with pytest.raises(LeaseLostError, match=f"one of the lanes \\[.*{LANE + 1}\\] has another owner"):
@@ -98,7 +110,13 @@ async def test_little_is_written_at_intervals_and_much_at_once(monkeypatch: pyte
     # On a slow machine it would be over before the next look.
     monkeypatch.setattr(module, "INTERVAL", 60.0)
     settling = asyncio.create_task(
-        Settle(cast("SettlePort", tables), outcomes, tenure, SettleSettings(), Telemetry()).run()
+        Settle(
+            port=cast("SettlePort", tables),
+            outcomes=outcomes,
+            tenure=tenure,
+            settings=SettleSettings(),
+            telemetry=Telemetry(),
+        ).run()
     )
     async with asyncio.timeout(5):
         while len(pauses) < 5:  # noqa: ASYNC110 it is told by nothing else

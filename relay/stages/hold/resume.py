@@ -29,7 +29,6 @@ RESUME_INTERVAL = 0.5
 LONGEST_INTERVAL = 4.0
 """What it doubles to while nothing happens: a failure may wait for a person for a week, who wakes us up."""
 
-
 MOST_READS = 200
 """Reads per pass and lane, so that a lane whose keys stay busy does not keep the others waiting."""
 
@@ -39,13 +38,13 @@ class Resume:
 
     def __init__(
         self,
+        *,
         port: ResumePort,
         tenure: Tenure,
         outcomes: Outcomes,
         hand_in: Callable[[list[PendingEvent]], None],
         try_anew: Callable[[set[str]], None],
         settings: ScanSettings,
-        *,
         replays_may_be_over: Callable[[], None],
     ) -> None:
         self._port = port

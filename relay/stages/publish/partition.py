@@ -28,10 +28,11 @@ REFUSED_ALONE = 3
 """So many refusals in a row of one partition, while Kafka acknowledges others, are the partition's trouble."""
 
 MOST_PER_BATCH = 10_000
+"""Events; as a rule the bytes of a record batch are the lower limit."""
 
 GROWTH = 4
-"""By which a batch may be larger than the last one that was acknowledged, after a refusal: where refused events come
-one after the other, each must not cost a search through ten thousand."""
+"""After a refusal, how many times as many events a batch may have as the last one that was acknowledged: where refused
+events come one after the other, each must not cost a search through ten thousand."""
 
 
 class Packed(Protocol):
@@ -53,13 +54,15 @@ class Flight:
     producer: object
     events: list[PendingEvent]
     sent_at: float
+    """When the producer was given it (monotonic seconds)."""
     size: int = 0
     """Bytes of the events' keys, payloads and headers."""
     times: tuple[int, int] = ANY_TIME
     """The earliest and the latest time of its records; an event from before or after goes with the time of packing."""
     restamped: int = 0
-    """How many do."""
+    """How many of its events go with the time of packing."""
     outcome: BatchOutcome | None = None
+    """What became of it; None until that is known."""
 
     def may_begin(self) -> bool:
         """Whether it may still be sent for the first time, also after its tenure's connections were lost."""
@@ -79,11 +82,12 @@ class Partition:
     """A batch was refused or got stuck: until one is acknowledged it goes through the producer that is kept for such,
     so that its refusals and retries do not disturb the others."""
     refusals: int = 0
-    """In a row, for what is said to be the cluster's fault."""
+    """Refusals in a row for what is said to be the cluster's fault."""
     doubtful: int = 0
-    """So many events at the head were in a batch that was refused for one of them."""
+    """How many events at the head were in a batch that was refused for one of them."""
     most: int = MOST_PER_BATCH
-    """Events per batch; halved with each refusal until the culprit goes alone, and grown with each acknowledgement."""
+    """Maximum of events per batch: halved with each refusal until the culprit goes alone, and grown with each
+    acknowledgement."""
     condemned: deque[tuple[PendingEvent, PublishError]] = field(default_factory=deque)
     """Events among those that wait, in their order, that the broker has named as what it refuses, and why. Each fails
     when it has come to the head: what was written before it goes first."""
@@ -107,7 +111,7 @@ class Partition:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing is in flight."""
+        """Whether nothing waits and nothing is in flight."""
         return not self.waiting and not self.flights
 
     def may_send(self, producer: object, now: float) -> bool:
@@ -179,9 +183,10 @@ class Partition:
             self.suspect = False
 
     def refused_alone(self, now: float, others_acknowledged: float) -> bool:
-        """Note a refusal that is said to be the cluster's fault; whether it can hardly be, as others are acknowledged.
+        """Note a refusal that is said to be the cluster's fault; returns whether it is rather this partition's.
 
-        Else such a partition would be tried for ever, with a producer discarded each time, and nobody told of it.
+        It is after `REFUSED_ALONE` in a row, if Kafka has acknowledged others since the first. Such a partition would
+        else be tried for ever, with a producer discarded each time, and nobody would be told of it.
         """
         if not self.refusals:
             self._refused_since = now
@@ -189,29 +194,29 @@ class Partition:
         return self.refusals >= REFUSED_ALONE and others_acknowledged > self._refused_since
 
     def chill(self) -> None:
-        """The topic's metadata changed, perhaps because it was made anew: send alone until acknowledged."""
+        """Send alone until acknowledged: the topic's metadata changed, perhaps because the topic was made anew."""
         self._producer = None
 
     def put_back(self, events: list[PendingEvent]) -> None:
-        """Events that were not published go before all others again, in their order."""
+        """Have events that were not published wait before all others, in their order."""
         self._waiting.extendleft(reversed(events))
 
     def split(self, refused: int) -> None:
-        """A batch of `refused` events was refused for one of them: halve until it is found."""
+        """Halve the batches until the event is found for which a batch of `refused` events was refused."""
         self.doubtful = max(self.doubtful, refused)
         self.most = max(1, refused // 2)
 
     def culprit_found(self) -> None:
-        """The event at fault is out of the way. Whether the next one is any better is not known."""
+        """End the search for an event at fault. Whether the next event is any better is not known, so `most` stays."""
         self.doubtful = 0
 
     def condemn(self, culprits: Sequence[tuple[PendingEvent, PublishError]]) -> None:
-        """The broker has named these, which wait before all that were condemned already."""
+        """Have events failed that the broker has named; they wait before all that were condemned already."""
         self.condemned.extendleft(reversed(culprits))
         self.doubtful = 0
 
     def head_condemned(self) -> PublishError | None:
-        """Why the event at the head is to fail; None if it may go."""
+        """Return why the event at the head is to fail; None if it may go."""
         if self.condemned and self.waiting:
             event, why = self.condemned[0]
             if event is self.waiting[0]:
@@ -219,7 +224,7 @@ class Partition:
         return None
 
     def pop_head(self) -> PendingEvent:
-        """Take the event at the head out, which fails."""
+        """Take the event at the head out, because it fails."""
         if self.head_condemned() is not None:
             self.condemned.popleft()
         self.progress += 1

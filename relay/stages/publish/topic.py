@@ -75,7 +75,7 @@ class Topic:
 
     @property
     def idle(self) -> bool:
-        """None of its events waits or is in flight in a partition."""
+        """Whether none of its events waits or is in flight in a partition."""
         return all(partition.idle for partition in self.partitions)
 
     @property
@@ -86,12 +86,12 @@ class Topic:
 
     @property
     def forgettable(self) -> bool:
-        """Nothing of it is under way, in trouble, or being asked."""
+        """Whether nothing of it is under way, in trouble, or being asked."""
         settled = self.router is not None or (self.refusal is not None and not self.wanted)
         return settled and self.trouble is None and not self.unrouted and not self.refused and self.idle
 
     def resolved(self, count: int) -> list[Partition]:
-        """The topic has `count` partitions; returns those that are new. What waited for this is to be routed next.
+        """Route to `count` partitions from now on; returns those that are new. What waited for this is routed next.
 
         Only for an idle topic: a key may move to another partition.
         """
@@ -111,7 +111,7 @@ class Topic:
         return bool(self.unrouted)
 
     def unresolve(self) -> None:
-        """The number of partitions is in question: what comes from now on waits."""
+        """Have what comes from now on wait: the number of partitions is in question."""
         self.router = None
 
     def route(self, events: Sequence[PendingEvent]) -> None:

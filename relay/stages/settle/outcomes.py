@@ -1,4 +1,12 @@
-"""What is known about taken events and not recorded yet: acknowledged, failed, or held back."""
+"""What is known about taken events and not recorded yet: they were delivered, failed, or are held back.
+
+Publish adds what Kafka acknowledged, hold adds failures and held events, and settle alone takes what there is: in the
+order in which it became known, one kind at a time. An outcome waits here, is being recorded, or is set aside because
+PostgreSQL refuses it; what is set aside is tried again before all that came since.
+
+Outcomes leave by `settled` when they are committed or do not matter any more. That of an acknowledged event must never
+be lost, whatever becomes of its tenure: the event would be published again.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +26,16 @@ if TYPE_CHECKING:
 
 
 class Delivered(NamedTuple):
-    """Acknowledged events of one record batch."""
+    """Events of one record batch that Kafka acknowledged."""
 
     tenure: Tenure
     events: list[PendingEvent]
     partition: int
     base_offset: int
-    """Of the first event; the others follow. -1 when the broker did not say."""
+    """Offset of the first event; the others follow. -1 when the broker did not say."""
 
     def part(self, begin: int, end: int) -> Delivered:
-        """What it is of the events from `begin` to before `end`."""
+        """Return the same about the events from index `begin` to before `end` alone."""
         base = self.base_offset
         return self._replace(events=self.events[begin:end], base_offset=base + begin if base >= 0 else base)
 
@@ -37,7 +45,7 @@ class Failed(NamedTuple):
 
     tenure: Tenure
     events: list[PendingEvent]
-    """Just the one."""
+    """One event."""
     verdict: Verdict
     error: PublishError
 
@@ -53,7 +61,7 @@ EventOutcome: TypeAlias = Delivered | Failed | Held
 
 
 def halves(outcomes: list[EventOutcome]) -> tuple[list[EventOutcome], list[EventOutcome]] | None:
-    """The records as two lists of about half of the events each; None for a single event."""
+    """Divide outcomes of one kind into two lists of about half of the events each; None for a single event."""
     if len(outcomes) > 1:
         middle = len(outcomes) // 2
         return outcomes[:middle], outcomes[middle:]
@@ -87,11 +95,11 @@ class Outcomes:
 
     @property
     def waiting(self) -> bool:
-        """Whether there are records that nobody has taken."""
+        """Whether there are outcomes that settle has not taken."""
         return bool(self._waiting)
 
     def events_beside(self, tenure: Tenure | None) -> int:
-        """Those of other tenures than this one, while nothing is being recorded."""
+        """Number of events of other tenures than this one; to be asked while nothing is being recorded."""
         return sum(len(outcome.events) for outcome in self._waiting if outcome.tenure is not tenure)
 
     def holding(self, lane: int) -> bool:
@@ -130,7 +138,7 @@ class Outcomes:
         self._idle.clear()
 
     async def take(self, most: int) -> list[EventOutcome]:
-        """Wait for records and take those of one kind and tenure at the head, with about `most` events."""
+        """Wait for outcomes and take those of one kind and tenure at the head, with about `most` events."""
         while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()
@@ -147,13 +155,13 @@ class Outcomes:
         return taken
 
     def put_back(self, outcomes: list[EventOutcome]) -> None:
-        """Whether these were committed is unknown: they are written again, which changes nothing then."""
+        """Have outcomes recorded again that may have been committed or not: if they were, it changes nothing."""
         self._waiting.extendleft(reversed(outcomes))
         self._settling = 0
 
     @property
     def aside(self) -> list[EventOutcome]:
-        """What cannot be recorded now, of single events."""
+        """The outcomes that cannot be recorded now, of a single event each."""
         return self._aside
 
     def try_again(self, worth_it: Callable[[EventOutcome], bool]) -> list[EventOutcome]:
@@ -170,8 +178,10 @@ class Outcomes:
         return dropped
 
     def settled(self, outcomes: list[EventOutcome], but: Sequence[EventOutcome] = ()) -> None:
-        """These were committed, or do not matter any more; but for some that cannot be for now. Nobody waits for those,
-        and nothing passes them."""
+        """Let go of outcomes that were committed or do not matter any more; set aside those that cannot be recorded.
+
+        Nobody waits for what is set aside (`wait_idle`), and nothing passes it.
+        """
         for outcome in outcomes:
             self._count_unwritten(outcome, -1)
         for outcome in but:

@@ -34,7 +34,13 @@ class Settle:
     """The loop: one statement at a time, with all of a kind that became known meanwhile."""
 
     def __init__(
-        self, port: SettlePort, outcomes: Outcomes, tenure: Tenure, settings: SettleSettings, telemetry: Telemetry
+        self,
+        *,
+        port: SettlePort,
+        outcomes: Outcomes,
+        tenure: Tenure,
+        settings: SettleSettings,
+        telemetry: Telemetry,
     ) -> None:
         self._port = port
         self._outcomes = outcomes
@@ -131,13 +137,13 @@ class Settle:
             tenure.resume_wake_up.set()
 
     def _epochs(self, outcomes: Sequence[EventOutcome]) -> dict[int, int]:
-        """The epochs at which the records' lanes are owned; -1, which no lane is at, for one that is not."""
+        """Return the epochs at which the outcomes' lanes are owned; -1, which no lane is at, for a lane that is not."""
         owned = self._tenure.lanes
         lanes = {event.lane for outcome in outcomes for event in outcome.events}
         return {lane: owned[lane].epoch if lane in owned else -1 for lane in lanes}
 
     def _recorded(self, receipts: Receipts) -> list[tuple[int, int]]:
-        """Those that have a failure or held row, which goes in the transaction that writes the receipt."""
+        """Return the (lane, id) that have a failure or held row: it goes in the transaction that writes the receipt."""
         resuming = {lane: state.resuming for lane, state in self._tenure.lanes.items() if state.resuming}
         if not resuming:
             return []
@@ -148,7 +154,7 @@ class Settle:
         ]
 
     def _leave_room(self, outcomes: Sequence[EventOutcome]) -> None:
-        """These are committed: the events may leave the lanes' taken sets and the buffer."""
+        """Let events whose outcomes are committed leave the lanes' taken sets and the buffer."""
         settled: dict[int, list[int]] = {}
         sizes: dict[int, int] = {}
         for outcome in outcomes:

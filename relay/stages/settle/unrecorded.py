@@ -27,7 +27,7 @@ MOST_SUSPECTS = 8
 
 
 class Unrecorded:
-    """What cannot be recorded in this tenure."""
+    """Sets aside what cannot be recorded in this tenure, and has it tried again."""
 
     def __init__(self, outcomes: Outcomes, tenure: Tenure, telemetry: Telemetry) -> None:
         self._outcomes = outcomes
@@ -38,14 +38,14 @@ class Unrecorded:
         self._retrying: asyncio.Task[None] | None = None
         self._told: set[tuple[int, int]] = set()
         self.error = ""
-        """Of the last that was refused."""
+        """PostgreSQL's words for the last refusal."""
 
     def begin(self) -> None:
         """Have what is set aside tried again now and then."""
         self._retrying = asyncio.create_task(self._retry())
 
     def end(self) -> None:
-        """The tenure is over: what Kafka acknowledged may get its receipt in the next."""
+        """End with the tenure: what Kafka acknowledged may get its receipt in the next."""
         if self._retrying is not None:
             self._retrying.cancel()
         self._take_up()
@@ -53,7 +53,7 @@ class Unrecorded:
     async def record(
         self, taken: list[EventOutcome], write: Callable[[list[EventOutcome]], Awaitable[None]]
     ) -> list[EventOutcome]:
-        """Write records of one kind, and return what cannot be written, event by event.
+        """Write outcomes of one kind; returns those that cannot be written, of a single event each.
 
         Raises the error when it is not about some of the events: when the connection is lost, or all are refused.
         """
@@ -80,7 +80,7 @@ class Unrecorded:
         if refused and not (alone or recorded or _about_data(refused[0][1])):
             raise refused[0][1]
         self._note(refused)
-        return [record for record, _ in refused]
+        return [outcome for outcome, _ in refused]
 
     async def _retry(self) -> None:
         while True:
@@ -90,24 +90,24 @@ class Unrecorded:
             self._take_up()
 
     def _take_up(self) -> None:
-        for record in self._outcomes.aside:
-            state = self._state(record)
+        for outcome in self._outcomes.aside:
+            state = self._state(outcome)
             if state is not None:
                 state.aside -= 1
-        for record in self._outcomes.try_again(self._worth_it):
-            (event,) = record.events
-            if record.tenure is self._tenure:
+        for outcome in self._outcomes.try_again(self._worth_it):
+            (event,) = outcome.events
+            if outcome.tenure is self._tenure:
                 self._tenure.room.remove({event.lane: (1, event.size)})
         self._telemetry.gauge("unrecorded_events", 0)
 
-    def _worth_it(self, record: EventOutcome) -> bool:
+    def _worth_it(self, outcome: EventOutcome) -> bool:
         """A receipt is right whoever owns the lane; the rest is for the lane's next owner to find out."""
-        return isinstance(record, Delivered) or self._state(record) is not None
+        return isinstance(outcome, Delivered) or self._state(outcome) is not None
 
     def _note(self, refused: list[tuple[EventOutcome, RelayError]]) -> None:
-        for record, error in refused:
-            (event,) = record.events
-            state = self._state(record)
+        for outcome, error in refused:
+            (event,) = outcome.events
+            state = self._state(outcome)
             if state is not None:
                 state.aside += 1
             self.error = str(error)
@@ -120,9 +120,9 @@ class Unrecorded:
             self._backoff.reset()
         self._telemetry.gauge("unrecorded_events", len(self._outcomes.aside) + len(refused))
 
-    def _state(self, record: EventOutcome) -> LaneScan | None:
+    def _state(self, outcome: EventOutcome) -> LaneScan | None:
         """The lane of a single event of this tenure, while it is owned."""
-        return self._tenure.lanes.get(record.events[0].lane) if record.tenure is self._tenure else None
+        return self._tenure.lanes.get(outcome.events[0].lane) if outcome.tenure is self._tenure else None
 
 
 def _about_data(error: RelayError) -> bool:

@@ -159,12 +159,12 @@ class FlowRelay(SimulatedRelay):
         self.gate.serve(self.tenure, self.publish.hand_in)
         self.publish.serve(self.tenure)
         self._resume = Resume(
-            self.port,
-            self.tenure,
-            self.outcomes,
-            self.publish.hand_in,
-            self.publish.forget_limits,
-            scan,
+            port=self.port,
+            tenure=self.tenure,
+            outcomes=self.outcomes,
+            hand_in=self.publish.hand_in,
+            try_anew=self.publish.forget_limits,
+            settings=scan,
             replays_may_be_over=lambda: None,
         )
 

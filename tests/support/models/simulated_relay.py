@@ -217,7 +217,9 @@ class SimulatedRelay:
         hand_on = self.hand_on
         self._scan = Scan(self.port, self.tenure, hand_on, scan, telemetry)
         self._sweep = Sweep(self.port, self._scan, self.tenure, hand_on, scan, telemetry)
-        self._settle = Settle(self.port, self.outcomes, self.tenure, SettleSettings(), telemetry)
+        self._settle = Settle(
+            port=self.port, outcomes=self.outcomes, tenure=self.tenure, settings=SettleSettings(), telemetry=telemetry
+        )
         # The lease is not what these tests are about.
         replica = ReplicaSettings(name="simulated", lease=1e6)
         self._claim = Claim(self.port, self.tenure, lambda: None, replica, Totals(), telemetry)

@@ -67,7 +67,13 @@ class HandRelay:
         hand_on = hand_on or self.hand_on
         self.scan = Scan(self.scan_port, self.tenure, hand_on, scan, self.telemetry)
         self.sweep = Sweep(self.sweep_port, self.scan, self.tenure, hand_on, scan, self.telemetry)
-        self.settler = Settle(self.settle_port, self.outcomes, self.tenure, SettleSettings(), self.telemetry)
+        self.settler = Settle(
+            port=self.settle_port,
+            outcomes=self.outcomes,
+            tenure=self.tenure,
+            settings=SettleSettings(),
+            telemetry=self.telemetry,
+        )
         self.claim = Claim(self.control, self.tenure, self.scan.long_sweeps.set, replica, Totals(), self.telemetry)
 
     def hand_on(self, events: list[PendingEvent]) -> None:
