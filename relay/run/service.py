@@ -30,7 +30,7 @@ from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.producers import Keeper, Pair
 from relay.stages.publish.publish import Publish
 from relay.stages.publish.queues import Topics
-from relay.stages.publish.watch import Troubles
+from relay.stages.publish.watch import Watch
 from relay.stages.republish.origin import Republished
 from relay.stages.settle.outcomes import Outcomes
 
@@ -77,18 +77,19 @@ class Service:
                 for name in ("main", "side")
             )
         )
-        troubles = Troubles(
-            self._gate,
-            partial(Backoff, random.random, first=2.0, most=30.0),
-            settings.kafka.request_timeout,
-            telemetry,
+        watch = Watch(
+            gate=self._gate,
+            producers=producers,
+            random=random.random,
+            request_timeout=settings.kafka.request_timeout,
+            telemetry=telemetry,
         )
         self._publish = Publish(
             producers=producers,
             topics=Topics(hash_keys=murmur2_of_many, random=random.random, admission=settings.topic.admission()),
             outcomes=self._outcomes,
             failures=self._failures,
-            troubles=troubles,
+            watch=watch,
             pacing=Pacing(settings.publish),
             faults=Faults(producers=producers, random=random.random, telemetry=telemetry),
             quiesce_timeout=settings.kafka.request_timeout,

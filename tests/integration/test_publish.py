@@ -271,7 +271,7 @@ async def make_again(relaying: Relaying, topic: str, waiting: int) -> None:
     await fill(relaying.connection, topic, waiting)
 
     async def troubled() -> bool:
-        return bool(relaying.service._publish.topics[topic].trouble)
+        return not relaying.service._publish.topics[topic].trouble.fine
 
     await until("publish notices that the topic is gone", troubled)
     await create_topic(relaying.bootstrap_servers, topic, partitions=2)

@@ -206,7 +206,7 @@ def the_owner_is_killed_with_an_event_in_flight_and_a_later_one_held() -> None:
     history.write(0, 1, 1, 1)
     history.read()
     history.send(0)
-    history.relay.troubles.pause()
+    history.relay.watch.pause()
     history.settle()
     history.kill()
     history.resume()
@@ -234,12 +234,12 @@ def kafka_gives_an_event_back_while_its_topic_is_paused_and_it_is_resumed_at_onc
     history.write(0, 1, 1, 1)
     history.read()
     history.send(0)
-    history.relay.troubles.pause()
+    history.relay.watch.pause()
     history.settle()
     producer = history.relay.producers.current
     assert producer is not None
     producer.refuse(0, FailureKind.CLUSTER)
-    history.relay.troubles.unpause()
+    history.relay.watch.unpause()
     history.resume()
     history.relay.publish_all()
     history.come_to_rest()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from relay.outcome import BatchOutcome
     from relay.stages.publish.partition import Partition
     from relay.stages.publish.producers import Pair
-    from relay.stages.publish.watch import Troubles
+    from relay.stages.publish.watch import Watch
 
 MAX_BYTES = 1_000
 TOO_LARGE = 2_000
@@ -76,8 +76,9 @@ class Publishing:
         failures = Failures(
             gate=gate, outcomes=self.outcomes, settings=FailureSettings(), random=random.random, telemetry=telemetry
         )
-        troubles = SimpleNamespace(
-            begin_tenure=lambda publish: None,
+        watch = SimpleNamespace(
+            serve=lambda topics: None,
+            last_acknowledged=0.0,
             acknowledged=lambda topic, partition, now: None,
             given_back=lambda topic: None,
         )
@@ -87,7 +88,7 @@ class Publishing:
             producers=producers,
             outcomes=self.outcomes,
             failures=failures,
-            troubles=cast("Troubles", troubles),
+            watch=cast("Watch", watch),
             pacing=Pacing(PublishSettings()),
             topics=Topics(hash_keys=lambda keys: [0] * len(keys), random=random.random, admission=Admission()),
             faults=self.faults,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from relay.stages.publish.queues import Topics
     from relay.stages.publish.refusals import Refusals
     from relay.stages.publish.topic import Topic
-    from relay.stages.publish.watch import Troubles
+    from relay.stages.publish.watch import Watch
     from relay.stages.settle.outcomes import Outcomes
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
@@ -37,7 +37,7 @@ class Flights:
         producers: Pair,
         outcomes: Outcomes,
         refusals: Refusals,
-        troubles: Troubles,
+        watch: Watch,
         faults: Faults,
         quiesce_timeout: float,
         telemetry: Telemetry,
@@ -46,13 +46,11 @@ class Flights:
         self._producers = producers
         self._outcomes = outcomes
         self._refusals = refusals
-        self._troubles = troubles
+        self._watch = watch
         self._faults = faults
         self._quiesce_timeout = quiesce_timeout
         self._telemetry = telemetry
         self._landed = asyncio.Event()
-        self.last_acknowledged = 0.0
-        """When Kafka last acknowledged a batch (monotonic seconds)."""
 
     def ended(self, partition: Partition, flight: Flight, outcome: BatchOutcome) -> None:
         """Act on the outcome of a flight, and on those that waited for it."""
@@ -110,16 +108,16 @@ class Flights:
                 case _ as never:
                     assert_never(never)
         if refused:
-            self._refusals.act_on(partition, refused, intact=intact, last_acknowledged=self.last_acknowledged)
+            self._refusals.act_on(partition, refused, intact=intact, last_acknowledged=self._watch.last_acknowledged)
         partition.wake_up.set()
         self._landed.set()
 
     def _acknowledged(self, partition: Partition, flight: Flight, base_offset: int) -> None:
         topic = self._topics[partition.topic]
-        now = self.last_acknowledged = time.monotonic()
+        now = time.monotonic()
         partition.acknowledged(flight, now)
         self._producers.works(flight.producer)
-        self._troubles.acknowledged(topic, partition, now)
+        self._watch.acknowledged(topic, partition, now)
         self._telemetry.emit(
             "publish.acknowledged",
             topic=topic.name,

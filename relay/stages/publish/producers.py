@@ -133,6 +133,11 @@ class Pair:
         self.main = main
         self.side = side
 
+    @property
+    def metadata(self) -> Producer | None:
+        """The main producer, for what it knows of topics without asking; None while there is none."""
+        return self.main.current
+
     def of(self, partition: Partition) -> Keeper:
         """The one that a partition's batches go through."""
         return self.side if partition.suspect else self.main

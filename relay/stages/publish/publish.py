@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from relay.stages.publish.producers import Pair
     from relay.stages.publish.queues import Topics
     from relay.stages.publish.topic import Topic
-    from relay.stages.publish.watch import Troubles
+    from relay.stages.publish.watch import Watch
     from relay.stages.settle.outcomes import Outcomes
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
@@ -56,7 +56,7 @@ class Publish:
         topics: Topics,
         outcomes: Outcomes,
         failures: Failures,
-        troubles: Troubles,
+        watch: Watch,
         pacing: Pacing,
         faults: Faults,
         quiesce_timeout: float,
@@ -64,17 +64,17 @@ class Publish:
     ) -> None:
         self.producers = producers
         self.topics = topics
-        self._troubles = troubles
+        self._watch = watch
         self._pacing = pacing
         self._faults = faults
-        self._resolving = Resolving(producers.main, troubles)
+        self._resolving = Resolving(producers.main, watch)
         self.unpublishable = Unpublishable(
             topics=topics, failures=failures, faults=faults, hand_in=self.hand_in_with_origins
         )
         refusals = Refusals(
             topics=topics,
             producers=producers,
-            troubles=troubles,
+            watch=watch,
             unpublishable=self.unpublishable,
             telemetry=telemetry,
         )
@@ -83,7 +83,7 @@ class Publish:
             producers=producers,
             outcomes=outcomes,
             refusals=refusals,
-            troubles=troubles,
+            watch=watch,
             faults=faults,
             quiesce_timeout=quiesce_timeout,
             telemetry=telemetry,
@@ -96,7 +96,7 @@ class Publish:
         keepers = (self.producers.main, self.producers.side)
         await self._faults.run(
             *(partial(keeper.run, self.flights.quiesce, self.flights.abandon) for keeper in keepers),
-            partial(self._troubles.run, self),
+            partial(self._watch.run, self),
         )
 
     async def ready(self) -> None:
@@ -111,7 +111,7 @@ class Publish:
         """Publish what `tenure` hands in from now on."""
         self.topics.tenure = tenure
         self._faults.forget()
-        self._troubles.begin_tenure(self)
+        self._watch.serve(self.topics.values())
 
     def forget(self, tenure: Tenure) -> None:
         """End a tenure: drop what has not been sent. What is in flight stays there and is settled later."""
@@ -222,12 +222,7 @@ class Publish:
         while topic.route_waiting(ROUTED_AT_ONCE):  # noqa: ASYNC110 it only lets others have their turn
             await asyncio.sleep(0)
 
-    # What `Troubles` asks for.
-
-    @property
-    def last_acknowledged(self) -> float:
-        """When Kafka last acknowledged a batch (monotonic seconds)."""
-        return self.flights.last_acknowledged
+    # What the watch has publish do.
 
     def share_of_room(self, *topics: Topic) -> float:
         """The part of the buffer's room that is taken by events whose topics' partitions are not known."""
@@ -235,7 +230,7 @@ class Publish:
         events = [event for topic in topics for event in topic.unrouted]
         return tenure.room.share(len(events), sum(map(size_of, events))) if tenure is not None else 0.0
 
-    def resolve_anew(self, topic: Topic) -> None:
+    def resolve_again(self, topic: Topic) -> None:
         """Find out the number of partitions again, which is in question."""
         topic.unresolve()
         self._faults.spawn(partial(self._resolve, topic))
@@ -254,7 +249,6 @@ class Publish:
             del self.topics[topic.name]
             for pump in topic.pumps:
                 pump.cancel()
-            self._troubles.forget(topic)
             for keeper in (self.producers.main, self.producers.side):
                 if keeper.current is not None:
                     keeper.current.forget_topic(topic.name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from relay.stages.publish.producers import Pair
     from relay.stages.publish.queues import Topics
     from relay.stages.publish.unpublishable import Unpublishable
-    from relay.stages.publish.watch import Troubles
+    from relay.stages.publish.watch import Watch
     from relay.telemetry import Telemetry
 
 
@@ -31,13 +31,13 @@ class Refusals:
         *,
         topics: Topics,
         producers: Pair,
-        troubles: Troubles,
+        watch: Watch,
         unpublishable: Unpublishable,
         telemetry: Telemetry,
     ) -> None:
         self._topics = topics
         self._producers = producers
-        self._troubles = troubles
+        self._watch = watch
         self._unpublishable = unpublishable
         self._telemetry = telemetry
 
@@ -76,7 +76,7 @@ class Refusals:
             case FailureKind.TOPIC:
                 partition.suspect = True
                 partition.back_off()
-                self._troubles.begin(self._topics[partition.topic], error, partition)
+                self._watch.refused(self._topics[partition.topic], error, partition)
             case FailureKind.TIME:
                 self._refused_for_time(outcome, partition, first)
             case FailureKind.EVENT | FailureKind.UNKNOWN:
@@ -97,9 +97,9 @@ class Refusals:
         # Not if the producer was discarded for another's refusal: then nobody said anything of this one.
         if self._producers.uses(flight.producer) and partition.refused_alone(time.monotonic(), last_acknowledged):
             partition.suspect = True
-            self._troubles.begin(topic, _refused_alone(error, partition), partition)
+            self._watch.refused(topic, _refused_alone(error, partition), partition)
         else:
-            self._troubles.given_back(topic)
+            self._watch.given_back(topic)
 
     def _refused_for_event(self, outcome: Refused, partition: Partition, flight: Flight) -> None:
         """Find the event at fault, and have it failed."""
@@ -127,7 +127,7 @@ class Refusals:
             partition.culprit_found()
         else:
             partition.back_off()
-            self._troubles.begin(topic, topic.limits.clocks_differ(outcome.error), partition)
+            self._watch.refused(topic, topic.limits.clocks_differ(outcome.error), partition)
 
 
 def _refused_alone(error: PublishError, partition: Partition) -> PublishError:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from relay.stages.publish.partition import Partition
     from relay.stages.publish.producers import Keeper
     from relay.stages.publish.topic import Topic
-    from relay.stages.publish.watch import Troubles
+    from relay.stages.publish.watch import Watch
 
 IDLE_CHECK_INTERVAL = 0.05
 """Seconds between looks whether a topic whose number of partitions changed has become idle."""
@@ -26,9 +26,9 @@ may be thousands of them."""
 class Resolving:
     """Asks the main producer. A topic's events wait meanwhile, those of others go on."""
 
-    def __init__(self, main: Keeper, troubles: Troubles) -> None:
+    def __init__(self, main: Keeper, watch: Watch) -> None:
         self._main = main
-        self._troubles = troubles
+        self._watch = watch
         self._looking_up: set[str] = set()
         self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._missing = Missing(main)
@@ -45,7 +45,7 @@ class Resolving:
             except PublishError as error:
                 missing = error.kind is not FailureKind.CLUSTER
                 if missing:
-                    self._troubles.begin(topic, error)
+                    self._watch.refused(topic, error)
                 # At once, or the next question is about this one as well.
                 producer.forget_topic(topic.name)
                 delay = backoff.next_delay()
@@ -55,7 +55,7 @@ class Resolving:
             while not topic.idle:  # noqa: ASYNC110
                 await asyncio.sleep(IDLE_CHECK_INTERVAL)
             new = topic.resolved(count)
-            self._troubles.end(topic)
+            self._watch.resolved(topic)
             return new
 
     async def look_up(self, topic: Topic) -> None:

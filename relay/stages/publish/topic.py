@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from relay.decide.routing import KnownKeys, Router
+from relay.decide.trouble import TopicTrouble
 from relay.event import KEY, key_of
 from relay.stages.publish.limits import Limits
 from relay.stages.publish.line import Line
@@ -20,27 +21,6 @@ if TYPE_CHECKING:
     from relay.retry import Backoff
 
 
-@dataclass(slots=True)
-class Trouble:
-    """Why a topic does not move, and since when (monotonic seconds)."""
-
-    error: PublishError
-    since: float
-    partitions: set[Partition] = field(default_factory=set)
-    """Those that take no events; that others of the topic take theirs does not end the trouble."""
-    paused: bool = False
-    """Its events are held back, so that they do not take up the room of others."""
-    probe_at: float = 0.0
-    """When it is to be tried again, or was (monotonic seconds); 0 before the first pause."""
-    look_up_at: float = 0.0
-    """When Kafka is to be asked about it."""
-
-    @property
-    def idle(self) -> bool:
-        """Nothing waits or is in flight where nothing moved."""
-        return all(partition.idle for partition in self.partitions)
-
-
 @dataclass(slots=True, eq=False)
 class Topic:
     """Routes events to partitions; while the number of partitions is not known they wait here, in order."""
@@ -52,7 +32,8 @@ class Topic:
     router: Router | None = None
     partitions: list[Partition] = field(default_factory=list)
     unrouted: Line = field(default_factory=Line)
-    trouble: Trouble | None = None
+    trouble: TopicTrouble = field(default_factory=TopicTrouble)
+    """Whether it takes no events, and since when. The watch alone writes it."""
     refusal: PublishError | None = None
     """Why no event may go to it, unless its origin is exempt: a dead letter whose event's own topic is allowed."""
     wanted: bool = False
@@ -81,14 +62,13 @@ class Topic:
     @property
     def missing(self) -> bool:
         """It is paused because there is no such topic, and nothing of it is in hand."""
-        paused = self.trouble is not None and self.trouble.paused
-        return paused and self.router is None and not self.partitions and not self.unrouted
+        return self.trouble.paused and self.router is None and not self.partitions and not self.unrouted
 
     @property
     def forgettable(self) -> bool:
         """Whether nothing of it is under way, in trouble, or being asked."""
         settled = self.router is not None or (self.refusal is not None and not self.wanted)
-        return settled and self.trouble is None and not self.unrouted and not self.refused and self.idle
+        return settled and self.trouble.fine and not self.unrouted and not self.refused and self.idle
 
     def resolved(self, count: int) -> list[Partition]:
         """Route to `count` partitions from now on; returns those that are new. What waited for this is routed next.

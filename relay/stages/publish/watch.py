@@ -1,26 +1,46 @@
-"""Topics that do not move: found, paused so that they take nobody's room, tried again, resumed.
+"""Watches what publish has in flight, and acts on topics that take no events: pauses them, tries them, resumes them.
 
-And the difference between a topic's trouble and Kafka's: an idempotent batch does not fail for a broker that is away.
-Its age tells; that *others* are acknowledged meanwhile, or that the partition has no leader, tells whose trouble it is.
+relay/decide/trouble.py decides, and relay/decide/stuck.py tells a topic's trouble from Kafka's. The watch collects what
+they look at, and carries out the actions that they return. Its states are those of `TopicTrouble`.
+
+Who calls: publish reports `refused`, `acknowledged` and `given_back`; resolving reports `refused` and `resolved`; `run`
+looks by itself. Who may write: the watch alone changes a topic's trouble, and closes and opens the gate for topics. Of
+the queues it changes nothing but `Partition.suspect` and, by `chill`, that a partition is cold. What must never happen:
+that a look waits for Kafka, because all other topics would wait with it. What takes time, publish does in a task.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, assert_never
 
-from relay.outcome import FailureKind, PublishError
-from relay.stages.publish.topic import Topic, Trouble
+from relay.decide.stuck import KafkaAway, PartitionView, TopicView
+from relay.decide.trouble import takes_too_much_room
+from relay.decide.trouble_actions import (
+    Chill,
+    End,
+    HoldBack,
+    LookUp,
+    Pause,
+    Probe,
+    ResolveAgain,
+    Suspect,
+    Tell,
+    TellMoving,
+    TellStalled,
+)
 from relay.stages.telling import Telling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from relay.retry import Backoff
-    from relay.stages.hold.gate import Gate
+    from relay.decide.trouble_actions import Action, Answer
+    from relay.event import PendingEvent
+    from relay.outcome import PublishError
     from relay.stages.publish.partition import Partition
-    from relay.stages.publish.publish import Publish
+    from relay.stages.publish.queues import Topics
+    from relay.stages.publish.topic import Topic
     from relay.telemetry import Telemetry
 
 WATCH_INTERVAL = 0.25
@@ -29,265 +49,235 @@ WATCH_INTERVAL = 0.25
 IDLE_INTERVAL = 1.0
 """Seconds between looks at other times, at whether topics have other partitions."""
 
-STUCK_AFTER = 3.0
-"""Seconds for which a batch may stay unacknowledged while Kafka acknowledges others."""
-
-PAUSE_AFTER = 2.0
-"""Seconds of trouble after which a topic's events are held back and its lanes go on."""
-
-MOST_OF_ROOM = 1 / 8
-"""Part of the buffer that the events of a topic may take that is not there: with more, it is paused at once. The others
-would stand still until it is."""
-
-LOOK_UP_INTERVAL = 2.0
-"""Seconds between questions to Kafka about a paused topic. What it answers shows whether a try is worth it: one that
-hangs fills the buffer with what was held back, and stops the other topics meanwhile."""
-
 WATCHED_AT_ONCE = 200
 """Topics that are looked at before others have their turn; a writer may have named thousands."""
 
-STALLED_AFTER = 30.0
-"""Seconds for which a partition may neither take nor refuse an event that waits for it, while others do."""
 
-ALIVE_FOR = 1.0
-"""Seconds without any acknowledgement after which Kafka does not count as working for the others."""
+class Gate(Protocol):
+    """What holds back the events of paused topics."""
+
+    def close(self, topic: str, waiting: list[PendingEvent]) -> None:
+        """Hold back the topic's events from now on, and those that were `waiting` in publish."""
+
+    def open(self, topic: str) -> None:
+        """Let the topic's held events go on."""
 
 
-class Troubles:
-    """Watches what publish has in flight."""
+class Metadata(Protocol):
+    """What a producer knows of Kafka without asking."""
+
+    def trouble(self) -> str | None:
+        """Why brokers cannot be reached just now, as far as that is known."""
+
+    def known_partition_count(self, topic: str) -> int:
+        """Number of the topic's partitions; 0 when not known."""
+
+    def leaderless(self, topic: str, partition: int) -> bool:
+        """Whether it is known that no broker leads the partition."""
+
+
+class Producers(Protocol):
+    """The producers of publish."""
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """What the main producer knows; None while there is none."""
+
+    def discard(self, producer: object, reason: str) -> None:
+        """Replace the producer, if it is still in use."""
+
+
+class Watched(Protocol):
+    """What publish has in hand, and what the watch has it do."""
+
+    @property
+    def topics(self) -> Topics:
+        """All topics that there were events for."""
+
+    def share_of_room(self, *topics: Topic) -> float:
+        """The part of the buffer's room that events take which wait until the partitions of these topics are known."""
+
+    def look_up(self, topic: Topic) -> None:
+        """Have the main producer ask for the topic's partitions and their leaders; there is nothing to wait for."""
+
+    def resolve_again(self, topic: Topic) -> None:
+        """Find out the number of the topic's partitions before more of its events are routed."""
+
+    def forget_if_idle(self, topic: Topic, now: float) -> None:
+        """Let go of the topic if it has had no events for long."""
+
+
+class Watch:
+    """Keeps the trouble of all topics, and knows whether Kafka is away. Outlives tenures."""
 
     def __init__(
         self,
+        *,
         gate: Gate,
-        new_backoff: Callable[[], Backoff],
+        producers: Producers,
+        random: Callable[[], float],
         request_timeout: float,
         telemetry: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._gate = gate
-        self._new_backoff = new_backoff
-        self._request_timeout = request_timeout
+        self._producers = producers
+        self._random = random
+        self._clock = clock
         self._telemetry = telemetry
-        self._backoffs: dict[str, Backoff] = {}
-        self._alive_since: float | None = None
-        self._leaderless_since: dict[Partition, float] = {}
-        self._progress: dict[Partition, tuple[int, float]] = {}
-        self._stalled: set[Partition] = set()
+        self._request_timeout = request_timeout
+        self._kafka = KafkaAway(request_timeout)
         self._telling_troubles = Telling()
         self._telling_pauses = Telling()
         self._telling_ends = Telling()
 
-    def begin_tenure(self, publish: Publish) -> None:
-        """What is paused is so for the new tenure too."""
-        for topic in publish.topics.values():
-            if topic.trouble is not None and topic.trouble.paused:
-                self._gate.close(topic.name, topic.withdraw())
+    @property
+    def last_acknowledged(self) -> float:
+        """When Kafka last acknowledged a batch (monotonic seconds)."""
+        return self._kafka.last_acknowledged
 
-    def begin(self, topic: Topic, error: PublishError, partition: Partition | None = None) -> None:
-        """A topic, or one `partition` of it, does not move, for `error`."""
-        now = time.monotonic()
-        trouble = topic.trouble
-        if trouble is None or str(trouble.error) != str(error):
-            self._tell_trouble(topic.name, error)
-        # Not the frames that it came by: there may be thousands of such.
-        error = error.with_traceback(None)
-        if trouble is None:
-            trouble = topic.trouble = Trouble(error, now)
-        else:
-            trouble.error = error
-            if trouble.probe_at:
-                # It was resumed to see whether it works again. It does not.
-                self._pause(topic, trouble)
-        if partition is not None:
-            trouble.partitions.add(partition)
+    def serve(self, topics: Iterable[Topic]) -> None:
+        """Hold back the events of paused topics for the new tenure as well, which the gate serves by now."""
+        for topic in topics:
+            self.given_back(topic)
 
-    def end(self, topic: Topic) -> None:
-        """It moves again."""
-        trouble, topic.trouble = topic.trouble, None
-        self._backoffs.pop(topic.name, None)
-        if trouble is not None:
-            self._tell_end(topic.name)
-            self._gate.open(topic.name)
+    def refused(self, topic: Topic, error: PublishError, partition: Partition | None = None) -> None:
+        """Take note that the topic, or one `partition` of it, took no events for `error`."""
+        number = partition.number if partition is not None else None
+        self._follow(topic, topic.trouble.refused(error, self._clock(), self._random(), number))
+
+    def resolved(self, topic: Topic) -> None:
+        """Take note that the topic's partitions were found out: if it was in trouble, it works again."""
+        self._follow(topic, topic.trouble.resolved())
 
     def acknowledged(self, topic: Topic, partition: Partition, now: float) -> None:
-        """Kafka took a batch of this partition."""
-        trouble = topic.trouble
-        if trouble is not None and partition in trouble.partitions:
-            trouble.partitions.discard(partition)
-            if trouble.idle:
-                self.end(topic)
-        if self._alive_since is None:
-            self._alive_since = now
+        """Take note that Kafka acknowledged a batch of this partition."""
+        if not topic.trouble.fine:
+            busy = {each.number for each in topic.partitions if not each.idle}
+            self._follow(topic, topic.trouble.acknowledged(partition.number, busy))
+        self._kafka.acknowledged(now)
         self._telemetry.emit("kafka.connected")
 
     def given_back(self, topic: Topic) -> None:
-        """Events that were in flight wait again: of a paused topic they are held back like the others."""
-        if topic.trouble is not None and topic.trouble.paused:
-            self._gate.close(topic.name, topic.withdraw())
+        """Hold back events that were in flight and wait again, if their topic is paused."""
+        if topic.trouble.paused:
+            self._follow(topic, [HoldBack()])
 
-    async def run(self, publish: Publish) -> None:
+    async def run(self, watched: Watched) -> None:
         """Watch until cancelled."""
         while True:
-            in_trouble = sum(topic.trouble is not None for topic in publish.topics.values())
-            await asyncio.sleep(WATCH_INTERVAL if publish.topics.in_flight or in_trouble else IDLE_INTERVAL)
-            now = time.monotonic()
-            self._telemetry.gauge("inflight_events", publish.topics.in_flight)
-            self._telemetry.gauge("troubled_topics", in_trouble)
-            self._watch_kafka(publish, now)
-            self._watch_room(publish)
-            # There may be thousands that are not there, and are being asked for: nothing else is to be seen of them.
-            watched = [topic for topic in publish.topics.values() if not topic.missing]
-            for number, topic in enumerate(watched, 1):
-                self._watch_topic(publish, topic, now)
-                publish.forget_if_idle(topic, now)
-                if number % WATCHED_AT_ONCE == 0:
-                    await asyncio.sleep(0)
+            busy = watched.topics.in_flight or any(not topic.trouble.fine for topic in watched.topics.values())
+            await asyncio.sleep(WATCH_INTERVAL if busy else IDLE_INTERVAL)
+            await self.look(watched)
 
-    def _watch_kafka(self, publish: Publish, now: float) -> None:
-        # A topic's own trouble explains its silence.
-        topics = [topic for topic in publish.topics.values() if topic.trouble is None]
-        sent = [flight.sent_at for topic in topics for each in topic.partitions for flight in each.flights]
-        if now - publish.last_acknowledged > ALIVE_FOR:
-            self._alive_since = None
-        if sent and now - min(sent) > self._request_timeout and self._alive_since is None:
-            producer = publish.producers.main.current
-            known = producer.trouble() if producer is not None else None
+    async def look(self, watched: Watched) -> None:
+        """See how Kafka and each topic do, and act on it."""
+        now = self._clock()
+        topics = watched.topics
+        self._telemetry.gauge("inflight_events", topics.in_flight)
+        self._telemetry.gauge("troubled_topics", sum(not topic.trouble.fine for topic in topics.values()))
+        self._look_at_kafka(topics, now)
+        self._make_room(watched, now)
+        # There may be thousands that do not exist, and are being asked for: nothing else is to be seen of them.
+        for number, topic in enumerate([topic for topic in topics.values() if not topic.missing], 1):
+            view = _view(topic, self._producers.metadata)
+            for action in topic.trouble.look(view, self._kafka.alive_since, now, self._random()):
+                self._act(watched, topic, action)
+            watched.forget_if_idle(topic, now)
+            if number % WATCHED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def _look_at_kafka(self, topics: Topics, now: float) -> None:
+        fine = (topic for topic in topics.values() if topic.trouble.fine)
+        partitions = (partition for topic in fine for partition in topic.partitions if partition.flights)
+        oldest = min((partition.flights[0].sent_at for partition in partitions), default=None)
+        if self._kafka.look(oldest, now):
+            metadata = self._producers.metadata
+            known = metadata.trouble() if metadata is not None else None
             error = f"no acknowledgement for {self._request_timeout:g} s" + (f": {known}" if known else "")
             self._telemetry.emit("kafka.lost", error=error)
 
-    def forget(self, topic: Topic) -> None:
-        """Nothing is to be known of it any more."""
-        for partition in topic.partitions:
-            self._leaderless_since.pop(partition, None)
-            self._progress.pop(partition, None)
-            self._stalled.discard(partition)
+    def _make_room(self, watched: Watched, now: float) -> None:
+        waiting = [topic for topic in watched.topics.values() if not topic.trouble.fine and topic.unrouted]
+        if takes_too_much_room(watched.share_of_room(*waiting)):
+            for topic in waiting:
+                self._follow(topic, topic.trouble.needs_room(now, self._random()))
+
+    def _act(self, watched: Watched, topic: Topic, action: Action) -> None:
+        match action:
+            case Tell() | Pause() | HoldBack() | End():
+                self._follow(topic, [action])
+            case Probe():
+                self._gate.open(topic.name)
+            case LookUp():
+                watched.look_up(topic)
+            case ResolveAgain():
+                watched.resolve_again(topic)
+            case Chill():
+                for partition in topic.partitions:
+                    partition.chill()
+            case Suspect(number, why):
+                partition = topic.partitions[number]
+                partition.suspect = True
+                self._producers.discard(partition.flights[0].producer, why)
+            case TellStalled(number, error):
+                self._telemetry.emit("partition.stalled", topic=topic.name, partition=number, error=error)
+            case TellMoving(number):
+                self._telemetry.emit("partition.moves", topic=topic.name, partition=number)
+            case _ as never:
+                assert_never(never)
+
+    def _follow(self, topic: Topic, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            match answer:
+                case Tell(error):
+                    self._tell_trouble(topic.name, error)
+                case Pause(error):
+                    self._tell_pause(topic.name, error)
+                    self._gate.close(topic.name, topic.withdraw())
+                case HoldBack():
+                    self._gate.close(topic.name, topic.withdraw())
+                case End():
+                    self._tell_end(topic.name)
+                    self._gate.open(topic.name)
+                case _ as never:
+                    assert_never(never)
 
     def _tell_trouble(self, topic: str, error: PublishError) -> None:
-        if self._telling_troubles.worth_a_line(time.monotonic()):
+        if self._telling_troubles.worth_a_line(self._clock()):
             self._telemetry.emit("topic.troubled", topic=topic, error=error)
         else:
             self._telemetry.emit("topic.troubled_too", topic=topic, error=error)
 
     def _tell_pause(self, topic: str, error: PublishError) -> None:
-        if self._telling_pauses.worth_a_line(time.monotonic()):
+        if self._telling_pauses.worth_a_line(self._clock()):
             self._telemetry.emit("topic.paused", topic=topic, error=error)
         else:
             self._telemetry.emit("topic.paused_too", topic=topic, error=error)
 
     def _tell_end(self, topic: str) -> None:
-        if self._telling_ends.worth_a_line(time.monotonic()):
+        if self._telling_ends.worth_a_line(self._clock()):
             self._telemetry.emit("topic.resumed", topic=topic)
         else:
             self._telemetry.emit("topic.resumed_too", topic=topic)
 
-    def _watch_room(self, publish: Publish) -> None:
-        """Thousands of topics that are not there take the others' room together, though each has but a few events."""
-        waiting = [topic for topic in publish.topics.values() if topic.trouble and topic.unrouted]
-        if publish.share_of_room(*waiting) > MOST_OF_ROOM:
-            for topic in waiting:
-                if topic.trouble is not None and not topic.trouble.paused:
-                    self._pause(topic, topic.trouble)
 
-    def _watch_progress(self, topic: Topic, now: float) -> None:
-        """Name a partition in which nothing moves, for whatever reason: what waits for it is seen nowhere else."""
-        for partition in topic.partitions:
-            seen = self._progress.get(partition)
-            others_move = self._alive_since is not None and topic.trouble is None
-            if partition.idle or not others_move or seen is None or seen[0] != partition.progress:
-                self._progress[partition] = (partition.progress, now)
-                if partition in self._stalled:
-                    self._stalled.discard(partition)
-                    if topic.trouble is None:
-                        self._telemetry.emit("partition.moves", topic=topic.name, partition=partition.number)
-            elif now - seen[1] > STALLED_AFTER and partition not in self._stalled:
-                self._stalled.add(partition)
-                error = (
-                    f"partition {partition.number} makes no progress, and {len(partition.waiting)} events wait for it"
+def _view(topic: Topic, metadata: Metadata | None) -> TopicView:
+    name = topic.name
+    partitions = []
+    for partition in topic.partitions:
+        leaderless = metadata is not None and metadata.leaderless(name, partition.number)
+        flights, waiting = partition.flights, len(partition.waiting)
+        if waiting or flights or leaderless:
+            oldest_sent_at = flights[0].sent_at if flights else None
+            partitions.append(
+                PartitionView(
+                    partition.number, waiting, oldest_sent_at, partition.progress, leaderless, partition.suspect
                 )
-                self._telemetry.emit("partition.stalled", topic=topic.name, partition=partition.number, error=error)
-
-    def _watch_topic(self, publish: Publish, topic: Topic, now: float) -> None:
-        self._watch_metadata(publish, topic)
-        self._watch_partitions(publish, topic, now)
-        self._watch_progress(topic, now)
-        trouble = topic.trouble
-        if trouble is None:
-            return
-        if not trouble.paused and not trouble.probe_at:
-            if now - trouble.since > PAUSE_AFTER:
-                self._pause(topic, trouble)
-        elif trouble.paused and topic.router is not None:
-            if now >= trouble.look_up_at:
-                trouble.look_up_at = now + LOOK_UP_INTERVAL
-                publish.look_up(topic)
-            if now >= trouble.probe_at and topic.idle and _may_work(publish, topic, trouble):
-                trouble.paused = False
-                trouble.probe_at = now
-                self._gate.open(topic.name)
-        elif not trouble.paused and trouble.probe_at and now - trouble.probe_at > PAUSE_AFTER + STUCK_AFTER:
-            # What was resumed to see whether it works again hangs, or there was nothing to resume.
-            if topic.router is not None and trouble.idle:
-                self.end(topic)
-            else:
-                self._pause(topic, trouble)
-
-    def _watch_partitions(self, publish: Publish, topic: Topic, now: float) -> None:
-        producer = publish.producers.main.current
-        for partition in topic.partitions:
-            leaderless = producer is not None and producer.leaderless(topic.name, partition.number)
-            if not leaderless:
-                self._leaderless_since.pop(partition, None)
-            if not partition.flights:
-                continue
-            oldest = partition.flights[0]
-            if leaderless:
-                # To know that takes no other's acknowledgement: what waits for this topic may have all the room.
-                since, what = self._leaderless_since.setdefault(partition, now), "has no leader; bring its brokers back"
-            elif self._alive_since is not None:
-                since = max(oldest.sent_at, self._alive_since)
-                what = "acknowledges nothing while others do; check whether its replicas are in sync"
-            else:
-                continue
-            if now - since > STUCK_AFTER:
-                text = f"partition {partition.number} of topic {topic.name} {what}"
-                error = PublishError(FailureKind.TOPIC, text, "NotAcknowledged")
-                if not partition.suspect:
-                    # aiokafka makes a broker's other partitions wait for the retries of this one: not in our midst.
-                    partition.suspect = True
-                    publish.producers.discard(oldest.producer, str(error))
-                if topic.trouble is None:
-                    self.begin(topic, error, partition)
-                else:
-                    # Nothing new is to be told.
-                    topic.trouble.partitions.add(partition)
-
-    def _pause(self, topic: Topic, trouble: Trouble) -> None:
-        """Hold its events back; look again after a while."""
-        if not trouble.paused:
-            trouble.paused = True
-            self._tell_pause(topic.name, trouble.error)
-        backoff = self._backoffs.setdefault(topic.name, self._new_backoff())
-        trouble.probe_at = time.monotonic() + backoff.next_delay()
-        self._gate.close(topic.name, topic.withdraw())
-
-    def _watch_metadata(self, publish: Publish, topic: Topic) -> None:
-        producer = publish.producers.main.current
-        if producer is None or topic.router is None:
-            return
-        count = producer.known_partition_count(topic.name)
-        if count == topic.router.partitions:
-            return
-        for partition in topic.partitions:
-            partition.chill()
-        # 0: not known at the moment, perhaps deleted, perhaps a new producer: what is routed waits there.
-        if count:
-            publish.resolve_anew(topic)
-
-
-def _may_work(publish: Publish, topic: Topic, trouble: Trouble) -> bool:
-    """Whether Kafka has the topic, and a leader for each partition that took no events."""
-    producer = publish.producers.main.current
-    return (
-        producer is not None
-        and producer.known_partition_count(topic.name) > 0
-        and not any(producer.leaderless(topic.name, partition.number) for partition in trouble.partitions)
+            )
+    return TopicView(
+        name,
+        topic.router.partitions if topic.router is not None else None,
+        metadata.known_partition_count(name) if metadata is not None else None,
+        partitions,
     )

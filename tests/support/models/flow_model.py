@@ -170,12 +170,12 @@ class FlowModel(Model):
     def pause(self, relay: FlowRelay) -> None:
         """The topic is in trouble, or works again."""
         if self._number(RARELY // 4) == 0:
-            if relay.troubles.paused:
+            if relay.watch.paused:
                 self._tell(relay, "resumes the topic")
-                relay.troubles.unpause()
+                relay.watch.unpause()
             else:
                 self._tell(relay, "pauses the topic")
-                relay.troubles.pause()
+                relay.watch.pause()
 
     def replay(self) -> None:
         """A person asks for a failed event to be published."""
@@ -259,8 +259,8 @@ class FlowModel(Model):
         for failed in self.postgres.failures.values():
             failed.state = "replaying"
         relay.believe(None)
-        if relay.troubles.paused:
-            relay.troubles.unpause()
+        if relay.watch.paused:
+            relay.watch.unpause()
         self._run(relay, relay.begin_resume)
         self._run(relay, partial(relay.finish, "resume"))
         if relay in self.relays:

@@ -20,7 +20,7 @@ from relay.stages.publish.publish import Publish
 from relay.stages.publish.queues import Topics
 from relay.stages.publish.topic import Topic
 from relay.stages.tenure import TenureLostError
-from tests.support.models.simulated_kafka import PARTITIONS, SimulatedProducers, SimulatedTroubles
+from tests.support.models.simulated_kafka import PARTITIONS, SimulatedProducers, SimulatedWatch
 from tests.support.models.simulated_postgres import TOPIC
 from tests.support.models.simulated_relay import Instant, SilentTelemetry, SimulatedConnection, SimulatedRelay
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from relay.stages.hold.ports import DueFailure
     from relay.stages.publish.ports import Producer
     from relay.stages.publish.producers import Pair
-    from relay.stages.publish.watch import Troubles
+    from relay.stages.publish.watch import Watch
     from relay.stages.settle.ports import Receipts
     from relay.telemetry import Telemetry
     from tests.support.models.simulated_kafka import SimulatedKafka
@@ -143,12 +143,12 @@ class FlowRelay(SimulatedRelay):
             random=lambda: 0.0,
             telemetry=telemetry,
         )
-        self.troubles = SimulatedTroubles(self.gate, self.topic)
+        self.watch = SimulatedWatch(self.gate, self.topic)
         self.publish = Publish(
             producers=cast("Pair", self.producers),
             outcomes=self.outcomes,
             failures=failures,
-            troubles=cast("Troubles", self.troubles),
+            watch=cast("Watch", self.watch),
             pacing=Pacing(PublishSettings()),
             topics=Topics(hash_keys=_hash_keys, random=lambda: 0.0, admission=Admission()),
             faults=Faults(producers=cast("Pair", self.producers), random=lambda: 0.0, telemetry=telemetry),

@@ -187,25 +187,26 @@ class SimulatedProducers:
             producer.give_up()
 
 
-class SimulatedTroubles:
-    """Holds back the topic when the schedule says so, and as the real ones do."""
+class SimulatedWatch:
+    """Holds back the topic when the schedule says so, and as the real one does."""
 
     def __init__(self, gate: Gate, topic: Topic) -> None:
         self._gate = gate
         self._topic = topic
         self.paused = False
+        self.last_acknowledged = 0.0
 
-    def begin_tenure(self, publish: Publish) -> None:
+    def serve(self, topics: Iterable[Topic]) -> None:
         pass
 
     def acknowledged(self, topic: Topic, partition: Partition, now: float) -> None:
-        pass
+        self.last_acknowledged = now
 
     def given_back(self, topic: Topic) -> None:
         if self.paused:
             self._gate.close(topic.name, topic.withdraw())
 
-    def begin(self, topic: Topic, error: PublishError, partition: Partition | None = None) -> None:
+    def refused(self, topic: Topic, error: PublishError, partition: Partition | None = None) -> None:
         self.pause()
 
     def pause(self) -> None:
