@@ -77,6 +77,12 @@ def test_the_page_on_sql_has_every_table_and_view_of_the_outbox() -> None:
     assert made <= set(re.findall(r"^\| `(\w+)`", TABLES, re.MULTILINE))
 
 
+def test_the_changelog_tells_operators_of_every_migration() -> None:
+    told = (ROOT / "CHANGELOG.md").read_text().partition("### Migrations\n")[2]
+    for migration in migrations():
+        assert f"\n* `{migration.version:04} {migration.name}` " in told
+
+
 def test_every_statement_of_an_events_states_exists() -> None:
     diagram = re.findall(r"^ +\w+ --> \S+ : (\w+)$", TABLES, re.MULTILINE)
     rows = re.findall(r"^\|[^|\n]+\|[^|\n]+\|[^|\n]+\|([^|\n]+)\|[^|\n]+\|$", TABLES, re.MULTILINE)
