@@ -1,7 +1,7 @@
-"""The settings: one frozen object, read and checked once, with every problem reported together.
+"""The settings: one frozen object, read and checked once, with all problems reported together.
 
-settings = Settings.load()          # os.environ
-postgres = load_postgres()          # what the admin commands need, whatever the other groups say
+settings = Settings.load()          # from os.environ
+postgres = load_postgres()          # the group that the admin commands need; problems of the others do not matter
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ __all__ = [
 
 
 class Settings(BaseSettings):
-    """All settings of one replica. Made by `load`, or in tests from groups; reads no variable by itself."""
+    """All settings of one replica. Made by `load`, or from groups in tests; the constructor reads no variable."""
 
     model_config = SettingsConfigDict(
         env_prefix=loading.PREFIX,
@@ -158,9 +158,9 @@ def load_with_sources(
 
 
 def load_postgres(env: Mapping[str, str] | None = None) -> PostgresSettings:
-    """Read and check the postgres group only, so that admin commands work while the rest is broken.
+    """Read and check the postgres group only, so that admin commands work while other settings are wrong.
 
-    Raise SettingsError for problems of that group, among them unknown names that were probably meant for it.
+    Raises SettingsError for problems of that group, including unknown names that were probably meant for it.
     """
     known = loading.variables(Settings)
     found = loading.find(known, os.environ if env is None else env, prefix="RELAY_POSTGRES_")
@@ -178,7 +178,7 @@ def load_postgres(env: Mapping[str, str] | None = None) -> PostgresSettings:
 
 
 def _with_files(settings: _Group, group: str, known: Mapping[str, loading.Variable], found: loading.Found) -> _Group:
-    """The group, its secrets from files such that they are read anew whenever they are needed."""
+    """Return the group with its secrets from files as FileSecret, which reads the file whenever it is needed."""
     secrets = {
         known[name].attribute: FileSecret(name, given.file, checks.dsn if known[name].attribute == "dsn" else None)
         for name, given in found.values.items()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 LEASE_MARGIN = 2.0
-"""Seconds by which the lease must outlive a Kafka request: the clocks' and the event loop's play."""
+"""Seconds by which the lease must outlive a Kafka request: slack for the clocks and for delays of the event loop."""
 
 MASK = "********"
 _DSN_EXAMPLE = "postgresql://user:password@host:5432/database"
@@ -24,7 +24,7 @@ _SECRET_PARAMETERS = frozenset({"password", "sslpassword"})
 
 
 def dsn(value: SecretStr) -> SecretStr:
-    """Return the DSN unchanged; raise ValueError without any part of it if it is no PostgreSQL URI."""
+    """Return the DSN unchanged; raise ValueError, without any part of the DSN, if it is not a PostgreSQL URI."""
     text = value.get_secret_value()
     scheme, separator, _ = text.partition("://")
     if separator and re.search(r"\s", text):
@@ -88,7 +88,7 @@ def bootstrap_servers(value: str) -> str:
         if not _host_and_port(server, port_needed=True):
             raise ValueError(f"contains {server!r}; {_BROKER_ADVICE}")
     if not servers:
-        raise ValueError(f"names no broker; {_BROKER_ADVICE}")
+        raise ValueError(f"does not name a broker; {_BROKER_ADVICE}")
     return ",".join(servers)
 
 
@@ -100,7 +100,7 @@ def _host_and_port(text: str, *, port_needed: bool) -> bool:
 
 
 def kafka_security(kafka: Mapping[str, object]) -> list[str]:
-    """Say which of the Kafka group's security settings do not go together."""
+    """Return a sentence for each of the Kafka group's security settings that do not fit together."""
     problems = []
     protocol = str(kafka["security_protocol"])
 
@@ -118,17 +118,17 @@ def kafka_security(kafka: Mapping[str, object]) -> list[str]:
         problems.append(f"RELAY_KAFKA_SECURITY_PROTOCOL={protocol} needs {variables(missing)} too; set {them}")
     if not protocol.startswith("SASL_") and sasl_given:
         problems.append(
-            f"{variables(sasl_given)} would not be used with RELAY_KAFKA_SECURITY_PROTOCOL={protocol}; "
-            "set the protocol to SASL_SSL (or SASL_PLAINTEXT), or remove what is not used"
+            f"{variables(sasl_given)} would have no effect with RELAY_KAFKA_SECURITY_PROTOCOL={protocol}; "
+            "set the protocol to SASL_SSL (or SASL_PLAINTEXT), or remove what would have no effect"
         )
     if not protocol.endswith("SSL") and ssl_given:
         problems.append(
-            f"{variables(ssl_given)} would not be used with RELAY_KAFKA_SECURITY_PROTOCOL={protocol}; "
-            "set the protocol to SSL or SASL_SSL, or remove what is not used"
+            f"{variables(ssl_given)} would have no effect with RELAY_KAFKA_SECURITY_PROTOCOL={protocol}; "
+            "set the protocol to SSL or SASL_SSL, or remove what would have no effect"
         )
     elif kafka["ssl_certfile"] is None and (kafka["ssl_keyfile"] or kafka["ssl_key_password"]):
         given = [name for name in ssl[2:] if name in ssl_given]
-        problems.append(f"{variables(given)} would not be used without RELAY_KAFKA_SSL_CERTFILE; set it too")
+        problems.append(f"{variables(given)} would have no effect without RELAY_KAFKA_SSL_CERTFILE; set it too")
 
     compression = kafka["compression"]
     if compression not in ("none", "gzip") and importlib.util.find_spec("cramjam") is None:

@@ -14,7 +14,7 @@ from relay.settings.load import CONFIG_FILE, Variable, variables
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting that applies. The value has no secret in it; None means not set."""
+    """One setting as it applies. The value contains no secret; None means not set."""
 
     name: str
     value: str | int | float | bool | None
@@ -22,7 +22,7 @@ class Row:
 
 
 def effective(settings: Settings, sources: dict[str, str]) -> list[Row]:
-    """List what applies, in the order of the groups."""
+    """List the settings that apply, in the order of the groups."""
     return [
         Row(
             name,
@@ -77,7 +77,7 @@ def reference() -> str:
         if variable.secret:
             meaning.append(f"Secret; `{name}_FILE` names a file to read it from.")
         lines.append(f"| `{name}` | {_default(variable)} | {' '.join(meaning)} |")
-    lines.append(f"| `{CONFIG_FILE}` | | A TOML file with settings as `[group]` tables; variables win over it. |")
+    lines.append(f"| `{CONFIG_FILE}` | | TOML file with settings as `[group]` tables; variables win over it. |")
     return "\n".join([*lines, "", _RELATIONS])
 
 

@@ -72,20 +72,20 @@ class Group(BaseModel):
 
 
 class PostgresSettings(Group):
-    """Where the outbox is. The only group the admin commands need."""
+    """Where the outbox is. The admin commands need no other group."""
 
     dsn: Dsn = Field(
-        description="Where PostgreSQL is, as a URI; directly or through a pooler in session mode.",
+        description="URI of PostgreSQL, reached directly or through a pooler in session mode.",
         examples=["postgresql://user:password@host:5432/database"],
     )
     schema_name: Annotated[str, AfterValidator(checks.schema_name)] = Field(
         default="outbox",
         alias="schema",
-        description="The schema of the outbox. One database can hold several outboxes.",
+        description="Schema of the outbox. One database can hold several outboxes.",
     )
     connect_timeout: Seconds = Field(
         default=10.0,
-        description="How long one attempt to connect may take. Attempts go on until one succeeds.",
+        description="Maximum time of one attempt to connect. The relay tries until an attempt succeeds.",
     )
 
 
@@ -93,35 +93,35 @@ class KafkaSettings(Group):
     """How to reach Kafka and what to send. `acks=all` and idempotence are always on and not settings."""
 
     bootstrap_servers: Annotated[str, AfterValidator(checks.bootstrap_servers)] = Field(
-        description="Brokers to start from, as `host:port`, separated by commas.",
+        description="Brokers to connect to first, as `host:port`, separated by commas.",
         examples=["broker-1:9092,broker-2:9092"],
     )
     client_id: Annotated[str, AfterValidator(checks.visible_name)] = Field(
         default="outbox-relay",
         min_length=1,
         max_length=200,
-        description="How the brokers call us in their logs.",
+        description="Name of this relay in the brokers' logs.",
     )
     security_protocol: Annotated[SecurityProtocol, BeforeValidator(_upper)] = Field(
-        default="PLAINTEXT", description="How to talk to the brokers."
+        default="PLAINTEXT", description="Protocol of the connections to the brokers."
     )
     sasl_mechanism: Annotated[SaslMechanism | None, BeforeValidator(_upper)] = Field(
-        default=None, description="How to log in; needed by the `SASL_` protocols."
+        default=None, description="Mechanism to log in with; required by the `SASL_` protocols."
     )
     sasl_username: str | None = Field(default=None, description="User name to log in with.")
     sasl_password: SecretStr | None = Field(default=None, description="Password to log in with.")
     ssl_cafile: FilePath | None = Field(
-        default=None, description="PEM file with the authorities to trust; the system's own if not set."
+        default=None, description="PEM file with the certificate authorities to trust. Not set: those of the system."
     )
     ssl_certfile: FilePath | None = Field(
-        default=None, description="PEM file with the client certificate, for brokers that ask for one."
+        default=None, description="PEM file with the client certificate, for brokers that require one."
     )
     ssl_keyfile: FilePath | None = Field(
-        default=None, description="PEM file with the key of the certificate, if it is not in the same file."
+        default=None, description="PEM file with the key of the client certificate, if it is not in the same file."
     )
-    ssl_key_password: SecretStr | None = Field(default=None, description="Password of the key, if any.")
+    ssl_key_password: SecretStr | None = Field(default=None, description="Password of the key, if it has one.")
     request_timeout: Seconds = Field(
-        default=8.0, description="How long a broker may take to answer a request before it is asked again."
+        default=8.0, description="Maximum time a broker may take to answer a request before the relay asks again."
     )
     compression: Annotated[Compression, BeforeValidator(_lower)] = Field(
         default="none",
@@ -131,11 +131,11 @@ class KafkaSettings(Group):
         default=65_536,
         ge=1_024,
         le=1_048_576,
-        description="Size up to which events of a partition are packed into one record batch.",
+        description="Maximum size of a record batch of several events. A larger event is sent alone.",
     )
     timestamp: Annotated[Literal["created", "published"], BeforeValidator(_lower)] = Field(
         default="created",
-        description="The time in Kafka's records: when the event was written, or published.",
+        description="Time in Kafka's records: that of writing the event, or that of publishing it.",
     )
 
 
@@ -146,80 +146,89 @@ class ReplicaSettings(Group):
         default_factory=_own_name,
         min_length=1,
         max_length=200,
-        description="How this replica is called in `relay status` and in logs.",
+        description="Name of this replica in `relay status` and in logs.",
         json_schema_extra={"shown_default": "host name and process id"},
     )
     lease: Seconds = Field(
         default=15.0,
-        description="How long a silent replica keeps its lanes. A heartbeat every third of it extends it.",
+        description="Time for which a silent replica keeps its lanes. A heartbeat renews it every third of this time.",
     )
 
 
 class ScanSettings(Group):
     """How pending events are read."""
 
-    batch_events: Count = Field(default=1_000, description="Most events that one scan reads.")
+    batch_events: Count = Field(default=1_000, description="Maximum number of events that one scan reads.")
     idle_interval: Seconds = Field(
-        default=0.2, description="Pause between scans when nothing is pending: the idle latency."
+        default=0.2, description="Pause between scans while nothing is pending: the latency of an idle relay."
     )
     busy_interval: Seconds = Field(
-        default=0.002, description="Pause between scans while events flow; at least as long as a scan takes."
+        default=0.002, description="Minimum pause between scans while events flow; at least as long as the scan."
     )
     sweep_step_ids: Count = Field(
-        default=50_000, description="Range of ids that one step of a long sweep looks through."
+        default=50_000, description="Number of ids that one step of a long sweep looks through."
     )
     wake_up: bool = Field(
-        default=True, description="Listen for wake-ups, which writers may send after a commit to end a pause."
+        default=True, description="Listen for wake-ups, with which writers can end a pause after a commit."
     )
 
 
 class BufferSettings(Group):
-    """The bound on what is read and not yet settled; the relay's memory grows with it."""
+    """The bounds of the events that are read and not yet settled. The relay's memory grows with them."""
 
-    max_events: Count = Field(default=8_000, description="Most events between scan and receipt.")
+    max_events: Count = Field(default=8_000, description="Maximum number of events between scan and receipt.")
     max_bytes: int = Field(
-        default=33_554_432, ge=1_048_576, description="Most bytes of events between scan and receipt."
+        default=33_554_432, ge=1_048_576, description="Maximum size of all events between scan and receipt."
     )
 
 
 class SettleSettings(Group):
     """How receipts are written."""
 
-    batch_events: Count = Field(default=5_000, description="Most receipts that one statement writes.")
+    batch_events: Count = Field(default=5_000, description="Maximum number of receipts that one statement writes.")
 
 
 class PublishSettings(Group):
     """How fast the relay may publish; no limit by default."""
 
     events_per_second: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="Most events per second of this replica; 0 = no limit."
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Maximum number of events per second that this replica publishes; 0 = no limit.",
     )
     bytes_per_second: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="Most bytes per second of this replica; 0 = no limit."
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Maximum number of bytes per second that this replica publishes; 0 = no limit.",
     )
 
 
 class FailureSettings(Group):
-    """What becomes of an event that Kafka does not take, and of the later events of its key."""
+    """What happens to an event that Kafka does not take, and to the later events of its key."""
 
     policy: Annotated[Policy, BeforeValidator(_lower)] = Field(
         default="block",
-        description="`block` holds later events of the key back until replay or discard, `skip` lets them go on, "
-        "`dead-letter` also sends the event to a dead-letter topic.",
+        description="What happens after an event fails. `block` holds back the later events of its key until a replay "
+        "or discard, `skip` publishes them, `dead-letter` publishes them and sends the event to a dead-letter topic.",
     )
     policies: Annotated[str, AfterValidator(_policies)] = Field(
         default="",
-        description="Other policies by topic pattern, the first match counts: `audit.*=skip,orders=dead-letter`.",
+        description="Policies of single topics, by pattern; the first match counts: `audit.*=skip,orders=dead-letter`.",
     )
     max_attempts: Count = Field(
-        default=10, description="Attempts at an event whose error is unknown, before it fails. Outages spend none."
+        default=10,
+        description="Maximum number of attempts at an event whose error is unknown. An outage does not count.",
     )
-    first_delay: Seconds = Field(default=1.0, description="Pause before the second attempt; it doubles each time.")
-    most_delay: Seconds = Field(default=300.0, description="Longest pause between attempts.")
+    first_delay: Seconds = Field(
+        default=1.0, description="Pause before the second attempt. It doubles with each attempt."
+    )
+    most_delay: Seconds = Field(default=300.0, description="Maximum pause between attempts.")
     dead_letter_suffix: str = Field(
         default=".dead-letter",
         pattern=r"^[a-zA-Z0-9._-]+$",
-        description="Appended to a topic's name to get its dead-letter topic.",
+        description="Suffix of dead-letter topics: the topic's name and this suffix.",
     )
 
     def by_pattern(self) -> dict[str, Policy]:
@@ -234,15 +243,15 @@ class TopicSettings(Group):
     allow: Annotated[str, AfterValidator(_patterns)] = Field(
         default="*",
         min_length=1,
-        description="Topics that events may go to, as patterns: `orders,billing.*`. Events for others fail.",
+        description="Topics that events may go to, as patterns: `orders,billing.*`. Events for other topics fail.",
     )
     deny: Annotated[str, AfterValidator(_patterns)] = Field(
         default="__*",
-        description="Topics that no event may go to, though they are allowed: those of Kafka itself begin with `__`.",
+        description="Topics that no event may go to, even if they are allowed. Kafka's own topics begin with `__`.",
     )
-    create: bool = Field(default=False, description="Create topics that do not exist.")
-    partitions: Count = Field(default=12, description="Partitions of topics that are created.")
-    replication: Count = Field(default=3, description="Replication factor of topics that are created.")
+    create: bool = Field(default=False, description="Whether the relay creates topics that do not exist.")
+    partitions: Count = Field(default=12, description="Number of partitions of topics that the relay creates.")
+    replication: Count = Field(default=3, description="Replication factor of topics that the relay creates.")
 
     def admission(self) -> Admission:
         """Which topics events may go to."""
@@ -254,7 +263,8 @@ class StopSettings(Group):
 
     grace: Seconds = Field(
         default=25.0,
-        description="How long SIGTERM waits for what is taken to be settled. Kubernetes kills after 30 s.",
+        description="Maximum time that a stop waits until all taken events are settled. Kubernetes kills after 30 s "
+        "unless told otherwise.",
     )
 
 
@@ -266,7 +276,7 @@ class HttpSettings(Group):
 
 
 class HealthSettings(Group):
-    """When `/readyz` says no."""
+    """When a replica is not ready."""
 
     max_stall: Seconds = Field(
         default=60.0,
@@ -280,10 +290,10 @@ class HealthSettings(Group):
 
 
 class LogSettings(Group):
-    """What is logged and how it looks."""
+    """What is logged, and in which format."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
-        default="info", description="Least level that is logged. No level logs one line per event."
+        default="info", description="Lowest level that is logged. No level logs one line per event."
     )
     format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = Field(
         default="auto", description="`auto` is `console` on a terminal and `json` otherwise."
@@ -293,16 +303,16 @@ class LogSettings(Group):
 class SegmentSettings(Group):
     """The partitions of `event` and `delivery`, and how long delivered events are kept."""
 
-    ids: Count = Field(default=5_000_000, description="Ids per segment.")
-    ahead: Count = Field(default=2, description="Segments made ahead of the one being written.")
+    ids: Count = Field(default=5_000_000, description="Number of ids per segment.")
+    ahead: Count = Field(default=2, description="Number of segments made ahead of the one in use.")
     retention: float = Field(
         default=86_400.0,
         ge=0,
         allow_inf_nan=False,
-        description="How long a segment is kept after its events were delivered.",
+        description="Time for which a segment is kept after its events were delivered.",
     )
     check_interval: Seconds = Field(
-        default=60.0, description="How often segments are looked at, to make new ones and drop old ones."
+        default=60.0, description="Time between two checks whether segments have to be made or dropped."
     )
 
 
@@ -312,7 +322,7 @@ def relation_problems(
     scan: ScanSettings,
     buffer: BufferSettings,
 ) -> list[str]:
-    """Say which settings contradict each other; each sentence names its variables and what to do."""
+    """Return a sentence for each contradiction between settings: the variables it is about, and what to do."""
     problems: list[str] = checks.kafka_security(kafka.model_dump())
 
     def refuse(broken: Any, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""From variables and files to one checked object: names resolved, secrets read, every problem said at once.
+"""From variables and files to one checked object: resolves names, reads secrets, and reports all problems together.
 
 Precedence: a variable or, for a secret, the file that `RELAY_<GROUP>_<FIELD>_FILE` names; then the TOML file
 that `RELAY_CONFIG_FILE` names; then the default. An empty variable counts as not set.
@@ -38,7 +38,7 @@ _FOREIGN_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One setting as the outside sees it."""
+    """One setting, as users know it."""
 
     name: str
     group: str
@@ -47,18 +47,18 @@ class Variable:
 
     @property
     def secret(self) -> bool:
-        """Whether the value must never be shown."""
+        """Return whether the value must never be shown."""
         return "SecretStr" in str(self.field.annotation)
 
     @property
     def required(self) -> bool:
-        """Whether there is no default."""
+        """Return whether the setting has no default."""
         return self.field.is_required()
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value that was found, as text, and where."""
+    """The text of a value, and where it was found."""
 
     text: str = field(repr=False)
     source: str
@@ -85,14 +85,14 @@ class OldName:
 
 @dataclass(slots=True)
 class Found:
-    """What variables and files say, before it is checked."""
+    """The values that variables and files give, before they are checked, and the problems with them."""
 
     values: dict[str, Given] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     unknown: dict[str, str | None] = field(default_factory=dict)
-    """Names that are no setting, each with the setting that was probably meant."""
+    """Names that are not settings, each with the setting that was probably meant."""
     refused: set[str] = field(default_factory=set)
-    """Settings that a problem has been said about already."""
+    """Settings of which a problem has been noted already."""
     old_names: list[OldName] = field(default_factory=list)
 
     def refuse(self, name: str, problem: str) -> None:
@@ -116,9 +116,9 @@ def variables(settings: type[BaseModel]) -> dict[str, Variable]:
 
 
 def find(known: Mapping[str, Variable], env: Mapping[str, str], prefix: str = PREFIX) -> Found:
-    """Collect what `env` and the files it names say about those `known` settings that begin with `prefix`.
+    """Collect the values that `env`, and the files it names, give to the `known` settings that begin with `prefix`.
 
-    A name that is not a setting is noted if it, or what was probably meant, begins so. The others are not looked at.
+    A name that is not a setting is noted if it, or the setting that was probably meant, begins with the prefix.
     """
     found = Found()
     wanted = {name: variable for name, variable in known.items() if name.startswith(prefix)}
@@ -164,7 +164,7 @@ def _differ(one: str, other: str) -> bool:
 
 
 def _take(found: Found, wanted: Mapping[str, Variable], given: Mapping[str, str], source: str, place: str) -> None:
-    """Let the `given` values of one source win over what was found before."""
+    """Take the `given` values of one source; they win over those that were found before."""
     for name, variable in wanted.items():
         text = given.get(name, "")
         file = given.get(f"{name}_FILE", "") if variable.secret else ""
@@ -176,7 +176,10 @@ def _take(found: Found, wanted: Mapping[str, Variable], given: Mapping[str, str]
             try:
                 secret = read_secret(file)
             except (OSError, UnicodeDecodeError) as error:
-                found.refuse(name, f"{name}_FILE names {file}, which cannot be read ({_reason(error)})")
+                found.refuse(
+                    name,
+                    f"{name}_FILE names {file}, which cannot be read ({_reason(error)}); correct the path or the file",
+                )
             except ValueError:
                 found.refuse(name, f"{name}_FILE names {file}, which is empty; write the secret to it")
             else:
@@ -188,11 +191,13 @@ def _read_toml(path: Path, found: Found) -> dict[str, str]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        found.problems.append(f"{CONFIG_FILE} names {path}, which cannot be read ({_reason(error)})")
+        found.problems.append(
+            f"{CONFIG_FILE} names {path}, which cannot be read ({_reason(error)}); correct the path or the file"
+        )
         return {}
     except tomllib.TOMLDecodeError as error:
         # The parser's message has a position and at most a key of the file, so no secret.
-        found.problems.append(f"{CONFIG_FILE} names {path}, which is not TOML: {error}")
+        found.problems.append(f"{CONFIG_FILE} names {path}, which is not TOML: {error}; correct the file")
         return {}
     return dict(_flatten(tables))
 
@@ -219,17 +224,17 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 
 
 def unknown_problems(unknown: Mapping[str, str | None]) -> list[str]:
-    """Say what is wrong with names that are no setting."""
+    """Return a problem for each name that is not a setting."""
     return [
         f"{name} is not a setting; did you mean {meant}?"
         if meant
-        else f"{name} is not a setting; remove it, or see the list of all with: relay config --reference"
+        else f"{name} is not a setting; remove it, or list all settings with: relay config --reference"
         for name, meant in unknown.items()
     ]
 
 
 def problems_of(error: ErrorDetails, known: Mapping[str, Variable], found: Found) -> list[str]:
-    """Say in our words what pydantic found; a secret's value is never part of it."""
+    """Return what pydantic found, in our words and without the value of a secret."""
     location = "_".join(str(part) for part in error["loc"][:2])
     variable = known.get(f"{PREFIX}{location}".upper())
     cause = error.get("ctx", {}).get("error")

@@ -1,4 +1,4 @@
-"""Secrets that lie in files, read anew whenever they are needed: whoever rotates them replaces the file."""
+"""Secrets in files. They are read again whenever they are needed, so that replacing the file rotates the secret."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FileSecret(SecretStr):
-    """The content of a file at the time it is asked for."""
+    """A secret that is read from its file each time its value is asked for."""
 
     def __init__(self, variable: str, file: str, check: Callable[[SecretStr], SecretStr] | None = None) -> None:
         super().__init__(f"(in {file})")
@@ -23,9 +23,9 @@ class FileSecret(SecretStr):
         self._check = check
 
     def get_secret_value(self) -> str:
-        """Read it. Raises SettingsError, without any part of it, when the file cannot be read or holds no such thing.
+        """Read the secret. Raises SettingsError, without any part of it, if the file is unreadable or its text unfit.
 
-        The file may be read while it is written anew: what waits for servers tries again.
+        The file may be read while it is being written; code that waits for servers tries again.
         """
         try:
             text = read_secret(self._file)
@@ -33,17 +33,22 @@ class FileSecret(SecretStr):
                 self._check(SecretStr(text))
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise SettingsError(f"{self._variable}_FILE names {self._file}, which cannot be read ({reason})") from error
+            raise SettingsError(
+                f"{self._variable}_FILE names {self._file}, which cannot be read ({reason}); "
+                "correct the path or the file"
+            ) from error
         except UnicodeDecodeError:
-            raise SettingsError(f"{self._variable}_FILE names {self._file}, which is not UTF-8 text") from None
+            raise SettingsError(
+                f"{self._variable}_FILE names {self._file}, which is not UTF-8 text; correct the file"
+            ) from None
         except ValueError as error:
             raise SettingsError(f"{self._variable} (from file {self._file}) {error}") from None
         return text
 
 
 def read_secret(file: str) -> str:
-    """The text of a file without the line end. Raises OSError, UnicodeDecodeError, or ValueError if there is none."""
+    """Return a file's text without the line end. Raises OSError, UnicodeDecodeError, or ValueError if it is empty."""
     text = Path(file).read_text(encoding="utf-8").strip("\r\n")
     if not text:
-        raise ValueError("is empty; if the file is being written, it will be read again; else write the secret to it")
+        raise ValueError("is empty; write the secret to the file (one that is being written will be read again)")
     return text

@@ -1,7 +1,6 @@
-"""Everything that happens in the relay and is worth telling, in one table.
+"""The table of happenings: everything that the relay tells of itself.
 
-A stage emits a happening by its name; what is logged and which metrics change is decided here and nowhere
-else.
+A stage emits a happening by its name. This table alone decides what is logged and which metrics change.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ LEVELS: dict[Level, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a happening does to one metric: by a constant, or by the value of one of its fields.
+    """The change that a happening makes to one metric: by a constant, or by the value of one of its fields.
 
-    Counters grow, histograms observe, gauges are set. A field that is a collection counts its elements.
+    A counter grows by it, a histogram observes it, a gauge is set to it. A field that is a collection counts its
+    elements.
     """
 
     metric: str
@@ -33,12 +33,12 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """What is logged and counted when it is emitted.
+    """What is logged and counted when the happening is emitted.
 
-    One without a level is not logged: it only moves metrics, or tells listeners something.
+    A happening without a level is not logged: it only changes metrics, or tells listeners something.
 
-    Happenings with a `state` (of what, how it is) may be told as often as one likes: metrics are updated and
-    a line is logged only when the state changes. An error that was not seen in this state gets a line too.
+    A happening with a `state`, a pair (thing, state of the thing), may be emitted as often as one likes: metrics change
+    and a line is logged only when the thing's state changes. An error that is new in this state gets a line, too.
     """
 
     level: Level | None
@@ -47,7 +47,7 @@ class Happening:
     updates: tuple[Update, ...] = ()
     state: tuple[str, str] | None = None
     warn_if: str | None = None
-    """A field that, when it is not zero, makes this a warning."""
+    """A field; the line is a warning when its value is not zero."""
 
 
 HAPPENINGS: dict[str, Happening] = {
@@ -57,7 +57,9 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "settings.old_name": Happening("warning", "A setting has its old name", ("warning",)),
     "service.stopping": Happening("info", "Stopping: no new events are taken", ("reason",)),
-    "drain.done": Happening("info", "Everything taken is settled", ("seconds",), (Update("drain_seconds", "seconds"),)),
+    "drain.done": Happening(
+        "info", "All taken events are settled", ("seconds",), (Update("drain_seconds", "seconds"),)
+    ),
     "service.stopped": Happening(
         "info",
         "Relay stopped",
@@ -68,14 +70,14 @@ HAPPENINGS: dict[str, Happening] = {
     "http.started": Happening("info", "Serving /livez, /readyz and /metrics", ("host", "port")),
     "http.refused": Happening(
         "debug",
-        "A request was refused: it is not HTTP, or too large",
+        "HTTP request refused: not HTTP, or too large",
         ("peer", "error", "requests"),
         (Update("http_refused_total"),),
         warn_if="requests",
     ),
     "http.cut": Happening(
         "debug",
-        "An HTTP connection was cut: too slow, or one too many",
+        "HTTP connection cut: too slow, or too many connections",
         ("reason", "connections"),
         (Update("http_cut_total"),),
         warn_if="connections",
@@ -87,9 +89,9 @@ HAPPENINGS: dict[str, Happening] = {
     "loop.starved": Happening(
         "debug", "The event loop waited for a CPU", ("seconds",), (Update("loop_starved_total"),)
     ),
-    "loop.stalled": Happening("warning", "The event loop stood still", ("seconds", "worked")),
+    "loop.stalled": Happening("warning", "The event loop stalled", ("seconds", "worked")),
     "state.unsteady": Happening(
-        "warning", "This comes and goes again and again; told once more when it has held for 30 s", ("what",)
+        "warning", "A state keeps changing; it is logged again once it has held for 30 s", ("what",)
     ),
     # PostgreSQL
     "postgres.waiting": Happening(
@@ -116,13 +118,13 @@ HAPPENINGS: dict[str, Happening] = {
     # the flow as a whole
     "tenure.failed": Happening(
         "debug",
-        "The flow ended for an unforeseen reason; it begins anew",
+        "The flow failed with an unexpected error; it begins again",
         ("error", "again_in"),
         (Update("flow_failed_total"),),
     ),
     "tenure.failing": Happening(
         "error",
-        "The flow ends for an unforeseen reason, and is tried again at a slackening pace",
+        "The flow fails with an unexpected error; it is tried again with growing pauses",
         ("error", "statement"),
         state=("tenure", "failing"),
     ),
@@ -141,7 +143,7 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "producer.replaced": Happening(
         "debug",
-        "Kafka producer discarded for a new one",
+        "Kafka producer replaced",
         ("producer", "reason", "first_time"),
         (Update("producers_replaced_total"),),
         warn_if="first_time",
@@ -155,12 +157,12 @@ HAPPENINGS: dict[str, Happening] = {
     "lease.lost": Happening("warning", "Lease lost", ("reason",), (Update("leases_lost_total"),)),
     "hint.failed": Happening(
         "warning",
-        "A hint could not be sent or listened to; the others find out with their next heartbeat",
+        "Hints between replicas (NOTIFY) fail; the replicas notice changes with their next heartbeat",
         ("error",),
         (Update("hints_failed_total"),),
         state=("hints", "failing"),
     ),
-    "hint.sent": Happening(None, "Others were told to look", state=("hints", "working")),
+    "hint.sent": Happening(None, "Hint sent", state=("hints", "working")),
     "heartbeat.done": Happening(None, "Heartbeat", ("seconds",), (Update("heartbeat_seconds", "seconds"),)),
     # scan
     "scan.done": Happening(
@@ -193,7 +195,7 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "publish.restamped": Happening(
         "debug",
-        "Events were published with the time of publishing: their topic does not take that of writing",
+        "Events published with the time of publishing: their topic does not take the time of writing",
         ("topic", "events", "first_time"),
         (Update("restamped_events_total", "events", ("topic",)),),
         warn_if="first_time",
@@ -206,14 +208,14 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "publish.fault": Happening(
         "error",
-        "A part of publishing failed for an unforeseen reason; it begins anew",
+        "A part of publishing failed with an unexpected error; it begins again",
         ("error",),
         state=("publish", "faulty"),
     ),
-    "topic.troubled": Happening("warning", "A topic does not take events; they wait", ("topic", "error")),
+    "topic.troubled": Happening("warning", "A topic does not take events; its events wait", ("topic", "error")),
     "topic.paused": Happening(
         "warning",
-        "Topic paused: its events are held back, other topics go on",
+        "Topic paused: its events are held back, other topics continue",
         ("topic", "error"),
         (Update("topics_paused_total"),),
     ),
@@ -224,12 +226,12 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "topic.resumed_too": Happening("debug", "Another topic works again", ("topic",)),
     "partition.stalled": Happening(
-        "warning", "Nothing moves in a partition, while others go on", ("topic", "partition", "error")
+        "warning", "A partition makes no progress while others do", ("topic", "partition", "error")
     ),
     "partition.moves": Happening(None, "Something moves in a partition that had stalled", ("topic", "partition")),
     "event.retrying": Happening(
         "warning",
-        "An event was refused for an unknown reason; it is tried again later and holds its key back",
+        "Kafka refused an event for an unknown reason; it is tried again later and holds back its key",
         ("topic", "id", "error"),
         (Update("retried_events_total", labels=("topic",)),),
     ),
@@ -248,7 +250,7 @@ HAPPENINGS: dict[str, Happening] = {
     "events.held": Happening(None, "Held back", ("events",), (Update("held_events_total", "events"),)),
     "event.unrecorded": Happening(
         "error",
-        "What became of an event cannot be recorded; it is tried again, and nothing passes it",
+        "The outcome of an event cannot be recorded; recording is tried again",
         ("topic", "id", "error"),
         (Update("refused_records_total"),),
     ),
@@ -265,8 +267,8 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "settle.duplicates": Happening("warning", "Events are in Kafka more than once", ("events",)),
     # replays of delivered events
-    "replay.started": Happening("info", "Publishing delivered events again, as asked", ("action", "topic", "lanes")),
-    "replay.ended": Happening("info", "That replay is over: finished or cancelled", ("action",)),
+    "replay.started": Happening("info", "Replay of delivered events started", ("action", "topic", "lanes")),
+    "replay.ended": Happening("info", "Replay of delivered events ended: finished or cancelled", ("action",)),
     "replay.settled": Happening(
         None,
         "Replayed",
@@ -278,7 +280,7 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "replay.refused": Happening(
         "warning",
-        "Kafka refuses events of a replay; they are counted and it goes on: see `relay replay show`",
+        "Kafka refuses events of a replay; the replay counts them and goes on: see `relay replay show`",
         ("action", "topic", "error"),
     ),
     "replay.waiting": Happening("warning", "No connection to PostgreSQL for replays yet", ("error",)),
@@ -298,12 +300,12 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "housekeeping.put_off": Happening(
         "warning",
-        "Work that is not urgent is put off; the flow goes on",
+        "Housekeeping postponed; the flow goes on",
         ("chore", "error"),
     ),
     "housekeeping.failed": Happening(
         None,
-        "Not urgent and not done",
+        "Housekeeping failed",
         ("chore", "overdue"),
         (
             Update("housekeeping_failures_total", labels=("chore",)),
@@ -312,7 +314,7 @@ HAPPENINGS: dict[str, Happening] = {
     ),
     "housekeeping.works_again": Happening(
         "info",
-        "Work that was put off is done again",
+        "Postponed housekeeping is done",
         ("chore", "overdue"),
         (Update("housekeeping_overdue_seconds", "overdue", ("chore",)),),
     ),
