@@ -60,16 +60,16 @@ class Closed:
         go: list[PendingEvent] = []
         wait: list[PendingEvent] = []
         for event in events:
-            (wait if self.holds_back(event[3], event[4]) else go).append(event)
+            (wait if self.holds_back(event.topic, event.key) else go).append(event)
         return go, wait
 
-    def held_back(self, events: Iterable[PendingEvent]) -> None:
-        """These are being held back: a pass that has gone by them, or cannot see them yet, must look again."""
+    def note_held(self, events: Iterable[PendingEvent]) -> None:
+        """Note events that are held back: a pass that has gone by them, or cannot see them yet, must look again."""
         since = self._held_since
         if since is not None:
             for event in events:
-                place = event[3], event[4]
-                since[place] = min(event[1], since.get(place, event[1]))
+                place = event.topic, event.key
+                since[place] = min(event.id, since.get(place, event.id))
 
     def held_before(self, event: PendingEvent) -> bool:
         """Whether an earlier event of its key was held back since `look_again_from` was last called.
@@ -77,7 +77,7 @@ class Closed:
         What was read meanwhile may lack that one: this one would go on before it.
         """
         since = self._held_since
-        return since is not None and since.get((event[3], event[4]), event[1]) < event[1]
+        return since is not None and since.get((event.topic, event.key), event.id) < event.id
 
     @property
     def nothing_held_since(self) -> bool:

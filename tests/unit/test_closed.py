@@ -58,9 +58,9 @@ def test_the_next_pass_opens_what_the_last_one_could_not() -> None:
 def test_a_pass_looks_again_at_what_was_held_back_behind_it() -> None:
     closed = Closed(keys=[("t", b"k")])
     closed.begin_pass()
-    closed.held_back([event(7), event(5)])
+    closed.note_held([event(7), event(5)])
     assert [closed.nothing_held_since, closed.look_again_from(100), closed.nothing_held_since] == [False, 4, True]
-    closed.held_back([event(200)])
+    closed.note_held([event(200)])
     assert not closed.nothing_held_since
     assert closed.look_again_from(100) == 100
     assert closed.look_again_from(100) == 100
@@ -69,7 +69,7 @@ def test_a_pass_looks_again_at_what_was_held_back_behind_it() -> None:
 def test_what_goes_before_an_event_of_its_key_is_known_until_the_pass_looks_again() -> None:
     closed = Closed(topics=["t"])
     closed.begin_pass()
-    closed.held_back([event(5), event(8), event(6, b"other")])
+    closed.note_held([event(5), event(8), event(6, b"other")])
     assert [closed.held_before(event(id_)) for id_ in (4, 5, 6)] == [False, False, True]
     assert not closed.held_before(event(6, b"other"))
     assert not closed.held_before(event(9, b"k", "another"))
@@ -80,8 +80,8 @@ def test_what_goes_before_an_event_of_its_key_is_known_until_the_pass_looks_agai
 def test_while_no_pass_is_under_way_nothing_is_noted_of_what_is_held_back() -> None:
     """A topic may be paused for a week, and have a million keys."""
     closed = Closed(topics=["t"])
-    closed.held_back([event(5)])
+    closed.note_held([event(5)])
     closed.begin_pass()
     closed.leave_pass()
-    closed.held_back([event(5)])
+    closed.note_held([event(5)])
     assert not closed._held_since

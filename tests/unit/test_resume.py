@@ -205,7 +205,7 @@ async def test_a_straggler_held_back_behind_the_pass_is_found_before_its_key_ope
     straggler = event(5)
 
     def hold_back() -> None:
-        setting.closed.held_back([straggler])
+        setting.closed.note_held([straggler])
         setting.tables.held.append(straggler)
 
     # Held back while the pass reads above 50 already.
@@ -224,7 +224,7 @@ async def test_nothing_is_resumed_before_an_earlier_event_of_its_key_whose_held_
 
     def hold_back() -> None:
         setting.outcomes.add(record)
-        setting.closed.held_back([event(5)])
+        setting.closed.note_held([event(5)])
 
     def commit() -> None:
         setting.tables.held.append(event(5))
@@ -354,7 +354,7 @@ async def test_a_held_row_that_is_read_before_settle_hears_of_its_commit_is_read
 
     def hold_back() -> None:
         setting.outcomes.add(record)
-        setting.closed.held_back([taken])
+        setting.closed.note_held([taken])
         setting.tables.held = [taken]
 
     def settle() -> None:

@@ -71,5 +71,5 @@ class Gate:
         for event in events:
             lanes.setdefault(event.lane, []).append(event)
         for lane, its_events in lanes.items():
-            tenure.closed_in(lane).held_back(its_events)
+            tenure.closed_in(lane).note_held(its_events)
         self._outcomes.add(Held(tenure, events))
