@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from relay.decide.limits import TopicLimits
     from relay.event import PendingEvent
     from relay.settings import KafkaSettings, TopicSettings
+    from relay.stages.publish.ports import RecordBatch
 
 
 RECORD_OVERHEAD = 160
@@ -45,8 +46,8 @@ MARGIN_BYTES = 4_096
 """Below a topic's limit, so that an estimate a little too low is not refused."""
 
 
-class RecordBatch:
-    """Events packed for one partition, in order."""
+class KafkaBatch:
+    """Events packed for one partition, in order, with what aiokafka builds of them."""
 
     __slots__ = ("builder", "events", "restamped", "size")
 
@@ -226,7 +227,7 @@ class KafkaProducer:
         most: int,
         max_bytes: int | None,
         times: tuple[int, int] = ANY_TIME,
-    ) -> RecordBatch:
+    ) -> KafkaBatch:
         """Pack the first of the events that wait into a record batch until it is full: at least one, at most `most`.
 
         `max_bytes` is what the topic takes in a record batch, `times` the earliest and the latest time that it takes.
@@ -267,7 +268,7 @@ class KafkaProducer:
             events.append(event)
             total += size
         builder.close()
-        return RecordBatch(builder, events, total, restamped)
+        return KafkaBatch(builder, events, total, restamped)
 
     async def send(
         self,
@@ -283,6 +284,7 @@ class KafkaProducer:
         queued, which takes as long as another one is queued there.
         Raises PublishError when it does not take it; then it is not in Kafka and `done` is never called.
         """
+        builder = _builder(batch)
         where = TopicPartition(topic, partition)
         refusals = self._refusals
         heard = refusals.heard(where)
@@ -292,10 +294,10 @@ class KafkaProducer:
                 return BehindRefusedError()
             return None if allowed() else NotSentError()
 
-        allow_unless(batch.builder, why_not)
+        allow_unless(builder, why_not)
         while True:
             try:
-                future = await self._producer.send_batch(batch.builder, topic, partition=partition)
+                future = await self._producer.send_batch(builder, topic, partition=partition)
             except KafkaTimeoutError:
                 # The partition's place is still taken: nothing was lost, it is the same batch that goes in again.
                 continue
@@ -348,3 +350,9 @@ class KafkaProducer:
             # Once cancelled it waits for its requests; those wait for news of a cluster that nobody asks any more.
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
+
+
+def _builder(batch: RecordBatch) -> Any:
+    if not isinstance(batch, KafkaBatch):
+        raise TypeError(f"{batch!r} was not packed by a KafkaProducer")
+    return batch.builder

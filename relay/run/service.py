@@ -69,10 +69,10 @@ class Service:
         producers = Pair(
             *(
                 Keeper(
-                    partial(wait_for_producer, settings.kafka, settings.topic),
-                    Backoff(random.random, first=0.1, most=10.0),
-                    telemetry,
                     name=name,
+                    connect=partial(wait_for_producer, settings.kafka, settings.topic),
+                    backoff=Backoff(random.random, first=0.1, most=10.0),
+                    telemetry=telemetry,
                 )
                 for name in ("main", "side")
             )

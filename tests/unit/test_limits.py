@@ -12,6 +12,7 @@ from relay.stages.publish.partition import Flight
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import event
+from tests.support.producers import MAIN
 
 NOW = 1_800_000_000_000
 HOUR = 3_600_000
@@ -56,14 +57,14 @@ def test_a_topic_that_notes_the_brokers_time_has_no_limits_of_time() -> None:
 def test_a_refused_time_of_writing_is_learned_from_and_a_refused_time_of_publishing_is_not() -> None:
     limits = Limits("orders")
     old = event(1)._replace(created_ms=now_ms() - HOUR)
-    own = Flight(Tenure(Room(1, 1)), "producer", [old], time.monotonic())
+    own = Flight(Tenure(Room(1, 1)), MAIN, [old], time.monotonic())
     assert limits.learn_times(own, [old])
     earliest, _ = limits.times()
     assert old.created_ms < earliest
 
-    restamped = Flight(Tenure(Room(1, 1)), "producer", [old], time.monotonic(), times=(earliest, 2**63))
+    restamped = Flight(Tenure(Room(1, 1)), MAIN, [old], time.monotonic(), times=(earliest, 2**63))
     assert not limits.learn_times(restamped, [old])
-    waited = Flight(Tenure(Room(1, 1)), "producer", [old], time.monotonic() - 3_600, times=(earliest, 2**63))
+    waited = Flight(Tenure(Room(1, 1)), MAIN, [old], time.monotonic() - 3_600, times=(earliest, 2**63))
     assert limits.learn_times(waited, [old]), "it was the time of publishing an hour ago"
 
 

@@ -15,11 +15,13 @@ from relay.stages.publish.partition import COLD_AFTER, MOST_PER_BATCH, Flight, P
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import event, events, ids
+from tests.support.producers import MAIN, SIDE
 
 if TYPE_CHECKING:
     import pytest
 
     from relay.event import PendingEvent
+    from relay.stages.publish.ports import Producer
 
 EVENT = EventTuple(0, 1, UUID(int=1), "orders", b"k", b"x", None, None, 0, 2)
 REFUSAL = PublishError(FailureKind.EVENT, "too large")
@@ -34,14 +36,14 @@ async def test_after_its_pause_a_refused_partition_may_send_however_early_the_lo
     monkeypatch.setattr(loop, "call_later", lambda _, callback, *arguments: loop.call_soon(callback, *arguments))
     partition = Partition("orders", 0, Backoff(lambda: 0.0))
     partition.add([EVENT])
-    assert partition.may_send("producer", time.monotonic())
+    assert partition.may_send(MAIN, time.monotonic())
 
     partition.back_off()
-    assert not partition.may_send("producer", time.monotonic())
+    assert not partition.may_send(MAIN, time.monotonic())
 
     partition.wake_up.clear()
     await partition.wake_up.wait()
-    assert partition.may_send("producer", time.monotonic())
+    assert partition.may_send(MAIN, time.monotonic())
 
 
 class Packed(NamedTuple):
@@ -56,12 +58,12 @@ def new_partition() -> Partition:
     return partition
 
 
-def send(partition: Partition, producer: str, now: float = 0.0) -> Flight:
+def send(partition: Partition, producer: Producer, now: float = 0.0) -> Flight:
     """A full batch, though of one event."""
     return send_some(partition, producer, 1, now)
 
 
-def send_some(partition: Partition, producer: str, number: int, now: float = 0.0) -> Flight:
+def send_some(partition: Partition, producer: Producer, number: int, now: float = 0.0) -> Flight:
     """A batch of so many events."""
     flight = Flight(Tenure(Room(1, 1)), producer, take(partition, number), now)
     partition.flights.append(flight)
@@ -82,48 +84,48 @@ def acknowledge(partition: Partition, now: float) -> None:
 def test_the_first_batch_of_a_producer_goes_alone_until_it_is_acknowledged() -> None:
     """A broker that has no sequence to compare with would take the second although it refused the first."""
     partition = new_partition()
-    assert partition.may_send("producer", 0.0)
-    send(partition, "producer")
-    assert not partition.may_send("producer", 0.0)
+    assert partition.may_send(MAIN, 0.0)
+    send(partition, MAIN)
+    assert not partition.may_send(MAIN, 0.0)
     acknowledge(partition, 0.0)
-    assert partition.may_send("producer", 0.0)
+    assert partition.may_send(MAIN, 0.0)
 
 
 def test_then_one_is_in_flight_and_one_is_queued_behind_it() -> None:
     partition = new_partition()
-    send(partition, "producer")
+    send(partition, MAIN)
     acknowledge(partition, 0.0)
-    send(partition, "producer")
-    assert partition.may_send("producer", 1.0)
-    send(partition, "producer")
-    assert not partition.may_send("producer", 1.0)
+    send(partition, MAIN)
+    assert partition.may_send(MAIN, 1.0)
+    send(partition, MAIN)
+    assert not partition.may_send(MAIN, 1.0)
 
 
 def test_nothing_is_queued_behind_a_batch_until_there_is_enough_to_fill_one() -> None:
     partition = new_partition()
-    send(partition, "producer")
+    send(partition, MAIN)
     acknowledge(partition, 0.0)
     partition.add(events(5, 6))
     # Three of five fill a batch.
-    send_some(partition, "producer", 3)
-    assert not partition.may_send("producer", 1.0)
+    send_some(partition, MAIN, 3)
+    assert not partition.may_send(MAIN, 1.0)
     partition.add(events(7))
-    assert partition.may_send("producer", 1.0)
+    assert partition.may_send(MAIN, 1.0)
 
 
 def test_a_batch_that_took_all_there_was_says_nothing_about_what_fills_one() -> None:
     partition = new_partition()
-    send(partition, "producer")
+    send(partition, MAIN)
     acknowledge(partition, 0.0)
-    send_some(partition, "producer", 3)
+    send_some(partition, MAIN, 3)
     assert not partition.waiting
     partition.add(events(5))
-    assert partition.may_send("producer", 1.0), "one event filled a batch before"
+    assert partition.may_send(MAIN, 1.0), "one event filled a batch before"
 
 
 def flights(partition: Partition) -> tuple[Flight, Flight]:
     """Two batches in flight."""
-    return send(partition, "producer"), send(partition, "producer")
+    return send(partition, MAIN), send(partition, MAIN)
 
 
 def test_an_acknowledged_batch_is_acted_on_once_those_before_it_are_acknowledged() -> None:
@@ -154,35 +156,35 @@ def test_an_acknowledged_batch_does_not_wait_for_those_behind_it() -> None:
 
 def test_another_producer_begins_alone_again() -> None:
     partition = new_partition()
-    send(partition, "producer")
+    send(partition, MAIN)
     acknowledge(partition, 0.0)
-    send(partition, "another")
-    assert not partition.may_send("another", 0.0)
+    send(partition, SIDE)
+    assert not partition.may_send(SIDE, 0.0)
 
 
 def test_a_new_producer_waits_for_what_the_former_one_has_in_flight() -> None:
     partition = new_partition()
-    send(partition, "producer")
-    assert not partition.may_send("another", 0.0)
+    send(partition, MAIN)
+    assert not partition.may_send(SIDE, 0.0)
 
 
 def test_after_long_idleness_and_after_a_change_of_the_topic_it_begins_alone_again() -> None:
     partition = new_partition()
-    send(partition, "producer")
+    send(partition, MAIN)
     acknowledge(partition, 0.0)
-    send(partition, "producer")
-    assert partition.may_send("producer", COLD_AFTER - 0.1)
-    assert not partition.may_send("producer", COLD_AFTER)
+    send(partition, MAIN)
+    assert partition.may_send(MAIN, COLD_AFTER - 0.1)
+    assert not partition.may_send(MAIN, COLD_AFTER)
     partition.chill()
-    assert not partition.may_send("producer", 1.0)
+    assert not partition.may_send(MAIN, 1.0)
 
 
 def test_nothing_is_sent_behind_a_batch_whose_refusal_has_not_been_acted_on() -> None:
     partition = new_partition()
-    send(partition, "producer")
+    send(partition, MAIN)
     acknowledge(partition, 0.0)
-    send(partition, "producer").outcome = Refused(REFUSAL)
-    assert not partition.may_send("producer", 0.0)
+    send(partition, MAIN).outcome = Refused(REFUSAL)
+    assert not partition.may_send(MAIN, 0.0)
 
 
 def test_what_is_put_back_goes_before_all_others_in_its_order() -> None:
@@ -193,13 +195,13 @@ def test_what_is_put_back_goes_before_all_others_in_its_order() -> None:
 
 async def test_a_refused_batch_is_halved_until_the_culprit_goes_alone_and_nothing_is_pipelined_meanwhile() -> None:
     partition = new_partition()
-    send(partition, "producer")
+    send(partition, MAIN)
     acknowledge(partition, 0.0)
     partition.add(events(5, 6, 7, 8))
     partition.split(7)
     assert partition.most == 3
-    send(partition, "producer")
-    assert not partition.may_send("producer", 1.0)
+    send(partition, MAIN)
+    assert not partition.may_send(MAIN, 1.0)
     acknowledge(partition, 1.0)
     assert partition.most == 3, "the culprit is still ahead"
     partition.split(2)
@@ -208,7 +210,7 @@ async def test_a_refused_batch_is_halved_until_the_culprit_goes_alone_and_nothin
     assert partition.most == 1, "the next one may be no better"
     sizes = []
     while partition.most < MOST_PER_BATCH:
-        send(partition, "producer")
+        send(partition, MAIN)
         acknowledge(partition, 1.0)
         partition.add(events(9))
         sizes.append(partition.most)
@@ -220,14 +222,14 @@ def test_what_the_broker_named_is_kept_out_of_batches_until_it_has_come_to_the_h
     first, second, third, fourth = partition.waiting
     partition.condemn([(second, REFUSAL), (fourth, REFUSAL)])
     assert (partition.head_condemned(), partition.batch_bound()) == (None, 1)
-    send(partition, "producer")
+    send(partition, MAIN)
     acknowledge(partition, 0.0)
     assert partition.head_condemned() is REFUSAL
     assert partition.pop_head() is second
     assert (partition.head_condemned(), partition.batch_bound()) == (None, 1)
-    flight = send(partition, "producer")
+    flight = send(partition, MAIN)
     assert flight.events == [third]
-    assert not partition.may_send("producer", 0.0), "one that fails must find nothing in flight"
+    assert not partition.may_send(MAIN, 0.0), "one that fails must find nothing in flight"
     acknowledge(partition, 0.0)
     assert partition.pop_head() is fourth
     partition.add([first])
@@ -251,10 +253,10 @@ def test_the_head_of_the_queue_stays_under_suspicion_until_all_that_was_refused_
     partition = new_partition()
     partition.suspect = True
     partition.split(2)
-    send(partition, "side")
+    send(partition, SIDE)
     acknowledge(partition, 0.0)
     suspected = [partition.suspect]
-    send(partition, "side")
+    send(partition, SIDE)
     acknowledge(partition, 0.0)
     suspected.append(partition.suspect)
     assert suspected == [True, False]
@@ -263,10 +265,10 @@ def test_the_head_of_the_queue_stays_under_suspicion_until_all_that_was_refused_
 
 def test_a_producer_gets_nothing_while_another_one_has_something_in_flight() -> None:
     partition = new_partition()
-    send(partition, "side")
-    assert not partition.may_send("main", 0.0)
+    send(partition, SIDE)
+    assert not partition.may_send(MAIN, 0.0)
     acknowledge(partition, 0.0)
-    assert partition.may_send("main", 0.0)
+    assert partition.may_send(MAIN, 0.0)
 
 
 def test_the_events_of_a_key_are_withdrawn_in_order_and_the_others_stay() -> None:

@@ -10,6 +10,7 @@ from relay.stages.publish.queues import Topics
 from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import event, events, ids
+from tests.support.producers import MAIN
 
 NOW = 1_000.0
 
@@ -26,8 +27,8 @@ def topics() -> Topics:
 def test_what_is_in_flight_is_counted_by_tenure(topics: Topics) -> None:
     former, current = Tenure(Room(1, 1)), Tenure(Room(1, 1))
     first, second = topics.partitions()
-    first.flights.append(Flight(former, "main", events(1, 2), NOW))
-    second.flights.append(Flight(current, "main", events(3, 4, 5), NOW))
+    first.flights.append(Flight(former, MAIN, events(1, 2), NOW))
+    second.flights.append(Flight(current, MAIN, events(3, 4, 5), NOW))
     assert len(list(topics.flights())) == 2
     assert topics.in_flight == 5
     assert topics.in_flight_beside(current) == 2
@@ -36,7 +37,7 @@ def test_what_is_in_flight_is_counted_by_tenure(topics: Topics) -> None:
 
 def test_what_is_not_in_flight_can_be_taken_back(topics: Topics) -> None:
     first, _ = topics.partitions()
-    first.flights.append(Flight(Tenure(Room(1, 1)), "main", events(1), NOW))
+    first.flights.append(Flight(Tenure(Room(1, 1)), MAIN, events(1), NOW))
     first.add(events(2, 3))
     topics["unknown"].route(events(4, 5))
     assert ids(topics.withdraw(lambda each: each.id in (1, 3, 4))) == [3, 4]
@@ -54,7 +55,7 @@ def test_the_age_is_that_of_the_oldest_wherever_it_is(topics: Topics, where: str
         case "waiting":
             second.add([old])
         case "in flight":
-            second.flights.append(Flight(Tenure(Room(1, 1)), "main", [old], NOW))
+            second.flights.append(Flight(Tenure(Room(1, 1)), MAIN, [old], NOW))
         case _:
             topics["unknown"].route([old])
     assert topics.oldest_age(NOW) == 10.0

@@ -22,12 +22,14 @@ from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 from tests.support.events import event, events, ids
+from tests.support.producers import MAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from relay.event import PendingEvent
     from relay.stages.publish.partition import Partition
+    from relay.stages.publish.ports import Producer
     from relay.stages.publish.topic import Topic
 
 REQUEST_TIMEOUT = 8.0
@@ -90,9 +92,9 @@ class FakeProducers:
     """What the main producer knows, and which producers were to be replaced, and why."""
 
     metadata: FakeMetadata | None = field(default_factory=FakeMetadata)
-    discarded: list[tuple[object, str]] = field(default_factory=list)
+    discarded: list[tuple[Producer, str]] = field(default_factory=list)
 
-    def discard(self, producer: object, reason: str) -> None:
+    def discard(self, producer: Producer, reason: str) -> None:
         self.discarded.append((producer, reason))
 
 
@@ -152,7 +154,7 @@ class Watching:
 
     def send(self, name: str) -> Partition:
         partition = self.topic(name).partitions[0]
-        partition.flights.append(Flight(Tenure(Room(1, 1)), "main", events(1), self.now))
+        partition.flights.append(Flight(Tenure(Room(1, 1)), MAIN, events(1), self.now))
         return partition
 
     def acknowledge(self, name: str) -> None:
@@ -186,7 +188,7 @@ async def test_a_stuck_batch_makes_its_partition_suspect_and_has_its_producer_re
     await watching.pass_time(STUCK_AFTER + 2 * WATCH_INTERVAL, flowing="other")
     assert partition.suspect
     ((producer, why),) = watching.producers.discarded
-    assert producer == "main"
+    assert producer is MAIN
     assert "check whether its replicas are in sync" in why
     assert watching.health.troubled_topics() == {"stuck": why}
     assert watching.heard.times("topic.troubled") == 1
@@ -330,15 +332,15 @@ async def test_a_stalled_partition_is_shown_until_something_moves_in_it(watching
 async def test_a_topic_that_has_other_partitions_sends_alone_at_first_and_is_resolved_again(watching: Watching) -> None:
     topic = watching.topic("stuck")
     partition = topic.partitions[0]
-    partition.acknowledged(Flight(Tenure(Room(1, 1)), "main", events(1), watching.now), watching.now)
+    partition.acknowledged(Flight(Tenure(Room(1, 1)), MAIN, events(1), watching.now), watching.now)
     partition.full_at = 1
     watching.send("stuck")
     partition.put_back(events(2))
-    assert partition.may_send("main", watching.now)
+    assert partition.may_send(MAIN, watching.now)
     watching.metadata.counts["stuck"] = PARTITIONS + 1
     await watching.watch.look(watching.publish)
     assert watching.publish.resolved_again == ["stuck"]
-    assert not partition.may_send("main", watching.now), "one behind another, though the topic may be another one"
+    assert not partition.may_send(MAIN, watching.now), "one behind another, though the topic may be another one"
 
 
 async def test_a_topic_whose_events_are_all_held_back_is_not_looked_at_while_it_does_not_exist(

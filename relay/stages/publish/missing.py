@@ -1,4 +1,4 @@
-"""Topics that are not there, asked for together: each by itself would take a task's time every few seconds."""
+"""Topics that do not exist, asked for together: each by itself would take a task's time every few seconds."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from relay.stages.publish.producers import Keeper
 
 FEW = 32
-"""Missing topics that may each have its own pace, quick at first."""
+"""Number of missing topics that are asked for one by one, each at its own pace, which is quick at first."""
 
 ASKED_EVERY = 10.0
-"""Seconds in which all of the others are asked for once."""
+"""Seconds within which all of the others are asked for once."""
 
 LONGEST = 120.0
-"""Seconds, about, after which each of them is asked for by itself: that may also create it."""
+"""Seconds, on average, after which each of the others is asked for by itself as well: that may also create it."""
 
 MOST_NAMES = 250
-"""Topics in one question."""
+"""Maximum number of topics in one question."""
 
 
 class Missing:
-    """Wakes those who wait for a topic when somebody has made it."""
+    """Wakes the tasks that wait for a topic when somebody has created it."""
 
     def __init__(self, main: Keeper) -> None:
         self._main = main
@@ -35,7 +35,7 @@ class Missing:
         self._alone = 0
 
     async def wait(self, topic: str, delay: float) -> None:
-        """Wait until it is worth asking for the topic: `delay` seconds, or if many are missing, until it is there."""
+        """Wait until it is worth asking for the topic: `delay` seconds or, if many are missing, until it exists."""
         if self._alone < FEW:
             self._alone += 1
             try:
@@ -47,7 +47,7 @@ class Missing:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         try:
-            # Each at its own time.
+            # Each at its own time, so that they do not ask together.
             async with asyncio.timeout(LONGEST * (0.5 + crc32(topic.encode()) % 1_000 / 1_000)):
                 await found.wait()
         except TimeoutError:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.outcome import BatchOutcome, PublishError
     from relay.retry import Backoff
+    from relay.stages.publish.ports import Producer
     from relay.stages.tenure import Tenure
 
 COLD_AFTER = 60.0
@@ -51,7 +52,7 @@ class Flight:
     """A record batch in the producer's hands."""
 
     tenure: Tenure
-    producer: object
+    producer: Producer
     events: list[PendingEvent]
     sent_at: float
     """When the producer was given it (monotonic seconds)."""
@@ -97,7 +98,7 @@ class Partition:
     """Events in the last batch that was full, that is, that left some waiting."""
     _waiting: Line = field(default_factory=Line)
     _pausing: bool = False
-    _producer: object = None
+    _producer: Producer | None = None
     _warm_until: float = 0.0
     _refused_since: float = 0.0
 
@@ -114,7 +115,7 @@ class Partition:
         """Whether nothing waits and nothing is in flight."""
         return not self.waiting and not self.flights
 
-    def may_send(self, producer: object, now: float) -> bool:
+    def may_send(self, producer: Producer, now: float) -> bool:
         """Whether the next batch may be handed to `producer`.
 
         One in flight and, if there is enough to fill it, one queued behind it: what is packed sooner goes no sooner,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
@@ -68,7 +68,12 @@ class Producer(Protocol):
         """
 
     async def send(
-        self, batch: Any, topic: str, partition: int, allowed: Callable[[], bool], done: Callable[[BatchOutcome], None]
+        self,
+        batch: RecordBatch,
+        topic: str,
+        partition: int,
+        allowed: Callable[[], bool],
+        done: Callable[[BatchOutcome], None],
     ) -> None:
         """Queue a batch that this producer has packed, to be sent if it is still `allowed` then.
 

@@ -1,4 +1,12 @@
-"""Keeps a working producer: connects, watches it, replaces it."""
+"""Keeps a working producer: connects, watches it, replaces it. Two of them: the main one, and one for suspects.
+
+aiokafka makes a broker's other partitions wait for the retries of one, and a refusal may cost the whole producer. So a
+partition of which a batch was refused or got stuck goes through a producer beside the main one, until it works again.
+
+`Keeper.run` alone connects and closes producers. Anybody may ask for the current one (`ready`) and have it replaced
+(`discard`). What must never happen: that a discarded producer is given a batch, or closed before what it has in flight
+has been waited for or given up.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +15,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import Any
 
     from relay.outcome import PublishError
     from relay.retry import Backoff
@@ -24,28 +31,33 @@ class Keeper:
 
     def __init__(
         self,
+        *,
+        name: str,
         connect: Callable[[Callable[[PublishError], None]], Awaitable[Producer]],
         backoff: Backoff,
         telemetry: Telemetry,
-        *,
-        name: str,
     ) -> None:
-        self._connect = connect
+        """`connect` tries until it has a producer, and calls its argument with the error of every failed try.
+
+        `name` tells the two keepers apart: "main" or "side".
+        """
         self._name = name
+        self._connect = connect
         self._backoff = backoff
         self._telemetry = telemetry
+        self._wanted = asyncio.Event()
+        self._changed = asyncio.Event()
         self._discard = asyncio.Event()
         self._reason = ""
-        self._told = ""
-        self._discarded = False
-        self._changed = asyncio.Event()
-        self._wanted = asyncio.Event()
+        self._told_reason = ""
+        self._none_worked_since_a_discard = False
         self.current: Producer | None = None
+        """The producer that takes batches; None while there is none."""
 
     async def run(self, quiesce: Callable[[Producer], Awaitable[None]], abandon: Callable[[Producer], None]) -> None:
         """Keep a producer until cancelled.
 
-        A producer to be discarded gets no new batches; `quiesce` waits, bounded, for what it has in flight, and
+        A discarded producer gets no new batches; `quiesce` waits, for a bounded time, for what it has in flight, and
         `abandon` gives up the rest.
         """
         try:
@@ -54,12 +66,12 @@ class Keeper:
                 producer = await self._connected()
                 self._discard.clear()
                 self._set(producer)
-                died: asyncio.Future[Any] = producer.died
-                discard: asyncio.Future[Any] = asyncio.ensure_future(self._discard.wait())
+                died = producer.died
+                discarded = asyncio.ensure_future(self._until_discarded())
                 try:
-                    await asyncio.wait([died, discard], return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait([died, discarded], return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    discard.cancel()
+                    discarded.cancel()
                 self._set(None)
                 if died.done():
                     self._reason = died.result()
@@ -67,43 +79,47 @@ class Keeper:
                     await quiesce(producer)
                 abandon(producer)
                 await producer.close(CLOSE_TIMEOUT)
-                self._tell()
+                self._tell_replaced()
         finally:
             if (last := self.current) is not None:
                 self._set(None)
                 await asyncio.shield(last.close(CLOSE_TIMEOUT))
 
     def want(self) -> None:
-        """Connect, though nothing is to be sent yet."""
+        """Have a producer connected, though nothing is to be sent yet."""
         self._wanted.set()
 
     async def ready(self) -> Producer:
-        """The current producer, waiting until there is one."""
+        """Wait until there is a producer, and return it."""
         self._wanted.set()
         while self.current is None:
             await self._changed.wait()
         return self.current
 
-    def discard(self, producer: object, reason: str) -> None:
-        """`producer` must not be used any more, if it is still the current one."""
+    def discard(self, producer: Producer | None, reason: str) -> None:
+        """Have `producer` replaced, if it is still the current one. It takes no batches from now on."""
         if producer is self.current:
             self._reason = reason
             self._discard.set()
             self._set(None)
 
     def works(self) -> None:
-        """A batch was acknowledged."""
+        """Take note that Kafka acknowledged a batch of the current producer: the next pause is short again."""
         self._backoff.reset()
-        if self._discarded:
-            self._discarded = False
+        if self._none_worked_since_a_discard:
+            self._none_worked_since_a_discard = False
             self._telemetry.emit("producer.works", producer=self._name)
 
-    def _tell(self) -> None:
-        self._discarded = True
+    async def _until_discarded(self) -> str:
+        await self._discard.wait()
+        return self._reason
+
+    def _tell_replaced(self) -> None:
+        self._none_worked_since_a_discard = True
         # A batch that is refused again and again costs a producer each time: that is told once.
-        first_time = self._reason != self._told
+        first_time = self._reason != self._told_reason
         self._telemetry.emit("producer.replaced", producer=self._name, reason=self._reason, first_time=first_time)
-        self._told = self._reason
+        self._told_reason = self._reason
 
     def _set(self, producer: Producer | None) -> None:
         self.current = producer
@@ -113,21 +129,21 @@ class Keeper:
             self._changed.set()
 
     async def _connected(self) -> Producer:
-        # A producer that never got anything through is replaced at a slackening pace.
+        # Producers that never get anything through are replaced with growing pauses.
         if self._backoff.failures:
             await asyncio.sleep(self._backoff.next_delay())
         else:
             self._backoff.failures = 1
-        producer = await self._connect(self._waiting)
+        producer = await self._connect(self._tell_waiting)
         self._telemetry.emit("kafka.connected")
         return producer
 
-    def _waiting(self, error: PublishError) -> None:
+    def _tell_waiting(self, error: PublishError) -> None:
         self._telemetry.emit("kafka.waiting", error=error)
 
 
 class Pair:
-    """The main producer, and one beside it for the partitions that a batch was refused of or got stuck in."""
+    """The main producer, and one beside it for the partitions of which a batch was refused or got stuck."""
 
     def __init__(self, main: Keeper, side: Keeper) -> None:
         self.main = main
@@ -139,23 +155,23 @@ class Pair:
         return self.main.current
 
     def of(self, partition: Partition) -> Keeper:
-        """The one that a partition's batches go through."""
+        """Return the keeper of the producer that the partition's batches go through."""
         return self.side if partition.suspect else self.main
 
-    def works(self, producer: object) -> None:
-        """A batch was acknowledged through it."""
+    def works(self, producer: Producer) -> None:
+        """Take note that Kafka acknowledged a batch of `producer`."""
         (self.side if producer is self.side.current else self.main).works()
 
-    def uses(self, producer: object) -> bool:
-        """Whether it is one of the two, and not discarded."""
+    def uses(self, producer: Producer) -> bool:
+        """Return whether `producer` is one of the two, and not discarded."""
         return producer in (self.main.current, self.side.current)
 
-    def discard(self, producer: object, reason: str) -> None:
-        """Replace it, whichever of the two it is."""
+    def discard(self, producer: Producer, reason: str) -> None:
+        """Have `producer` replaced, whichever of the two it is."""
         for keeper in (self.main, self.side):
             keeper.discard(producer, reason)
 
     def discard_both(self, reason: str) -> None:
-        """Replace both."""
+        """Have both replaced."""
         for keeper in (self.main, self.side):
             keeper.discard(keeper.current, reason)

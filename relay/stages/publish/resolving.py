@@ -1,4 +1,8 @@
-"""Finds out how many partitions a topic has, and whether one in trouble works again."""
+"""Finds out how many partitions a topic has, and whether a topic in trouble works again.
+
+Publish has a topic resolved before it routes the first event, and again when the watch sees another number of
+partitions. The number changes only while the topic is idle: a key may move to another partition.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,15 @@ if TYPE_CHECKING:
     from relay.stages.publish.watch import Watch
 
 IDLE_CHECK_INTERVAL = 0.05
-"""Seconds between looks whether a topic whose number of partitions changed has become idle."""
+"""Seconds between looks at whether a topic whose number of partitions changed has become idle."""
 
 ASKED_AT_ONCE = 64
-"""Topics whose limits Kafka is asked for at a time. After a start, or when somebody has made what was missing, there
-may be thousands of them."""
+"""Maximum number of topics whose limits Kafka is asked for at a time. After a start, or when somebody has created what
+was missing, there may be thousands of them."""
 
 
 class Resolving:
-    """Asks the main producer. A topic's events wait meanwhile, those of others go on."""
+    """Asks the main producer about topics. The events of a topic wait for the answer, those of others go on."""
 
     def __init__(self, main: Keeper, watch: Watch) -> None:
         self._main = main
@@ -34,7 +38,7 @@ class Resolving:
         self._missing = Missing(main)
 
     async def resolve(self, topic: Topic) -> list[Partition]:
-        """Try until it is known how many partitions the topic has; returns those that are new."""
+        """Try until it is known how many partitions the topic has; return those that are new."""
         backoff = topic.new_backoff()
         while True:
             producer = await self._main.ready()
@@ -46,12 +50,12 @@ class Resolving:
                 missing = error.kind is not FailureKind.CLUSTER
                 if missing:
                     self._watch.refused(topic, error)
-                # At once, or the next question is about this one as well.
+                # Immediately, or the next question is about this topic as well.
                 producer.forget_topic(topic.name)
                 delay = backoff.next_delay()
                 await (self._missing.wait(topic.name, delay) if missing else asyncio.sleep(delay))
                 continue
-            # It may be that nothing lands: what waits is held back when the topic is paused or the tenure ends.
+            # Even if nothing lands, this ends: what waits is held back when the topic is paused or the tenure ends.
             while not topic.idle:  # noqa: ASYNC110
                 await asyncio.sleep(IDLE_CHECK_INTERVAL)
             new = topic.resolved(count)
@@ -59,7 +63,7 @@ class Resolving:
             return new
 
     async def look_up(self, topic: Topic) -> None:
-        """Have the producer, if there is one, read the topic's partitions and their leaders anew."""
+        """Have the main producer, if there is one, read the topic's partitions and their leaders again."""
         producer = self._main.current
         if producer is None or topic.name in self._looking_up:
             return

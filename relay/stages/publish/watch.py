@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.outcome import PublishError
     from relay.stages.publish.partition import Partition
+    from relay.stages.publish.ports import Producer
     from relay.stages.publish.queues import Topics
     from relay.stages.publish.topic import Topic
     from relay.telemetry import Telemetry
@@ -83,7 +84,7 @@ class Producers(Protocol):
     def metadata(self) -> Metadata | None:
         """What the main producer knows; None while there is none."""
 
-    def discard(self, producer: object, reason: str) -> None:
+    def discard(self, producer: Producer, reason: str) -> None:
         """Replace the producer, if it is still in use."""
 
 

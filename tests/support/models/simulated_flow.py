@@ -220,7 +220,7 @@ class FlowRelay(SimulatedRelay):
             for partition in self.topic.partitions
             if producer is not None
             and f"pump {partition.number}" not in self._work
-            and partition.may_send(producer, time.monotonic())
+            and partition.may_send(cast("Producer", producer), time.monotonic())
         ]
 
     def publish_all(self) -> None:
