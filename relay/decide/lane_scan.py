@@ -4,12 +4,29 @@ The state of one lane and the decisions on it, apart from any I/O. SCAN.md besid
 rules. A scan reads a *sweep* part (ids up to `taken_to`, the highest ever taken, that may have become visible since the
 last scan) and a *fresh* part (ids above it). The sweep starts at the exact lower bound of what can be new: transactions
 that were running in the last scan's snapshot and have ended since, or that came later.
+
+A lane is in one of two states. While `sweep` is set, it is read by steps and the scan leaves it alone; otherwise the
+scan reads it. Both take events by `absorb` and `absorb_step`, which never return an event that was taken before, nor
+one that a smaller id of the lane could still have to precede.
+
+Anybody may read the fields; only the methods write them. Who calls which:
+
+* the scan and the sweep: `about_to_read`, `absorb`, `absorb_step`, `start_long_sweep`, `leave_to_sweep`, `next_step`,
+  `take_unread`
+* settle: `settle`, `set_aside`, `take_up_again`
+* resume: `resume`;  republish: `republish`, `republished`
+* claim: `take_over`, `give_back`, `advance_position`
+
+What must never happen: an id leaves `taken` while a statement is under way whose snapshot may lack its receipt; and
+`position` passes an event that is not settled for good.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+from relay.event import ID, SIZE, id_of, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,7 +121,7 @@ class LaneScan:
             raise ValueError(f"lane {self.lane} has had no complete scan yet")
         return self._bound(self.snapshot, ladder)
 
-    def begin(self) -> None:
+    def about_to_read(self) -> None:
         """Call right before a scan or a step is sent.
 
         Only receipts that committed before this moment are in its snapshot, so only their ids may leave
@@ -121,6 +138,34 @@ class LaneScan:
             self.resuming.difference_update(ids)
         else:
             self._settled.update(ids)
+
+    def give_back(self, wanted: bool) -> None:
+        """Take nothing more from the lane if it is to be given back; go on if it is not to be any more."""
+        self.releasing = wanted
+
+    def resume(self, ids: Iterable[int]) -> None:
+        """Note events with a failure or held row that go to Kafka again."""
+        self.resuming.update(ids)
+
+    def take_unread(self, id_: int) -> None:
+        """Take an event that cannot be read: its outcome is a failure."""
+        self.taken.add(id_)
+
+    def republish(self, events: int) -> None:
+        """Note `events` delivered events that go to Kafka again."""
+        self.replaying += events
+
+    def republished(self) -> None:
+        """Note one of them whose receipt is committed, or that does not go there after all."""
+        self.replaying -= 1
+
+    def set_aside(self) -> None:
+        """Note an event whose outcome cannot be recorded now."""
+        self.aside += 1
+
+    def take_up_again(self) -> None:
+        """Note that the outcome of one of those is being recorded once more."""
+        self.aside -= 1
 
     def awaits_settle(self, id_: int) -> bool:
         """Whether the event was taken and its outcome may not be committed yet."""
@@ -165,7 +210,7 @@ class LaneScan:
         `swept` and `fresh` are in id order, read in one snapshot, the former with `sweep_reach`. What is returned, of
         both, is within `reach`: what does not fit is read again.
         """
-        found = [event for event in swept if event[1] not in self.taken]
+        found = [event for event in swept if event[ID] not in self.taken]
         new, left = _within(found, reach)
         self._take(new)
         if len(new) < len(found) or cut_off(swept, sweep_reach):
@@ -176,13 +221,18 @@ class LaneScan:
         kept = _within(fresh, left)[0] if new else fresh[: reach.events]
         if kept:
             self._take(kept)
-            self.taken_to = kept[-1][1]
+            self.taken_to = kept[-1].id
         self.exhausted = len(kept) == len(fresh) and not cut_off(fresh, reach)
         self.snapshot = snapshot
         return [*new, *kept]
 
+    def leave_to_sweep(self, snapshot: Snapshot, start: int, up_to: int) -> None:
+        """Have everything from `start` to `up_to` looked for by steps, as if the lane had been taken up to there."""
+        self.taken_to = max(self.taken_to, up_to)
+        self.start_long_sweep(snapshot, start)
+
     def start_long_sweep(self, snapshot: Snapshot, start: int) -> None:
-        """The scan with `snapshot` found that its sweep, from `start`, is too long for one statement."""
+        """Go on by steps: the scan with `snapshot` found its sweep, from `start`, too long for one statement."""
         self.sweep = LongSweep(snapshot, start, self.taken_to)
 
     def next_step(self, step_ids: int) -> tuple[int, int] | None:
@@ -209,9 +259,9 @@ class LaneScan:
     ) -> list[PendingEvent]:
         """Take in the step that read up to id `end` in `snapshot`; returns the events to publish, in order.
 
-        They are within `reach`; what does not fit is read again. None, and the sweep goes back, if something may have
-        become visible below what earlier steps went through: it would be missed, and of two events that one transaction
-        wrote for a key, the one in this step would overtake the other.
+        They are within `reach`; what does not fit is read again. There are none, and the sweep goes back, if something
+        may have become visible below what earlier steps went through: it would be missed, and of two events that one
+        transaction wrote for a key, the one in this step would overtake the other.
         """
         sweep = self.sweep
         if sweep is None:
@@ -223,13 +273,13 @@ class LaneScan:
         if start < sweep.done_to:
             sweep.done_to = start
             return []
-        found = [event for event in swept if event[1] not in self.taken]
+        found = [event for event in swept if event[ID] not in self.taken]
         new, _ = _within(found, reach)
         self._take(new)
         if len(new) < len(found):
-            sweep.done_to = found[len(new)][1] - 1
+            sweep.done_to = found[len(new)].id - 1
         else:
-            sweep.done_to = swept[-1][1] if cut_off(swept, sweep_reach) else end
+            sweep.done_to = swept[-1].id if cut_off(swept, sweep_reach) else end
         return new
 
     def advance_position(self, ladder: Ladder) -> int:
@@ -258,7 +308,7 @@ class LaneScan:
         return Bound(floor, tuple([(xid, max(low, self.position)) for xid, low in running]))
 
     def _take(self, events: Iterable[PendingEvent]) -> None:
-        self.taken.update([event[1] for event in events])
+        self.taken.update(map(id_of, events))
 
 
 def _anything_ended(before: Snapshot, later: Snapshot) -> bool:
@@ -271,7 +321,7 @@ def _within(events: Sequence[PendingEvent], reach: Reach) -> tuple[list[PendingE
     for count, event in enumerate(events):
         if count >= reach.events or size >= reach.bytes:
             return list(events[:count]), Reach(0, 0)
-        size += event[9]
+        size += event[SIZE]
     return list(events), Reach(reach.events - len(events), reach.bytes - size)
 
 
@@ -280,4 +330,4 @@ def cut_off(events: Sequence[PendingEvent], reach: Reach) -> bool:
 
     The statement returns events while those before them leave a byte of the reach: the last one may exceed it.
     """
-    return len(events) >= reach.events or sum(event[9] for event in events) >= reach.bytes
+    return len(events) >= reach.events or sum(map(size_of, events)) >= reach.bytes

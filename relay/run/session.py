@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from relay.decide.room import Room
 from relay.errors import PostgresLostError, RelayError, connection_lost
 from relay.postgres import checks, connect
 from relay.postgres.flow.claim import ControlConnection
@@ -24,7 +25,7 @@ from relay.stages.hold.resume import Resume
 from relay.stages.housekeeping.check import CHECK
 from relay.stages.housekeeping.housekeeping import Chore, Housekeeping
 from relay.stages.republish.republish import Republish
-from relay.stages.room import Room
+from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
 from relay.stages.scan.unreadable import Unreadable
@@ -101,21 +102,19 @@ class Session:
         sweep_port = ScanConnection(connections["sweep"], schema)
         self._control = ControlConnection(connections["control"], schema)
         self._hears_writers = settings.scan.wake_up
+        self._reads = LaneReads(tenure, gate.take)
         self._scan = Scan(
-            scan_port,
-            tenure,
-            gate.take,
-            settings.scan,
-            telemetry,
+            port=scan_port,
+            reads=self._reads,
+            settings=settings.scan,
+            telemetry=telemetry,
             unreadable=Unreadable(scan_port, tenure, failures.fail_unread),
         )
         self._sweep = Sweep(
-            sweep_port,
-            self._scan,
-            tenure,
-            gate.take,
-            settings.scan,
-            telemetry,
+            port=sweep_port,
+            reads=self._reads,
+            settings=settings.scan,
+            telemetry=telemetry,
             unreadable=Unreadable(sweep_port, tenure, failures.fail_unread),
         )
         settle_port = SettleConnection(connections["settle"], schema)
@@ -125,10 +124,10 @@ class Session:
         resume_port = ResumeConnection(connections["resume"], schema)
         housekeeping_port = HousekeepingConnection(connections["housekeeping"], schema)
         self._housekeeping = Housekeeping(
-            housekeeping_port,
-            tenure.replica,
-            settings.segment,
-            telemetry,
+            port=housekeeping_port,
+            replica=tenure.replica,
+            settings=settings.segment,
+            telemetry=telemetry,
             more=[Chore(CHECK, partial(check.look, housekeeping_port), settings.segment.check_interval)],
         )
         self._resume = Resume(
@@ -151,7 +150,14 @@ class Session:
             backoff=Backoff(random.random, first=1.0, most=30.0),
             telemetry=telemetry,
         )
-        self._claim = Claim(self._control, tenure, self._scan.long_sweeps.set, settings.replica, totals, telemetry)
+        self._claim = Claim(
+            port=self._control,
+            tenure=tenure,
+            on_claimed=self._reads.lane_needs_sweep,
+            settings=settings.replica,
+            totals=totals,
+            telemetry=telemetry,
+        )
 
     @classmethod
     async def open(
@@ -254,7 +260,7 @@ class Session:
     async def _listen(self) -> None:
         """Hear hints, if it can be had: everything that they tell is also looked for now and then."""
         try:
-            await self._control.listen(self._woken_up, self.tenure.replay_wake_up.set, self.tenure.claim_wake_up.set)
+            await self._control.listen(self._woken_up, self.tenure.replay_may_be_open, self.tenure.lanes_may_be_free)
         except RelayError as error:
             if connection_lost(error):
                 raise
@@ -286,8 +292,8 @@ class Session:
     def _woken_up(self) -> None:
         """A writer committed something, or a person marked failures."""
         if self._hears_writers:
-            self._scan.wake_up()
-        self.tenure.resume_wake_up.set()
+            self._reads.look_at_once()
+        self.tenure.failure_may_be_due()
 
     async def _claim_and_leave(self, lease: asyncio.Task[None]) -> None:
         await self._claim.run()
@@ -318,7 +324,7 @@ class Session:
                 self._progressed_at = now
             stalled = now - self._progressed_at
             if tenure.lanes and not tenure.draining:
-                stalled = max(stalled, now - self._scan.scanned_at if not tenure.room.events else 0.0)
+                stalled = max(stalled, self._reads.since_look() if not tenure.room.events else 0.0)
             self._health.progress(now, stalled if stalled > REPORT_INTERVAL * 2 else None)
             self._telemetry.gauge("loop_tasks", len(asyncio.all_tasks()))
             self._telemetry.gauge("buffer_events", tenure.room.events)

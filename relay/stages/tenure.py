@@ -1,9 +1,28 @@
-"""What a replica knows for as long as its connections to PostgreSQL live.
+"""What a replica knows for as long as its connections to PostgreSQL live: ladder, owned lanes, lease.
 
 Any lost connection ends the tenure (relay/decide/SCAN.md, rule 9): after a crash with asynchronous commits, or the
 promotion of a lagging standby, ids and xids are used again, and what memory says is wrong. The next tenure starts
 from the tables, as at a take-over. Batches that are in Kafka's hands when it ends are settled later, checked
 against their event_id.
+
+It begins unregistered. `register` starts the lease, `extend_lease` moves its end, `end_lease` ends it early;
+`begin_drain` means that nothing more is taken, `leave` that the replica is off the list. Nothing starts it again.
+
+All stages of the tenure share this object, and it is how they tell each other what happened. Anybody may read; the
+methods write, and each is called by few:
+
+* claim: `register`, `extend_lease`, `leave`, `add_lane`, `remove_lane`, `expect_failures`
+* scan, sweep and the heartbeat: `saw_sequence`, `saw_statement`
+* settle: `leave_room`, `failure_recorded`, `forget_attempts`
+* resume: `note_attempts`, `expect_failures`, `expect_no_failures`;  the gate: `pause`, `unpause`
+* the session and the service: `begin_drain`, `end_lease`, and what listeners hear
+
+Each `..._wake_up` is one stage's: that stage waits for it and clears it, and the methods that say what happened
+(`lanes_may_be_free`, `failure_may_be_due`, `replay_may_be_open`, `leave_room`) set it. A wake-up may be missed or
+come for nothing; every stage also looks by itself now and then.
+
+What must never happen: that an event is published once `holds_lease` is false, because another replica may own its
+lane by then; and that a rung joins an xid with a value that no earlier, finished statement has read.
 """
 
 from __future__ import annotations
@@ -17,11 +36,12 @@ from relay.decide.closed import Closed
 from relay.decide.ladder import Ladder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from uuid import UUID
 
     from relay.decide.lane_scan import LaneScan
+    from relay.decide.room import Room
     from relay.decide.snapshot import Snapshot
-    from relay.stages.room import Room
 
 MANY_RUNGS = 256
 """The ladder is pruned when it has so many rungs and raised floors. Each statement that reads events adds a rung, a
@@ -54,13 +74,26 @@ class Tenure:
         """Whether there may be a failure in an owned lane that a person or the clock can make due."""
         self.claim_wake_up = asyncio.Event()
         """Set when lanes may have become free, or may have to be given back."""
+        self.scan_wake_up = asyncio.Event()
+        """Set when events have left the room, and by the scan's own timers."""
         self.resume_wake_up = asyncio.Event()
+        """Set when a failure may have become due, or held events may go on."""
         self.replay_wake_up = asyncio.Event()
         """Set when a replay of delivered events is, or may be, under way."""
         self._closed: dict[int, Closed] = {}
 
     def __repr__(self) -> str:
         return f"<Tenure replica={self.replica} lanes={sorted(self.lanes)} {self.ladder!r}>"
+
+    def register(self, xid: int, value: int, lease_ends: float) -> None:
+        """Begin: the replica is on the list, by the transaction `xid`, before which the sequence stood at `value`."""
+        self.registered = True
+        self.ladder.add(xid, value)
+        self.lease_ends = lease_ends
+
+    def leave(self) -> None:
+        """Note that the replica is off the list: its lanes are free."""
+        self.has_left = True
 
     @property
     def draining(self) -> bool:
@@ -70,7 +103,7 @@ class Tenure:
     def begin_drain(self) -> None:
         """Take nothing new from now on, and give the lanes back as they are settled."""
         self.drain_begun.set()
-        self.claim_wake_up.set()
+        self.lanes_may_be_free()
 
     def holds_lease(self) -> bool:
         """Whether the lease is certain to be running."""
@@ -92,11 +125,50 @@ class Tenure:
         self.lease_ends = ends
 
     def end_lease(self) -> None:
-        """It is over, whatever our own clock says: what was not sent yet must not be."""
+        """End the lease, whatever our own clock says: what was not sent yet must not be sent any more."""
         self.lease_ends = 0.0
 
+    def lanes_may_be_free(self) -> None:
+        """Have claim look at the lanes: a replica comes, goes or gave some back, or a person wants something."""
+        self.claim_wake_up.set()
+
+    def failure_may_be_due(self) -> None:
+        """Have resume look at failures and held events: a person marked some, or what stood before them is settled."""
+        self.resume_wake_up.set()
+
+    def replay_may_be_open(self) -> None:
+        """Have republish look for replays of delivered events: a person asked for one, or one is under way."""
+        self.replay_wake_up.set()
+
+    def leave_room(self, settled: Mapping[int, tuple[int, int]]) -> None:
+        """Count settled events out of the room, and let the scan see what fits now: lane to (events, bytes)."""
+        self.room.remove(settled)
+        self.scan_wake_up.set()
+
+    def failure_recorded(self) -> None:
+        """Note that a failure was written. If there was none before, resume begins to look for what is due."""
+        if not self.has_failures:
+            self.has_failures = True
+            self.failure_may_be_due()
+
+    def expect_failures(self) -> None:
+        """Note that the tables have failures in owned lanes."""
+        self.has_failures = True
+
+    def expect_no_failures(self) -> None:
+        """Note that they have none, unless one was recorded while that was asked."""
+        self.has_failures = False
+
+    def note_attempts(self, lane: int, id_: int, attempts: int) -> None:
+        """Remember how many attempts a failed event has had that goes to Kafka again."""
+        self.attempts[lane, id_] = attempts
+
+    def forget_attempts(self, lane: int, id_: int) -> int:
+        """Return the attempts that an event has had, 0 for one that never failed, and remember them no longer."""
+        return self.attempts.pop((lane, id_), 0)
+
     def saw_sequence(self, value: int, before: int) -> None:
-        """A finished statement read the sequence; when it was sent, `sequence_value` was `before`.
+        """Note what a finished statement read of the sequence; when it was sent, `sequence_value` was `before`.
 
         A value behind that means that ids are used again. Behind `sequence_value` as it is now means nothing:
         another connection's statement began later and was answered sooner.
@@ -124,15 +196,22 @@ class Tenure:
         state = self.lanes.get(lane)
         return state is not None and state.epoch == epoch
 
+    def may_take(self, state: LaneScan) -> bool:
+        """Whether events of the lane may be taken: it is still owned in this state, and is not to be given back.
+
+        Otherwise its next owner takes them, and what is taken now would be published twice.
+        """
+        return not self.draining and not state.releasing and self.lanes.get(state.lane) is state
+
     def add_lane(self, state: LaneScan, closed: Closed) -> None:
-        """The lane is owned from now on."""
+        """Own the lane from now on."""
         self.lanes[state.lane] = state
         self._closed[state.lane] = closed
         for topic in self.paused:
             closed.close_topic(topic)
 
     def remove_lane(self, lane: int) -> None:
-        """The lane is not owned any more."""
+        """Own the lane no longer."""
         self.lanes.pop(lane, None)
         self._closed.pop(lane, None)
 
@@ -149,7 +228,7 @@ class Tenure:
     def unpause(self, topic: str) -> None:
         """Let the topic's held events go on, and then its fresh ones."""
         self.paused.discard(topic)
-        self.resume_wake_up.set()
+        self.failure_may_be_due()
 
     def running_xids(self) -> set[int]:
         """Transactions that ran when a lane was last read, on whose end its next start depends."""
@@ -159,9 +238,12 @@ class Tenure:
         """Transactions and snapshot bounds that a lane's next start or position still depends on."""
         return self.running_xids() | {snapshot.xmax for snapshot in self._snapshots()}
 
-    def _snapshots(self) -> list[Snapshot]:
-        found = [(state.snapshot, state.sweep.snapshot if state.sweep else None) for state in self.lanes.values()]
-        return [snapshot for pair in found for snapshot in pair if snapshot is not None]
+    def _snapshots(self) -> Iterable[Snapshot]:
+        for state in self.lanes.values():
+            if state.snapshot is not None:
+                yield state.snapshot
+            if state.sweep is not None:
+                yield state.sweep.snapshot
 
 
 class TenureLostError(Exception):
@@ -172,7 +254,7 @@ class SequenceWentBackError(TenureLostError):
     """The id sequence is behind what was seen before: a crash or a fail-over took commits back."""
 
     def __init__(self, before: int, now: int) -> None:
-        super().__init__(f"the id sequence went back from {before} to {now}: a crash or fail-over undid commits")
+        super().__init__(f"the id sequence went back from {before} to {now}: a crash or fail-over took ids back")
 
 
 class LeaseLostError(TenureLostError):

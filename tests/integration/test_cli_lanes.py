@@ -261,7 +261,7 @@ async def test_a_replica_shows_what_it_has_counted(outbox: str) -> None:
         async def shown() -> bool:
             # The next beat would be in 200 s; a look that is under way may undo this.
             one.claim._show_at = 0.0
-            one.tenure.claim_wake_up.set()
+            one.tenure.lanes_may_be_free()
             found = (await report(outbox))["replicas"][0]
             return (found["duplicates"], found["leases_lost"], found["lanes"]) == (4, 1, list(range(LANES)))
 

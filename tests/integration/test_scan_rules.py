@@ -589,7 +589,7 @@ class TestRule8:
             await relay.settle(await relay.take_all())
             await relay.take_all()
             await slow.commit()
-            relay.scan.quiet[xid] = await relay.control.sequence_value()
+            relay.reads.found_quiet([xid], await relay.control.sequence_value())
             relay.lane(LANE).releasing = True
             assert await relay.take() == []
             relay.lane(LANE).releasing = False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.settings import ReplicaSettings
 from relay.stages.claim.claim import Claim
 from relay.stages.claim.ports import ClaimedLane
 from relay.stages.claim.totals import Totals
-from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 
@@ -49,7 +49,14 @@ async def test_a_failure_that_another_lane_records_during_a_claim_is_not_forgott
 
     port = cast("ClaimPort", Tables(fail))
     no_lanes: list[LaneRow] = []
-    claim = Claim(port, tenure, lambda: None, ReplicaSettings(), Totals(), Telemetry())
+    claim = Claim(
+        port=port,
+        tenure=tenure,
+        on_claimed=lambda: None,
+        settings=ReplicaSettings(),
+        totals=Totals(),
+        telemetry=Telemetry(),
+    )
     await claim._claim(no_lanes)
     assert sorted(tenure.lanes) == [3]
     assert tenure.has_failures

@@ -11,6 +11,7 @@ import pytest
 
 from relay.decide.admission import Admission
 from relay.decide.lane_scan import LaneScan
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
@@ -21,7 +22,6 @@ from relay.stages.publish.partition import Partition
 from relay.stages.publish.queues import Topics
 from relay.stages.publish.topic import Topic
 from relay.stages.publish.unpublishable import Unpublishable
-from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Failed, Outcomes
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.decide.failing import Fail, Retry
+from relay.decide.room import Room
 from relay.outcome import FailureKind, PublishError
 from relay.settings import FailureSettings
 from relay.stages.hold.failures import Failures
 from relay.stages.hold.gate import Gate
-from relay.stages.room import Room
 from relay.stages.settle.outcomes import Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry

@@ -6,9 +6,9 @@ import pytest
 
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.stages.hold.gate import Gate
-from relay.stages.room import Room
 from relay.stages.settle.outcomes import Held, Outcomes
 from relay.stages.tenure import Tenure
 from tests.support.events import event, ids

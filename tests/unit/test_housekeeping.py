@@ -88,7 +88,13 @@ class House:
         self.port = port
         self.log = Lines()
         self.telemetry = Telemetry(self.log)
-        self.stage = Housekeeping(port, REPLICA, SegmentSettings(check_interval=every), self.telemetry, more=more)
+        self.stage = Housekeeping(
+            port=port,
+            replica=REPLICA,
+            settings=SegmentSettings(check_interval=every),
+            telemetry=self.telemetry,
+            more=more,
+        )
         self.running = asyncio.create_task(self.stage.run())
 
     async def until_done(self, chore: str, times: int = 1) -> None:
@@ -155,7 +161,9 @@ async def test_a_lost_connection_ends_it(chore: str) -> None:
     port = Port(**({"prune": KeyError()} if chore == "show_put_off" else {}))
     port.errors[chore] = PostgresLostError("the connection was lost")
     with pytest.raises(PostgresLostError):
-        await Housekeeping(port, REPLICA, SegmentSettings(check_interval=0.001), Telemetry()).run()
+        await Housekeeping(
+            port=port, replica=REPLICA, settings=SegmentSettings(check_interval=0.001), telemetry=Telemetry()
+        ).run()
 
 
 async def test_replays_are_finished_at_once_when_they_may_be_over() -> None:

@@ -98,11 +98,11 @@ class TestAbsorb:
     def test_a_settled_id_stays_taken_until_the_next_scan_begins(self) -> None:
         """Rule 1: the receipt committed while the scan was under way, and is not in its snapshot."""
         lane = scanned_lane(QUIET, 1, 2)
-        lane.begin()
+        lane.about_to_read()
         lane.settle([1, 2])
         assert lane.unsettled == 0
         assert lane.absorb(QUIET, events(1, 2), [], WIDE, WIDE) == []
-        lane.begin()
+        lane.about_to_read()
         assert lane.taken == set()
 
     @pytest.mark.parametrize("reach", [Reach(2, 10_000), Reach(100, 20)])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from relay.decide.limits import ANY_TIME, LONGEST_MARGIN, TimeLimits, TopicLimits
+from relay.decide.room import Room
 from relay.kafka.administration import limits_of
 from relay.outcome import FailureKind, PublishError
 from relay.stages.publish.limits import Limits, now_ms
 from relay.stages.publish.partition import Flight
-from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import event
 from tests.support.producers import MAIN

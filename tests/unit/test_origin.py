@@ -12,6 +12,7 @@ import pytest
 from relay.decide.admission import Admission
 from relay.decide.lane_scan import LaneScan
 from relay.decide.republishing import Progress, ReplayRequest
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.event import with_origin
 from relay.outcome import FailureKind, PublishError
@@ -24,7 +25,6 @@ from relay.stages.publish.queues import Topics
 from relay.stages.publish.topic import Topic
 from relay.stages.publish.unpublishable import Unpublishable
 from relay.stages.republish.origin import LaneRepublish, Republished
-from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry

@@ -8,11 +8,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
+from relay.decide.room import Room
 from relay.event import EventTuple
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages.publish.partition import COLD_AFTER, MOST_PER_BATCH, Flight, Partition
-from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import event, events, ids
 from tests.support.producers import MAIN, SIDE

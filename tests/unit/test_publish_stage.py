@@ -14,6 +14,7 @@ import pytest
 
 from relay.decide.admission import Admission
 from relay.decide.limits import TopicLimits
+from relay.decide.room import Room
 from relay.event import with_origin
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.settings import FailureSettings, PublishSettings
@@ -23,7 +24,6 @@ from relay.stages.publish.faults import Faults
 from relay.stages.publish.pacing import Pacing
 from relay.stages.publish.publish import Publish
 from relay.stages.publish.queues import Topics
-from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from relay.decide.admission import Admission
+from relay.decide.room import Room
 from relay.stages.publish.partition import Flight
 from relay.stages.publish.queues import Topics
-from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from tests.support.events import event, events, ids
 from tests.support.producers import MAIN

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from relay.decide.lane_scan import LaneScan
 from relay.decide.republishing import MOST_EVENTS, ReplayRequest
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.errors import PostgresLostError, UnreachableError
 from relay.event import EventTuple, PendingEvent
@@ -21,7 +22,6 @@ from relay.settings import BufferSettings, PublishSettings
 from relay.stages.publish.line import withdrawn
 from relay.stages.republish.origin import Republished
 from relay.stages.republish.republish import LOOK_INTERVAL, Republish
-from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Outcomes
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
@@ -154,7 +154,7 @@ class Bench:
 async def running(bench: Bench) -> AsyncIterator[None]:
     """The stage, running and woken."""
     task = asyncio.create_task(bench.stage.run())
-    bench.tenure.replay_wake_up.set()
+    bench.tenure.replay_may_be_open()
     try:
         yield
         assert not task.done(), task
@@ -208,7 +208,7 @@ async def test_hints_that_anybody_may_send_cost_few_connections() -> None:
     async with running(bench):
         begun = time.monotonic()
         for _ in range(100):
-            bench.tenure.replay_wake_up.set()
+            bench.tenure.replay_may_be_open()
             await asyncio.sleep(0.001)
         assert 1 <= tables.connections <= 1 + (time.monotonic() - begun) / LOOK_INTERVAL
 
@@ -220,7 +220,7 @@ async def test_it_takes_nothing_while_live_events_need_the_room() -> None:
     async with running(bench):
         await bench.handed_in(MOST_EVENTS)
         assert {event[0] for event in bench.kafka} == {4}
-        bench.tenure.room.remove({3: (19_000, 190_000)})
+        bench.tenure.leave_room({3: (19_000, 190_000)})
         await bench.handed_in(2 * MOST_EVENTS)
 
 

@@ -11,13 +11,13 @@ from relay.decide.closed import BlockedKey, Closed
 from relay.decide.failing import Fail
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, Reach
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.event import EventTuple, PendingEvent, id_of
 from relay.outcome import FailureKind, PublishError
 from relay.settings import ScanSettings
 from relay.stages.hold.ports import DueFailure
 from relay.stages.hold.resume import Resume
-from relay.stages.room import Room
 from relay.stages.settle.outcomes import Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
 
@@ -261,7 +261,7 @@ async def test_a_key_does_not_open_while_an_event_of_it_is_being_held_back() -> 
 async def test_nothing_of_a_lane_is_resumed_before_the_sweep_of_its_take_over_is_over(rows: str) -> None:
     """Event 5 was in flight when the last owner was killed, and event 6 of its key had failed or was held by then."""
     setting = Setting(highest_settled=6)
-    setting.tenure.has_failures = True
+    setting.tenure.expect_failures()
     if rows == "failed":
         setting.tables.due = [event(6)]
     else:
@@ -311,13 +311,13 @@ async def test_it_looks_less_and_less_often_while_nothing_happens_and_soon_again
 
 async def test_a_failure_that_is_recorded_while_it_looks_whether_there_are_any_is_looked_at_again() -> None:
     setting = Setting()
-    setting.tenure.has_failures = True
+    setting.tenure.expect_failures()
 
     def fail() -> None:
         """As settle does, whose commit the look's snapshot does not have."""
         if not setting.tenure.has_failures:
-            setting.tenure.has_failures = True
-            setting.tenure.resume_wake_up.set()
+            setting.tenure.expect_failures()
+            setting.tenure.failure_may_be_due()
 
     setting.tables.while_reading = [fail]
     await setting.resume.resume_failures()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, strategies
 
 from relay.decide.lane_scan import Reach
+from relay.decide.room import Room
 from relay.event import OVERHEAD_BYTES
-from relay.stages.room import Room
 from tests.support.events import events
 
 ROOMY = 1 << 40
@@ -100,14 +100,6 @@ def test_a_lane_always_has_room_for_one_event_when_it_is_empty() -> None:
     assert buffer.allowance(5) == buffer.leftover(5) == Reach(1, 1)
     buffer.add(5, events(1, lane=5, size=100_000))
     assert not buffer.worth_reading(5)
-
-
-def test_whoever_waits_for_room_hears_of_receipts() -> None:
-    buffer = Room(10, ROOMY)
-    buffer.add(0, events(1))
-    assert not buffer.changed.is_set()
-    buffer.remove({0: (1, 10)})
-    assert buffer.changed.is_set()
 
 
 def test_a_share_is_the_larger_one_of_events_and_bytes() -> None:

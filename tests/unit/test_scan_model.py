@@ -252,8 +252,10 @@ def raise_floors_of_transactions_that_are_ending(monkeypatch: pytest.MonkeyPatch
 
     async def mutant(self: Sweep, now: float) -> None:
         await look(self, now)
-        for xid, value in self._scan.quiet.items():
+        quiet = self._reads.take_quiet()
+        for xid, value in quiet.items():
             self._tenure.ladder.raise_floor(xid, value)
+            self._reads.found_quiet([xid], value)
 
     monkeypatch.setattr(Sweep, "look_for_quiet_transactions", mutant)
 

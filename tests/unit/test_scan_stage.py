@@ -10,10 +10,11 @@ import pytest
 
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.settings import ScanSettings
-from relay.stages.room import Room
 from relay.stages.scan.ports import ScanResult
+from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.scan import Scan
 from relay.stages.tenure import SequenceWentBackError, Tenure, TenureLostError
 from relay.telemetry import Telemetry
@@ -71,7 +72,10 @@ class Scanning:
             self.tenure.add_lane(state, Closed())
         settings = ScanSettings(batch_events=20, busy_interval=0.005, idle_interval=0.1)
         self.now = 0.0
-        self.scan = Scan(self.port, self.tenure, self.taken.extend, settings, Telemetry(), lambda: self.now)
+        self.reads = LaneReads(self.tenure, self.taken.extend, clock=lambda: self.now)
+        self.scan = Scan(
+            port=self.port, reads=self.reads, settings=settings, telemetry=Telemetry(), clock=lambda: self.now
+        )
 
     async def run(self, pauses: int) -> list[float]:
         """Let the loop run for so many pauses; returns them."""
@@ -126,11 +130,11 @@ class TestPace:
         scanning.tenure.room.add(5, events(*range(100, 150), lane=5))
         scanning.tenure.lanes[3].exhausted = True
         pausing = asyncio.create_task(scanning.scan._pause(60))
-        scanning.tenure.room.remove({5: (10, 100)})
+        scanning.tenure.leave_room({5: (10, 100)})
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not pausing.done(), "with 40 of 100 it still holds more than half of what it may"
-        scanning.tenure.room.remove({5: (40, 400)})
+        scanning.tenure.leave_room({5: (40, 400)})
         await asyncio.wait_for(pausing, 5)
 
     async def test_the_pause_ends_when_a_lane_that_could_not_be_looked_at_has_room(self) -> None:
@@ -143,7 +147,7 @@ class TestPace:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not pausing.done()
-        scanning.tenure.room.remove({5: (50, 500)})
+        scanning.tenure.leave_room({5: (50, 500)})
         await asyncio.wait_for(pausing, 5)
 
     async def test_a_lane_that_fills_its_room_is_waited_for_and_the_others_are_not_asked_again(self) -> None:
@@ -158,18 +162,18 @@ class TestPace:
         await scanning.once()
         pausing = asyncio.create_task(scanning.scan._pause(60))
         await asyncio.sleep(0)
-        scanning.tenure.room.remove({3: (1, 10)})
+        scanning.tenure.leave_room({3: (1, 10)})
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not pausing.done()
-        scanning.scan.wake_up()
+        scanning.reads.look_at_once()
         await asyncio.wait_for(pausing, 5)
 
     async def test_a_wake_up_while_nothing_can_be_asked_for_does_not_keep_the_loop_busy(self) -> None:
         scanning = Scanning()
         for lane in (3, 5):
             scanning.tenure.room.add(lane, events(*range(50), lane=lane))
-        scanning.scan.wake_up()
+        scanning.reads.look_at_once()
         running = asyncio.create_task(scanning.scan.run())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -180,7 +184,7 @@ class TestPace:
 
     async def test_a_wake_up_during_a_scan_is_not_lost(self) -> None:
         scanning = Scanning()
-        scanning.port.meanwhile = scanning.scan.wake_up
+        scanning.port.meanwhile = scanning.reads.look_at_once
         await scanning.once()
         await asyncio.wait_for(scanning.scan._pause(60), 5)
 
@@ -237,7 +241,7 @@ class TestWhenNothingHappens:
         scanning = Scanning(answer(), answer(), answer(event(1, lane=3), xmax=51))
         for _ in range(2):
             await scanning.once()
-        scanning.scan.wake_up()
+        scanning.reads.look_at_once()
         assert not await scanning.scan._nothing_new()
         assert scanning.port.looks == 0
 
@@ -258,7 +262,7 @@ class TestWhenNothingHappens:
         scanning = Scanning(answer(), answer(), answer())
         for _ in range(2):
             await scanning.once()
-        scanning.scan.quiet[45] = 9
+        scanning.reads.found_quiet([45], 9)
         assert not await scanning.scan._nothing_new()
         assert scanning.port.looks == 0
 

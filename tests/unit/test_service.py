@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from relay.decide.room import Room
 from relay.errors import PostgresLostError, SchemaError
 from relay.run.service import Service
 from relay.settings import Settings
 from relay.stages.claim.former import FormerTenure
-from relay.stages.room import Room
 from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from relay.decide.lane_scan import LaneScan
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.settings import SettleSettings
-from relay.stages.room import Room
 from relay.stages.settle import settle as module
 from relay.stages.settle.outcomes import Delivered, Held, Outcomes
 from relay.stages.settle.settle import Settle
@@ -49,6 +49,17 @@ class Tables:
         return len(receipts.ids)
 
 
+def settle_on(tables: Tables, tenure: Tenure, outcomes: Outcomes | None = None) -> Settle:
+    """The stage on these tables."""
+    return Settle(
+        port=cast("SettlePort", tables),
+        outcomes=outcomes or Outcomes(),
+        tenure=tenure,
+        settings=SettleSettings(),
+        telemetry=Telemetry(),
+    )
+
+
 async def test_the_attempts_of_a_failed_event_are_forgotten_when_it_is_published() -> None:
     tenure = Tenure(Room(1_000, 1_000_000))
     state = tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
@@ -57,13 +68,7 @@ async def test_the_attempts_of_a_failed_event_are_forgotten_when_it_is_published
         state.resuming.add(each.id)
         tenure.attempts[LANE, each.id] = 2
     tenure.room.add(LANE, [retried, other])
-    settle = Settle(
-        port=cast("SettlePort", Tables()),
-        outcomes=Outcomes(),
-        tenure=tenure,
-        settings=SettleSettings(),
-        telemetry=Telemetry(),
-    )
+    settle = settle_on(Tables(), tenure)
     await settle._record([Delivered(tenure, [retried], 0, 100)])
     assert tenure.attempts == {(LANE, 6): 2}
 
@@ -72,13 +77,7 @@ async def test_nothing_is_held_back_in_a_lane_that_is_not_owned() -> None:
     """Lanes that are not owned went unmentioned: if none was, nothing was compared, and the rows were written."""
     tenure, tables = Tenure(Room(1_000, 1_000_000)), Tables()
     tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
-    settle = Settle(
-        port=cast("SettlePort", tables),
-        outcomes=Outcomes(),
-        tenure=tenure,
-        settings=SettleSettings(),
-        telemetry=Telemetry(),
-    )
+    settle = settle_on(tables, tenure)
     await settle._record([Held(tenure, [event(5, lane=LANE)])])
     for lanes in ([LANE + 1], [LANE, LANE + 1]):
         with pytest.raises(LeaseLostError, match=f"one of the lanes \\[.*{LANE + 1}\\] has another owner"):
@@ -109,15 +108,7 @@ async def test_little_is_written_at_intervals_and_much_at_once(monkeypatch: pyte
     monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=note))
     # On a slow machine it would be over before the next look.
     monkeypatch.setattr(module, "INTERVAL", 60.0)
-    settling = asyncio.create_task(
-        Settle(
-            port=cast("SettlePort", tables),
-            outcomes=outcomes,
-            tenure=tenure,
-            settings=SettleSettings(),
-            telemetry=Telemetry(),
-        ).run()
-    )
+    settling = asyncio.create_task(settle_on(tables, tenure, outcomes).run())
     async with asyncio.timeout(5):
         while len(pauses) < 5:  # noqa: ASYNC110 it is told by nothing else
             await asyncio.sleep(0)

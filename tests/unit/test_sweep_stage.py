@@ -10,12 +10,12 @@ import pytest
 
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.event import EventTuple
 from relay.settings import ScanSettings
-from relay.stages.room import Room
 from relay.stages.scan.ports import ScanResult
-from relay.stages.scan.scan import Scan
+from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.sweep import TURN_STEPS, Sweep
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
@@ -77,9 +77,9 @@ async def test_a_drain_that_begins_right_after_lanes_were_claimed_ends_it(claime
         tenure.add_lane(LaneScan.take_over(3, 1, 0, 10, SNAPSHOT), Closed())
     port = Port()
     settings, telemetry = ScanSettings(), Telemetry()
-    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
-    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
-    scan.long_sweeps.set()
+    reads = LaneReads(tenure, lambda _: None)
+    sweep = Sweep(port=port, reads=reads, settings=settings, telemetry=telemetry)
+    reads.lane_needs_sweep()
     tenure.drain_begun.set()
     await sweep.run()
     assert port.steps == 0
@@ -101,8 +101,8 @@ class UntilSwept(Sweep):
 async def run_until_swept(tenure: Tenure, port: Port) -> list[int]:
     """Run the stage until no lane is in a long sweep; returns the lanes that took steps, in order."""
     settings, telemetry = ScanSettings(sweep_step_ids=10), Telemetry()
-    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
-    await UntilSwept(port, scan, tenure, lambda _: None, settings, telemetry).run()
+    reads = LaneReads(tenure, lambda _: None)
+    await UntilSwept(port=port, reads=reads, settings=settings, telemetry=telemetry).run()
     return port.lanes
 
 
@@ -145,8 +145,8 @@ async def test_a_turn_is_over_once_its_lane_is_given_back_or_has_no_room() -> No
 
     port.after_steps = give_back
     settings, telemetry = ScanSettings(sweep_step_ids=10), Telemetry()
-    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
-    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
+    reads = LaneReads(tenure, lambda _: None)
+    sweep = Sweep(port=port, reads=reads, settings=settings, telemetry=telemetry)
     assert await sweep._turn(tenure.lanes[0], TURN_STEPS)
     assert port.lanes == [0]
     assert not await sweep._turn(tenure.lanes[0], TURN_STEPS)
@@ -179,8 +179,8 @@ async def test_the_end_of_a_take_overs_sweep_wakes_those_up_who_wait_for_it() ->
     tenure.add_lane(state, Closed())
     port = Port()
     settings, telemetry = ScanSettings(), Telemetry()
-    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
-    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
+    reads = LaneReads(tenure, lambda _: None)
+    sweep = Sweep(port=port, reads=reads, settings=settings, telemetry=telemetry)
     await sweep.step_all()
     assert not tenure.resume_wake_up.is_set()
     await sweep.step_all()
@@ -199,8 +199,8 @@ async def test_an_idle_database_is_not_asked_again_and_again_about_the_same_tran
     tenure.add_lane(state, Closed())
     port = Port()
     settings, telemetry = ScanSettings(), Telemetry()
-    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
-    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
+    reads = LaneReads(tenure, lambda _: None)
+    sweep = Sweep(port=port, reads=reads, settings=settings, telemetry=telemetry)
     for now in range(5):
         await sweep.look_for_quiet_transactions(float(now))
     assert port.looks == [], "nothing runs"
@@ -210,12 +210,12 @@ async def test_an_idle_database_is_not_asked_again_and_again_about_the_same_tran
     for now in range(5, 10):
         await sweep.look_for_quiet_transactions(float(now))
     assert port.looks == [[41, 44]]
-    assert scan.quiet == {41: 0, 44: 0}
+    assert reads.take_quiet() == {41: 0, 44: 0}
     tenure.saw_sequence(7, 0)
     for now in range(10, 15):
         await sweep.look_for_quiet_transactions(float(now))
     assert port.looks == [[41, 44]] * 2
-    assert scan.quiet == {41: 7, 44: 7}
+    assert reads.take_quiet() == {41: 7, 44: 7}
 
 
 async def test_what_is_found_while_a_scan_is_under_way_is_for_the_next_one() -> None:
@@ -225,13 +225,13 @@ async def test_what_is_found_while_a_scan_is_under_way_is_for_the_next_one() -> 
     tenure.add_lane(state, Closed())
     port = Port()
     settings, telemetry = ScanSettings(), Telemetry()
-    scan = Scan(port, tenure, lambda _: None, settings, telemetry)
-    sweep = Sweep(port, scan, tenure, lambda _: None, settings, telemetry)
+    reads = LaneReads(tenure, lambda _: None)
+    sweep = Sweep(port=port, reads=reads, settings=settings, telemetry=telemetry)
 
     def take_what_was_found() -> None:
-        scan.quiet = {}
+        reads.take_quiet()
 
     port.meanwhile = take_what_was_found
     for now in range(3):
         await sweep.look_for_quiet_transactions(float(now))
-    assert scan.quiet == {41: 0}
+    assert reads.take_quiet() == {41: 0}

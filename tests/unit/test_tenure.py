@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from relay.decide.closed import Closed
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
-from relay.stages.room import Room
 from relay.stages.tenure import MANY_RUNGS, Tenure
+from tests.support.events import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,3 +70,22 @@ def test_pruning_leaves_what_the_statement_itself_rests_on() -> None:
     tenure.saw_statement(late, sequence_value=501, next_xid=401, before=500)
     assert len(tenure.ladder) < before
     assert [tenure.ladder.floor(xid) for xid in (100, 200)] == [99, 199]
+
+
+def test_the_scan_that_waits_for_room_hears_of_receipts() -> None:
+    tenure = Tenure(Room(10, 1_000_000))
+    tenure.room.add(0, events(1))
+    assert not tenure.scan_wake_up.is_set()
+    tenure.leave_room({0: (1, 10)})
+    assert tenure.scan_wake_up.is_set()
+    assert tenure.room.events == 0
+
+
+def test_the_first_failure_has_resume_look_and_the_others_do_not_hurry_it() -> None:
+    tenure = Tenure(Room(10, 1_000_000))
+    tenure.failure_recorded()
+    assert tenure.has_failures
+    assert tenure.resume_wake_up.is_set()
+    tenure.resume_wake_up.clear()
+    tenure.failure_recorded()
+    assert not tenure.resume_wake_up.is_set()

@@ -8,11 +8,12 @@ import pytest
 
 from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.errors import StatementFailedError
 from relay.settings import ScanSettings
-from relay.stages.room import Room
 from relay.stages.scan.ports import ScanResult
+from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
 from relay.stages.scan.unreadable import ID_MAX, Found, Unreadable
@@ -135,8 +136,9 @@ def stages(failing: int) -> tuple[Tenure, Scan, Sweep, list[PendingEvent]]:
     settings = ScanSettings(batch_events=Port.asked)
     port = Port(failing)
     looks = Unreadable(Table(events=5), tenure, lambda *_: pytest.fail("nothing is unreadable"))
-    scan = Scan(port, tenure, taken.extend, settings, Telemetry(), unreadable=looks)
-    sweep = Sweep(port, scan, tenure, taken.extend, settings, Telemetry(), unreadable=looks)
+    reads = LaneReads(tenure, taken.extend)
+    scan = Scan(port=port, reads=reads, settings=settings, telemetry=Telemetry(), unreadable=looks)
+    sweep = Sweep(port=port, reads=reads, settings=settings, telemetry=Telemetry(), unreadable=looks)
     return tenure, scan, sweep, taken
 
 

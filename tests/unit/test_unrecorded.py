@@ -8,10 +8,10 @@ import pytest
 
 from relay.decide.failing import Fail
 from relay.decide.lane_scan import LaneScan
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.errors import PostgresLostError, StatementFailedError
 from relay.outcome import FailureKind, PublishError
-from relay.stages.room import Room
 from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes, halves
 from relay.stages.settle.unrecorded import MOST_SUSPECTS, Unrecorded
 from relay.stages.tenure import Tenure

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from relay.decide.admission import Admission
+from relay.decide.room import Room
 from relay.decide.stuck import STALLED_AFTER, STUCK_AFTER
 from relay.decide.trouble import MAX_SHARE_OF_ROOM, PAUSE_AFTER, PROBE_FIRST
 from relay.outcome import FailureKind, PublishError
@@ -18,7 +19,6 @@ from relay.settings import HealthSettings
 from relay.stages.publish.partition import Flight
 from relay.stages.publish.queues import Topics
 from relay.stages.publish.watch import WATCH_INTERVAL, Watch
-from relay.stages.room import Room
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 from tests.support.events import event, events, ids

@@ -51,6 +51,7 @@ class Claim:
 
     def __init__(
         self,
+        *,
         port: ClaimPort,
         tenure: Tenure,
         on_claimed: Callable[[], None],
@@ -66,8 +67,8 @@ class Claim:
         self._telemetry = telemetry
         self._sharing = Sharing(tenure.replica)
         self._give_back: frozenset[int] = frozenset()
-        self._look_at = 0.0
-        self._look_again_after = LOOK_AGAIN_AFTER
+        self._next_look = 0.0
+        self._look_delay = LOOK_AGAIN_AFTER
         self._drain_told = False
         self._shown: frozenset[int] = frozenset()
         self._show_at = float("inf")
@@ -75,14 +76,12 @@ class Claim:
     async def register(self, former: UUID | None) -> None:
         """Begin the tenure: the ladder's first rung, then the registration's lease. No lane is owned yet."""
         tenure = self._tenure
-        value = await self._look_at_sequence()
+        value = await self._read_sequence()
         sent = time.monotonic()
         xid = await self._port.register(
             tenure.replica, self._settings.name, relay.__version__, self._settings.lease, former
         )
-        tenure.registered = True
-        tenure.ladder.add(xid, value)
-        tenure.lease_ends = sent + self._settings.lease
+        tenure.register(xid, value, sent + self._settings.lease)
         await self._wake_others()
 
     async def run(self) -> None:
@@ -99,19 +98,19 @@ class Claim:
                 next_beat = now + interval
                 await self.beat()
                 self._telemetry.emit("heartbeat.done", seconds=time.monotonic() - now)
-            elif tenure.claim_wake_up.is_set() or now >= self._look_at:
+            elif tenure.claim_wake_up.is_set() or now >= self._next_look:
                 await self.look()
             await self.hand_back()
             if tenure.draining and not tenure.lanes:
                 await self.leave()
                 return
-            until = min(next_beat, self._look_at, self._show_at) - time.monotonic()
+            until = min(next_beat, self._next_look, self._show_at) - time.monotonic()
             await self._wait(min(until, HAND_BACK_INTERVAL) if self._give_back else until)
 
     async def leave(self) -> None:
         """Take the replica off the list: its lanes are free."""
         await self._port.unregister(self._tenure.replica)
-        self._tenure.has_left = True
+        self._tenure.leave()
         await self._wake_others()
 
     async def beat(self) -> None:
@@ -119,7 +118,7 @@ class Claim:
         tenure = self._tenure
         # Looked at here and not left to the scans: without a recent rung, the sweep of a lane that is claimed next
         # would go back again and again, and lanes without room would not advance their positions.
-        value = await self._look_at_sequence()
+        value = await self._read_sequence()
         report = self._report()
         sent = time.monotonic()
         renewal = await self._port.renew(tenure.replica, self._settings.lease, report)
@@ -129,7 +128,7 @@ class Claim:
         tenure.ladder.add(renewal.xid, value)
         self._shown, self._show_at = frozenset(report.releasing), float("inf")
         if renewal.open_replays:
-            tenure.replay_wake_up.set()
+            tenure.replay_may_be_open()
         if tenure.lanes:
             await self._port.advance_positions(tenure.replica, self._positions(tenure.lanes.values()))
         await self.look()
@@ -145,7 +144,7 @@ class Claim:
         now = time.monotonic()
         plan = self._sharing.plan(live, rows, self._give_back, now)
         self._give_back = plan.give_back
-        self._look_at = now + plan.look_in
+        self._next_look = now + plan.look_in
         if plan.claim and not tenure.draining:
             await self._claim(plan.claim)
         self._telemetry.gauge("lanes_owned", len(tenure.lanes))
@@ -160,7 +159,7 @@ class Claim:
                 await self._port.drain(tenure.replica)
                 await self._wake_others()
         for state in tenure.lanes.values():
-            state.releasing = state.lane in self._give_back
+            state.give_back(state.lane in self._give_back)
         ready = [state for state in tenure.lanes.values() if state.releasing and not state.unsettled]
         if ready:
             await self._release(ready)
@@ -176,7 +175,7 @@ class Claim:
             self._totals.leases_lost,
         )
 
-    async def _look_at_sequence(self) -> int:
+    async def _read_sequence(self) -> int:
         before = self._tenure.sequence_value
         self._tenure.saw_sequence(await self._port.sequence_value(), before)
         return self._tenure.sequence_value
@@ -190,14 +189,14 @@ class Claim:
     async def _claim(self, free: Sequence[LaneRow]) -> None:
         tenure = self._tenure
         claimed = await self._port.claim(tenure.replica, free)
-        self._look_again_after = LOOK_AGAIN_AFTER if claimed else min(2 * self._look_again_after, MOST_LOOK_AGAIN_AFTER)
-        self._look_at = time.monotonic() + self._look_again_after
+        self._look_delay = LOOK_AGAIN_AFTER if claimed else min(2 * self._look_delay, MOST_LOOK_AGAIN_AFTER)
+        self._next_look = time.monotonic() + self._look_delay
         # Before the first scan: what stands behind a failure must not be published by it.
         numbers = [lane.lane for lane in claimed]
         blocking = await self._port.blocking(numbers)
         held = await self._port.held_topics(numbers)
         if await self._port.has_failures(numbers):
-            tenure.has_failures = True
+            tenure.expect_failures()
         for lane in claimed:
             closed = Closed(
                 topics={topic for number, topic in held if number == lane.lane},

@@ -51,7 +51,7 @@ class Failures:
         settings = self._settings
         verdict = judge(
             error.kind,
-            tenure.attempts.pop((event.lane, event.id), 0),
+            tenure.forget_attempts(event.lane, event.id),
             policy_for(event.topic, settings.by_pattern(), settings.policy),
             settings.max_attempts,
             settings.first_delay,

@@ -109,14 +109,14 @@ class Resume:
         self._try_anew({event.topic for event, _ in due})
         for event, attempts in due:
             if self._resume(lanes[event.lane], [event]):
-                tenure.attempts[event.lane, event.id] = attempts
+                tenure.note_attempts(event.lane, event.id, attempts)
                 self._resumed = True
         if not due and not under_way:
             # Nothing that a person or the clock could make due: stop asking until the next failure. That may be
             # recorded while we ask and be missing in the answer, so the answer never takes the flag down.
-            tenure.has_failures = False
+            tenure.expect_no_failures()
             if await self._port.has_failures(sorted(tenure.lanes)):
-                tenure.has_failures = True
+                tenure.expect_failures()
             if self._resumed:
                 self._resumed = False
                 self._replays_may_be_over()
@@ -198,7 +198,7 @@ class Resume:
         # soon as settle does hear; until then it is left to the next look.
         new = [event for event in events if not state.awaits_settle(event.id)]
         if new:
-            state.resuming.update(map(id_of, new))
+            state.resume(map(id_of, new))
             self._tenure.room.add(state.lane, new)
             self._hand_in(new)
         return bool(new)

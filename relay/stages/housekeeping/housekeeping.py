@@ -45,11 +45,11 @@ class Housekeeping:
 
     def __init__(
         self,
+        *,
         port: HousekeepingPort,
         replica: UUID,
         settings: SegmentSettings,
         telemetry: Telemetry,
-        *,
         more: Sequence[Chore] = (),
     ) -> None:
         """`more` are chores of others, done after its own."""

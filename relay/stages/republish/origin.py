@@ -38,7 +38,7 @@ class LaneRepublish:
     def handed_in(self, events: Sequence[PendingEvent]) -> None:
         """Note events that publish has from now on."""
         self._republished.took(len(events))
-        self.state.replaying += len(events)
+        self.state.republish(len(events))
         for event in events:
             self.progress.began(event.id, event.size)
 
@@ -53,13 +53,13 @@ class LaneRepublish:
     def withdrawn(self, event: PendingEvent) -> None:
         """Have the event read again."""
         self.progress.returned(event.id)
-        self.state.replaying -= 1
+        self.state.republished()
         self._republished.gave_back()
 
     def settled(self, event: PendingEvent) -> None:
         """Note an event whose receipt is committed."""
         self.progress.settled([event.id])
-        self.state.replaying -= 1
+        self.state.republished()
 
 
 class Republished:

@@ -90,7 +90,7 @@ class Republish:
             except UnreachableError as error:
                 self._telemetry.emit("replay.waiting", error=error)
                 await asyncio.sleep(self._backoff.next_delay())
-                self._tenure.replay_wake_up.set()
+                self._tenure.replay_may_be_open()
 
     async def _work_on(self, port: RepublishPort) -> None:
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from relay.decide.lane_scan import Reach
 from relay.errors import StatementFailedError
+from relay.event import ID, LANE
 from relay.stages.scan.ports import LaneRequest
 from relay.stages.scan.unreadable import ID_MAX
 from relay.stages.tenure import TenureLostError
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.settings import ScanSettings
     from relay.stages.scan.ports import ScanPort
+    from relay.stages.scan.reads import LaneReads
     from relay.stages.scan.unreadable import Unreadable
-    from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
 
@@ -39,38 +40,28 @@ class Scan:
 
     def __init__(
         self,
+        *,
         port: ScanPort,
-        tenure: Tenure,
-        hand_on: Callable[[list[PendingEvent]], None],
+        reads: LaneReads,
         settings: ScanSettings,
         telemetry: Telemetry,
         clock: Callable[[], float] = time.monotonic,
-        *,
         unreadable: Unreadable | None = None,
     ) -> None:
+        """Without `unreadable`, an event that cannot be read ends the tenure."""
         self._port = port
-        self._tenure = tenure
-        self._hand_on = hand_on
+        self._reads = reads
+        self._tenure = reads.tenure
         self._settings = settings
         self._telemetry = telemetry
         self._clock = clock
         self._unreadable = unreadable
         self._took = 0.0
+        """Seconds that the last scan took."""
         self._snapshot: Snapshot | None = None
         self._still = False
         """Whether no transaction had ended between the last two looks."""
-        self._woken_up = False
         self._pause_over = False
-        self.long_sweeps = asyncio.Event()
-        """Set when a lane needs a long sweep."""
-        self.quiet: dict[int, int] = {}
-        """Transactions found without an event id, and the sequence's value before that look (SCAN.md, rule 8)."""
-        self.scanned_at = clock()
-
-    def wake_up(self) -> None:
-        """Look at once instead of at the next poll."""
-        self._woken_up = True
-        self._tenure.room.changed.set()
 
     async def run(self) -> None:
         """Scan until cancelled, or until the tenure drains."""
@@ -89,18 +80,18 @@ class Scan:
                 await self._pause(pause)
             else:
                 # No lane has room, or all are being swept.
-                self._woken_up = False
+                self._reads.looking()
                 await self._pause(self._settings.idle_interval)
 
     async def scan_once(self, requests: Sequence[LaneRequest]) -> tuple[int, bool]:
         """One scan; returns how many events it found and whether there is more that would fit."""
         tenure = self._tenure
         started = self._clock()
-        self._woken_up = False
-        quiet, self.quiet = self.quiet, {}
+        self._reads.looking()
+        quiet = self._reads.take_quiet()
         states = [tenure.lanes[request.lane] for request in requests]
         for state in states:
-            state.begin()
+            state.about_to_read()
         value_before = tenure.sequence_value
         try:
             result = await self._port.scan(requests, self._settings.sweep_step_ids)
@@ -121,20 +112,19 @@ class Scan:
             # Only now is it certain that the transaction was not just ending while we looked at its locks.
             if xid in result.snapshot.running:
                 tenure.ladder.raise_floor(xid, value)
-        found = size = 0
+        found = found_bytes = 0
         more = False
         for state, request, events in zip(states, requests, _by_lane(requests, result.events), strict=True):
-            if tenure.draining or state.releasing or tenure.lanes.get(request.lane) is not state:
+            if not tenure.may_take(state):
                 continue
             taken, cut = self._absorb(state, request, events, result.snapshot)
             if taken:
-                size += tenure.room.add(request.lane, taken)
-                self._hand_on(taken)
+                found_bytes += self._reads.take(state, taken)
                 found += len(taken)
             more = more or (cut and tenure.room.worth_reading(request.lane))
-        self.scanned_at = self._clock()
-        self._took = self.scanned_at - started
-        self._telemetry.emit("scan.done", events=found, bytes=size, seconds=self._took)
+        self._reads.looked()
+        self._took = self._clock() - started
+        self._telemetry.emit("scan.done", events=found, bytes=found_bytes, seconds=self._took)
         return found, more
 
     async def _sweep_around_the_unreadable(self, requests: Sequence[LaneRequest], error: StatementFailedError) -> bool:
@@ -152,17 +142,17 @@ class Scan:
         for request in requests:
             # Nothing above what was taken has been read, wherever the sweep starts.
             start = min(request.bound.start(snapshot), request.taken_to)
-            events, size = request.sweep.events + request.fresh.events, request.sweep.bytes + request.fresh.bytes
+            max_events = request.sweep.events + request.fresh.events
+            max_bytes = 2 * (request.sweep.bytes + request.fresh.bytes)
             state = self._tenure.lanes.get(request.lane)
             if state is None or state.sweep is not None:
                 continue
-            found = await self._unreadable.find(state, start, ID_MAX, events, 2 * size)
+            found = await self._unreadable.find(state, start, ID_MAX, max_events, max_bytes)
             if found is not None and self._tenure.lanes.get(request.lane) is state:
                 if found.first:
                     await self._unreadable.fail(state, found.event, error)
-                state.taken_to = max(state.taken_to, found.event[1] - (0 if found.first else 1))
-                state.start_long_sweep(snapshot, start)
-                self.long_sweeps.set()
+                state.leave_to_sweep(snapshot, start, found.event.id - (0 if found.first else 1))
+                self._reads.lane_needs_sweep()
                 any_found = True
         return any_found
 
@@ -174,11 +164,16 @@ class Scan:
         """
         lanes = self._scannable()
         # What was found out about quiet transactions is for a scan to use.
-        if self._woken_up or self.quiet or not (self._still and lanes and all(state.exhausted for state in lanes)):
+        reads = self._reads
+        if (
+            reads.wanted_at_once
+            or reads.any_quiet
+            or not (self._still and lanes and all(state.exhausted for state in lanes))
+        ):
             return False
         snapshot = await self._port.snapshot()
         self._saw(snapshot)
-        self.scanned_at = self._clock()
+        self._reads.looked()
         # As they are now: one may have been claimed meanwhile.
         return all(state.exhausted and state.snapshot == snapshot for state in self._scannable())
 
@@ -217,10 +212,10 @@ class Scan:
         if request.taken_to - start > self._settings.sweep_step_ids:
             state.start_long_sweep(snapshot, start)
             self._telemetry.emit("sweep.started", lane=state.lane, ids=request.taken_to - start)
-            self.long_sweeps.set()
+            self._reads.lane_needs_sweep()
             return [], False
         split = 0
-        while split < len(events) and events[split][1] <= request.taken_to:
+        while split < len(events) and events[split][ID] <= request.taken_to:
             split += 1
         taken = state.absorb(snapshot, events[:split], events[split:], request.sweep, request.fresh)
         return taken, not state.exhausted
@@ -236,21 +231,21 @@ class Scan:
 
     async def _pause(self, seconds: float) -> None:
         """Wait for a wake-up, or until a lane that has more, or could not be looked at, has room; at most so long."""
-        room = self._tenure.room
+        room, wake_up = self._tenure.room, self._tenure.scan_wake_up
         full = [state.lane for state in self._scannable() if not state.exhausted or not room.worth_reading(state.lane)]
         self._pause_over = False
         # A timer: raising TimeoutError would be a tenth of what an idle relay costs.
         timer = asyncio.get_running_loop().call_later(seconds, self._end_pause)
         try:
-            while not self._woken_up and not self._pause_over and not any(map(room.worth_reading, full)):
-                room.changed.clear()
-                await room.changed.wait()
+            while not self._reads.wanted_at_once and not self._pause_over and not any(map(room.worth_reading, full)):
+                wake_up.clear()
+                await wake_up.wait()
         finally:
             timer.cancel()
 
     def _end_pause(self) -> None:
         self._pause_over = True
-        self._tenure.room.changed.set()
+        self._tenure.scan_wake_up.set()
 
 
 def _by_lane(requests: Sequence[LaneRequest], events: list[PendingEvent]) -> list[list[PendingEvent]]:
@@ -260,10 +255,10 @@ def _by_lane(requests: Sequence[LaneRequest], events: list[PendingEvent]) -> lis
     last = 0
     current: list[PendingEvent] = []
     for event in events:
-        if event[0] != lane:
-            lane, last, current = event[0], 0, found[event[0]]
-        if event[1] <= last:
-            raise TenureLostError(f"lane {lane}: PostgreSQL returned id {event[1]} after {last}")
-        last = event[1]
+        if event[LANE] != lane:
+            lane, last, current = event[LANE], 0, found[event[LANE]]
+        if event[ID] <= last:
+            raise TenureLostError(f"lane {lane}: PostgreSQL returned id {event[ID]} after {last}")
+        last = event[ID]
         current.append(event)
     return list(found.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -10,15 +9,11 @@ from relay.decide.lane_scan import Reach
 from relay.errors import StatementFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from relay.decide.lane_scan import LaneScan
-    from relay.event import PendingEvent
     from relay.settings import ScanSettings
     from relay.stages.scan.ports import SweepPort
-    from relay.stages.scan.scan import Scan
+    from relay.stages.scan.reads import LaneReads
     from relay.stages.scan.unreadable import Unreadable
-    from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
 QUIET_CHECK_INTERVAL = 1.0
@@ -38,19 +33,17 @@ class Sweep:
 
     def __init__(
         self,
+        *,
         port: SweepPort,
-        scan: Scan,
-        tenure: Tenure,
-        hand_on: Callable[[list[PendingEvent]], None],
+        reads: LaneReads,
         settings: ScanSettings,
         telemetry: Telemetry,
-        *,
         unreadable: Unreadable | None = None,
     ) -> None:
+        """Without `unreadable`, an event that cannot be read ends the tenure."""
         self._port = port
-        self._scan = scan
-        self._tenure = tenure
-        self._hand_on = hand_on
+        self._reads = reads
+        self._tenure = reads.tenure
         self._settings = settings
         self._telemetry = telemetry
         self._unreadable = unreadable
@@ -63,7 +56,7 @@ class Sweep:
         """Work until cancelled, or until the tenure drains."""
         checked = 0.0
         while not self._tenure.draining:
-            self._scan.long_sweeps.clear()
+            self._reads.sweeping()
             progress = False
             for state in list(self._tenure.lanes.values()):
                 progress = await self._turn(state, TURN_STEPS) or progress
@@ -75,15 +68,13 @@ class Sweep:
 
     async def step_all(self) -> bool:
         """One step of every lane in a long sweep that has room; returns whether there was any."""
-        self._scan.long_sweeps.clear()
+        self._reads.sweeping()
         return any([await self._turn(state, 1) for state in list(self._tenure.lanes.values())])
 
     async def _turn(self, state: LaneScan, steps: int) -> bool:
         """Up to so many steps of a lane that is in a long sweep, while it gets on; returns whether there were any."""
         for done in range(steps):
-            if self._tenure.draining or self._tenure.lanes.get(state.lane) is not state:
-                return done > 0
-            if state.sweep is None or state.releasing:
+            if state.sweep is None or not self._tenure.may_take(state):
                 return done > 0
             done_to = state.sweep.done_to
             if not await self._step(state):
@@ -99,11 +90,11 @@ class Sweep:
         if step is None:
             if not taken_over:
                 # It was not looked at until now.
-                self._tenure.resume_wake_up.set()
+                self._tenure.failure_may_be_due()
             started = self._started.pop(state.lane, None)
             if started is not None:
                 self._telemetry.emit("sweep.done", lane=state.lane, seconds=round(time.monotonic() - started, 3))
-            self._scan.wake_up()
+            self._reads.look_at_once()
             return True
         if not self._tenure.room.worth_reading(state.lane):
             return False
@@ -111,7 +102,7 @@ class Sweep:
         self._started.setdefault(state.lane, time.monotonic())
         reach = Reach(min(room.events, self._settings.batch_events), room.bytes)
         most = state.sweep_reach(reach, self._tenure.room.lane_bytes(state.lane))
-        state.begin()
+        state.about_to_read()
         value_before = self._tenure.sequence_value
         try:
             result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
@@ -127,13 +118,12 @@ class Sweep:
             next_xid=result.next_xid,
             before=value_before,
         )
-        if self._tenure.draining or state.releasing or self._tenure.lanes.get(state.lane) is not state:
+        if not self._tenure.may_take(state):
             # The lane may be given back at this moment: what is taken now would be published by its next owner too.
             return True
         taken = state.absorb_step(result.snapshot, step[1], result.events, most, reach, self._tenure.ladder)
         if taken:
-            self._tenure.room.add(state.lane, taken)
-            self._hand_on(taken)
+            self._reads.take(state, taken)
         return True
 
     async def _readable_part(
@@ -150,7 +140,7 @@ class Sweep:
         if found is None:
             return step
         if not found.first:
-            return step[0], found.event[1] - 1
+            return step[0], found.event.id - 1
         if self._tenure.lanes.get(state.lane) is state and not state.releasing:
             await self._unreadable.fail(state, found.event, error)
         return None
@@ -174,16 +164,11 @@ class Sweep:
         ]
         if old:
             quiet = await self._port.quiet_transactions(old)
-            # Only now: a scan that was sent meanwhile has put another dictionary in its place.
-            self._scan.quiet.update(dict.fromkeys(quiet, value))
+            self._reads.found_quiet(quiet, value)
             # While nobody takes ids, a look at the same transactions would find the same.
             self._looked_at.update(dict.fromkeys(old, value))
 
     async def _wait_for_work(self) -> None:
         sweeping = any(state.sweep is not None for state in self._tenure.lanes.values())
-        try:
-            # A sweep under way lacks only room, which comes with the next receipts.
-            async with asyncio.timeout(self._settings.busy_interval if sweeping else IDLE_INTERVAL):
-                await self._scan.long_sweeps.wait()
-        except TimeoutError:
-            return
+        # A sweep under way lacks only room, which comes with the next receipts.
+        await self._reads.lane_sent(self._settings.busy_interval if sweeping else IDLE_INTERVAL)

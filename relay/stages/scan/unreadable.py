@@ -45,16 +45,16 @@ class Unreadable:
         """The first event that a read of above < id <= up_to with these bounds met and cannot read; None if it can
         read all of them, so that something else is the matter."""
         waiting = await self._port.pending_ids(state.lane, above, up_to, max_events)
-        if not waiting or await self._readable(state.lane, above, waiting[-1][1], max_events, max_bytes):
+        if not waiting or await self._readable(state.lane, above, waiting[-1].id, max_events, max_bytes):
             return None
         low, high = 0, len(waiting) - 1
         while low < high:
             middle = (low + high) // 2
-            if await self._readable(state.lane, above, waiting[middle][1], max_events, max_bytes):
+            if await self._readable(state.lane, above, waiting[middle].id, max_events, max_bytes):
                 low = middle + 1
             else:
                 high = middle
-        return Found(waiting[low], all(event[1] in state.taken for event in waiting[:low]))
+        return Found(waiting[low], all(event.id in state.taken for event in waiting[:low]))
 
     async def fail(self, state: LaneScan, event: PendingEvent, error: StatementFailedError) -> None:
         """Let it have failed, unless it has and that is not committed yet; then wait a little.
@@ -62,10 +62,10 @@ class Unreadable:
         And unless an earlier event is under way: of the same key, it would be held behind this one's failure if it came
         back, or by the next owner.
         """
-        if event[1] in state.taken or not state.all_settled_below(event[1]):
+        if event.id in state.taken or not state.all_settled_below(event.id):
             await asyncio.sleep(WAIT)
             return
-        state.taken.add(event[1])
+        state.take_unread(event.id)
         self._tenure.room.add(state.lane, [event])
         self._fail(self._tenure, event, f"the event cannot be read: {error}")
 

@@ -99,7 +99,7 @@ class Settle:
             if recorded:
                 new = await self._port.settle_recorded(receipts, recorded)
                 for each in recorded:
-                    self._tenure.attempts.pop(each, None)
+                    self._tenure.forget_attempts(*each)
             else:
                 new = await self._port.settle(receipts)
             self._leave_room(deliveries)
@@ -132,9 +132,7 @@ class Settle:
         if not await self._port.fail(tenure.replica, event, failure.verdict, failure.error, epochs[event.lane]):
             raise LeaseLostError(f"lane {event.lane} has another owner")
         self._leave_room([failure])
-        if not tenure.has_failures:
-            tenure.has_failures = True
-            tenure.resume_wake_up.set()
+        tenure.failure_recorded()
 
     def _epochs(self, outcomes: Sequence[EventOutcome]) -> dict[int, int]:
         """Return the epochs at which the outcomes' lanes are owned; -1, which no lane is at, for a lane that is not."""
@@ -169,4 +167,4 @@ class Settle:
         for lane, ids in settled.items():
             if (state := self._tenure.lanes.get(lane)) is not None:
                 state.settle(ids)
-        self._tenure.room.remove({lane: (len(ids), sizes[lane]) for lane, ids in settled.items()})
+        self._tenure.leave_room({lane: (len(ids), sizes[lane]) for lane, ids in settled.items()})

@@ -93,11 +93,11 @@ class Unrecorded:
         for outcome in self._outcomes.aside:
             state = self._state(outcome)
             if state is not None:
-                state.aside -= 1
+                state.take_up_again()
         for outcome in self._outcomes.try_again(self._worth_it):
             (event,) = outcome.events
             if outcome.tenure is self._tenure:
-                self._tenure.room.remove({event.lane: (1, event.size)})
+                self._tenure.leave_room({event.lane: (1, event.size)})
         self._telemetry.gauge("unrecorded_events", 0)
 
     def _worth_it(self, outcome: EventOutcome) -> bool:
@@ -109,7 +109,7 @@ class Unrecorded:
             (event,) = outcome.events
             state = self._state(outcome)
             if state is not None:
-                state.aside += 1
+                state.set_aside()
             self.error = str(error)
             if (event.lane, event.id) not in self._told:
                 self._told.add((event.lane, event.id))

@@ -11,12 +11,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.settings import ReplicaSettings
 from relay.stages.claim.claim import Claim
 from relay.stages.claim.ports import ClaimedLane, Renewal
 from relay.stages.claim.totals import Totals
-from relay.stages.room import Room
 from relay.stages.tenure import Tenure, TenureLostError
 from tests.support.models.simulated_leases import LEASE, Clock, SimulatedDatabase
 from tests.support.models.simulated_postgres import Violation
@@ -163,8 +163,15 @@ class SimulatedReplica:
         tenure = Tenure(Room(100, 1 << 20))
         settings = ReplicaSettings(name=self.name, lease=LEASE)
         telemetry = cast("Telemetry", SilentTelemetry())
-        claim = Claim(OwnershipPort(self.database), tenure, lambda: None, settings, Totals(), telemetry)
-        self.database.listeners.append(tenure.claim_wake_up.set)
+        claim = Claim(
+            port=OwnershipPort(self.database),
+            tenure=tenure,
+            on_claimed=lambda: None,
+            settings=settings,
+            totals=Totals(),
+            telemetry=telemetry,
+        )
+        self.database.listeners.append(tenure.lanes_may_be_free)
         self.tenancy = Tenancy(tenure, claim)
         self._start(claim.register(former))
         return self.tenancy
@@ -178,7 +185,7 @@ class SimulatedReplica:
             return False
         now = self._clock.monotonic()
         claim, tenure = self.tenancy.claim, self.tenancy.tenure
-        due = tenure.claim_wake_up.is_set() or now >= min(self.tenancy.next_beat, claim._look_at)
+        due = tenure.claim_wake_up.is_set() or now >= min(self.tenancy.next_beat, claim._next_look)
         return due or bool(claim._give_back)
 
     def go_round(self) -> None:
@@ -191,7 +198,7 @@ class SimulatedReplica:
         if now >= tenancy.next_beat:
             tenancy.next_beat = now + BEAT
             await claim.beat()
-        elif tenure.claim_wake_up.is_set() or now >= claim._look_at:
+        elif tenure.claim_wake_up.is_set() or now >= claim._next_look:
             await claim.look()
         await claim.hand_back()
         if tenure.draining and not tenure.lanes:
@@ -220,7 +227,7 @@ class SimulatedReplica:
             self._work.close()
             self._work = None
         former = self.tenancy.tenure
-        self.database.listeners.remove(former.claim_wake_up.set)
+        self.database.listeners.remove(former.lanes_may_be_free)
         self._begin(former.replica)
 
     def lease_is_over(self) -> bool:
@@ -231,7 +238,7 @@ class SimulatedReplica:
     def crash(self) -> None:
         """It is gone; a statement under way may have been carried out or not."""
         self.stopped = True
-        self.database.listeners.remove(self.tenancy.tenure.claim_wake_up.set)
+        self.database.listeners.remove(self.tenancy.tenure.lanes_may_be_free)
         if self._work is not None:
             self._work.close()
             self._work = None
@@ -242,7 +249,7 @@ class SimulatedReplica:
         """Take pending events of the lanes that may be read."""
         for state in self.tenancy.tenure.lanes.values():
             if self.may_take_from(state):
-                state.begin()
+                state.about_to_read()
                 pending = [
                     id_
                     for id_ in self.database.events[state.lane]

@@ -9,13 +9,14 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
+from relay.decide.room import Room
 from relay.decide.shares import LiveReplica
 from relay.settings import ReplicaSettings, ScanSettings, SettleSettings
 from relay.stages.claim.claim import Claim
 from relay.stages.claim.ports import ClaimedLane, Renewal
 from relay.stages.claim.totals import Totals
-from relay.stages.room import Room
 from relay.stages.scan.ports import ScanResult
+from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
 from relay.stages.settle.outcomes import Delivered, Outcomes
@@ -214,15 +215,22 @@ class SimulatedRelay:
         self.looks = 0
         telemetry = cast("Telemetry", SilentTelemetry())
         scan = ScanSettings(batch_events=batch_events, sweep_step_ids=step_ids)
-        hand_on = self.hand_on
-        self._scan = Scan(self.port, self.tenure, hand_on, scan, telemetry)
-        self._sweep = Sweep(self.port, self._scan, self.tenure, hand_on, scan, telemetry)
+        reads = LaneReads(self.tenure, self.hand_on)
+        self._scan = Scan(port=self.port, reads=reads, settings=scan, telemetry=telemetry)
+        self._sweep = Sweep(port=self.port, reads=reads, settings=scan, telemetry=telemetry)
         self._settle = Settle(
             port=self.port, outcomes=self.outcomes, tenure=self.tenure, settings=SettleSettings(), telemetry=telemetry
         )
         # The lease is not what these tests are about.
         replica = ReplicaSettings(name="simulated", lease=1e6)
-        self._claim = Claim(self.port, self.tenure, lambda: None, replica, Totals(), telemetry)
+        self._claim = Claim(
+            port=self.port,
+            tenure=self.tenure,
+            on_claimed=lambda: None,
+            settings=replica,
+            totals=Totals(),
+            telemetry=telemetry,
+        )
         self._work: dict[str, Coroutine[Any, Any, object]] = {}
         self.start("claim", self._claim.register(None))
         self.finish("claim")

@@ -26,7 +26,7 @@ async def running(dsn: str, lease: float = LONG, name: str = "by hand") -> Async
     async with relay_connections(dsn) as connections:
         relay = HandRelay(connections, lease=lease, name=name)
         await relay.claim.register(None)
-        await relay.control.listen(lambda: None, lambda: None, relay.tenure.claim_wake_up.set)
+        await relay.control.listen(lambda: None, lambda: None, relay.tenure.lanes_may_be_free)
         claiming = asyncio.create_task(relay.claim.run())
         try:
             yield relay

@@ -6,6 +6,7 @@ import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from relay.decide.room import Room
 from relay.postgres import connect
 from relay.postgres.flow.claim import ControlConnection
 from relay.postgres.flow.scan import ScanConnection
@@ -13,7 +14,7 @@ from relay.postgres.flow.settle import SettleConnection
 from relay.settings import ReplicaSettings, ScanSettings, SettleSettings
 from relay.stages.claim.claim import Claim
 from relay.stages.claim.totals import Totals
-from relay.stages.room import Room
+from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
 from relay.stages.settle.outcomes import Delivered, Outcomes
@@ -64,9 +65,9 @@ class HandRelay:
         self.sweep_port = ScanConnection(connections["sweep"], "outbox")
         self.settle_port = SettleConnection(connections["settle"], "outbox")
         self.control = ControlConnection(connections["control"], "outbox")
-        hand_on = hand_on or self.hand_on
-        self.scan = Scan(self.scan_port, self.tenure, hand_on, scan, self.telemetry)
-        self.sweep = Sweep(self.sweep_port, self.scan, self.tenure, hand_on, scan, self.telemetry)
+        self.reads = LaneReads(self.tenure, hand_on or self.hand_on)
+        self.scan = Scan(port=self.scan_port, reads=self.reads, settings=scan, telemetry=self.telemetry)
+        self.sweep = Sweep(port=self.sweep_port, reads=self.reads, settings=scan, telemetry=self.telemetry)
         self.settler = Settle(
             port=self.settle_port,
             outcomes=self.outcomes,
@@ -74,7 +75,14 @@ class HandRelay:
             settings=SettleSettings(),
             telemetry=self.telemetry,
         )
-        self.claim = Claim(self.control, self.tenure, self.scan.long_sweeps.set, replica, Totals(), self.telemetry)
+        self.claim = Claim(
+            port=self.control,
+            tenure=self.tenure,
+            on_claimed=self.reads.lane_needs_sweep,
+            settings=replica,
+            totals=Totals(),
+            telemetry=self.telemetry,
+        )
 
     def hand_on(self, events: list[PendingEvent]) -> None:
         self.taken += events

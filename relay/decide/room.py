@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from relay.decide.lane_scan import Reach
@@ -15,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class Room:
-    """Counts events and bytes that were taken and are not settled yet; its fullness is the backpressure.
+    """Counts events and bytes that were taken and are not settled yet; how full it is decides how much is read.
+
+    It holds nothing and wakes nobody: whoever lets events leave says so to those who wait (`Tenure.leave_room`).
 
     A lane may hold up to half as much as is free. So one that is alone may hold a third of all, sixteen of the same
     pace an eighteenth each, and one that does not move leaves room for its neighbours: the dynamic thresholds of
@@ -36,8 +37,6 @@ class Room:
         """What they occupy in memory, about."""
         self.settled = 0
         """Events that have left so far."""
-        self.changed = asyncio.Event()
-        """Set whenever events leave."""
 
     def __repr__(self) -> str:
         return f"<Room events={self.events}/{self._max_events} bytes={self.bytes}/{self._max_bytes}>"
@@ -53,41 +52,45 @@ class Room:
         return not held or (held * 6 <= free + held and held_bytes * 6 <= free_bytes + held_bytes)
 
     def allowance(self, lane: int, lanes: int = 1) -> Reach:
-        """What may be taken from a lane that has room, if so many `lanes` take theirs at once; the last event may
-        exceed the bytes."""
+        """What may be taken from a lane that has room, if `lanes` lanes take theirs at once.
+
+        The last event may exceed the bytes.
+        """
         events, size = self._rest(lane, lanes)
         return Reach(max(1, events), max(1, size))
 
     def leftover(self, lane: int, lanes: int = 1) -> Reach | None:
-        """The same however little it is, for those whose reads are rare; None when it is nothing."""
+        """What may be taken from a lane by those who read rarely, however little, if `lanes` lanes take theirs at once.
+
+        None when it is nothing.
+        """
         if self._events.get(lane, 0) and min(self._rest(lane, lanes)) < 1:
             return None
         return self.allowance(lane, lanes)
 
-    def share(self, events: int, size: int = 0) -> float:
-        """The part of all room that so many events take, with so many bytes of keys, payloads and headers."""
-        return max(events / self._max_events, (size + OVERHEAD_BYTES * events) / self._max_bytes)
+    def share(self, events: int, own_bytes: int = 0) -> float:
+        """The part of all room that `events` events take, with `own_bytes` bytes of keys, payloads and headers."""
+        return max(events / self._max_events, (own_bytes + OVERHEAD_BYTES * events) / self._max_bytes)
 
     def lane_bytes(self, lane: int) -> int:
         """What the unsettled events of a lane occupy."""
         return self._bytes.get(lane, 0)
 
     def add(self, lane: int, events: Iterable[PendingEvent]) -> int:
-        """Events of a lane were taken; returns the bytes of their keys, payloads and headers."""
+        """Count in events that were taken from a lane; returns the bytes of their keys, payloads and headers."""
         sizes = list(map(size_of, events))
         size = sum(sizes)
         self._count(lane, len(sizes), size + OVERHEAD_BYTES * len(sizes))
         return size
 
     def remove(self, settled: Mapping[int, tuple[int, int]]) -> None:
-        """Events were settled: lane to (events, bytes of key, payload and headers)."""
+        """Count out events that were settled: lane to (events, bytes of their keys, payloads and headers)."""
         for lane, (events, size) in settled.items():
             self._count(lane, -events, -size - OVERHEAD_BYTES * events)
             self.settled += events
-        self.changed.set()
 
     def _rest(self, lane: int, lanes: int) -> tuple[int, int]:
-        """So much that, after `lanes` take it, what each holds is half of what is left free."""
+        """The amount after which, once `lanes` lanes have taken it, each holds half of what is still free."""
         free, free_bytes = self._max_events - self.events, self._max_bytes - self.bytes
         held, held_bytes = self._events.get(lane, 0), self._bytes.get(lane, 0)
         return (free - 2 * held) // (2 + lanes), (free_bytes - 2 * held_bytes) // (2 + lanes)
