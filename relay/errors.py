@@ -16,7 +16,7 @@ class RelayError(Exception):
 
     exit_code: int = 1
     statement: str = ""
-    """The name of the statement in `sql/queries` that failed, if it was one."""
+    """The name in `sql/queries` of the statement that failed, if a statement failed."""
 
 
 class SettingsError(RelayError):
@@ -36,21 +36,21 @@ class PostgresLostError(UnreachableError):
 
 
 class StatementGivenUpError(PostgresLostError):
-    """The server gave up a statement, of which nothing is written: by a timeout, a person, or to end a deadlock.
+    """The server cancelled a statement, which wrote nothing: by a timeout, for a person, or to end a deadlock.
 
-    The connection works. But whoever cannot tell what the statement would have done has to start over.
+    The connection still works. A caller that depends on what the statement would have done has to start over.
     """
 
 
 class StatementFailedError(RelayError):
-    """PostgreSQL, or the client, failed a statement for a reason that no table knows; `__cause__` is its error."""
+    """A statement failed for a reason that no table knows; `__cause__` is PostgreSQL's or the client's error."""
 
     about_data: bool = False
-    """Whether it can only be about a value in one of the rows: one of another length or form may be fine."""
+    """Whether the error can only be about a value in one of the rows, so that other rows may be fine."""
 
 
 def connection_lost(error: BaseException) -> bool:
-    """Whether the connection is gone, and not only a statement."""
+    """Return whether the connection is gone, and not only a statement."""
     return isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError)
 
 
@@ -58,7 +58,7 @@ class HeldUpError(RelayError):
     """A change needs locks that others hold; nothing was changed, and it may be tried again."""
 
     def __init__(self, message: str, cause: str) -> None:
-        """`cause` stays the same as long as the same transactions stand in the way."""
+        """`cause` is the same text as long as the same transactions hold the locks."""
         super().__init__(message)
         self.cause = cause
 
@@ -80,7 +80,7 @@ class NotInTransactionError(EnqueueError):
 
 
 def describe(error: BaseException) -> str:
-    """One line. A bug of ours says where, in place of a traceback."""
+    """Return the error as one line. An error that is a bug of ours includes its place in the code."""
     if isinstance(error, RelayError):
         return str(error)
     text = " ".join(str(error).split())

@@ -34,23 +34,23 @@ class PendingEvent(Protocol):
 
     @property
     def lane(self) -> int:
-        """The key's lane."""
+        """The lane of the event's key."""
 
     @property
     def id(self) -> int:
-        """What the sequence gave it; unique, and growing within a key."""
+        """The number that the sequence gave the event; unique, and growing within a key."""
 
     @property
     def event_id(self) -> UUID:
-        """What its writer gave it, or had made."""
+        """The id that the writer gave the event, or had the database make."""
 
     @property
     def topic(self) -> str:
-        """The topic in Kafka."""
+        """The event's topic in Kafka."""
 
     @property
     def key(self) -> bytes | None:
-        """What its order is kept by; None for an event without order."""
+        """The key that orders the event; None for an event without order."""
 
     @property
     def payload(self) -> bytes | None:
@@ -66,7 +66,7 @@ class PendingEvent(Protocol):
 
     @property
     def created_ms(self) -> int:
-        """When it was written, in milliseconds since 1970-01-01 UTC."""
+        """The time at which the event was written, in milliseconds since 1970-01-01 UTC."""
 
     @property
     def size(self) -> int:
@@ -104,25 +104,25 @@ size_of: Callable[[PendingEvent], int] = itemgetter(SIZE)
 
 
 class Origin(Protocol):
-    """Who has an event published that no scan took: a dead letter's failure, a replay of delivered events.
+    """Who asked for an event that no scan took: the failure of a dead letter, or a replay of delivered events.
 
-    An origin hears exactly once what became of each of its events: acknowledged, refused or withdrawn.
+    An origin hears the outcome of each of its events exactly once: acknowledged, refused or withdrawn.
     """
 
     @property
     def exempt(self) -> bool:
-        """Whether its events may go to a topic that the settings do not allow."""
+        """Whether the origin's events may go to a topic that the settings do not allow."""
 
     def acknowledged(self, event: PendingEvent, partition: int, offset: int, /) -> None:
-        """Kafka has the event, at this place; the offset is -1 when the broker did not say."""
+        """Take note that Kafka has the event, at this place; the offset is -1 when the broker did not say."""
 
     def refused(self, event: PendingEvent, error: PublishError, /) -> None:
-        """Kafka refused the event alone, for its own or an unknown reason."""
+        """Take note that Kafka refused the event alone, for a reason of its own or an unknown one."""
 
     def withdrawn(self, event: PendingEvent, /) -> PendingEvent | None:
-        """The event left publish's queues and is not published from there.
+        """Take note that the event left publish's queues and will not be published from there.
 
-        Returns the event that is to be held back or dropped in its place; None if the origin sees to it.
+        Returns the event to hold back or drop in its place; None if the origin takes care of it.
         """
 
 
@@ -136,7 +136,7 @@ class EventWithOrigin(EventTuple):
 
 
 def with_origin(event: EventTuple, origin: Origin) -> EventWithOrigin:
-    """The event, marked with who is behind it."""
+    """Return the event, marked with its origin."""
     marked = EventWithOrigin._make(event)
     marked.origin = origin
     return marked

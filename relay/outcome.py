@@ -1,4 +1,4 @@
-"""What became of a record batch that was handed to Kafka: a closed union, matched with `assert_never`."""
+"""The outcome of a record batch that was handed to Kafka: a closed union, matched with `assert_never`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
 
 class FailureKind(Enum):
-    """Whose fault a failure is; it decides what waits for it."""
+    """What a failure is about; it decides which events wait."""
 
     CLUSTER = "cluster"
-    """Kafka or the way to it: everything waits, nothing is spent."""
+    """Kafka as a whole, or the network to it: all events wait, and no attempt is counted."""
     TOPIC = "topic"
-    """One topic: its events wait, others go on."""
+    """One topic: its events wait, and other topics go on."""
     EVENT = "event"
     """One event of the batch."""
     TIME = "time"
-    """The time of one event of the batch, which its topic does not take: it goes with another one."""
+    """The time of one event of the batch, which its topic does not take: the event is sent with another time."""
     UNKNOWN = "unknown"
     """Anything else."""
 
 
 class PublishError(RelayError):
-    """Kafka did not take something. `kind` says whose fault it is; the library's error is the cause."""
+    """Kafka did not take a batch or an event. `kind` says what it is about; the library's error is `__cause__`."""
 
     def __init__(self, kind: FailureKind, message: str, name: str = "") -> None:
         super().__init__(message)
@@ -46,13 +46,13 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The batch is not in Kafka, or nobody knows."""
+    """The batch is not in Kafka, or it is unknown whether it is."""
 
     error: PublishError
     culprits: Mapping[int, PublishError] = field(default_factory=dict)
     """The events at fault, by their positions in the batch, where the broker named them; empty where it did not."""
     producer_intact: bool = False
-    """Whether the producer's sequence has no gap: it can go on."""
+    """Whether the producer's sequence has no gap, so that the producer can go on."""
 
 
 BatchOutcome: TypeAlias = Acknowledged | Refused

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOST = 2_000
-"""Characters of one text that are shown: longer than any sentence of ours, short enough for a screen."""
+"""Maximum number of characters of one text: more than any sentence of ours has, few enough for a screen."""
 
 _STACKED = 4
-"""Marks on one letter. Languages need up to three; hundreds of them cover the lines above and below."""
+"""Maximum number of marks on one letter. Languages need up to three; hundreds cover the lines above and below."""
 
 _INVISIBLE = frozenset(
     chr(point)
@@ -49,7 +49,7 @@ def plain(text: object, also: str = "", *, most: int | None = MOST) -> str:
 
 
 def clip(text: str, most: int = MOST) -> str:
-    """The beginning of a text, and how much was left out."""
+    """Return the beginning of a text, and the number of characters that were left out."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} more characters)"
 
 
@@ -59,7 +59,7 @@ def one_line(text: object) -> str:
 
 
 def visible(text: str, also: str = "") -> bool:
-    """Whether `plain` would change nothing but the length."""
+    """Return whether `plain` would change nothing but the length."""
     return _escaped(text, also, _as_python) == text
 
 

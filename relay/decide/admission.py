@@ -1,4 +1,4 @@
-"""Which topics events may go to at all. Whoever can write an event names its topic, and the relay may write to many."""
+"""Which topics events may go to. Writers name their events' topics, and the relay has the right to write to many."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LONGEST_NAME = 249
-"""Characters of a topic's name, by Kafka's rule."""
+"""Maximum number of characters of a topic's name, by Kafka's rule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Shell-style patterns, `orders.*`. What is denied is so although it is allowed as well."""
+    """Topics that are allowed and denied, by shell-style patterns such as `orders.*`. A denial wins."""
 
     allow: Sequence[str] = ("*",)
     deny: Sequence[str] = ("__*",)
 
     def refusal(self, topic: str) -> str | None:
-        """Why no event may go to this topic; None if events may."""
+        """Return why no event may go to this topic; None if events may."""
         for pattern in self.deny:
             if fnmatchcase(topic, pattern):
                 return f"RELAY_TOPIC_DENY lists {pattern}; remove it and replay, or discard"

@@ -6,20 +6,21 @@ import math
 from collections import deque
 
 AHEAD_SECONDS = 4 * 3600.0
-"""Of the present rate: so long may somebody stand in the way until events land in the DEFAULT partition."""
+"""Seconds of writing, at the present rate, that the segments ahead must hold: the time for which a lock may keep the
+relay from making more before events land in the DEFAULT partition."""
 
 MOST_AHEAD = 32
-"""Segments; each costs every plan a little."""
+"""Maximum number of segments ahead; each one costs every plan a little."""
 
 REMEMBERED = 3600.0
-"""Seconds of looks that the rate is taken from."""
+"""Seconds of looks from which the rate is worked out."""
 
 LONG_ENOUGH = 600.0
-"""Seconds of looks below which they say nothing: one bulk load is no rate."""
+"""Minimum seconds between the first and the last look for a rate: one bulk load does not make a rate."""
 
 
 class Ahead:
-    """Remembers how far the ids were; `now` is monotonic seconds."""
+    """Remembers the highest id at each look; `now` is monotonic seconds."""
 
     def __init__(self, ids_per_segment: int, least: int) -> None:
         self._ids = ids_per_segment
@@ -27,7 +28,7 @@ class Ahead:
         self._looks: deque[tuple[float, int]] = deque()
 
     def segments(self, now: float, reached: int) -> int:
-        """Note how far the ids are; returns how many whole segments to have above them."""
+        """Note the highest id; return the number of whole segments that should exist above it."""
         looks = self._looks
         if looks and reached < looks[-1][1]:
             # Another server, or the same one restored.

@@ -6,32 +6,32 @@
 from __future__ import annotations
 
 LONGEST_PAUSE = 8
-"""How many times its usual pause a chore that does not work out is put off at most: 8 minutes for one that is done once
-a minute. Whoever removes the cause sees it work again within that time."""
+"""Maximum pause of a chore that fails, in usual pauses: 8 minutes for a chore that is done once a minute. A person who
+removes the cause sees the chore work again within that time."""
 
 MOST_CAUSES = 8
-"""So many different causes are told while a chore does not work out; what comes then is silent, however it varies."""
+"""Maximum number of different causes that are told while a chore fails; further ones are not told."""
 
 
 class Pace:
-    """Of one chore: when it is due, and since when and why it has been put off."""
+    """The pace of one chore: when it is due, and since when and why it has been put off."""
 
     def __init__(self, every: float, now: float) -> None:
         self.due = now
         self.since: float | None = None
-        """Since when it has not worked out; None while it does."""
+        """Monotonic seconds of the first failure in a row; None while the chore works."""
         self.error = ""
         self._every = every
         self._failures = 0
         self._told: set[str] = set()
 
     def soon(self, now: float) -> None:
-        """Let it be due at once, unless it is being put off."""
+        """Make the chore due immediately, unless it is being put off."""
         if self.since is None:
             self.due = min(self.due, now)
 
     def worked(self, now: float) -> bool:
-        """Note that it was done; returns whether it had been put off before."""
+        """Note that the chore was done; return whether it had been put off before."""
         self.due = now + self._every
         if self.since is None:
             return False
@@ -40,7 +40,7 @@ class Pace:
         return True
 
     def put_off(self, now: float, error: str, cause: str) -> bool:
-        """Note that it did not work out; returns whether this cause was not told yet."""
+        """Note that the chore failed; return whether this cause has not been told yet."""
         if self.since is None:
             self.since = now
         self.error = error
@@ -52,5 +52,5 @@ class Pace:
         return new
 
     def overdue(self, now: float) -> float:
-        """For how many seconds it has been put off."""
+        """Return for how many seconds the chore has been put off."""
         return 0.0 if self.since is None else now - self.since

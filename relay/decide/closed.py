@@ -1,4 +1,4 @@
-"""Which events of a lane may not go on yet: those behind a failure of their key, and those of a paused topic."""
+"""Which events of a lane are held back: those behind a failure of their key, and those of a paused topic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TopicKey: TypeAlias = tuple[str, bytes]
 
 
 class BlockedKey(NamedTuple):
-    """A key of a lane, behind a failure that is not resolved."""
+    """A key of a lane with a failure that is not resolved: its later events wait."""
 
     lane: int
     topic: str
@@ -34,27 +34,27 @@ class Closed:
         self._topics_since: set[str] = set()
         self._keys_since: set[TopicKey] = set()
         self._held_since: dict[tuple[str, bytes | None], int] | None = None
-        """The lowest id of each key that was held back since a pass last looked; None while there is none."""
+        """The lowest id of each key that was held back since a pass last looked."""
 
     def __bool__(self) -> bool:
         return bool(self._topics or self._keys)
 
     def close_key(self, topic: str, key: bytes) -> None:
-        """From now on events of `key` are held back."""
+        """Hold back the events of `key` from now on."""
         self._keys.add((topic, key))
         self._keys_since.add((topic, key))
 
     def close_topic(self, topic: str) -> None:
-        """From now on events of `topic` are held back."""
+        """Hold back the events of `topic` from now on."""
         self._topics.add(topic)
         self._topics_since.add(topic)
 
     def holds_back(self, topic: str, key: bytes | None) -> bool:
-        """Whether an event must wait. One without a key waits for its topic only."""
+        """Return whether an event must wait. An event without a key waits for its topic only."""
         return topic in self._topics or (key is not None and (topic, key) in self._keys)
 
     def divide(self, events: list[PendingEvent]) -> tuple[list[PendingEvent], list[PendingEvent]]:
-        """Those that may go on, and those to hold back."""
+        """Return the events that may go on, and the events to hold back."""
         if not self:
             return events, []
         go: list[PendingEvent] = []
@@ -81,16 +81,16 @@ class Closed:
 
     @property
     def nothing_held_since(self) -> bool:
-        """Whether nothing was held back since `look_again_from` was last called."""
+        """Return whether no event was held back since `look_again_from` was last called."""
         return not self._held_since
 
     def look_again_from(self, above: int) -> int:
-        """Where a pass that has come to id `above` must read on, once all that was held back is committed."""
+        """Return the id above which a pass that has come to `above` must read on, once all held rows are committed."""
         since, self._held_since = self._held_since, {}
         return min(above, min(since.values()) - 1) if since else above
 
     def can_open(self, topics: Collection[str], keys: Collection[TopicKey]) -> bool:
-        """Whether a pass would open something, when `topics` and `keys` are all that has to be closed."""
+        """Return whether a pass would open something, if only `topics` and `keys` have to stay closed."""
         return not (self._topics.issubset(topics) and self._keys.issubset(keys))
 
     def begin_pass(self) -> None:
@@ -103,11 +103,11 @@ class Closed:
         self._held_since = {}
 
     def leave_pass(self) -> None:
-        """The pass is over, whether it came to its end or not."""
+        """End the pass, whether it came to its end or not."""
         self._held_since = None
 
     def closed_since(self, topic: str, key: bytes | None) -> bool:
-        """Whether this was closed during the pass."""
+        """Return whether this key or topic was closed during the pass."""
         return topic in self._topics_since or (key is not None and (topic, key) in self._keys_since)
 
     def end_pass(self, topics: Iterable[str], keys: Iterable[TopicKey]) -> None:

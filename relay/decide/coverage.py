@@ -1,7 +1,6 @@
-"""Which ids a sampled check looks at next: over time all of them, and what is newest every time.
+"""Which ids a sampled check looks at next: the newest ids every time, and over time all ids.
 
-A hole through which the relay passes events shows in what it has passed just now; damage done to older rows takes as
-long to be found as one round takes.
+A fault by which the relay passes events shows among the newest ids. Damage to older rows is found within one round.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ class Slice(NamedTuple):
 
 
 class Coverage:
-    """One slice right below the highest position, and one that goes round through everything that is retained."""
+    """Chooses two slices: one right below the highest position, and one that goes round through all retained ids."""
 
     def __init__(self, start: float = 0.0) -> None:
-        """`start`, from 0 to 1: where the round begins."""
+        """`start`, from 0 to 1, is the part of the retained ids at which the round begins."""
         self._start = start
         self._above: int | None = None
 
     def next(self, oldest: int, highest: int, ids: int) -> list[Slice]:
-        """Up to `ids` ids each, of those from `oldest` on and up to `highest`; none when there are none."""
+        """Return slices of up to `ids` ids each, from `oldest` to `highest`; an empty list if there are no such ids."""
         before = oldest - 1
         if highest <= before:
             return []

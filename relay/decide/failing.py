@@ -1,4 +1,4 @@
-"""What happens to an event that Kafka did not take."""
+"""Decides what happens to an event that Kafka did not take: tried again later, or failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Policy: TypeAlias = Literal["block", "skip", "dead-letter"]
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Try again after `delay` seconds; the key is held back meanwhile."""
+    """Try the event again after `delay` seconds; later events of its key are held back until then."""
 
     attempts: int
     delay: float
@@ -29,7 +29,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """It failed; what becomes of its key says the policy."""
+    """The event failed. The policy decides whether later events of its key wait."""
 
     attempts: int
     policy: Policy
@@ -44,7 +44,7 @@ Verdict: TypeAlias = Retry | Fail
 
 
 def policy_for(topic: str, policies: Mapping[str, Policy], default: Policy) -> Policy:
-    """The policy of the first pattern (shell-style: `orders.*`) that matches the topic."""
+    """Return the policy of the first pattern (shell-style: `orders.*`) that matches the topic, else the default."""
     for pattern, policy in policies.items():
         if fnmatchcase(topic, pattern):
             return policy
@@ -60,9 +60,9 @@ def judge(
     most_delay: float,
     random: float,
 ) -> Verdict:
-    """The verdict on an event that was refused alone, after `attempts` earlier tries; `random` is in [0, 1).
+    """Return the verdict on an event that was refused alone, after `attempts` earlier tries; `random` is in [0, 1).
 
-    Raises ValueError for the cluster's or a topic's troubles: they are no fault of an event and spend no attempt.
+    Raises ValueError for errors of the cluster or a topic: these are not about an event and do not count as attempts.
     """
     if kind in (FailureKind.CLUSTER, FailureKind.TOPIC, FailureKind.TIME):
         raise ValueError(f"a {kind.value} error is not about an event")

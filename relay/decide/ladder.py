@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from relay.decide.snapshot import Snapshot
 
 NO_FLOOR = -1
-"""Below every id: no rung says anything."""
+"""The floor of a transaction of which no rung says anything: below every id."""
 
 
 class Ladder:
@@ -30,7 +30,7 @@ class Ladder:
         self._floors: tuple[Snapshot, int, list[tuple[int, int]]] | None = None
 
     def __len__(self) -> int:
-        """Number of rungs and raised floors: what `prune` is there to bound."""
+        """Return the number of rungs and raised floors, which `prune` bounds."""
         return len(self._xids) + len(self._raised)
 
     def __repr__(self) -> str:
@@ -40,9 +40,9 @@ class Ladder:
     def add(self, xid: int, value: int) -> None:
         """Add a rung. `value` must have been read in a statement that ended before the xid after `xid` was assigned.
 
-        Those that it makes superfluous go: higher in xid and no higher in value. One that is not above the highest in
-        both respects is left out: fewer rungs are only more cautious, and several connections may report theirs out
-        of order.
+        Rungs that the new one makes superfluous are dropped: those with a higher xid and no higher value. The new rung
+        is left out if it is not above the highest one in both respects. Fewer rungs are only more cautious, and several
+        connections may report theirs out of order.
         """
         while self._xids and self._xids[-1] >= xid and self._values[-1] <= value:
             self._xids.pop()
@@ -58,7 +58,7 @@ class Ladder:
         self._floors = None
 
     def floors(self, snapshot: Snapshot) -> tuple[int, list[tuple[int, int]]]:
-        """The floor of all transactions from xmax on, and (xid, floor) of the running ones whose floor is below it.
+        """Return the floor of all transactions from xmax on, and pairs (xid, floor) of running ones with a lower floor.
 
         The former is that of the rungs alone: a floor that was raised for the transaction whose xid is xmax says
         nothing of those after it, which may have taken lower ids before it takes its first.
@@ -73,14 +73,14 @@ class Ladder:
         return self._floors[1:]
 
     def floor(self, xid: int) -> int:
-        """The largest value that every event id of transaction `xid` exceeds; NO_FLOOR when nothing says.
+        """Return the largest value that every event id of transaction `xid` exceeds; NO_FLOOR if none is known.
 
-        Of this one alone: a raised floor is not one of later transactions.
+        The floor is that of this transaction alone: a raised floor says nothing about later transactions.
         """
         return max(self._floor_of_rungs(xid), self._raised.get(xid, NO_FLOOR))
 
     def _floor_of_rungs(self, xid: int) -> int:
-        """The largest value that every event id of `xid`, and of all later transactions, exceeds."""
+        """Return the largest value that every event id of `xid`, and of all later transactions, exceeds."""
         index = bisect_left(self._xids, xid) - 1
         # -1 would be the *last* rung to Python: the highest floor of all for the oldest transaction.
         return self._values[index] if index >= 0 else NO_FLOOR

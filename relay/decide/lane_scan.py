@@ -53,7 +53,7 @@ class Bound(NamedTuple):
 
 
 class LanePosition(NamedTuple):
-    """How far an owned lane has come: a statement that persists it is fenced by the epoch."""
+    """The position of an owned lane, with the epoch that fences the statement which persists it."""
 
     lane: int
     epoch: int
@@ -61,7 +61,7 @@ class LanePosition(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """How far one scan of one lane was allowed to read."""
+    """The maximum that one scan may read of one lane."""
 
     events: int
     bytes: int
@@ -69,7 +69,7 @@ class Reach(NamedTuple):
 
 @dataclass(slots=True)
 class LongSweep:
-    """A sweep too long for one statement: it goes on in steps of ids, apart from the other lanes' scans."""
+    """A sweep too long for one statement: it advances in steps of ids, apart from the other lanes' scans."""
 
     snapshot: Snapshot
     """Of the last step. The next one goes back for what has become visible since, and the scan after the last
@@ -81,7 +81,7 @@ class LongSweep:
 
 @dataclass(slots=True)
 class LaneScan:
-    """What this replica remembers of a lane it owns, from claim to release."""
+    """The state of a lane that this replica owns, from claim to release."""
 
     lane: int
     epoch: int
@@ -108,7 +108,7 @@ class LaneScan:
 
     @classmethod
     def take_over(cls, lane: int, epoch: int, position: int, highest_settled: int, snapshot: Snapshot) -> LaneScan:
-        """The state after a claim: all between `position` and the highest settled id has to be swept.
+        """Return the state after a claim: all ids between `position` and the highest settled id have to be swept.
 
         `snapshot` was taken after the claim and not after `highest_settled` was read.
         """
@@ -116,7 +116,7 @@ class LaneScan:
         return cls(lane, epoch, position, taken_to, LongSweep(snapshot, position, taken_to))
 
     def bound(self, ladder: Ladder) -> Bound:
-        """Where the next sweep starts. Only for a lane without a long sweep under way."""
+        """Return where the next sweep starts. Only for a lane without a long sweep under way."""
         if self.snapshot is None:
             raise ValueError(f"lane {self.lane} has had no complete scan yet")
         return self._bound(self.snapshot, ladder)
@@ -131,7 +131,7 @@ class LaneScan:
         self._settled.clear()
 
     def settle(self, ids: Iterable[int]) -> None:
-        """The outcome of these events is committed."""
+        """Take note that the outcome of these events is committed."""
         if self.resuming:
             ids = list(ids)
             self._settled.update([id_ for id_ in ids if id_ not in self.resuming])
@@ -168,11 +168,11 @@ class LaneScan:
         self.aside -= 1
 
     def awaits_settle(self, id_: int) -> bool:
-        """Whether the event was taken and its outcome may not be committed yet."""
+        """Return whether the event was taken and its outcome may not be committed yet."""
         return id_ in self.taken and id_ not in self._settled
 
     def all_settled_below(self, id_: int) -> bool:
-        """Whether the outcome of every event that was taken below `id_` is committed."""
+        """Return whether the outcome of every event that was taken below `id_` is committed."""
         return all(taken >= id_ for taken in self.taken if taken not in self._settled)
 
     @property
@@ -187,13 +187,13 @@ class LaneScan:
 
     @property
     def unsettled(self) -> int:
-        """Number of events taken, or taken up again, and not yet settled; but for those that cannot be for now."""
+        """Number of events taken, or resumed, and not yet settled, without those that cannot be settled for now."""
         return len(self.taken) - len(self._settled) + len(self.resuming) + self.replaying - self.aside
 
     def sweep_reach(self, reach: Reach, taken_bytes: int) -> Reach:
-        """How far a sweep may read for as much as `reach`, when what is unsettled takes `taken_bytes`.
+        """Return the reach of a sweep that is to find new events within `reach`; unsettled ones take `taken_bytes`.
 
-        It meets the taken events again: they must not use up its limit, or it would never advance.
+        The sweep meets the taken events again. They must not use up its limit, or the sweep would never advance.
         """
         return Reach(reach.events + len(self.taken), reach.bytes + taken_bytes)
 
@@ -232,11 +232,11 @@ class LaneScan:
         self.start_long_sweep(snapshot, start)
 
     def start_long_sweep(self, snapshot: Snapshot, start: int) -> None:
-        """Go on by steps: the scan with `snapshot` found its sweep, from `start`, too long for one statement."""
+        """Start a long sweep: the scan with `snapshot` found the sweep from `start` too long for one statement."""
         self.sweep = LongSweep(snapshot, start, self.taken_to)
 
     def next_step(self, step_ids: int) -> tuple[int, int] | None:
-        """The ids (above, up to) of the next step of the long sweep; None, and the sweep is over, at its end."""
+        """Return the ids (above, up to) of the long sweep's next step; end the sweep and return None after the last."""
         sweep = self.sweep
         if sweep is None:
             return None
@@ -259,9 +259,9 @@ class LaneScan:
     ) -> list[PendingEvent]:
         """Take in the step that read up to id `end` in `snapshot`; returns the events to publish, in order.
 
-        They are within `reach`; what does not fit is read again. There are none, and the sweep goes back, if something
-        may have become visible below what earlier steps went through: it would be missed, and of two events that one
-        transaction wrote for a key, the one in this step would overtake the other.
+        They are within `reach`; what does not fit is read again. The list is empty, and the sweep goes back, if
+        something may have become visible below what earlier steps went through: it would be missed, and of two events
+        that one transaction wrote for a key, the one in this step would overtake the other.
         """
         sweep = self.sweep
         if sweep is None:
@@ -285,7 +285,7 @@ class LaneScan:
     def advance_position(self, ladder: Ladder) -> int:
         """Raise `position` as far as is certain, and return it.
 
-        Transactions that still run count too: their events may yet appear above their floors.
+        Running transactions count, too: their events may still appear above their floors.
         """
         unsettled = self.taken.difference(self._settled)
         limits = [min(unsettled) - 1] if unsettled else []
@@ -316,7 +316,7 @@ def _anything_ended(before: Snapshot, later: Snapshot) -> bool:
 
 
 def _within(events: Sequence[PendingEvent], reach: Reach) -> tuple[list[PendingEvent], Reach]:
-    """The first events, as many as a read with this reach would have returned, and what they leave of it."""
+    """Return the first events, as many as a read with this reach would return, and the reach that they leave."""
     size = 0
     for count, event in enumerate(events):
         if count >= reach.events or size >= reach.bytes:
@@ -326,8 +326,8 @@ def _within(events: Sequence[PendingEvent], reach: Reach) -> tuple[list[PendingE
 
 
 def cut_off(events: Sequence[PendingEvent], reach: Reach) -> bool:
-    """Whether a read stopped at its reach, so that more may be there.
+    """Return whether a read stopped at its reach, so that there may be more events.
 
-    The statement returns events while those before them leave a byte of the reach: the last one may exceed it.
+    The statement returns an event while the events before it leave a byte of the reach: the last one may exceed it.
     """
     return len(events) >= reach.events or sum(map(size_of, events)) >= reach.bytes

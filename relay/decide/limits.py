@@ -1,4 +1,4 @@
-"""What a topic takes: how large a record batch, and which times its records may have."""
+"""The limits of a topic: the size of a record batch, and the times that its records may have."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 LONGEST_MARGIN = 60_000
-"""Milliseconds by which a time stays within a topic's limit, at most: between the relay's clock and the broker's, and
-until a batch that waits in line is there."""
+"""Maximum distance in milliseconds that a time keeps from a topic's limit. It covers the difference between the relay's
+and the broker's clocks, and the time for which a batch waits in line."""
 
 ANY_TIME = (0, 2**63 - 1)
-"""The earliest and the latest time of a topic without limits. Kafka's own clients know no time before 1970."""
+"""The earliest and the latest time (ms) of a topic without limits. Kafka's own clients know no time before 1970."""
 
 NO_TIME = (1, 0)
-"""Bounds that no time is within."""
+"""Bounds (ms) that exclude every time."""
 
 
 class TopicLimits(NamedTuple):
-    """A topic's limits as they were read; None for what is not limited, or cannot be known."""
+    """A topic's limits as they were read; None for a limit that does not exist or cannot be known."""
 
     max_bytes: int | None = None
-    """Of a record batch: `max.message.bytes`."""
+    """Maximum size of a record batch: `max.message.bytes`."""
     request_bytes: int | None = None
-    """Of a request, by any of the brokers: `socket.request.max.bytes`."""
+    """Maximum size of a request that every broker takes: `socket.request.max.bytes`."""
     before_ms: int | None = None
-    """How much earlier than the broker's clock a record's time may be: `message.timestamp.before.max.ms`."""
+    """Milliseconds by which a record's time may precede the broker's clock: `message.timestamp.before.max.ms`."""
     after_ms: int | None = None
-    """How much later: `message.timestamp.after.max.ms`."""
+    """Milliseconds by which a record's time may follow the broker's clock: `message.timestamp.after.max.ms`."""
 
 
 @dataclass(slots=True)
 class TimeLimits:
-    """Which times the records of a topic may have, as read, and as learned from refusals. Milliseconds."""
+    """The times (ms) that a topic's records may have, as read from Kafka and as learned from refusals."""
 
     before: int | None = None
     after: int | None = None
 
     def bounds(self, now: int) -> tuple[int, int]:
-        """The earliest and the latest time that may be sent at `now`; other events go with `now`."""
+        """Return the earliest and the latest time (ms) that may be sent at `now`; other events are sent with `now`."""
         earliest, latest = ANY_TIME
         if self.before is not None:
             earliest = max(earliest, now - self.before + _margin(self.before))
@@ -46,7 +46,7 @@ class TimeLimits:
         return earliest, latest
 
     def learn(self, time: int, now: int) -> None:
-        """A record with this time was refused for it."""
+        """Learn that a record was refused for this time (ms)."""
         if time <= now:
             self.before = min(now - time, self.before if self.before is not None else now - time)
         else:

@@ -1,4 +1,4 @@
-"""What a replay of delivered events is asked to do, how fast it may go, and how far a lane is with it."""
+"""A replay of delivered events: what it is asked to do, how fast it may go, and the progress of each lane."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ HEX = "hex:"
 """Begins a key that is written as hexadecimal digits, because it is no readable text."""
 
 BURST = 0.25
-"""Seconds' worth of a replay's rate that may go at once."""
+"""Maximum burst of a replay with a rate, in seconds of the rate."""
 
 MOST_EVENTS = 256
-"""Events of a lane under way, at most: enough for some 10,000 events/s from a replica's only lane, and a wait of some
-milliseconds for a live event that comes behind them."""
+"""Maximum number of a lane's events under way: enough for some 10,000 events/s from a replica's only lane. A live event
+behind them waits for some milliseconds."""
 
 PART = 4
-"""At most this part of the buffer's room, and of one second's worth of a limited rate, is under way."""
+"""Maximum part of the buffer's room, and of one second of a limited rate, that replayed events under way may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayRequest:
-    """A row of `outbox.action` that asks for delivered events to be published again, and how far it is."""
+    """A row of `outbox.action` that asks for delivered events to be published again, with its progress."""
 
     action: int
     topic: str
     key: bytes | None
     since: datetime
     until: datetime
-    """Delivered from `since` to `until`, by PostgreSQL's clock; never after the request, so that it ends."""
+    """Events delivered from `since` to `until`, by PostgreSQL's clock. `until` is never after the request, so that the
+    replay ends."""
     rate: float
-    """Events per second, of all replicas together; 0: no limit."""
+    """Maximum events per second of all replicas together; 0 = no limit."""
     last_id: int
-    """No event above it is meant."""
+    """Highest id that the request covers."""
     positions: dict[int, int]
-    """Per lane: everything that is meant up to this id is done."""
+    """By lane: all covered events up to this id are done."""
 
     @classmethod
     def parse(cls, action: int, filter_: str, progress: str, requested_at: datetime) -> ReplayRequest:
-        """Read the JSON of a row. Raises ValueError for one that was not written by this program, and is none."""
+        """Read the JSON of a row. Raises ValueError if it is not a replay: somebody wrote the row by hand."""
         try:
             wanted: dict[str, Any] = json.loads(filter_)
             reached: dict[str, Any] = json.loads(progress)
@@ -65,7 +66,7 @@ class ReplayRequest:
             raise ValueError(f"not a replay of delivered events: {type(error).__name__} {error}") from error
 
     def open_lanes(self) -> set[int]:
-        """Lanes that have something left to do, whoever owns them."""
+        """Return the lanes that are not done, whoever owns them."""
         return {lane for lane, position in self.positions.items() if position < self.last_id}
 
 
@@ -75,7 +76,7 @@ def key_bytes(text: str) -> bytes:
 
 
 class Limits(NamedTuple):
-    """What may be under way in one lane."""
+    """The maximum number and bytes of replayed events that may be under way in one lane."""
 
     events: int
     bytes: int
@@ -84,9 +85,9 @@ class Limits(NamedTuple):
     def of(
         cls, lanes: int, max_events: int, max_bytes: int, events_per_second: float, bytes_per_second: float
     ) -> Limits:
-        """For each of so many `lanes`, a part of the buffer and of what the relay may send in a second (0: any number).
+        """Return the limits of each of `lanes` lanes: parts of the buffer and of the rate per second (0 = no limit).
 
-        Live events queue behind it.
+        They are small because live events queue behind replayed ones.
         """
         parts = max(1, lanes) * PART
         events = [MOST_EVENTS, max_events / parts, *([events_per_second / parts] if events_per_second else [])]
@@ -96,17 +97,17 @@ class Limits(NamedTuple):
 
 @dataclass(slots=True)
 class Allowance:
-    """How many events may go now: a token bucket, because a replay goes on in small portions."""
+    """How many events a replay may send now: a token bucket, because a replay goes on in small portions."""
 
     rate: float
-    """Events per second; 0: no limit."""
+    """Maximum events per second of all replicas; 0 = no limit."""
     share: float = 1.0
-    """This replica's part of it."""
+    """This replica's part of the rate, from 0 to 1."""
     _tokens: float = 0.0
     _filled_at: float | None = None
 
     def available(self, now: float) -> int | None:
-        """Events that may go at `now`, monotonic seconds; None: any number."""
+        """Return the number of events that may be sent at `now` (monotonic seconds); None for any number."""
         if not self.rate:
             return None
         rate = self.rate * self.share
@@ -116,57 +117,60 @@ class Allowance:
         return int(self._tokens)
 
     def spend(self, events: int) -> None:
-        """These are going."""
+        """Take note that `events` events are being sent."""
         self._tokens -= events
 
     def delay(self) -> float:
-        """Seconds until it is worth asking again, when nothing is available."""
+        """Return the seconds after which to ask again when no event may be sent."""
         rate = self.rate * self.share
         return (max(1.0, rate * BURST / 4) - self._tokens) / rate if rate else 0.0
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far one lane is with one replay: what was read, and what of it is not settled yet."""
+    """The progress of one replay in one lane: which events were read, and which of these are not settled yet."""
 
     last_id: int
     cursor: int
-    """Everything that is meant up to this id was read, and is settled or under way."""
+    """All covered events up to this id were read, and are settled or under way."""
     under_way: dict[int, int] = field(default_factory=dict)
-    """Ids that have no receipt of this replay yet, with their sizes in bytes."""
+    """Sizes in bytes of the events that have no receipt of this replay yet, by id."""
 
     @property
     def position(self) -> int:
-        """Everything that is meant up to this id is settled."""
+        """The highest id up to which all covered events are settled."""
         return min([self.cursor, *(id_ - 1 for id_ in self.under_way)])
 
     @property
     def bytes(self) -> int:
-        """What is under way occupies so much."""
+        """The size in bytes of the events under way."""
         return sum(self.under_way.values())
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to read; some of it may still be under way."""
+        """Whether no event is left to read; some may still be under way."""
         return self.cursor >= self.last_id
 
     def began(self, id_: int, size: int) -> None:
-        """An event was handed in."""
+        """Take note that an event was handed in."""
         self.under_way[id_] = size
         self.cursor = max(self.cursor, id_)
 
     def read_to(self, id_: int) -> None:
-        """There is nothing more to hand in up to this id."""
+        """Take note that no further event up to this id will be handed in."""
         self.cursor = max(self.cursor, id_)
 
     def settled(self, ids: Iterable[int]) -> None:
-        """Their receipts are committed."""
+        """Take note that the receipts of these events are committed."""
         for id_ in ids:
             self.under_way.pop(id_, None)
 
     def returned(self, id_: int) -> None:
-        """An event was taken out of its queue before Kafka got it: it is read again, with those above that are not
-        under way. Order holds per key: what stood behind it in the queue was taken out too, or is of another key."""
+        """Take note that an event was taken out of its queue before Kafka got it.
+
+        The event is read again, with the events above it that are not under way. Order holds per key: events behind it
+        in the queue were taken out too, or are of other keys.
+        """
         if self.under_way.pop(id_, None) is not None:
             self.cursor = min(self.cursor, id_ - 1)
 

@@ -8,23 +8,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
 KNOWN_BYTES = 20 << 20
-"""What all remembered keys together may take: 180,000 of 36 bytes. To hash a key takes three times as long as to look
-it up."""
+"""Maximum bytes of all remembered keys together: 180,000 keys of 36 bytes. Hashing a key takes three times as long as
+looking it up."""
 
 KNOWN_KEY_BYTES = 80
-"""What a remembered key takes beyond its own bytes: its object and its place in a dictionary, measured with tracemalloc
+"""Bytes that a remembered key takes beyond its own: its object and its place in a dictionary, measured with tracemalloc
 on CPython 3.11."""
 
 
 class KnownKeys:
-    """The bound on what the routers of all topics remember. When it is reached, everything is forgotten."""
+    """The bound on the keys that the routers of all topics remember. When it is reached, all keys are forgotten."""
 
     def __init__(self) -> None:
         self._bytes = 0
         self._filled: list[dict[bytes, int]] = []
 
     def worth_reading(self, keys: Collection[bytes]) -> bool:
-        """Whether these may be remembered, too."""
+        """Return whether these keys may be remembered, too."""
         return self._bytes + _size(keys) <= KNOWN_BYTES
 
     def remember(self, known: dict[bytes, int], partitions: Mapping[bytes, int]) -> None:
@@ -57,7 +57,7 @@ class Router:
         self._turn = 0
 
     def partitions_of(self, keys: set[bytes | None]) -> Mapping[bytes, int]:
-        """A mapping with the partition of each of `keys` that is one; it holds until the next call.
+        """Return a mapping from each key in `keys` to its partition; it is valid until the next call.
 
         The partition is the one that the Java client's default partitioner chooses.
         """
@@ -72,7 +72,7 @@ class Router:
         return self._known
 
     def next_turn(self) -> int:
-        """The partition for the keyless events of the next batch."""
+        """Return the partition for the keyless events of the next batch."""
         turn = self._turn
         self._turn = (turn + 1) % self.partitions
         return turn

@@ -1,4 +1,4 @@
-"""Which lanes a replica should claim and which it should give back: told what is there and what time it is, it says."""
+"""Decides which lanes a replica claims and which it gives back, from one look at the replicas and lanes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ LANES = 16
 """Number of lanes: `hash(key) mod 16`, fixed by the generated column `outbox.event.lane`."""
 
 ORPHAN_AFTER = 0.5
-"""Seconds after which a free lane is claimed by whoever sees it, fair share or not. The replica whose share it is has
-died a moment ago, or is paused: its own lease must not add to that of the lane's last owner."""
+"""Seconds after which a replica claims a free lane beyond its fair share. The replica whose share the lane is has just
+died, or is paused: its own lease must not add to that of the lane's last owner."""
 
 GRAIN = 0.01
-"""Seconds to look later than something ends, so that it has ended by then."""
+"""Seconds by which a look follows the end of a lease or intent, so that it has ended by then."""
 
 Replica = TypeVar("Replica")
 
@@ -27,42 +27,43 @@ class LiveReplica(NamedTuple):
 
     id: UUID
     lease_seconds: float
-    """What is left of it."""
+    """Seconds that are left of the lease."""
     lease_ends: float
-    """Unix seconds of the database's clock; every heartbeat moves it."""
+    """End of the lease in Unix seconds of the database's clock; every heartbeat moves it."""
     draining: bool
 
 
 class LaneRow(NamedTuple):
-    """A lane as `outbox.lane` has it, and what people want of it."""
+    """A lane as `outbox.lane` has it, and what people asked for it."""
 
     lane: int
     epoch: int
     owner: UUID | None
     free: bool
     asked: bool = False
-    """Whoever owns it at this epoch is asked to give it back."""
+    """Whether its owner at this epoch is asked to give it back."""
     parked: bool = False
-    """Nobody is to own it for now."""
+    """Whether no replica is to own it for now."""
     reserved_for: UUID | None = None
-    """The live replica that it was moved to."""
+    """The live replica to which a person moved the lane."""
     intent_seconds: float | None = None
-    """How long that is to last."""
+    """Seconds for which a person's request still holds."""
 
 
 class Plan(NamedTuple):
-    """What to do now."""
+    """The lanes to claim and to give back now, and when to look again."""
 
     claim: list[LaneRow]
     give_back: frozenset[int]
     look_in: float
-    """Seconds until something may be different that nobody tells about."""
+    """Seconds until the next look is due, because something may have changed that no hint tells."""
 
 
 def fair_shares(live: Sequence[Replica], reserved: Mapping[Replica, int], lanes: int) -> dict[Replica, int]:
-    """How many lanes each of the replicas `live`, in (started_at, id) order, should own when they share `lanes`.
+    """Return how many of `lanes` each replica in `live` should own; `live` is in the order of (started_at, id).
 
-    Each owns at least those that are `reserved` for it. Otherwise as evenly as possible, one more for the first ones.
+    Each owns at least the lanes that are `reserved` for it. The others are shared as evenly as possible, with one more
+    for the first replicas.
     """
     shares = {replica: reserved.get(replica, 0) for replica in live}
     for _ in range(lanes - sum(shares.values()) if shares else 0):
@@ -72,19 +73,19 @@ def fair_shares(live: Sequence[Replica], reserved: Mapping[Replica, int], lanes:
 
 
 class Sharing:
-    """Decides from one look after the other. It remembers since when lanes have been free, and who was silent."""
+    """Decides from look to look; remembers since when lanes have been free, and which replicas were silent."""
 
     def __init__(self, replica: UUID) -> None:
         self._replica = replica
         self._free_since: dict[tuple[int, int], float] = {}
-        """By (lane, epoch)."""
+        """Monotonic seconds since which a lane has been free, by (lane, epoch)."""
         self._silent: dict[UUID, float] = {}
-        """Replicas that did not claim what was theirs, with the end of their lease then."""
+        """Replicas that did not claim their share, with the end of their lease at that time (Unix seconds)."""
 
     def plan(
         self, live: Sequence[LiveReplica], lanes: Sequence[LaneRow], releasing: Collection[int], now: float
     ) -> Plan:
-        """What this replica should do. `releasing` are the lanes it is giving back already, `now` monotonic seconds."""
+        """Return what this replica should do. `releasing` are lanes it is giving back already; `now` is monotonic."""
         takers = [each.id for each in live if not each.draining]
         # Whom a lane was moved to may have gone between two statements.
         lanes = [row if row.reserved_for in takers else row._replace(reserved_for=None) for row in lanes]

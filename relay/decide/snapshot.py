@@ -1,14 +1,14 @@
-"""What a PostgreSQL snapshot says about transactions."""
+"""A PostgreSQL snapshot: which transactions had ended when it was taken."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 FIRST_XID = 3
-"""Of a server's life: the smaller ones are not transactions'."""
+"""The first normal transaction id; smaller ones are reserved."""
 
 XIDS = 1 << 32
-"""How many PostgreSQL tells apart where it shows them without their epoch."""
+"""Number of distinct 32-bit transaction ids, which PostgreSQL shows where it leaves out their epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +25,19 @@ class Snapshot:
 
     @classmethod
     def parse(cls, text: str) -> Snapshot:
-        """From PostgreSQL's text form `xmin:xmax:xip,xip,...`. Raises ValueError for anything else."""
+        """Read PostgreSQL's text form `xmin:xmax:xip,xip,...`. Raises ValueError for anything else."""
         xmin, xmax, running = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(map(int, running.split(","))) if running else frozenset())
 
     def ended(self, xid: int) -> bool:
-        """Whether the transaction had ended, by commit or rollback, when the snapshot was taken."""
+        """Return whether the transaction had ended, by commit or rollback, when the snapshot was taken."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)
 
 
 def next_xid(age: int, snapshot: Snapshot) -> int:
-    """The xid that the next transaction to need one takes, when the `age` of FIRST_XID was read beside `snapshot`.
+    """Return the xid of the next transaction that needs one, given the `age` of FIRST_XID read beside `snapshot`.
 
-    PostgreSQL's age() counts modulo XIDS; the snapshot tells in which round.
+    PostgreSQL's age() counts modulo XIDS; the snapshot tells the round.
     """
     ahead = (age + FIRST_XID - snapshot.xmax) % XIDS
     return snapshot.xmax + (ahead if ahead < XIDS // 2 else ahead - XIDS)

@@ -1,4 +1,4 @@
-"""What arrived, held against what was committed. No I/O.
+"""Compares the events that arrived with those that were committed. No I/O.
 
 Every change of an order counts its version up under the row's lock, and the event carries it. So the committed
 events of an order have the versions 1, 2, 3 ... in commit order, and the row itself says how many there are:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What became of the events, in numbers of events."""
+    """The result of the check, in numbers of events."""
 
     committed: int
     delivered: int
@@ -28,11 +28,11 @@ class Findings:
     duplicates: int
     """Arrived again."""
     uncommitted: int
-    """Arrived, but were rolled back: they never happened."""
+    """Arrived although their transactions were rolled back."""
 
     @property
     def ok(self) -> bool:
-        """Whether the promise was kept. Duplicates are within it: delivery is at least once."""
+        """Whether the promise was kept. Duplicates do not break it: delivery is at least once."""
         return self.committed > 0 and not (self.lost or self.out_of_order or self.uncommitted)
 
 
@@ -48,9 +48,9 @@ class Checker:
         self._skipped: set[tuple[int, int]] = set()
 
     def arrived(self, order: int, version: int, *, rolled_back: bool = False) -> bool:
-        """Take the next event; returns whether it is a first occurrence.
+        """Take the next event; return whether it is a first occurrence.
 
-        `rolled_back` is what the writer wrote into an event whose transaction it was going to roll back.
+        `rolled_back` is the mark that the writer put into an event whose transaction it was going to roll back.
         """
         if rolled_back:
             self.uncommitted += 1
@@ -69,7 +69,7 @@ class Checker:
         return True
 
     def findings(self, committed: Mapping[int, int]) -> Findings:
-        """Judge what arrived so far, given the versions of all orders in the database."""
+        """Judge the events that have arrived so far, given the versions of all orders in the database."""
         never_happened = {order: newest - committed.get(order, 0) for order, newest in self._newest.items()}
         beyond = sum(extra for extra in never_happened.values() if extra > 0)
         skipped = sum(version <= committed.get(order, 0) for order, version in self._skipped)

@@ -16,7 +16,7 @@ FINISH = "finish"
 
 
 def report(**content: object) -> None:
-    """Tell the parent something."""
+    """Write one report to the parent."""
     try:
         sys.stdout.write(json.dumps(content, separators=(",", ":")) + "\n")
         sys.stdout.flush()
@@ -25,7 +25,7 @@ def report(**content: object) -> None:
 
 
 def run_child(main: Callable[[dict[str, Any], asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run `main` with what the parent told, and an event that is set when it is time to finish."""
+    """Run `main` with the parent's instructions, and an event that is set when it is time to finish."""
     told = json.loads(sys.stdin.readline())
 
     async def with_lifeline() -> None:
@@ -53,5 +53,5 @@ def _listen(loop: asyncio.AbstractEventLoop, finish: asyncio.Event) -> None:
 
 
 def _orphaned() -> None:
-    """End at once: there is nobody left to report to, and open transactions end with their connections."""
+    """End the process immediately: the parent is gone, and open transactions end with their connections."""
     os._exit(1)

@@ -1,9 +1,9 @@
-"""The demo's own processes: started, talked to, and never left behind.
+"""Starts the demo's own processes, talks to them, and leaves none behind.
 
-The order service and the consumer are told things in lines of JSON on stdin: first what they have to know (not in
-their arguments, because it holds a password), later `finish`. Its end of file means that the demo is gone, however
-it ended. They report in lines of JSON on stdout; stderr is a log file. The relay is started as users start it, so
-it knows nothing of this and gets a keeper, as the local servers do.
+The order service and the consumer get lines of JSON on stdin: first their instructions (not as arguments, because they
+contain a password), later `finish`. The end of stdin means that the demo is gone, however it ended. The two report in
+lines of JSON on stdout; stderr is a log file. The relay is started as users start it. It knows nothing of this protocol
+and gets a keeper, as the local servers do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LINE_LIMIT = 2**24
-"""Bytes of the longest report: some 200,000 events, in case the demo was stopped for a while."""
+"""Maximum bytes of a report: some 200,000 events, in case the demo was stopped for a while."""
 END_SECONDS = 10.0
 LOG_TAIL_LINES = 15
 
@@ -33,7 +33,7 @@ _OF_OTHER_SERVERS = ("RELAY_", "PG")
 
 
 class Child:
-    """A process that runs a module of this package."""
+    """A child process that runs a module of this package."""
 
     def __init__(self, name: str, module: str, log: Path) -> None:
         self.name = name
@@ -43,7 +43,7 @@ class Child:
         self._finishing = False
 
     async def start(self, told: Mapping[str, object]) -> None:
-        """Start it and tell it what it has to know."""
+        """Start the process and send its instructions."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", self._module),
@@ -58,7 +58,7 @@ class Child:
         self._tell(json.dumps(told))
 
     async def reports(self) -> AsyncIterator[dict[str, Any]]:
-        """What it reports, until it has finished; raises LocalServerError if it ends unasked or in error."""
+        """Yield the process's reports until it has finished. Raises LocalServerError if it ends early or in error."""
         process = self._started()
         assert process.stdout is not None  # noqa: S101 a pipe
         async for line in process.stdout:
@@ -68,12 +68,12 @@ class Child:
             raise LocalServerError(f"{self.name} ended unexpectedly with code {code}; {log_tail(self._log)}")
 
     def finish(self) -> None:
-        """Ask it to complete what it does, report the last of it and end."""
+        """Ask the process to complete its work, send its last report and end."""
         self._finishing = True
         self._tell(FINISH)
 
     async def close(self) -> None:
-        """End it if it still runs: by the end of its stdin and, if that does not do, by force."""
+        """End the process if it still runs: by closing its stdin and, if that does not help, by force."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -117,7 +117,7 @@ class RelayChild:
         self._process: ServerProcess | None = None
 
     def start(self) -> None:
-        """Start it; it may take a moment until it works."""
+        """Start the relay; it may take a moment until it works."""
         with self._folder.locked() as lock:
             self._process = ServerProcess(
                 self.name,
@@ -130,32 +130,32 @@ class RelayChild:
 
     @property
     def running(self) -> bool:
-        """Whether it lives."""
+        """Whether the relay's process lives."""
         return self._process is not None and self._process.running
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended, None while it lives."""
+        """The relay's exit code; None while it lives."""
         return None if self._process is None else self._process.exit_code
 
     def check(self) -> None:
-        """Raise LocalServerError if it has ended."""
+        """Raise LocalServerError if the relay has ended."""
         if not self.running:
             raise LocalServerError(f"{self.name} ended unexpectedly; {log_tail(self.log)}")
 
     def stop(self) -> None:
-        """SIGTERM: it drains and ends."""
+        """Send SIGTERM and wait: the relay drains and ends."""
         if self._process is not None:
             self._process.stop(END_SECONDS + 5)
 
 
 def log_tail(log: Path) -> str:
-    """The end of a log, for an error message."""
+    """Return the end of a log, for an error message."""
     lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if log.exists() else []
     return f"its log {log} ends with:\n" + "\n".join(f"  {line}" for line in lines) if lines else f"{log} is empty"
 
 
 def _environment(**added: str) -> dict[str, str]:
-    """This process's environment with `added`, and without what points at the user's own servers."""
+    """Return this process's environment with `added`, without the variables that name the user's own servers."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_OTHER_SERVERS)}
     return {**kept, **added}

@@ -1,4 +1,4 @@
-"""The consumer: reads the topic from its beginning and tells the parent, who checks, what arrived when."""
+"""The consumer: reads the topic from its beginning and reports to the parent which events arrived when."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
 
 TELL_INTERVAL = 0.2
-"""Longer than the writers', so that most commits are known when an event is shown."""
+"""Seconds between reports: longer than the writers' interval, so that most commits are known when an event is shown."""
 WAIT_MS = 50
 
 
@@ -50,7 +50,7 @@ async def main(told: dict[str, Any], finish: asyncio.Event) -> None:
 
 
 async def _take(consumer: AIOKafkaConsumer, events: list[list[object]]) -> None:
-    """Wait a moment for events and add what came: order, version, rolled back, when, what, partition, offset."""
+    """Wait a moment for events and add them: order, version, rolled back, time, kind, partition, offset."""
     batches = await consumer.getmany(timeout_ms=WAIT_MS)
     now = time.monotonic()
     for records in batches.values():

@@ -1,4 +1,4 @@
-"""Shows how the demo is going: live on a terminal, line by line elsewhere."""
+"""Shows the progress of the demo: live on a terminal, line by line elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINE_INTERVAL = 2.0
 
 
 class Display(Protocol):
-    """A context manager that shows what it is told."""
+    """A context manager that shows the demo's steps and progress."""
 
     def __enter__(self) -> Self: ...
 
@@ -31,21 +31,21 @@ class Display(Protocol):
     ) -> None: ...
 
     def step(self, text: str) -> None:
-        """Something that takes a moment begins, and with it ends what was told before."""
+        """Show that a step begins, which ends the step before."""
 
     def show(self, progress: Progress) -> None:
-        """Events flow; may be called as often as one likes."""
+        """Show the progress while events flow; may be called as often as one likes."""
 
 
 def display_on(console: Console) -> Display:
-    """The display that fits the console."""
+    """Return the display that fits the console."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveDisplay(console)
     return LineDisplay(console)
 
 
 class LiveDisplay:
-    """A page that is redrawn in place, and gone at the end."""
+    """A page that is redrawn in place and disappears at the end."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

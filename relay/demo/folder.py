@@ -1,4 +1,4 @@
-"""Where the demo's servers keep their data: a folder that is gone afterwards, or one that was asked for."""
+"""The folder of the demo's servers: a temporary one that is removed afterwards, or one that the user named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 PREFIX = "relay-demo-"
 STALE_SECONDS = 60.0
-"""A demo locks its folder within moments, and what a killed one leaves running ends within seconds."""
+"""Seconds after which an unlocked folder may be removed. A demo locks its folder within moments, and the processes of a
+killed demo end within seconds."""
 _KEPT = "kept"
 
 
@@ -24,7 +25,7 @@ _KEPT = "kept"
 def demo_folder(chosen: Path | None) -> Iterator[Path]:
     """Yield the chosen folder, which stays, or a temporary one, which is removed unless an error needs its logs.
 
-    Also removes what demos that were killed, or failed, left behind; not what `keep` was called for.
+    Also removes the folders that killed or failed demos left behind, except those for which `keep` was called.
     """
     if chosen is not None:
         chosen.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ def demo_folder(chosen: Path | None) -> Iterator[Path]:
 
 
 def keep(folder: Path) -> None:
-    """Let a temporary folder stay: it is evidence."""
+    """Keep a temporary folder, as evidence."""
     (folder / _KEPT).touch()
 
 

@@ -1,4 +1,4 @@
-"""From commit to consumer: times of the same event from two processes, matched and counted. No I/O."""
+"""The latency from commit to consumer: matches two processes' times of an event, and counts. No I/O."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 PER_MS = 10
-"""Counted in tenths of a millisecond: exact enough, and memory does not grow with the number of events."""
+"""Counters per millisecond: tenths are exact enough, and memory does not grow with the number of events."""
 RECENT_EVENTS = 2_000
 
 
 class Latencies:
-    """Milliseconds between two moments of each event; either may be told first.
+    """Latencies in ms between two moments of each event, which may be told in either order.
 
-    Both are of the monotonic clock, which is the same for all processes of a machine.
+    Both moments are in seconds of the monotonic clock, which all processes of a machine share.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Latencies:
         self._recent: deque[float] = deque(maxlen=RECENT_EVENTS)
 
     def committed(self, event: Hashable, at: float) -> float | None:
-        """Tell when COMMIT had returned to the writer, in seconds; returns the latency in ms if it is known now."""
+        """Note when COMMIT returned to the writer, in seconds; return the latency in ms if it is known now."""
         arrived = self._arrived.pop(event, None)
         if arrived is None:
             self._committed[event] = at
@@ -35,7 +35,7 @@ class Latencies:
         return self._add(at, arrived)
 
     def arrived(self, event: Hashable, at: float) -> float | None:
-        """Tell when the consumer had it, in seconds; returns as `committed` does."""
+        """Note when the consumer had the event, in seconds; return the latency in ms if it is known now."""
         committed = self._committed.pop(event, None)
         if committed is None:
             self._arrived[event] = at
@@ -43,7 +43,7 @@ class Latencies:
         return self._add(committed, at)
 
     def percentile(self, percent: float) -> float | None:
-        """The latency in ms that this share of all events did not exceed; None before the first."""
+        """Return the latency in ms that this share of all events did not exceed; None before the first event."""
         rank = ceil(self._counts.total() * percent / 100)
         for tenths in sorted(self._counts):
             rank -= self._counts[tenths]
@@ -52,7 +52,7 @@ class Latencies:
         return None
 
     def recent(self, percent: float) -> float | None:
-        """The same for the latest events only."""
+        """Return the latency in ms that this share of the latest events did not exceed; None before the first event."""
         if not self._recent:
             return None
         return round(sorted(self._recent)[ceil(len(self._recent) * percent / 100) - 1], 1)

@@ -1,8 +1,8 @@
-"""The order service: its writers change orders and enqueue what happened, in the same transaction.
+"""The order service: its writers change orders and enqueue events about the changes, in the same transaction.
 
-`change` is what a service of yours would do. The rest makes it hard for the relay, on purpose: transactions and
+`change` is what a service of yours would do. The rest makes the relay's work hard on purpose: transactions and
 savepoints that are rolled back, slow transactions that commit long after they took their place in the outbox, and
-somebody else's long transaction.
+another program's long transaction.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPORT_SECONDS = (3.0, 6.0)
 REPORT_PAUSE = 4.0
 TELL_INTERVAL = 0.05
 WAIT_STEP = 0.1
-"""Longest wait between two looks at whether to finish."""
+"""Maximum seconds between two checks whether to finish."""
 
 CHANGES = (("item added", 1250), ("item removed", -1250), ("paid", 0), ("address changed", 0), ("shipped", 0))
 
@@ -46,7 +46,7 @@ class Rollback(Exception):  # noqa: N818 not an error: it is how a transaction i
 
 
 class OrderService:
-    """Writers with a connection each, paced together; tells the parent what was committed and when."""
+    """Writers with a connection each, paced together; reports to the parent what was committed and when."""
 
     def __init__(self, topic: str, pace: Pace, finish: asyncio.Event, chance: random.Random) -> None:
         self._topic = topic
@@ -65,7 +65,7 @@ class OrderService:
         ]
 
     async def write(self, connection: asyncpg.Connection) -> None:
-        """One writer: transactions of all kinds at the common pace."""
+        """Write as one writer: transactions of all kinds at the common pace."""
         weights = [weight for *_, weight in self._kinds]
         while not self._finish.is_set():
             ((work, events, _),) = self._chance.choices(self._kinds, weights)
@@ -73,13 +73,13 @@ class OrderService:
             await self._transaction(connection, work)
 
     async def write_slowly(self, connection: asyncpg.Connection) -> None:
-        """One slow writer: each transaction stays open for a while after its event has its place."""
+        """Write as one slow writer: each transaction stays open for a while after its event got its id."""
         while not self._finish.is_set():
             await self._transaction(connection, self._slow)
             self._counts["slow"] += 1
 
     async def report_slowly(self, connection: asyncpg.Connection) -> None:
-        """Somebody else: long transactions that write no event, as of reports and dumps."""
+        """Run long transactions that write no event, as reports and dumps do."""
         while not self._finish.is_set():
             await self._wait(REPORT_PAUSE)
             async with connection.transaction(isolation="repeatable_read"):
@@ -88,7 +88,7 @@ class OrderService:
             self._counts["foreign"] += 1
 
     def tell(self) -> None:
-        """Report what was committed since the last time."""
+        """Report the events that were committed since the last report."""
         committed, self._committed = self._committed, []
         report(committed=committed, counts={**self._counts, "writers": WRITERS + SLOW_WRITERS})
 
@@ -106,7 +106,7 @@ class OrderService:
         self._committed += [(order, version, now) for order, version in changed]
 
     async def change(self, connection: asyncpg.Connection, order: int, *, rolled_back: bool = False) -> tuple[int, int]:
-        """Change an order and enqueue the event of it. The UPDATE comes first: it locks the order."""
+        """Change an order and enqueue an event about it. The UPDATE comes first, because it locks the order."""
         what, cents = self._chance.choice(CHANGES)
         row = await connection.fetchrow(query("demo_change_order"), order, cents)
         assert row is not None  # noqa: S101 orders are never deleted
@@ -163,7 +163,7 @@ class OrderService:
         return self._chance.randrange(1, ORDERS + 1)
 
     async def _wait(self, seconds: float) -> None:
-        """Sleep, but not on when it is time to finish."""
+        """Sleep, but no longer than until it is time to finish."""
         while seconds > 0 and not self._finish.is_set():
             await asyncio.sleep(min(seconds, WAIT_STEP))
             seconds -= WAIT_STEP

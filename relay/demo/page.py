@@ -1,4 +1,4 @@
-"""The pages of the live display: pure functions from what is known to something Rich can print."""
+"""The pages of the live display: pure functions from the demo's progress to objects that Rich can print."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _MOST_WIDTH = 100
 
 
 class Starting:
-    """What has been started, what is being started, and something to read meanwhile."""
+    """The page during the start: finished steps, the current step, and a text to read in the meantime."""
 
     def __init__(self) -> None:
         self._done: list[tuple[str, float]] = []
@@ -53,13 +53,13 @@ class Starting:
         self._spinner = Spinner("dots", style="cyan")
 
     def step(self, text: str, now: float) -> None:
-        """The next step begins, and with it ends the one before."""
+        """Begin the next step, which ends the step before."""
         if self._current:
             self._done.append((self._current, now - self._began))
         self._current, self._began = text, now
 
     def page(self, now: float) -> RenderableType:
-        """How far it is."""
+        """Return the page with the progress of the start."""
         steps = Table.grid(padding=(0, 1))
         mark = Text("✓", style="green")
         for text, seconds in self._done:
@@ -70,7 +70,7 @@ class Starting:
 
 
 def running(progress: Progress, height: int, width: int) -> RenderableType:
-    """The page while events flow, fit for a terminal of that size."""
+    """Return the page while events flow, for a terminal of this size."""
     width = min(width, _MOST_WIDTH)
     return Group(
         _time(progress, width),
@@ -86,7 +86,7 @@ def running(progress: Progress, height: int, width: int) -> RenderableType:
 
 
 def line(progress: Progress) -> str:
-    """The same in one line, for logs and pipes."""
+    """Return the progress while events flow as one line, for logs and pipes."""
     checker = progress.checker
     return (
         f"{progress.elapsed:4.0f} s  committed {progress.committed:,} ({progress.committing.per_second():,.0f}/s)  "
@@ -97,7 +97,7 @@ def line(progress: Progress) -> str:
 
 
 def backlog(status: Status | None) -> str:
-    """Pending events in the outbox."""
+    """Return the number of pending events in the outbox, as text."""
     if status is None or status.backlog.events is None:
         return "?"
     precision = "" if status.backlog.precision == "exact" else f"{status.backlog.precision} "
@@ -105,7 +105,7 @@ def backlog(status: Status | None) -> str:
 
 
 def lag(status: Status | None) -> str:
-    """Age of the oldest pending event, 0 when none is pending."""
+    """Return the age of the oldest pending event, as text; 0 when none is pending."""
     if status is None:
         return "?"
     seconds = status.oldest_seconds or 0.0
@@ -113,7 +113,7 @@ def lag(status: Status | None) -> str:
 
 
 def owners(status: Status | None) -> list[tuple[str, str]]:
-    """(owner, its lanes) such as ("demo-relay", "0-15"), free ones last."""
+    """Return pairs (owner, its lanes) such as ("demo-relay", "0-15"), with free lanes last."""
     lanes: dict[str | None, list[int]] = {}
     for lane in status.lanes if status else []:
         lanes.setdefault(lane.replica, []).append(lane.lane)
@@ -239,7 +239,7 @@ def _latest(progress: Progress, events: int) -> Table:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """Such as 0-3 5 7-15."""
+    """Return lanes as ranges, such as 0-3 5 7-15."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:

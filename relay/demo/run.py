@@ -31,16 +31,16 @@ PARTITIONS = 6
 SHOW_INTERVAL = 0.25
 STATUS_INTERVAL = 0.5
 STATUS_SHARE = 10
-"""Looking at the status takes at most one part in so many of the time, however much there is to count."""
+"""Reading the status takes at most one part in this many of the time, however much there is to count."""
 READY_SECONDS = 60.0
 STALL_SECONDS = 30.0
-"""What has not arrived when nothing has come for so long is lost."""
+"""Seconds without an arrival after which the events that have not arrived count as lost."""
 CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was asked for and where."""
+    """The options of the demo, and where it runs."""
 
     seconds: float
     rate: float
@@ -50,10 +50,10 @@ class Plan:
 
 
 async def demonstrate(plan: Plan, display: Display) -> Summary:
-    """Run the demo on running servers. Raises LocalServerError if a part of it ends by itself.
+    """Run the demo on running servers. Raises LocalServerError if a part of it ends unexpectedly.
 
-    SIGINT and SIGTERM end it early but in good order while the writers write; before and after that, or a second
-    time, they cancel it: asyncio.CancelledError.
+    While the writers write, SIGINT and SIGTERM end the demo early but cleanly. Before and after that, or a second time,
+    they cancel the demo: asyncio.CancelledError.
     """
     async with AsyncExitStack() as ends:
         relay = RelayChild(plan.folder / "relay", plan.dsn, plan.bootstrap_servers)
@@ -87,7 +87,7 @@ class _Demo:
         self._orders_ready = asyncio.Event()
         self._arrival = asyncio.Event()
         self._not_told: dict[tuple[int, int], Arrival] = {}
-        """What arrived before the order service told that it was committed."""
+        """Events that arrived before the order service reported their commit."""
 
     def listen_to_signals(self) -> None:
         """Take over SIGINT, SIGTERM and SIGHUP, for the task that calls this."""
@@ -105,7 +105,7 @@ class _Demo:
             loop.add_signal_handler(number, interrupt)
 
     async def run(self, tasks: asyncio.TaskGroup) -> Summary:
-        """The course, from an empty database to the summary."""
+        """Run the demo from an empty database to the summary."""
         progress = self._progress
         self._display.step("creating the outbox (relay migrate) and the topic orders")
         async with self._connected() as connection:
@@ -170,7 +170,7 @@ class _Demo:
         self._writing = False
 
     async def _all_arrived(self, committed: int) -> None:
-        """Return when all first occurrences are there, or when nothing has come for long: then the rest is lost."""
+        """Return when all events have arrived, or when none has come for STALL_SECONDS: then the others are lost."""
         with suppress(TimeoutError):
             while self._checker.delivered < committed:
                 self._arrival.clear()

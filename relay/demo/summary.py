@@ -1,4 +1,4 @@
-"""What the demo found, for machines and for people."""
+"""The summary of the demo, for programs and for people."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Summary:
     counts: Counts
     target_rate: float
     seconds: float
-    """How long the writers wrote."""
+    """Seconds for which the writers wrote."""
     committed_meanwhile: int
     """Events committed in these seconds; a few more follow while the last transactions end."""
     drain_seconds: float
@@ -33,22 +33,22 @@ class Summary:
     p99: float | None
     slowest: float | None
     p99_latest: float | None
-    """Of the latest events only: the first ones meet a Kafka whose JVM is cold."""
+    """The 99th percentile of the latest events only: the first events meet a Kafka whose JVM is cold."""
     interrupted: bool
     relay_exit_code: int | None
 
     @property
     def events_per_second(self) -> float:
-        """Committed events a second while the writers wrote."""
+        """Committed events per second while the writers wrote."""
         return self.committed_meanwhile / self.seconds if self.seconds else 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was lost or out of order, nothing arrived that never happened, and the relay ended well."""
+        """Whether no event was lost, out of order or uncommitted, and the relay ended well."""
         return self.findings.ok and self.relay_exit_code == 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the summary for programs."""
         return {
             "ok": self.ok,
             "seconds": round(self.seconds, 3),
@@ -69,7 +69,7 @@ class Summary:
         }
 
     def verdict(self) -> str:
-        """One sentence."""
+        """Return the verdict in one sentence."""
         found = self.findings
         if not found.committed:
             return "Nothing was committed, so the demo showed nothing; let it run longer."
@@ -91,7 +91,7 @@ class Summary:
 
 
 def page(summary: Summary) -> Group:
-    """For people: a table and the verdict."""
+    """Return the summary for people: a table and the verdict."""
     found = summary.findings
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     # A narrow terminal cuts the explanations, never the numbers.

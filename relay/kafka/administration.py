@@ -1,4 +1,4 @@
-"""What the relay asks Kafka of its topics, and how it creates them when it is told to."""
+"""Asks Kafka for the limits of topics, and creates topics when the settings say so."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 CLOSE_TIMEOUT = 1.0
-"""Seconds that closing a client may take that did not answer."""
+"""Maximum seconds for closing a client that did not answer."""
 
 REQUEST_LIMIT = "socket.request.max.bytes"
 
 
 class Administration:
-    """An admin client that is started when something is asked for the first time."""
+    """An admin client that is started with the first question."""
 
     def __init__(self, settings: KafkaSettings, topics: TopicSettings) -> None:
         self._settings = settings
@@ -41,7 +41,7 @@ class Administration:
         self._request_bytes: int | None = None
 
     async def limits(self, topic: str) -> TopicLimits:
-        """What the topic takes. Raises PublishError when Kafka cannot be asked just now."""
+        """Return the topic's limits. Raises PublishError when Kafka cannot be asked now."""
         try:
             client = await self.client()
             answers: list[Any] = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
@@ -56,9 +56,9 @@ class Administration:
         return TopicLimits()
 
     async def request_bytes(self) -> int | None:
-        """What every broker takes in a request; None when that cannot be known, and is left to be found out.
+        """Return the bytes that every broker takes in a request; None if that is unknown and only refusals will tell.
 
-        The brokers' configuration needs a privilege that nothing else of the relay's does.
+        Reading the brokers' configuration needs a privilege that the relay needs for nothing else.
         """
         if not self._asked_brokers:
             with suppress(Exception):
@@ -78,7 +78,7 @@ class Administration:
         return self._request_bytes
 
     async def create_topic(self, topic: str) -> None:
-        """Create a topic as the settings say; one that is there already is fine. Raises PublishError."""
+        """Create a topic as the settings say; do nothing if the topic exists. Raises PublishError."""
         new = NewTopic(topic, self._topics.partitions, self._topics.replication)
         try:
             answer: Any = await (await self.client()).create_topics([new])
@@ -97,7 +97,7 @@ class Administration:
                 )
 
     async def client(self) -> AIOKafkaAdminClient:
-        """The client, started. At a start of the relay all topics ask at once."""
+        """Return the started client. All topics ask for it at the same time when the relay starts."""
         async with self._starting:
             if self._client is None:
                 client = AIOKafkaAdminClient(**client_options(self._settings))
@@ -111,12 +111,12 @@ class Administration:
             return self._client
 
     async def _drop(self) -> None:
-        """It did not answer, for whatever reason: the next question is asked by a new one."""
+        """Drop a client that did not answer; the next question starts a new one."""
         client, self._client = self._client, None
         await _close(client, self._connections, CLOSE_TIMEOUT)
 
     async def close(self, timeout: float) -> None:
-        """Close within `timeout` seconds; also if nothing was asked."""
+        """Close the client, if there is one, within `timeout` seconds."""
         await _close(self._client, self._connections, timeout)
 
 
@@ -130,7 +130,7 @@ async def _close(client: AIOKafkaAdminClient | None, connections: Connections | 
 
 
 def limits_of(configuration: Mapping[str, str | None]) -> TopicLimits:
-    """What a topic with this configuration takes."""
+    """Return the limits of a topic with this configuration."""
 
     def number(name: str) -> int | None:
         text = configuration.get(name)

@@ -1,7 +1,7 @@
-"""Requests for which the broker, or a gateway before it, closes the connection without a word: they are too large.
+"""Finds requests that are too large: the broker, or a gateway before it, closes the connection without an answer.
 
-Kafka does so above `socket.request.max.bytes`. aiokafka sends the same again for ever, together with all that waits for
-that broker: one event stopped every topic, and looked like an outage.
+Kafka does so above `socket.request.max.bytes`. aiokafka sends such a request again for ever, together with everything
+that waits for that broker: one event stopped every topic, and looked like an outage.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ if TYPE_CHECKING:
     from aiokafka.structs import TopicPartition
 
 SUSPICIOUS = 2
-"""Requests in a row with several batches whose connection was closed; then each batch goes alone."""
+"""Number of closed requests in a row, each with several batches, after which each batch is sent alone."""
 
 CLOSED_ALONE = 5
-"""Requests with a batch alone whose connection was closed, after which it is at fault, if the broker has answered
-others meanwhile. An unlucky network closes some, not these and no others."""
+"""Number of closed requests with one batch alone after which the batch is at fault, if the broker has answered other
+batches since. A bad network closes some connections, but not only those of one batch."""
 
 CLOSED_UNEXPLAINED = 8
-"""The same if the broker has answered nothing else, perhaps because nothing else was sent: it may be the broker."""
+"""Number of closed requests with one batch alone after which the batch is suspected, if the broker has answered nothing
+else: perhaps nothing else was sent, or the broker is at fault."""
 
 REQUEST_OVERHEAD = 4_096
-"""Bytes of a request beside its batches: the names of topics and of the client, rounded up."""
+"""Bytes of a request beyond its batches: the names of topics and of the client, rounded up."""
 
 _answers: Counter[tuple[str, int]] = Counter()
-"""Produce requests that each broker has answered, by its address, whichever producer of this process had sent them:
-what is suspected goes through another one than what shows that the broker works."""
+"""Number of produce requests of this process that each broker has answered, by the broker's address. It counts for all
+producers: a suspect batch goes through another producer than the batches that show that the broker works."""
 
 
 class RequestTooLargeError(KafkaError):
-    """The connection is closed whenever this batch is sent, and others are answered."""
+    """The connection is closed whenever this batch is sent, and the broker answers other batches."""
 
     kind = FailureKind.EVENT
 
@@ -53,14 +54,14 @@ class RequestTooLargeError(KafkaError):
 
 
 class ClosedWithoutAWordError(RequestTooLargeError):
-    """The same, but nothing else was sent that could show that the broker works."""
+    """The connection is closed whenever this batch is sent, and no other batch shows whether the broker works."""
 
     kind = FailureKind.TOPIC
     others = "no other batch was sent that would show whether the broker takes any"
 
 
 class Closings:
-    """What is known of closed connections, of one producer."""
+    """The closed connections of one producer, and the batches that are suspected for them."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         accumulator: Any = producer._message_accumulator  # noqa: SLF001
@@ -69,7 +70,7 @@ class Closings:
         self._in_a_row: Counter[int] = Counter()
         self._one_by_one: set[int] = set()
         self.request_bytes: int | None = None
-        """What the brokers take in a request; None when that is not known."""
+        """Maximum bytes of a request that the brokers take; None if it is unknown."""
         drain = accumulator.drain_by_nodes
 
         def drain_some(ignore_nodes: Iterable[int], muted_partitions: Iterable[TopicPartition] = ()) -> Any:
@@ -80,7 +81,7 @@ class Closings:
         accumulator.drain_by_nodes = drain_some
 
     def answered(self, node: int) -> None:
-        """The broker answered a produce request."""
+        """Take note that the broker answered a produce request."""
         if (address := self._address(node)) is not None:
             _answers[address] += 1
         self._in_a_row.pop(node, None)
@@ -88,7 +89,7 @@ class Closings:
             self._one_by_one.clear()
 
     def closed(self, node: int, batches: dict[TopicPartition, Any]) -> RequestTooLargeError | None:
-        """The connection was closed before a request with these was answered; what is wrong with them, if anything."""
+        """Take note that a request with these batches was closed without an answer; return what is wrong with them."""
         self._in_a_row[node] += 1
         if len(batches) > 1:
             if self._in_a_row[node] >= SUSPICIOUS:
@@ -111,7 +112,7 @@ class Closings:
         return (broker.host, broker.port) if broker is not None else None
 
     def _surplus(self, ignored: set[int], muted: set[TopicPartition]) -> set[TopicPartition]:
-        """The partitions whose next batch is not for the next request to its broker."""
+        """Return the partitions whose next batch must not go into the next request to its broker."""
         waiting: dict[int, list[TopicPartition]] = {}
         for where in self._queues:
             leader = self._cluster.leader_for_partition(where)

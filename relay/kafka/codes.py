@@ -1,7 +1,8 @@
 """Kafka's error codes that a producer can meet and aiokafka 0.14 does not know.
 
-It takes an unknown one for UNKNOWN_SERVER_ERROR, which may be the event's fault: it is tried alone for a while and then
-fails. These are the cluster's, which is waited for. Source: org.apache.kafka.common.protocol.Errors of 4.1.
+aiokafka takes an unknown code for UNKNOWN_SERVER_ERROR, which may be about the event: the event is tried alone for a
+while and then fails. These codes are about the cluster, for which the relay waits. Source:
+org.apache.kafka.common.protocol.Errors of 4.1.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import aiokafka.errors as kafka
 
 _STALE = {"retriable": True, "invalid_metadata": True}
-"""The broker was asked by what is not true any more: aiokafka reads the metadata and asks again."""
+"""Codes for requests that were based on old metadata: aiokafka reads the metadata and asks again."""
 
 _KNOWN_HERE: dict[int, tuple[str, str, dict[str, bool]]] = {
     74: ("FencedLeaderEpochError", "The leader epoch in the request is older than the broker's", _STALE),
@@ -39,7 +40,7 @@ def _error(code: int) -> type[kafka.BrokerResponseError]:
 
 
 def add_codes() -> None:
-    """Have aiokafka know them."""
+    """Teach aiokafka these codes."""
     for code in _KNOWN_HERE:
         if code not in kafka.kafka_errors:
             kafka.kafka_errors[code] = _error(code)

@@ -1,4 +1,4 @@
-"""Waits for Kafka."""
+"""Connects producers, and waits for Kafka until that works."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def check_files(settings: KafkaSettings) -> None:
     """Raise SettingsError when a certificate, key or password in a file cannot be used.
 
-    For the start, when whoever made the mistake looks on. Later it is waited for: the file may just be written anew.
+    To be called at the start, when the person who made the mistake is watching. Later the relay waits: the file may be
+    in the middle of being written.
     """
     try:
         client_options(settings)
@@ -32,11 +33,10 @@ def check_files(settings: KafkaSettings) -> None:
 async def wait_for_producer(
     settings: KafkaSettings, topics: TopicSettings, on_failure: Callable[[PublishError], None]
 ) -> KafkaProducer:
-    """Connect a producer, trying until it works, with exponential backoff and jitter up to 5 s between tries.
+    """Connect a producer; try until it works, with exponential backoff and jitter of up to 5 s between tries.
 
-    Whatever Kafka says, it is waited for: a wrong password is put right on one side or the other, and nothing is
-    lost meanwhile. So is whatever else goes wrong, as nothing here is worth the end of the relay. `on_failure` hears
-    of every failed try.
+    No error ends the wait: a wrong password is corrected on one side or the other, and no event is lost until then.
+    `on_failure` hears of every failed try.
     """
 
     def report(state: RetryCallState) -> None:

@@ -1,4 +1,4 @@
-"""Goes between aiokafka's clients and the network, where they swallow what a person needs to know.
+"""Stands between aiokafka's clients and the network, because the clients swallow what a person needs to know.
 
 * A connection is made with the certificates and the password that are on disk then.
 * Why one could not be made is noted: aiokafka logs it and says no more than that Kafka cannot be reached.
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from relay.settings import KafkaSettings
 
 BOOTSTRAP_INTERVAL = 1.0
-"""Seconds between looks at the bootstrap list while no known broker answers. aiokafka asks those up to 10 times a
-second."""
+"""Seconds between looks at the bootstrap list while no known broker answers. aiokafka asks the known brokers up to ten
+times a second."""
 
 CLOSE_TIMEOUT = 1.0
 """Seconds that closing a connection may take before it is cut."""
@@ -45,13 +45,13 @@ _of_this_client: ContextVar[Connections | None] = ContextVar("connections", defa
 
 
 class Connection(AIOKafkaConnection):
-    """A connection that can be cut."""
+    """A connection of aiokafka that can be cut."""
 
     _transport: asyncio.WriteTransport | None = None
 
     @classmethod
     async def open(cls, host: str, port: int, options: Mapping[str, Any]) -> Connection:
-        """As aiokafka's `create_conn`, but a connection that cannot be had is closed when this raises."""
+        """Open a connection as aiokafka's `create_conn` does, but close it before raising if it cannot be made."""
         connection = cls(host, port, **options)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -61,7 +61,7 @@ class Connection(AIOKafkaConnection):
         return connection
 
     def close(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> asyncio.Future[None] | None:
-        """As aiokafka's: begin to close it. A broker that has not answered in time is not waited for again."""
+        """Begin to close the connection as aiokafka does, without waiting again for a broker that was too slow."""
         if self._writer is not None:
             # aiokafka forgets it now.
             self._transport = self._writer.transport
@@ -71,18 +71,18 @@ class Connection(AIOKafkaConnection):
         return closed
 
     def is_over(self) -> bool:
-        """Whether its socket is closed."""
+        """Return whether the connection's socket is closed."""
         return self._closed_fut is not None and self._closed_fut.done()
 
     async def finish(self) -> None:
-        """Close it, and cut it if the broker takes long to agree."""
+        """Close the connection, and cut it if the broker takes longer than CLOSE_TIMEOUT to agree."""
         closed = self.close()
         if closed is not None and not closed.done():
             await asyncio.wait([closed], timeout=CLOSE_TIMEOUT)
         await self.cut()
 
     async def cut(self) -> None:
-        """Close it whatever the broker says; also if it was never open."""
+        """Close the connection whatever the broker says, even if it was never open."""
         closed = self.close()
         if self._transport is None:
             for _ in range(TURNS):
@@ -93,7 +93,7 @@ class Connection(AIOKafkaConnection):
 
 
 class Connections:
-    """The connections of one AIOKafkaClient: how they are made, and which could not be."""
+    """The connections of one AIOKafkaClient: makes them, and remembers those that could not be made."""
 
     def __init__(self, client: Any, settings: KafkaSettings) -> None:
         self._client = client
@@ -110,16 +110,16 @@ class Connections:
         self._client._metadata_update = self._updated  # noqa: SLF001
 
     def trouble(self) -> str | None:
-        """Why brokers that were tried cannot be reached, in one line; None when nothing is known beyond silence."""
+        """Return in one line why brokers cannot be reached; None if nothing but silence is known."""
         told = {address: error for address, error in self._failures.items() if not isinstance(error, TimeoutError)}
         return summary(told, self._settings) if told else None
 
     def causes(self) -> str:
-        """The same, silence included; empty if no connection failed."""
+        """Return in one line why brokers cannot be reached, silence included; empty if no connection failed."""
         return summary(self._failures, self._settings) if self._failures else ""
 
     async def open(self, host: str, port: int, options: dict[str, Any]) -> Any:
-        """A connection, secured by what is on disk now."""
+        """Open a connection, secured by the files as they are now."""
         address = (host, port)
         try:
             connection = await Connection.open(host, port, {**options, **self._security.options()})
@@ -139,7 +139,7 @@ class Connections:
         return connection
 
     async def cut(self) -> None:
-        """Close at once what is still open, of a client that was closed: nothing on its way is of interest."""
+        """Cut the connections that a closed client has left open; nothing on its way there is of interest."""
         await asyncio.gather(*(connection.cut() for connection in self._open))
         self._open.clear()
 
@@ -168,8 +168,8 @@ class Connections:
     async def _updated(self, cluster: Any, topics: Any) -> bool:
         """Update the metadata, from the bootstrap list if no known broker answers.
 
-        In place, so that the producer keeps its id, and what is in flight is sent to where the brokers are now and
-        not repeated.
+        The client stays, so that the producer keeps its id. Batches in flight are sent to the brokers' new addresses
+        and are not repeated.
         """
         if await self._update(cluster, topics):
             self._forget_others(cluster)
@@ -195,7 +195,7 @@ class Connections:
         return False
 
     def _forget_others(self, cluster: Any) -> None:
-        """What was wrong with a broker that is none any more is of no interest."""
+        """Forget the errors of brokers that no longer belong to the cluster."""
         brokers = {(broker.host, broker.port) for broker in cluster.brokers()}
         self._failures = {address: error for address, error in self._failures.items() if address in brokers}
 

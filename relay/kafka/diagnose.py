@@ -1,4 +1,4 @@
-"""Why a connection to a broker failed, in one sentence: what is wrong and what to do. Decides only; no I/O."""
+"""Says in one sentence why a connection to a broker failed, and what to do. Decides only; no I/O."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21, 24, 27})
 _OTHER_NAME = frozenset({62, 64})
 
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
-"""OpenSSL's reasons for bytes that are no TLS."""
+"""OpenSSL's reasons for bytes that are not TLS."""
 
 _SERVERS = "RELAY_KAFKA_BOOTSTRAP_SERVERS"
 _PROTOCOL = "RELAY_KAFKA_SECURITY_PROTOCOL"
 
 
 class ClosedUnaskedError(ConnectionError):
-    """A broker let us connect and closed the connection at the first request, without a word."""
+    """A broker accepted the connection and closed it at the first request, without an answer."""
 
 
 def summary(failures: Mapping[Address, BaseException], settings: KafkaSettings) -> str:
-    """The causes of all failed connections in one line; brokers that fail alike are named together."""
+    """Return the causes of all failed connections in one line; brokers that fail alike are named together."""
     by_cause: dict[str, list[str]] = {}
     for address, error in failures.items():
         by_cause.setdefault(cause(error, address, settings), []).append(_text(address))
@@ -47,7 +47,7 @@ def summary(failures: Mapping[Address, BaseException], settings: KafkaSettings) 
 
 
 def cause(error: BaseException, address: Address, settings: KafkaSettings) -> str:
-    """Why the connection to `address` failed. The text has no secret in it."""
+    """Return why the connection to `address` failed, and what to do, without any secret."""
     chain = list(_chain(error))
     for each in chain:
         text = _of_kafka(each, settings) or _of_tls(each, address, settings) or _of_network(each, address, settings)
@@ -59,7 +59,7 @@ def cause(error: BaseException, address: Address, settings: KafkaSettings) -> st
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it comes from. aiokafka wraps the cause once or twice."""
+    """Yield the error and its causes; aiokafka wraps the cause once or twice."""
     seen: BaseException | None = error
     for _ in range(8):
         if seen is None:
@@ -69,7 +69,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _of_kafka(error: BaseException, settings: KafkaSettings) -> str | None:
-    """What a broker said, or sent."""
+    """Return the cause if the broker itself told it; None otherwise."""
     match error:
         case FileError():
             return str(error)
@@ -146,7 +146,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, address: Address, setti
 
 
 def _of_alert(reason: str, settings: KafkaSettings) -> str:
-    """The broker ended the handshake and says why; nearly always for our certificate."""
+    """Return the cause of a TLS alert, with which a broker ends the handshake: nearly always our certificate."""
     if settings.ssl_certfile is None:
         if any(word in reason for word in ("CERTIFICATE", "HANDSHAKE_FAILURE", "INTERNAL_ERROR")):
             return (
@@ -201,7 +201,7 @@ def _of_network(error: BaseException, address: Address, settings: KafkaSettings)
 
 
 def _closed(settings: KafkaSettings) -> str:
-    """Closed without a word. What a broker does with bytes that it does not expect depends on its listener."""
+    """Return the cause of a connection that was closed without an answer. It depends on the kind of listener."""
     match settings.security_protocol:
         case "PLAINTEXT":
             return (
@@ -223,7 +223,7 @@ def _plaintext(settings: KafkaSettings) -> str:
 
 
 def _named(address: Address, settings: KafkaSettings) -> bool:
-    """Whether the settings have it, and not a broker's advertisement."""
+    """Return whether the address comes from the settings, and not from a broker's advertisement."""
     host, port = address
     return any(each.strip() in (f"{host}:{port}", f"[{host}]:{port}") for each in settings.bootstrap_servers.split(","))
 

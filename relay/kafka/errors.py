@@ -1,4 +1,4 @@
-"""Every error that publishing with aiokafka can meet, and whose fault it is."""
+"""Every error that publishing with aiokafka can meet, and what it is about: the cluster, a topic or an event."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CLUSTER, _TOPIC, _EVENT, _TIME, _UNKNOWN = (
 
 
 class InvalidRecordError(kafka.BrokerResponseError):
-    """The topic does not take such a record: one without a key, say, where old ones are compacted by key."""
+    """The topic does not take such a record: for example a record without a key, in a compacted topic."""
 
     errno = 87
     message = "INVALID_RECORD"
@@ -53,7 +53,8 @@ KINDS: dict[type[BaseException], FailureKind] = {
     kafka.CorruptRecordException: _UNKNOWN,
     kafka.UnknownError: _UNKNOWN,
 }
-"""What is not here is the cluster's: to wait too often is safe, to fail an event for an outage is not."""
+"""Errors that are not in this table are about the cluster: waiting too often is safe, failing an event for an outage is
+not."""
 
 # aiokafka would retry this one in silence for ever, and make the broker's other partitions wait for each try. While
 # nothing else is acknowledged, because what waits for this topic has taken all the room, nobody could tell it from an
@@ -73,12 +74,12 @@ _ADVICE: dict[type[BaseException], str] = {
 
 
 class Answer(NamedTuple):
-    """What the broker said of a batch that it refused, beyond the error's code."""
+    """The broker's words about a batch that it refused, beyond the error's code."""
 
     culprits: Mapping[int, str | None]
     """The records at fault by their positions in the batch, with the broker's words for each."""
     said: str | None
-    """Its words for the batch."""
+    """The broker's words for the batch as a whole."""
     producer_intact: bool
     """Whether the producer's sequence has no gap."""
 
@@ -87,7 +88,7 @@ NO_ANSWER = Answer({}, None, producer_intact=False)
 
 
 def refused(error: BaseException) -> Refused:
-    """What became of a batch that got this error, with what `relay.kafka.sending` has noted of the broker's answer."""
+    """Return the outcome of a batch with this error, including the Answer that `relay.kafka.sending` has attached."""
     answer: Answer = getattr(error, "answer", NO_ANSWER)
     return Refused(
         translate(error, answer.said),
@@ -97,9 +98,9 @@ def refused(error: BaseException) -> Refused:
 
 
 def translate(error: BaseException, said: str | None = None) -> PublishError:
-    """The relay's error for one of aiokafka's, or of the network's; `said` are the broker's own words.
+    """Return the relay's error for an error of aiokafka or of the network; `said` are the broker's own words.
 
-    To be raised `from` it.
+    To be raised `from` that error.
     """
     if isinstance(error, RequestTooLargeError):
         return PublishError(error.kind, error.args[0], type(error).__name__)
@@ -121,7 +122,7 @@ def translate(error: BaseException, said: str | None = None) -> PublishError:
 
 
 def unreachable(error: Exception) -> PublishError:
-    """The relay's error for whatever kept a producer from being made: it is waited out, be it ours or not."""
+    """Return the relay's error for any error that kept a producer from being made; the relay waits and tries again."""
     if isinstance(error, PublishError):
         return error
     translated = translate(error)

@@ -1,7 +1,7 @@
-"""Bounds what aiokafka reads as one answer.
+"""Bounds the size of what aiokafka reads as one answer.
 
-It believes the first four bytes that come, whoever sends them: those of a TLS alert or of an HTTP server make an answer
-of hundreds of megabytes, for which it waits, and which it would keep in memory as it comes.
+aiokafka takes the first four bytes for a length, whoever sends them. Those of a TLS alert or of an HTTP server announce
+an answer of hundreds of megabytes, for which aiokafka would wait, and which it would keep in memory.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOST_BYTES = 1 << 26
-"""64 MiB of one answer. What the relay asks for is answered in kilobytes, the metadata of a large cluster in a few
-megabytes. A TLS record, read as a length, is at least 335 million."""
+"""Maximum bytes of one answer: 64 MiB. Answers to the relay have kilobytes, the metadata of a large cluster a few
+megabytes. The head of a TLS record, read as a length, is at least 335 million."""
 
 
 class NotKafkaError(ConnectionError):
-    """What answers does not speak Kafka's protocol; `first` are its first four bytes."""
+    """The server does not speak Kafka's protocol; `first` are the first four bytes of its answer."""
 
     def __init__(self, first: bytes) -> None:
         super().__init__(f"the server does not speak Kafka's protocol: its answer begins with {first!r}")
@@ -28,12 +28,12 @@ class NotKafkaError(ConnectionError):
 
     @property
     def speaks_tls(self) -> bool:
-        """Whether it is the head of a TLS record (alert or handshake)."""
+        """Whether the first bytes are the head of a TLS record (alert or handshake)."""
         return self.first[0] in (0x15, 0x16) and self.first[1] == 0x03
 
 
 async def _read(self_ref: Callable[[], Any]) -> None:
-    """As aiokafka's own, with a bound."""
+    """Read answers as aiokafka's own method does, with a bound on their size."""
     connection = self_ref()
     if connection is None:
         return
@@ -53,6 +53,6 @@ async def _read(self_ref: Callable[[], Any]) -> None:
 
 
 def bound_answers() -> None:
-    """Have all connections of aiokafka refuse what is too long to be an answer."""
+    """Make all connections of aiokafka refuse answers that are too long to be answers."""
     # There is no setting for it.
     AIOKafkaConnection._read = staticmethod(_read)  # type: ignore[method-assign]  # noqa: SLF001

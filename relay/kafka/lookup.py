@@ -1,7 +1,7 @@
-"""Asks the cluster which topics it has, about many in one question, and without having aiokafka ask for ever.
+"""Asks the cluster which topics exist: many in one question, and without aiokafka asking for them for ever.
 
-What aiokafka is once asked about it asks for again with every change of its metadata: thousands of topics that are not
-there would be in each of these questions, and their answers are read in Python.
+aiokafka asks again, with every change of its metadata, for each topic that it was once asked for. Thousands of topics
+that do not exist would be in each of these questions, and their answers are read in Python.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from aiokafka.client import AIOKafkaClient
 
 MOST_NAMES = 500
-"""Topics in a question: its answer is read in some ten milliseconds."""
+"""Maximum number of topics in one question: its answer is read in some ten milliseconds."""
 
 INTERVAL = 0.05
-"""Seconds between two questions, so that those who ask one after the other share one."""
+"""Seconds between two questions, so that callers who come one after the other share a question."""
 
 
 class TopicLookup:
@@ -37,7 +37,7 @@ class TopicLookup:
         self._asked_at = 0.0
 
     async def code(self, topic: str) -> int:
-        """Kafka's error code for the topic, 0 if it is there. Raises what asking met."""
+        """Return Kafka's error code for the topic, 0 if it exists. Raises the error that asking met."""
         answer = self._wanted.get(topic)
         if answer is None:
             answer = self._wanted[topic] = asyncio.get_running_loop().create_future()
@@ -49,7 +49,7 @@ class TopicLookup:
         return found
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         if self._asking is not None:
             self._asking.cancel()
         for answer in self._wanted.values():
@@ -70,7 +70,7 @@ class TopicLookup:
                     answer.set_result(found if isinstance(found, Exception) else found.get(name, 0))
 
     async def codes(self, topics: Sequence[str]) -> dict[str, int]:
-        """Kafka's error codes for topics, in one question."""
+        """Return Kafka's error codes for topics, by topic, with one question."""
         node: Any = self._client.get_random_node()
         if node is None:
             raise NodeNotReadyError("no broker is known")

@@ -1,4 +1,4 @@
-"""How to reach Kafka, for any of aiokafka's clients; what lies in files is read as it is now."""
+"""How to reach Kafka, for any of aiokafka's clients. Certificates, keys and passwords in files are read when needed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class FileError(KafkaError):
-    """A certificate, a key or a password cannot be read from its file just now.
+    """A certificate, a key or a password cannot be read from its file now.
 
-    One of Kafka's errors, so that aiokafka takes it for a connection that failed and tries again.
+    A subclass of Kafka's errors, so that aiokafka takes it for a failed connection and tries again.
     """
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class FileError(KafkaError):
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
-    """Arguments of a client: where Kafka is, who asks, and how the connection is secured. Raises FileError."""
+    """Return the arguments of a client: servers, client id, and security of the connection. Raises FileError."""
     return {
         "bootstrap_servers": settings.bootstrap_servers,
         "client_id": settings.client_id,
@@ -39,7 +39,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 class Security:
-    """What secures a connection. Files are looked at for every connection, and read when they have changed."""
+    """The security of connections. Files are checked for every connection, and read when they have changed."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -47,7 +47,7 @@ class Security:
         self._made_of: object = None
 
     def options(self) -> dict[str, Any]:
-        """Arguments of a client or of a connection. Raises FileError, which says which file is wrong."""
+        """Return the arguments of a client or connection. Raises FileError, which names the file that is wrong."""
         settings = self._settings
         options: dict[str, Any] = {"security_protocol": settings.security_protocol}
         if settings.security_protocol.endswith("SSL"):
@@ -80,7 +80,7 @@ def _secret(secret: SecretStr | None) -> str | None:
 
 
 def _look(path: Path | None) -> tuple[int, ...] | None:
-    """What tells one content of a file from the next; also when a link in its path leads elsewhere now."""
+    """Return a value that changes with the file's content, also when a link in its path leads elsewhere."""
     if path is None:
         return None
     try:
@@ -154,6 +154,6 @@ def _unusable_key(certfile: Path, keyfile: Path | None, password: str | None, er
 
 
 def _reason(error: Exception) -> str:
-    """OpenSSL's word without the line of its source: `[SSL] PEM lib (_ssl.c:3900)`."""
+    """Return OpenSSL's text without the place in its source: `[SSL] PEM lib (_ssl.c:3900)`."""
     text = getattr(error, "strerror", None) or str(error)
     return re.sub(r"\s*\(_ssl\.c:\d+\)", "", str(text))

@@ -16,13 +16,13 @@ _SEED = 0x9747B28C
 _MASK = 0xFFFFFFFF
 
 _FEW = 6 if sys.byteorder == "little" else sys.maxsize
-"""Fewer keys of the same length are hashed one by one: that is as fast then, and works in any byte order."""
+"""Number of keys of one length below which they are hashed one by one: that is as fast, and works in any byte order."""
 
 
 def murmur2(data: bytes) -> int:
-    """MurmurHash2 of `data` with the seed of org.apache.kafka.common.utils.Utils.murmur2, as an unsigned 32-bit number.
+    """Return MurmurHash2 of `data` with the seed of org.apache.kafka.common.utils.Utils.murmur2, as unsigned 32 bits.
 
-    The same result as aiokafka.partitioner.murmur2 in about half its time: words are unpacked at once instead of
+    The result is that of aiokafka.partitioner.murmur2, in about half its time: words are unpacked together instead of
     byte by byte.
     """
     length = len(data)
@@ -40,9 +40,9 @@ def murmur2(data: bytes) -> int:
 
 
 def murmur2_of_many(keys: Sequence[bytes]) -> list[int]:
-    """`murmur2` of each of `keys`.
+    """Return `murmur2` of each of `keys`.
 
-    Of a thousand keys of one length in a tenth of the time: first-seen keys took the relay a third of its CPU.
+    A thousand keys of one length take a tenth of the time: first-seen keys took the relay a third of its CPU.
     """
     if len(keys) < _FEW:
         return [murmur2(key) for key in keys]
@@ -59,17 +59,17 @@ def murmur2_of_many(keys: Sequence[bytes]) -> list[int]:
 
 
 def _side_by_side(keys: Sequence[bytes], length: int) -> list[int]:
-    """The hashes of keys that all have this length, computed in whole numbers that hold a 64-bit lane for each.
+    """Return the hashes of keys that all have `length` bytes, computed in integers with a 64-bit column for each key.
 
-    In a lane 32 bits have room to be multiplied by 32 bits, so one multiplication of Python's serves all lanes. The
-    keys with even and with odd numbers are two such numbers: side by side, the words of both are what an array holds.
+    In a column 32 bits have room to be multiplied by 32 bits, so one multiplication of Python's serves all columns. The
+    keys with even and with odd numbers are two such integers: side by side, their words are those of an array.
     """
     words = (length + 3) >> 2
     padded = [key.ljust(words << 2, b"\0") for key in keys] if length & 3 else keys
-    lanes = (len(keys) + 1) >> 1
-    mask = int.from_bytes(b"\xff\xff\xff\xff\0\0\0\0" * lanes, "little")
-    every_lane = mask // _MASK
-    even = odd = ((_SEED ^ length) & _MASK) * every_lane
+    columns = (len(keys) + 1) >> 1
+    mask = int.from_bytes(b"\xff\xff\xff\xff\0\0\0\0" * columns, "little")
+    every_column = mask // _MASK
+    even = odd = ((_SEED ^ length) & _MASK) * every_column
     of_all = array("I", b"".join(padded))
     for number in range(words):
         both = int.from_bytes(of_all[number::words].tobytes(), "little")
@@ -77,7 +77,7 @@ def _side_by_side(keys: Sequence[bytes], length: int) -> list[int]:
         even = mix(even, both & mask, mask)
         odd = mix(odd, (both >> 32) & mask, mask)
     both = _finish(even, mask) | _finish(odd, mask) << 32
-    return array("I", both.to_bytes(lanes << 3, "little")).tolist()[: len(keys)]
+    return array("I", both.to_bytes(columns << 3, "little")).tolist()[: len(keys)]
 
 
 def _mix(h: int, k: int, mask: int) -> int:

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 
 RECORD_OVERHEAD = 160
-"""Bytes of a record beyond the event's own: framing and the headers `outbox-event-id` and `outbox-id`, rounded up."""
+"""Bytes of a record beyond the event's own: framing, `outbox-event-id` and `outbox-id`, rounded up."""
 
 UNKNOWN_TOPIC, UNAUTHORIZED_TOPIC = 3, 29
 """Kafka's error codes."""
 
 MARGIN_BYTES = 4_096
-"""Below a topic's limit, so that an estimate a little too low is not refused."""
+"""Bytes that a batch stays below its topic's limit, so that an estimate that is a little too low is not refused."""
 
 
 class KafkaBatch:
@@ -59,7 +59,7 @@ class KafkaBatch:
 
 
 class KafkaProducer:
-    """A started producer. After `close`, or once it `died`, a new one has to be made."""
+    """A producer of aiokafka. After `close`, or once it has `died`, a new one has to be made."""
 
     def __init__(self, settings: KafkaSettings, topics: TopicSettings) -> None:
         self._administration = Administration(settings, topics)
@@ -84,7 +84,7 @@ class KafkaProducer:
 
     @classmethod
     async def connect(cls, settings: KafkaSettings, topics: TopicSettings) -> KafkaProducer:
-        """Connect and get a producer id. Raises PublishError, which says why that cannot be done just now."""
+        """Connect and get a producer id. Raises PublishError, which says why that cannot be done now."""
         try:
             producer = cls(settings, topics)
         except Exception as error:
@@ -116,13 +116,13 @@ class KafkaProducer:
 
     @property
     def died(self) -> asyncio.Future[str]:
-        """Done, with why, when this producer will never send again."""
+        """A future that is done, with the reason, when this producer will never send again."""
         if self._died is None:
             raise RuntimeError("the producer was not connected")
         return self._died
 
     async def _watch(self) -> str:
-        """Wait until one of aiokafka's two tasks has ended: without them nothing is sent, or no leader is found."""
+        """Wait until one of aiokafka's two tasks has ended, without which no batch is sent or no leader found."""
         # Not shown otherwise (#907).
         sender: Any = self._producer._sender.sender_task  # noqa: SLF001
         metadata: Any = self._producer.client._sync_task  # noqa: SLF001
@@ -135,11 +135,11 @@ class KafkaProducer:
         return f"{tasks[task]} ended" + (f": {translate(error)}" if error is not None else "")
 
     def trouble(self) -> str | None:
-        """Why brokers cannot be reached just now, as far as that is known."""
+        """Return why brokers cannot be reached now, as far as that is known."""
         return self._connections.trouble()
 
     async def partition_count(self, topic: str) -> int:
-        """Number of partitions of `topic`, asking the cluster when it is not known yet.
+        """Return the number of partitions of `topic`; ask the cluster if it is not known yet.
 
         Raises PublishError of kind TOPIC when the topic does not exist, within the request timeout.
         """
@@ -173,7 +173,7 @@ class KafkaProducer:
         raise PublishError(FailureKind.TOPIC, f"topic {topic} does not exist; create it")
 
     async def existing(self, topics: Sequence[str]) -> list[str]:
-        """Which of these topics there are. Raises PublishError when Kafka does not answer."""
+        """Return those of the topics that exist. Raises PublishError when Kafka does not answer."""
         try:
             codes = await self._lookup.codes(topics)
         except Exception as error:
@@ -181,15 +181,15 @@ class KafkaProducer:
         return [topic for topic in topics if codes.get(topic, UNKNOWN_TOPIC) not in (UNKNOWN_TOPIC, UNAUTHORIZED_TOPIC)]
 
     def known_partition_count(self, topic: str) -> int:
-        """Number of partitions by the metadata at hand; 0 when it does not have the topic."""
+        """Return the number of partitions by the metadata at hand; 0 if it does not have the topic."""
         return len(self._producer.client.cluster.partitions_for_topic(topic) or ())
 
     def leaderless(self, topic: str, partition: int) -> bool:
-        """Whether the metadata at hand says that no broker leads this partition just now."""
+        """Return whether, by the metadata at hand, no broker leads this partition now."""
         return bool(self._producer.client.cluster.leader_for_partition(TopicPartition(topic, partition)) == -1)
 
     async def refresh_topic(self, topic: str) -> None:
-        """Ask the cluster for the topic's partitions anew; create it if it is gone and the settings say so.
+        """Ask the cluster again for the topic's partitions; create the topic if it is gone and the settings say so.
 
         Raises PublishError when Kafka does not answer or has no such topic.
         """
@@ -211,7 +211,7 @@ class KafkaProducer:
         self._producer.client._topics.discard(topic)  # noqa: SLF001 there is no public way
 
     async def limits(self, topic: str) -> TopicLimits:
-        """What the topic takes. Raises PublishError when Kafka cannot be asked just now.
+        """Return the topic's limits. Raises PublishError when Kafka cannot be asked now.
 
         With compression `max.message.bytes` says nothing about a batch that is not compressed yet.
         """
@@ -228,10 +228,10 @@ class KafkaProducer:
         max_bytes: int | None,
         times: tuple[int, int] = ANY_TIME,
     ) -> KafkaBatch:
-        """Pack the first of the events that wait into a record batch until it is full: at least one, at most `most`.
+        """Pack the first waiting events into a record batch until it is full: at least one event, at most `most`.
 
-        `max_bytes` is what the topic takes in a record batch, `times` the earliest and the latest time that it takes.
-        The hot path: one loop, and of each event only what Kafka gets.
+        `max_bytes` is the topic's limit of a record batch, `times` the earliest and the latest time (ms) that it takes.
+        This is the hot path: one loop, which touches of each event only what Kafka gets.
         """
         room = max_bytes if max_bytes is not None and max_bytes < self._batch_bytes + MARGIN_BYTES else None
         packed = MARGIN_BYTES
@@ -278,11 +278,11 @@ class KafkaProducer:
         allowed: Callable[[], bool],
         done: Callable[[BatchOutcome], None],
     ) -> None:
-        """Hand a batch to the producer; `done` is called once with what became of it.
+        """Hand a batch to the producer; `done` is called once with the batch's outcome.
 
-        It is refused if `allowed` says no when it would be sent for the first time. Returns when the producer has it
-        queued, which takes as long as another one is queued there.
-        Raises PublishError when it does not take it; then it is not in Kafka and `done` is never called.
+        The batch is refused if `allowed` says no when the batch would be sent for the first time. Returns when the
+        producer has queued the batch, which takes as long as another batch is queued for the partition.
+        Raises PublishError when the producer does not take the batch; then it is not in Kafka and `done` is not called.
         """
         builder = _builder(batch)
         where = TopicPartition(topic, partition)
@@ -322,7 +322,7 @@ class KafkaProducer:
         future.add_done_callback(finish)
 
     async def close(self, timeout: float) -> None:
-        """Close within `timeout` seconds, whatever the broker does; what is not acknowledged is abandoned."""
+        """Close within `timeout` seconds, whatever the broker does; batches without acknowledgement are abandoned."""
         if self._died is not None:
             self._died.cancel()
         self._lookup.close()

@@ -1,4 +1,4 @@
-"""Takes back from aiokafka what it has queued and not sent, when it must not be sent any more."""
+"""Takes batches back from aiokafka that it has queued and not sent, when they must not be sent any more."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class NotSentError(KafkaError):
 
 
 def allow_unless(builder: Any, why_not: Callable[[], KafkaError | None]) -> None:
-    """The batch that `builder` holds is sent for the first time only if `why_not` has nothing against it then."""
+    """Send the batch that `builder` holds for the first time only if `why_not` returns no reason against it then."""
     builder.why_not = why_not
 
 
 def withdraw(queues: dict[TopicPartition, Any], partition: TopicPartition, error: KafkaError) -> None:
-    """Fail the batch at the end of the partition's queue, if it was never sent: there is at most one such.
+    """Fail the batch at the end of the partition's queue if it was never sent: there is at most one such batch.
 
     aiokafka takes the next `send_batch` when it has drained this one.
     """
@@ -40,12 +40,12 @@ def withdraw(queues: dict[TopicPartition, Any], partition: TopicPartition, error
 
 
 def refuse_unallowed(producer: AIOKafkaProducer) -> None:
-    """Have `producer` ask, whenever it is about to send, and fail what was never sent and may not be.
+    """Make `producer` check each batch right before its first sending, and fail the batches that may not be sent.
 
-    At the last moment, because a process that was stopped for longer than its lease finds Kafka's answer to the batch
-    on the wire before anything else, and aiokafka would send the queued one at once. A batch that was sent and not
-    answered goes on: most likely the broker has it, answers the repeat without storing it again, and the duplicate
-    is known.
+    The check has to come at the last moment: a process that was stopped for longer than its lease finds Kafka's answer
+    to the batch on the wire before anything else, and aiokafka would then send the queued batch immediately. A batch
+    that was sent and not answered is sent again: most likely the broker has it and answers the repeat without storing
+    it again, and the duplicate is known.
     """
     # There is no public way to take a batch back.
     accumulator: Any = producer._message_accumulator  # noqa: SLF001

@@ -1,6 +1,6 @@
-"""How a producer sends, and what it hears: more of the broker's answers than aiokafka's own handler passes on.
+"""Sends a producer's requests, and keeps more of the broker's answers than aiokafka's own handler passes on.
 
-There is no public way to any of this. What is replaced is one method of the sender, and its handler of one request.
+aiokafka has no public way to do this. The module replaces one method of the sender, and its handler of one request.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from relay.kafka.closings import Closings
 
 _CONTENT = tuple(error for error, kind in KINDS.items() if kind in (FailureKind.EVENT, FailureKind.TIME))
-"""Answers that are about what is in the batch. The broker gives them before it appends anything."""
+"""Errors about the content of a batch. The broker gives them before it appends anything."""
 
 _NAMES_CULPRITS_FROM = 8
-"""Version of the produce response from which on it has `record_errors` (KIP-467; brokers from 2.4 on)."""
+"""First version of the produce response with `record_errors` (KIP-467; brokers from 2.4 on)."""
 
 
 class _Produce(
@@ -48,7 +48,7 @@ class _Produce(
         | ProduceRequest_v8
     ]
 ):
-    """aiokafka's request in one more version: 0.14 has its form, and can read the answer, but does not ask for it."""
+    """aiokafka's produce request in one more version: 0.14 can write it and read the answer, but does not use it."""
 
     API_KEY = 0
 
@@ -61,10 +61,11 @@ class _Produce(
 
 
 class Refusals:
-    """Batches that the broker refused for what is in them, of one producer.
+    """The batches of one producer that the broker refused for their content.
 
-    The sequence of the partition has no gap then: it is taken back, at once, so that the producer can go on. What
-    was queued behind such a batch is withdrawn in the same breath, or it would now be taken before it.
+    Such a refusal leaves no gap in the partition's sequence: the sequence is taken back immediately, so that the
+    producer can go on. A batch that was queued behind the refused one is withdrawn in the same step, or the broker
+    would take it before the refused events.
     """
 
     def __init__(self, producer: AIOKafkaProducer, closings: Closings) -> None:
@@ -82,29 +83,29 @@ class Refusals:
         sender._send_produce_req = send  # noqa: SLF001
 
     def heard(self, where: TopicPartition) -> int:
-        """The number of this partition's refusals that publish has been told of.
+        """Return the number of this partition's refusals that publish has been told of.
 
         To be read before a batch is handed over.
         """
         return self._heard.get(where, 0)
 
     def hear(self, where: TopicPartition) -> None:
-        """Publish is being told of one more."""
+        """Take note that publish is being told of one more refusal."""
         self._heard[where] = self._refused.get(where, 0)
 
     def overtakes(self, where: TopicPartition, heard: int) -> bool:
-        """Whether a batch, handed over when `heard` were known, is behind one that was refused since."""
+        """Return whether a batch, handed over when `heard` refusals were known, is behind one refused since."""
         return self._refused.get(where, 0) != heard
 
     def take_back(self, where: TopicPartition, batch: Any) -> None:
-        """The broker has nothing of `batch`, and is told so by the sequence numbers of what comes next."""
+        """Take the sequence back by `batch`, of which the broker has nothing, so that the next batch continues it."""
         self._refused[where] = self._refused.get(where, 0) + 1
         self._sequences.increment_sequence_number(where, -batch.record_count)
         withdraw(self._queues, where, BehindRefusedError())
 
 
 class BehindRefusedError(kafka.KafkaError):
-    """A batch was not sent, because the one before it was refused: its events have to go first."""
+    """A batch was not sent because the batch before it was refused, whose events have to go first."""
 
     answer = NO_ANSWER._replace(producer_intact=True)
 
@@ -113,7 +114,7 @@ class BehindRefusedError(kafka.KafkaError):
 
 
 class _Handler(SendProduceReqHandler):
-    """Sends one request, and adds the broker's Answer to the errors that the batches' futures get."""
+    """Sends one produce request, and adds the broker's Answer to the errors that the batches' futures get."""
 
     _batches: dict[TopicPartition, Any]
 
@@ -167,6 +168,6 @@ class _Handler(SendProduceReqHandler):
 
 
 def times_sent(batch: Any) -> int:
-    """How often aiokafka's batch was sent. Its own count goes up when it is taken from the queue."""
+    """Return how often aiokafka's batch was sent. Its own count goes up when it is taken from the queue."""
     sent: int = getattr(batch, "times_sent", 0)
     return sent

@@ -1,4 +1,4 @@
-"""As which user PostgreSQL runs: it refuses to run as root, so root must lend it another one."""
+"""Chooses the user as which PostgreSQL runs. PostgreSQL refuses to run as root, so root has to lend it another user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOBODY = 65534
 class Account:
     """How to run PostgreSQL's programs: `prefix` goes before the command, `uid` is the user (-1: this one).
 
-    `owner` is who its files belong to (-1: whoever makes them).
+    `owner` is the user to whom its files belong (-1: the user who makes them).
     """
 
     uid: int = -1
@@ -37,11 +37,11 @@ class Account:
 
 
 def account_for(data: Path, programs: Path) -> Account:
-    """The account that can use both folders: `data` (made or not yet) to write and `programs` to execute.
+    """Return the account that can write to `data` (which may not exist yet) and execute `programs`.
 
-    An ordinary user is itself. Root becomes whoever owns existing data, else `nobody`; if that user cannot
-    get to the folders (below a home folder with mode 0700, say), root stays root, and is `nobody` only to
-    itself in a user namespace. Raises LocalServerError if neither is possible.
+    An ordinary user uses its own account. Root uses the account that owns existing data, else `nobody`. If that user
+    cannot get to the folders (for example below a home folder with mode 0700), root stays root, and is `nobody` only to
+    itself, in a user namespace. Raises LocalServerError if neither is possible.
     """
     owner = data.stat().st_uid if data.exists() else None
     if os.geteuid() != 0:
@@ -77,7 +77,7 @@ def _all_may_enter(folder: Path) -> bool:
 
 @functools.cache
 def _namespace(uid: int) -> list[str] | None:
-    """The command that shows this process to itself as `uid`, or None where that is not allowed."""
+    """Return the command that shows a process to itself as `uid`; None where that is not allowed."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return None

@@ -1,4 +1,4 @@
-"""A server's folder: one server at a time uses it, and it remembers the server's ports."""
+"""The folder of one server. One server at a time uses it, and it remembers the server's ports."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class ServerFolder:
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Hold the folder against others; yields a file descriptor whose copies hold it as well.
+        """Lock the folder; yields a file descriptor whose copies hold the lock as well.
 
-        A folder whose user was killed a moment ago is waited for, until its server has ended too; one that is
-        in use raises LocalServerError.
+        If the process that used the folder was killed a moment ago, this waits until its server has ended, too. Raises
+        LocalServerError if the folder is in use.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -64,14 +64,14 @@ class ServerFolder:
         os.pwrite(lock, str(os.getpid()).encode(), 0)
 
     def read_ports(self) -> dict[str, int]:
-        """The ports of the last start, by purpose; empty if there was none."""
+        """Return the ports of the last start, by purpose; empty if there was none."""
         try:
             return {str(purpose): int(port) for purpose, port in json.loads(self._ports.read_text()).items()}
         except (OSError, ValueError, AttributeError):
             return {}
 
     def write_ports(self, ports: dict[str, int]) -> None:
-        """Remember the ports, whole or not at all."""
+        """Write the ports to a file, either all of them or none."""
         with tempfile.NamedTemporaryFile("w", dir=self.path, delete=False) as file:
             json.dump(ports, file)
         Path(file.name).replace(self._ports)

@@ -27,8 +27,8 @@ METADATA_VERSION = 2
 
 
 _COLLECTOR = "-XX:+UseSerialGC"
-"""To G1, a produce request of some hundred KB is a humongous object in so small a heap: its concurrent marking took
-five times the CPU of the broker's own work."""
+"""Java's garbage collector. To G1, a produce request of some hundred KB is a humongous object in so small a heap: its
+concurrent marking took five times the CPU of the broker's own work."""
 
 
 class KafkaServer(Server):
@@ -40,7 +40,7 @@ class KafkaServer(Server):
 
     name = "Kafka"
     format_arguments: Sequence[str] = ()
-    """Of the tool that formats the storage, such as users that are there from the start."""
+    """Arguments of the tool that formats the storage, such as users that exist from the start."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class KafkaServer(Server):
         new.rename(data)
 
     def _new_cluster_id(self) -> str:
-        """Kafka's own form of a UUID; a leading dash would be taken for an option."""
+        """Return a new id in Kafka's form of a UUID; a leading dash would be taken for an option."""
         return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
 
     def _cluster_id(self) -> str:
@@ -150,10 +150,10 @@ class KafkaServer(Server):
         return next(line.partition("=")[2] for line in lines if line.startswith("cluster.id="))
 
     def _serves(self) -> bool:
-        """Whether a broker of our cluster answers a request for metadata and names itself.
+        """Return whether a broker of our cluster answers a request for metadata and names itself.
 
-        An open port is not enough: it opens before the broker takes requests. Nor is any answer: another
-        Kafka may have taken the port, while ours is still trying.
+        An open port is not enough, because it opens before the broker takes requests. An answer alone is not enough
+        either: another Kafka may have taken the port while ours is still starting.
         """
         client = b"relay-local"
         body = struct.pack("!hhih", API_METADATA, METADATA_VERSION, 1, len(client)) + client + struct.pack("!i", 0)
@@ -170,7 +170,7 @@ class KafkaServer(Server):
 
 
 def _brokers(answer: bytes) -> list[int]:
-    """The brokers' ports in an answer to a request for metadata."""
+    """Return the brokers' ports in an answer to a request for metadata."""
     _, count = struct.unpack_from("!ii", answer)
     at = 8
     found = []

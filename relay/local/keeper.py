@@ -1,4 +1,4 @@
-"""Keep one server process and end it when the process that asked for it is gone, however that one died.
+"""Keeps one server process, and ends it when the process that asked for it is gone, however that process ended.
 
 Run as a script by `process.ServerProcess`:
 
@@ -32,7 +32,7 @@ PROC = Path("/proc")
 
 
 def signal_tree(pid: int, number: signal.Signals) -> list[int]:
-    """Send a signal to a process and everything below it; returns their ids."""
+    """Send a signal to a process and all its descendants; return their ids."""
     if number in (signal.SIGKILL, signal.SIGSTOP):
         # Stopped first, so that no child is born between the listing and the signal.
         with contextlib.suppress(ProcessLookupError):
@@ -45,7 +45,7 @@ def signal_tree(pid: int, number: signal.Signals) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below `pid`, parents before children; empty if there are none or `pid` is gone."""
+    """Return the descendants of `pid`, parents before children; empty if there are none or `pid` is gone."""
     children: dict[int, list[int]] = {}
     for child, parent in _processes():
         children.setdefault(parent, []).append(child)
@@ -59,7 +59,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def _processes() -> list[tuple[int, int]]:
-    """(id, id of the parent) of every process."""
+    """Return pairs (id, id of the parent) of all processes."""
     if not (PROC / "self").exists():
         listing = subprocess.run(["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
         return [(int(pid), int(parent)) for pid, parent in map(str.split, listing.stdout.splitlines())]
@@ -75,7 +75,7 @@ def _processes() -> list[tuple[int, int]]:
 
 
 def main(parent: int, stop: signal.Signals, uid: int, command: list[str]) -> int:
-    """Start the server, tell its id on stdout, wait until it ends or must end; returns its exit status."""
+    """Start the server, print its id to stdout, and wait until it ends or must end; return its exit status."""
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)

@@ -1,4 +1,4 @@
-"""Both servers together, as `relay local` and the demo want them."""
+"""Both servers together, for `relay local` and the demo."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def local_servers(
 ) -> Iterator[tuple[PostgresServer, KafkaServer]]:
     """Start PostgreSQL and Kafka with their data below `folder`; stop both at the end.
 
-    `say` is told, in a sentence each, what takes longer than a moment. Raises MissingPartError before anything is
-    started if a piece is missing, LocalServerError if a server does not start.
+    `say` gets a sentence about each step that takes longer than a moment. Raises MissingPartError before a server is
+    started if a part is missing, LocalServerError if a server does not start.
     """
     parts.postgres_programs()
     parts.java_home()

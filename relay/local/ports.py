@@ -15,7 +15,7 @@ FIRST, LAST = 20000, 32000
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port now."""
+    """Return whether a server could listen on this port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         # As the servers do: connections in TIME_WAIT of a server that just stopped are no hindrance.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -28,7 +28,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port(avoid: frozenset[int] = frozenset()) -> int:
-    """A port nobody listens on now; somebody may take it before the server does."""
+    """Return a port on which no program listens now; another one may take it before the server does."""
     for port in random.sample(range(FIRST, LAST), 200):
         if port not in avoid and is_free(port):
             return port

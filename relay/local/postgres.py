@@ -1,4 +1,4 @@
-"""Real PostgreSQL without an installation: the programs of a wheel, its data in a folder."""
+"""Real PostgreSQL without an installation: the programs come from a wheel, the data are in a folder."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class PostgresServer(Server):
 
     @property
     def dsn(self) -> str:
-        """The superuser's connection string to the database `postgres`; contains the password."""
+        """The superuser's DSN of the database `postgres`; contains the password."""
         return self.dsn_of("postgres")
 
     def dsn_of(self, database: str) -> str:
-        """The superuser's connection string to a database of this server."""
+        """Return the superuser's DSN of a database of this server; it contains the password."""
         password = (self.folder / "password").read_text()
         return f"postgresql://{SUPERUSER}:{password}@{ports.HOST}:{self.port()}/{database}"
 
@@ -125,7 +125,7 @@ class PostgresServer(Server):
         new.rename(data)
 
     def _accepts_logins(self) -> bool:
-        """Whether a login is answered by the demand for a password: not before recovery is over."""
+        """Return whether the server answers a login by asking for a password, which it does once recovery is over."""
         body = struct.pack("!I", PROTOCOL_3_0) + b"user\0" + SUPERUSER.encode() + b"\0database\0postgres\0\0"
         try:
             with socket.create_connection((ports.HOST, self.port()), timeout=2) as connection:

@@ -72,11 +72,11 @@ class ServerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended, as shells say it: 128 and the signal's number if one ended it. None while it lives."""
+        """The server's exit code; 128 plus the signal's number if a signal ended it; None while it lives."""
         return self._keeper.poll()
 
     def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
-        """Return when `ready()` is true; raise LocalServerError with the log's end if that cannot come."""
+        """Return when `ready()` is true; raise LocalServerError with the log's end if that cannot happen any more."""
         deadline = time.monotonic() + timeout
         # It must live even when something answers: that may be another program on its port.
         while not (ready() and self.running):
@@ -87,7 +87,7 @@ class ServerProcess:
             time.sleep(POLL_SECONDS)
 
     def stop(self, timeout: float) -> None:
-        """Ask it to stop and wait; after `timeout` seconds, kill it. Does nothing if it has ended."""
+        """Ask the server to stop, and kill it after `timeout` seconds. Does nothing if the server has ended."""
         self.resume()
         with contextlib.suppress(ProcessLookupError):
             if self.running:
@@ -99,14 +99,14 @@ class ServerProcess:
         self._close()
 
     def kill(self) -> None:
-        """SIGKILL to the server and all its children at once; returns when all are gone."""
+        """Send SIGKILL to the server and all its children; return when all are gone."""
         if self.running:
             wait_gone(keeper.signal_tree(self.pid, signal.SIGKILL))
         self._keeper.wait()
         self._close()
 
     def pause(self) -> None:
-        """SIGSTOP to the server and all its children."""
+        """Send SIGSTOP to the server and all its children."""
         if self.running:
             keeper.signal_tree(self.pid, signal.SIGSTOP)
             self._paused = True
@@ -141,7 +141,7 @@ class ServerProcess:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet (a zombie) has."""
+    """Return whether a process has ended. A zombie, which no process has waited for yet, has ended."""
     if (keeper.PROC / "self").exists():
         try:
             state = (keeper.PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]

@@ -1,4 +1,4 @@
-"""What PostgreSQL and Kafka have in common as embedded servers: a folder, ports that stay, a process."""
+"""The common part of the embedded PostgreSQL and Kafka: a folder, ports that stay the same, a process."""
 
 from __future__ import annotations
 
@@ -40,41 +40,41 @@ class Server(abc.ABC):
 
     @abc.abstractmethod
     def _launch(self, lock: int, timeout: float) -> ServerProcess:
-        """Prepare the data if need be, start the process and wait until it serves."""
+        """Prepare the data if necessary, start the process and wait until it serves."""
 
     @property
     def folder(self) -> Path:
-        """Where it keeps everything."""
+        """The folder with the server's data, ports and log."""
         return self._folder.path
 
     @property
     def log(self) -> Path:
-        """The file its output goes to."""
+        """The file to which the server's output goes."""
         return self.folder / "server.log"
 
     @property
     def running(self) -> bool:
-        """Whether its process lives; a paused one does."""
+        """Whether the server's process lives; a paused process does."""
         return self._process is not None and self._process.running
 
     @property
     def pid(self) -> int:
-        """The process id of the server itself; raises LocalServerError if it does not run."""
+        """The process id of the server itself; raises LocalServerError if the server is not running."""
         if self._process is None or not self._process.running:
             raise LocalServerError(f"{self.name} in {self.folder} is not running")
         return self._process.pid
 
     def port(self, purpose: str = "clients") -> int:
-        """A TCP port of it on 127.0.0.1; it stays the same, unless another program takes it between runs."""
+        """Return the server's TCP port on 127.0.0.1. It changes only if another program takes it between runs."""
         if not self._ports:
             raise LocalServerError(f"{self.name} in {self.folder} has not been started yet")
         return self._ports[purpose]
 
     def start(self, timeout: float = START_SECONDS) -> Self:
-        """Start it and return when it serves.
+        """Start the server and return when it serves.
 
-        Raises LocalServerError with the end of its log if it does not within `timeout` seconds, and
-        MissingPartError if a piece of it is not installed.
+        Raises LocalServerError with the end of the log if the server does not serve within `timeout` seconds, and
+        MissingPartError if a part of it is not installed.
         """
         if self.running:
             return self
@@ -97,24 +97,24 @@ class Server(abc.ABC):
         return self
 
     def stop(self) -> None:
-        """Stop it in good order; its data stay."""
+        """Stop the server cleanly; its data stay."""
         if self._process is not None:
             self._process.stop(self.stop_timeout)
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL to all its processes at once, as in a crash; returns when they are gone."""
+        """Send SIGKILL to all processes of the server, as in a crash; return when they are gone."""
         if self._process is not None:
             self._process.kill()
             self._process = None
 
     def restart(self, timeout: float = START_SECONDS) -> Self:
-        """Stop it and start it again on the same ports."""
+        """Stop the server and start it again on the same ports."""
         self.stop()
         return self.start(timeout)
 
     def pause(self) -> None:
-        """SIGSTOP to all its processes: connections stay open, nothing is answered, as if it hung."""
+        """Send SIGSTOP to all processes of the server: connections stay open, and it answers nothing, as if it hung."""
         if self._process is not None:
             self._process.pause()
 

@@ -1,4 +1,4 @@
-"""Make topics on a broker, ready to be written to when the call returns."""
+"""Creates topics on a broker that can be written to when the call returns."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def create_topic(
 ) -> None:
     """Create a topic with one replica and wait until all its partitions have a leader.
 
-    `configs` are topic configs such as {"max.message.bytes": 1000}. With `exist_ok` an existing topic stays
-    as it is. Raises aiokafka's error if the broker refuses.
+    `configs` are topic configs such as {"max.message.bytes": 1000}. With `exist_ok` an existing topic is left as it
+    is. Raises aiokafka's error if the broker refuses.
     """
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, client_id="relay-local")
     await admin.start()

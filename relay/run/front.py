@@ -1,7 +1,7 @@
-"""Takes HTTP connections in, one after the other: few at once, none for long.
+"""Accepts HTTP connections, a bounded number at the same time and for a bounded time.
 
-A web server gives whoever connects a descriptor for as long as he likes, and takes in as many as come. Probes and
-scrapes need neither; PostgreSQL and Kafka need the descriptors.
+A web server accepts every connection, and each may keep its file descriptor for as long as it likes. Probes and scrapes
+need neither; PostgreSQL and Kafka need the descriptors.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 LIFETIME = 10.0
-"""Seconds from the first packet to the last, whatever happens: a scrape's default time-out, ten times a probe's."""
+"""Maximum seconds of a connection's life: a scrape's default time-out, ten times a probe's."""
 
 MOST = 64
-"""Connections at once; a newcomer takes the place of the oldest. With one probe a second, one would do."""
+"""Maximum number of open connections; a new one replaces the oldest. With one probe a second, one would be enough."""
 
 _SHARE = 8
-"""At most this part of the descriptors the process may have."""
+"""HTTP connections take at most one in this many of the descriptors that the process may have."""
 
 _QUEUE = 1_024
-"""Connections that the kernel keeps for us meanwhile: they cost no descriptor, and a probe behind them is not lost."""
+"""Maximum number of connections that wait in the kernel: they cost no descriptor, and no probe behind them is lost."""
 
 _PAUSE = 0.2
-"""Seconds to wait when there is no descriptor left at all."""
+"""Seconds to wait when the process has no descriptor left."""
 
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def most_connections() -> int:
-    """How many connections there may be at once."""
+    """Return the maximum number of connections that may be open at the same time."""
     if sys.platform == "win32":
         return MOST
     import resource
@@ -81,7 +81,7 @@ async def taking_in(
     lifetime: float,
     cut: Callable[[str], None],
 ) -> AsyncIterator[None]:
-    """Hand connections to protocols while the context is open; `cut` is told why one had to end before its time."""
+    """Hand connections to protocols while the context is open; `cut` hears why a connection was ended early."""
     door = _Door(protocol, most, lifetime, cut)
     tasks = [asyncio.create_task(door.stand_at(listener)) for listener in listeners]
     try:
@@ -95,7 +95,7 @@ async def taking_in(
 
 
 class _Door:
-    """Who is in, the oldest first."""
+    """The open connections, the oldest first."""
 
     def __init__(
         self, protocol: Callable[[], asyncio.Protocol], most: int, lifetime: float, cut: Callable[[str], None]
@@ -108,7 +108,7 @@ class _Door:
         self._most = most
 
     async def stand_at(self, listener: socket.socket) -> None:
-        """Let in who comes, for ever; at most one more than there is room for is here at a time."""
+        """Accept connections for ever; at most one more than there is room for is open at a time."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -137,7 +137,7 @@ class _Visit(asyncio.Protocol):
         self._end: asyncio.TimerHandle | None = None
 
     def end(self, why: str) -> None:
-        """End it now; what is on its way is lost."""
+        """End the connection now; data on its way are lost."""
         if self._transport is not None:
             self._door.cut(why)
             self._transport.abort()

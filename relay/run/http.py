@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 _MOST_OF_A_REASON = 500
-"""Characters of one reason: an answer is read by people, and kept by whoever scrapes it."""
+"""Maximum characters of one reason: people read the answer, and scrapers store it."""
 
 _MOST_OF_A_LINE = 8_190
-"""Bytes of a request's first line, and of a header."""
+"""Maximum bytes of a request's first line, and of a header."""
 
 _LINGER = 0.5
-"""Seconds in which what a client still sends is thrown away, so that it can read the answer."""
+"""Seconds for which a client's further data are read and dropped, so that the client can read the answer."""
 
 _TELL_INTERVAL = 60.0
 """Seconds between two lines about bad requests."""
 
 _CLOSE_TIMEOUT = 1.0
-"""Seconds a scrape under way may take at the end: a probe must not hold up the stop."""
+"""Maximum seconds for a request under way at a stop: a probe must not delay the stop."""
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +84,7 @@ async def serving(
 
 
 def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]) -> web.Application:
-    """Make the three answers."""
+    """Return the application that answers `/livez`, `/readyz` and `/metrics`."""
 
     async def livez(_: web.Request) -> web.Response:
         alive = health.alive(clock())
@@ -126,7 +126,7 @@ async def _one_request(
 
 
 class _SeldomTold:
-    """Counts what anybody can cause as often as he likes, and is told once a minute."""
+    """Counts events that any client can cause at will, so that they are told once a minute at most."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -134,7 +134,7 @@ class _SeldomTold:
         self._told = -_TELL_INTERVAL
 
     def number(self) -> int:
-        """How many there were since it was told, if it is to be told now; else 0."""
+        """Count one; return the number since the last time they were told if they are to be told now, else 0."""
         self._since += 1
         now = self._clock()
         if now - self._told < _TELL_INTERVAL:
@@ -144,7 +144,7 @@ class _SeldomTold:
 
 
 def _quiet_logger(refused: Callable[[str, str], None]) -> logging.Logger:
-    """A logger for the web server that turns its tracebacks about bad requests into one word of ours."""
+    """Return a logger for the web server that reports bad requests to `refused` instead of logging tracebacks."""
 
     def look(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -167,7 +167,7 @@ def _json(answer: dict[str, object], status: int) -> web.Response:
 
 
 def _translated(error: OSError, settings: HttpSettings) -> SettingsError:
-    """Say in terms of the settings why the address cannot be listened on."""
+    """Return, in terms of the settings, why the relay cannot listen on the address."""
     port, host = settings.port, settings.host
     if error.errno == errno.EADDRINUSE:
         return SettingsError(

@@ -1,4 +1,4 @@
-"""Watches the event loop: how late it runs what is due."""
+"""Watches the event loop: measures how late it runs what is due."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ IDLE_INTERVAL = 1.0
 """Seconds between looks at other times: each wake-up of an idle process costs 0.3 ms of CPU, for its cold caches."""
 
 BLOCKED = 0.02
-"""Seconds of delay that are too many: two scans of a busy outbox would fit in."""
+"""Seconds of delay that count as too long: two scans of a busy outbox would fit in."""
 
 STALLED = 1.0
-"""Seconds of delay worth a warning: heartbeats and acknowledgements wait as long."""
+"""Seconds of delay that are worth a warning: heartbeats and acknowledgements are as late."""
 
 
 async def watch_loop(health: Health, telemetry: Telemetry, busy: Callable[[], bool]) -> None:

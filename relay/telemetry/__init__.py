@@ -29,17 +29,17 @@ from relay.text import plain
 __all__ = ["HAPPENINGS", "METRICS", "Happening", "Listener", "Logger", "Metric", "Telemetry", "Told", "Update"]
 
 _ERRORS_PER_STATE = 8
-"""So many different errors of one outage are logged; what comes then is silent, however it varies."""
+"""Maximum number of different errors of one outage that are logged; further ones are not logged."""
 
 MOST_SERIES = 1_000
-"""Series of a metric with labels, for as long as the process lives: whoever writes events names topics."""
+"""Maximum number of series of a metric with labels, for the life of the process: writers choose the names of topics."""
 
 OTHERS = "(others)"
-"""The label of what comes then."""
+"""The label of all series beyond MOST_SERIES."""
 
 
 class Logger(Protocol):
-    """What telemetry needs of a logger; structlog's bound loggers are such."""
+    """The logger that telemetry needs; structlog's bound loggers fit."""
 
     def log(self, level: int, event: str, /, **fields: object) -> object:
         """Write one line."""
@@ -49,9 +49,9 @@ class Told(NamedTuple):
     """One emission, as a listener hears of it."""
 
     happening: str
-    """Its name in the table HAPPENINGS."""
+    """The happening's name in the table HAPPENINGS."""
     at: float
-    """When it was emitted: monotonic seconds, by the clock of the telemetry."""
+    """The time of the emission: monotonic seconds, by the telemetry's clock."""
     fields: Mapping[str, object]
 
 
@@ -60,7 +60,7 @@ Listener: TypeAlias = Callable[[Told], None]
 
 @dataclass(slots=True)
 class _Plan:
-    """What is to be done when a happening is emitted."""
+    """The work to do when a happening is emitted."""
 
     happening: Happening
     fields: frozenset[str]
@@ -116,7 +116,7 @@ class Telemetry:
             plan.listeners.append(listener)
 
     def tell_what_lasts(self) -> None:
-        """Log the states that were unsteady and hold now. To be called about once a second."""
+        """Log the states that were unsteady and now hold. To be called about once a second."""
         for of, flapping in self._flapping.items():
             if flapping.unsteady and flapping.holds(self._clock()) and self._logger is not None:
                 level, text, shown = self._last_lines[of]
@@ -134,7 +134,7 @@ class Telemetry:
             self._logger.log(LEVELS[level], happening.text, happening=name, **shown)
 
     def _steady(self, of: str, level: Level, text: str, shown: dict[str, object]) -> Level:
-        """Note a change and its line; returns the level to tell it at."""
+        """Note a change and its line; return the level at which to log the line."""
         flapping = self._flapping.setdefault(of, Flapping())
         was_unsteady = flapping.unsteady
         self._last_lines[of] = (level, text, shown)
@@ -150,11 +150,11 @@ class Telemetry:
         metric.set(value)
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Return what the registry says for `relay_<name>`; for tests and summaries."""
+        """Return the value of `relay_<name>` with these labels, None if it has none; for tests and summaries."""
         return self.registry.get_sample_value(f"relay_{name}", labels)
 
     def _turn(self, of: str, state: str, *, error: object) -> tuple[bool, bool]:
-        """Note how something is now; return whether that is a change, and whether it is worth a line."""
+        """Note the state of a thing; return whether the state changed, and whether the emission is worth a line."""
         changed = self._states.get(of) != state
         self._states[of] = state
         errors = self._errors.setdefault(of, set())

@@ -1,4 +1,4 @@
-"""Log lines: ours and those of libraries through one renderer; for people on a terminal, else as JSON."""
+"""Renders log lines, ours and those of libraries: for people on a terminal, else as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OUTAGE_TALKERS = ("aiokafka", "asyncpg")
 
 _MOST_OF_A_TRACEBACK = 20_000
 _DEPTH = 4
-"""Levels of a field's value that stay lists and tables; below they are text."""
+"""Number of levels of a field's value that stay lists and tables; deeper levels are rendered as text."""
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> Logger:
@@ -70,10 +70,10 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> Logger:
 
 
 def _once_per_outage(record: logging.LogRecord) -> bool:
-    """Keep what aiokafka says about each attempt of an outage for the level debug.
+    """Lower aiokafka's lines about each attempt in an outage to the level debug.
 
-    The relay tells about outages itself, once per change. A record with a traceback is a fault of a library,
-    not an outage, and stays.
+    The relay itself logs outages, once per change. A record with a traceback is about a fault of a library, not about
+    an outage, and keeps its level.
     """
     if record.name.split(".")[0] in _OUTAGE_TALKERS and record.exc_info is None:
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
@@ -95,18 +95,18 @@ def _renderers(for_people: bool, stream: TextIO) -> list[structlog.typing.Proces
 
 
 def _without_happening(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Drop the happening's name: a person reads its text."""
+    """Drop the happening's name, because a person reads its text."""
     event.pop("happening", None)
     return event
 
 
 def _neutral(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Let nothing that came from outside be obeyed by a terminal, or look like a line of its own."""
+    """Escape text from outside, so that no terminal obeys it and none of it looks like a line of its own."""
     return {key: value if key == "exc_info" else _shown(value, plain) for key, value in event.items()}
 
 
 def _bounded(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Let no text from outside make a line without end."""
+    """Bound text from outside, so that no line is endless."""
     return {
         key: clip(value, _MOST_OF_A_TRACEBACK) if key == "exception" else _shown(value, clip)
         for key, value in event.items()
@@ -127,7 +127,7 @@ def _shown(value: object, how: Callable[[str], str], depth: int = 0) -> object:
 
 
 def _indented(stream: TextIO, exc_info: ExcInfo) -> None:
-    """Write a traceback so that no line of it, which may quote anybody, can be taken for a log line."""
+    """Indent a traceback, so that no line of it, which may quote anybody, can be taken for a log line."""
     text = plain("".join(traceback.format_exception(*exc_info)), also="\n", most=_MOST_OF_A_TRACEBACK)
     stream.write("".join(f"\n    {line}" for line in text.rstrip("\n").split("\n")))
 
@@ -137,6 +137,6 @@ def _json(event: EventDict, **_: object) -> str:
 
 
 def _best_first(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Begin every JSON line alike, for those who read it in a terminal."""
+    """Begin every JSON line with the same fields, for people who read it in a terminal."""
     first = ("timestamp", "level", "message", "happening")
     return {key: event[key] for key in (*first, *event) if key in event}
