@@ -63,6 +63,20 @@ class HeldUpError(RelayError):
         self.cause = cause
 
 
+class RefusedError(RelayError):
+    """What a person asked for cannot be done; nothing was changed."""
+
+
+class BusyError(RelayError):
+    """The server, or locks of others, did not let us through in time; nothing was changed."""
+
+
+class InvalidRequestError(RelayError):
+    """What a person asked for contradicts itself."""
+
+    exit_code = 2
+
+
 class SchemaError(RelayError):
     """The outbox schema is missing, older or newer than this program, or was changed by hand."""
 

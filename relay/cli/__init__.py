@@ -1,9 +1,10 @@
-"""The command `relay`. Each subcommand is a module here, loaded when it is asked for, exporting `command`."""
+"""The command `relay`. Each subcommand is a module or package here, which exports `command`.
+
+They parse and show; what is asked of an outbox is in `relay.admin`.
+"""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,6 +13,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from relay import __version__
+from relay.cli.lazy import LazyGroup
 from relay.cli.show.lines import never_fail_to_encode, say
 from relay.errors import RelayError
 from relay.text import plain
@@ -20,45 +22,27 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 COMMANDS = {
-    "demo": "See it work: real servers, writers, the relay and a checking consumer.",
+    "demo": "See it work: real servers, writers, the relay, and a consumer that checks.",
     "local": "Start a PostgreSQL and a Kafka of your own, without Docker.",
-    "migrate": "Create the outbox in your database, or bring it up to date.",
-    "run": "Relay events from PostgreSQL to Kafka until told to stop.",
-    "status": "Show what is pending, who owns which lanes, what was delivered.",
-    "lanes": "Show who owns which lanes; move them for maintenance.",
-    "failed": "See events that could not be published; replay or discard them.",
+    "migrate": "Create the outbox in your database, or update it.",
+    "run": "Relay events from PostgreSQL to Kafka until stopped.",
+    "status": "Show pending events, replicas and their lanes, and problems.",
+    "lanes": "Show which replica owns which lanes; move lanes for maintenance.",
+    "failed": "List events that could not be published; replay or discard them.",
     "replay": "Publish delivered events again, for a consumer that lost data.",
-    "config": "Show the settings that apply and where each comes from.",
+    "config": "Show the settings in effect, and where each comes from.",
 }
-"""Subcommands in the order a newcomer meets them, with their help, so that `relay --help` loads none."""
+"""Subcommands in the order in which a newcomer meets them, with their help."""
 
 _INTERRUPTED = 130
 """What shells report for a program ended by Ctrl-C."""
 
 
-class LazyGroup(click.Group):
-    """A group whose subcommands are modules of this package; only those that exist are offered."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
-        """List the subcommands whose modules exist, without loading them."""
-        return [name for name in COMMANDS if importlib.util.find_spec(f"{__name__}.{name}") is not None]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load the subcommand's module."""
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        command = importlib.import_module(f"{__name__}.{cmd_name}").command
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{__name__}.{cmd_name}.command is no click command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of subcommands from COMMANDS."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+class Program(LazyGroup):
+    """The program `relay`: its errors are one line and an exit code, and fit for a terminal."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run as the program `relay`, whose last words are as fit for a terminal as all others."""
+        """Run; the traceback of a fault of ours is neutralised as well."""
         never_fail_to_encode()
         if kwargs.get("standalone_mode", True):
             sys.excepthook = _last_words
@@ -97,7 +81,7 @@ def _end(ctx: click.Context, error: RelayError) -> NoReturn:
 
 
 def _neutral(error: click.ClickException) -> click.ClickException:
-    """Click puts arguments into its messages as they are; a script may have them from anywhere."""
+    """Neutralise a message of click's, which has arguments as they are; a script may have them from anywhere."""
     if isinstance(error, NoArgsIsHelpError):
         return error
     text = plain(error.format_message(), also="\n")
@@ -105,7 +89,7 @@ def _neutral(error: click.ClickException) -> click.ClickException:
 
 
 def _last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The traceback of a fault of ours: messages in it may be of anybody."""
+    """Write the traceback of a fault of ours: messages in it may come from anybody."""
     say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), err=True)
 
 
@@ -115,7 +99,8 @@ def _first(group: BaseExceptionGroup[RelayError]) -> RelayError:
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=Program,
+    table={name: (f"{__name__}.{name}:command", text) for name, text in COMMANDS.items()},
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="To see it work, run: relay demo",
@@ -123,12 +108,12 @@ def _first(group: BaseExceptionGroup[RelayError]) -> RelayError:
 @click.version_option(__version__, prog_name="relay", message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Relay events from a PostgreSQL outbox to Kafka, in per-key commit order.
+    """Relay events from a PostgreSQL outbox to Kafka, for each key in the order of commits.
 
     Your service writes an event into the outbox in the same transaction as its change. The relay publishes
-    every committed event to Kafka and keeps a receipt of where it went.
+    every committed event to Kafka and keeps a receipt that says where it went.
 
-    Settings are environment variables that begin with RELAY_; "relay config --reference" lists them all.
+    Settings are environment variables that begin with RELAY_; "relay config --reference" lists all of them.
     """
     if ctx.invoked_subcommand is None:
         say(ctx.get_help())

@@ -1,4 +1,4 @@
-"""`relay config`: the settings that apply, with their sources and without secrets."""
+"""`relay config`: the settings in effect, with their sources and without secrets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from relay.text import plain
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--reference", "as_reference", is_flag=True, help="Print the page on all settings, as Markdown.")
 def command(as_json: bool, as_reference: bool) -> None:
-    """Show the settings that apply and where each comes from.
+    """Show the settings in effect, and where each comes from.
 
-    Secrets are masked. Problems with the settings are listed, all at once, and end the command with exit
+    Secrets are masked. If there are problems with the settings, the command lists all of them and ends with exit
     code 2: run it before a deployment.
     """
     if as_reference:

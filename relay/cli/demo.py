@@ -27,38 +27,42 @@ KEEP_LOOK_SECONDS = 0.2
 
 def _new_folder(_: click.Context, __: click.Parameter, folder: Path | None) -> Path | None:
     if folder is not None and folder.exists() and any(folder.iterdir()):
-        raise click.BadParameter(f"{folder} is not empty; choose a new folder, the demo begins with empty servers")
+        raise click.BadParameter(f"{folder} is not empty; choose a new folder: the demo begins with empty servers")
     return folder
 
 
 @click.command("demo")
 @click.option(
-    "--seconds", type=click.FloatRange(1, 86_400), default=30, show_default=True, help="How long the writers write."
+    "--seconds",
+    type=click.FloatRange(1, 86_400),
+    default=30,
+    show_default=True,
+    help="Number of seconds to write for.",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(0, 100_000, min_open=True),
     default=1_500,
     show_default=True,
-    help="Events per second that the writers aim at.",
+    help="Number of events per second that the writers aim at.",
 )
-@click.option("--keep", is_flag=True, help="Leave the servers up afterwards, until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep the servers running afterwards, until Ctrl-C.")
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     callback=_new_folder,
-    help="A new folder to keep the servers' data and all logs in. [default: a temporary one]",
+    help="New folder for the servers' data and all logs.  [default: a temporary one]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and the progress to stderr.")
 @click.pass_context
 def command(
     context: click.Context, seconds: float, rate: float, keep: bool, folder: Path | None, as_json: bool
 ) -> None:
     """See it work: real PostgreSQL, real Kafka, writers, the relay, and a consumer that checks every event.
 
-    Needs nothing but this package with its extra "local", and the network the first time. Ends after --seconds or
-    Ctrl-C, then tells what was committed, delivered, lost, out of order. Exits with 0 only if nothing was lost or
-    out of order.
+    Needs only this package with its extra "local", and the network the first time. Ends after --seconds or
+    Ctrl-C, then reports how many events were committed, delivered, lost and out of order. Exits with 0 only if no event
+    was lost or out of order.
     """
     # Imported here, so that `relay demo --help` answers at once.
     from relay.cli.show.console import PlainConsole

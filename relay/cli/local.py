@@ -30,7 +30,7 @@ def _as_topics(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -
     for value in values:
         name, colon, partitions = value.partition(":")
         if not name or (colon and not (partitions.isdecimal() and int(partitions))):
-            raise click.BadParameter(f"{value!r} is not of the form orders or orders:12")
+            raise click.BadParameter(f"{value!r} is not a topic; write a name, or a name and partitions as orders:12")
         topics.append((name, int(partitions) if colon else PARTITIONS))
     return topics
 
@@ -41,17 +41,17 @@ def _as_topics(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -
     type=click.Path(file_okay=False, path_type=Path),
     default=DEFAULT_FOLDER,
     show_default=True,
-    help="Where both keep their data, ports and logs.",
+    help="Folder for the data, ports and logs of both.",
 )
-@click.option("--postgres-port", type=PORT, help="PostgreSQL's port. [default: a free one, then always the same]")
-@click.option("--kafka-port", type=PORT, help="Kafka's port. [default: a free one, then always the same]")
+@click.option("--postgres-port", type=PORT, help="Port of PostgreSQL.  [default: a free one, then always the same]")
+@click.option("--kafka-port", type=PORT, help="Port of Kafka.  [default: a free one, then always the same]")
 @click.option(
     "--topic",
     "topics",
     metavar="NAME[:PARTITIONS]",
     multiple=True,
     callback=_as_topics,
-    help=f"Make this topic unless it is there, with {PARTITIONS} partitions unless it says how many. Can be repeated.",
+    help=f"Create this topic unless it exists, with {PARTITIONS} partitions or the given number. Can be repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of export lines.")
 def command(
@@ -64,7 +64,7 @@ def command(
     """Start a real PostgreSQL and a real Kafka, without Docker and without installing either.
 
     Prints the two settings that the other commands need, then runs until Ctrl-C. The data stay in the folder; delete
-    it to start afresh. Both listen on 127.0.0.1 only.
+    the folder to start from scratch. Both servers listen on 127.0.0.1 only.
     """
     # Also while they are starting: what is half up is stopped in the same way.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -93,7 +93,7 @@ def _make_topics(kafka: KafkaServer, topics: list[tuple[str, int]]) -> None:
         try:
             asyncio.run(create_topic(kafka.bootstrap_servers, name, partitions=partitions, exist_ok=True))
         except KafkaError as error:
-            raise LocalServerError(f"Kafka did not make the topic {name}: {error}") from error
+            raise LocalServerError(f"Kafka did not create the topic {name}: {error}") from error
         _say(f"topic {name} is ready")
 
 

@@ -1,4 +1,4 @@
-"""`relay migrate`: creates the outbox in a database, or brings it up to date."""
+"""`relay migrate`: creates the outbox in a database, or updates it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Report:
-    """What the command did, or found."""
+    """The work that the command did, or found."""
 
     schema: str
     version: int
@@ -40,10 +40,10 @@ class _Report:
     roles: bool = False
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the lines for people."""
         told = [f"applied {name}" for name in self.applied] + [f"pending {name}" for name in self.pending]
         if self.limit_changed:
-            told.append(f"events may now have {self.max_event_bytes:,} bytes of key, payload, headers and type")
+            told.append(f"events may now have at most {self.max_event_bytes:,} bytes of key, payload, headers and type")
         if self.roles:
             told.append(f"roles {self.schema}_writer, {self.schema}_relay and {self.schema}_admin are ready")
         if self.pending:
@@ -53,7 +53,7 @@ class _Report:
         return told
 
     def facts(self) -> dict[str, object]:
-        """For machines."""
+        """Return it for machines."""
         return {
             "schema": self.schema,
             "version": self.version,
@@ -64,20 +64,22 @@ class _Report:
 
 
 @click.command(name="migrate")
-@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if something is pending.")
-@click.option("--sql", "as_sql", is_flag=True, help="Change nothing; print what is pending as SQL.")
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if a migration is pending.")
+@click.option("--sql", "as_sql", is_flag=True, help="Change nothing; print pending migrations as SQL.")
 @click.option(
     "--max-event-bytes",
     "limit",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Refuse events of more than N bytes (key, payload, headers and type together).",
+    help="Refuse events larger than N bytes (key, payload, headers and type together).",
 )
-@click.option("--roles", "with_roles", is_flag=True, help="Also create the roles for writers, relay and admins.")
+@click.option(
+    "--roles", "with_roles", is_flag=True, help="Also create the roles for writers, the relay and administrators."
+)
 @click.option(
     "--owner",
     metavar="ROLE",
-    help="Make everything as ROLE (SET ROLE), which is to own the outbox; the role that connects, unless given.",
+    help="Role that owns the outbox; the command acts as it (SET ROLE).  [default: the role that connects]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -90,10 +92,10 @@ def command(
     owner: str | None,
     as_json: bool,
 ) -> None:
-    """Create the outbox in the database of RELAY_POSTGRES_DSN, or bring it up to date.
+    """Create the outbox in the database of RELAY_POSTGRES_DSN, or update it.
 
-    Safe to run at every deployment, and by several at once: what is there already is left alone. The role that
-    connects owns the tables; the relay itself can run with fewer rights (see --roles).
+    Safe to run at every deployment, and several times at once: it applies only migrations that are pending. The role
+    that connects owns the tables; the relay itself can run with fewer rights (see --roles).
     """
     if (check or as_sql) and (limit is not None or with_roles or owner is not None):
         raise click.UsageError("--check and --sql change nothing: leave out --max-event-bytes, --roles and --owner")

@@ -12,10 +12,11 @@ import click
 
 @click.command(name="run")
 def command() -> None:
-    """Relay events from PostgreSQL to Kafka until told to stop.
+    """Relay events from PostgreSQL to Kafka until stopped.
 
-    SIGTERM and SIGINT drain: nothing new is taken, what was taken is published and settled, lanes are released. A
-    second signal, or the end of RELAY_STOP_GRACE, stops at once; what was abandoned is redelivered later.
+    SIGTERM and SIGINT drain: the relay takes no new events, publishes and settles those it took, and releases its
+    lanes. A second signal, or the end of RELAY_STOP_GRACE, stops it immediately; events that were under way are
+    delivered again later.
     """
     # Until the service listens: nothing is held yet. As process 1 of a container, a signal that nobody handles would
     # be ignored.

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+CHECK = "check receipts"
+"""The name of the chore that looks for events of which nothing is recorded. What it finds is not about the chore."""
+
 LONGEST_PAUSE = 8
 """Maximum pause of a chore that fails, in usual pauses: 8 minutes for a chore that is done once a minute. A person who
 removes the cause sees the chore work again within that time."""

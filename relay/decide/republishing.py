@@ -9,12 +9,10 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.decide.shares import LANES
+from relay.keys import key_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-HEX = "hex:"
-"""Begins a key that is written as hexadecimal digits, because it is no readable text."""
 
 BURST = 0.25
 """Maximum burst of a replay with a rate, in seconds of the rate."""
@@ -68,11 +66,6 @@ class ReplayRequest:
     def open_lanes(self) -> set[int]:
         """Return the lanes that are not done, whoever owns them."""
         return {lane for lane, position in self.positions.items() if position < self.last_id}
-
-
-def key_bytes(text: str) -> bytes:
-    """The key that is written as `text`. Raises ValueError for hexadecimal digits that are none."""
-    return bytes.fromhex(text.removeprefix(HEX)) if text.startswith(HEX) else text.encode()
 
 
 class Limits(NamedTuple):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relay.errors import PostgresLostError, SchemaError, SettingsError
-from relay.postgres.admin.owners import check_owners, refused_to_use
 from relay.postgres.errors import shared_sessions, translated
+from relay.postgres.owners import check_owners, refused_to_use
 from relay.postgres.sessions import forget_settings
 from relay.postgres.sql import DEFAULT_SCHEMA, Migration, migrations, query
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from relay.decide.chores import CHECK
 from relay.decide.room import Room
 from relay.errors import PostgresLostError, RelayError, connection_lost
 from relay.postgres import checks, connect
@@ -22,7 +23,6 @@ from relay.retry import Backoff
 from relay.run.restarts import WORKED_AFTER
 from relay.stages.claim.claim import Claim
 from relay.stages.hold.resume import Resume
-from relay.stages.housekeeping.check import CHECK
 from relay.stages.housekeeping.housekeeping import Chore, Housekeeping
 from relay.stages.republish.republish import Republish
 from relay.stages.scan.reads import LaneReads

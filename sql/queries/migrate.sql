@@ -75,13 +75,18 @@ SELECT substring(pg_get_constraintdef(c.oid) FROM '<= ([0-9]+)')::bigint
 FROM pg_constraint AS c
 WHERE c.conrelid = to_regclass('outbox.event') AND c.conname = 'event_size';
 
+-- name: event_size_stand_in
+-- Put a constraint in the place of the one that somebody has dropped: the next statement replaces it by one with a limit.
+SET LOCAL lock_timeout = '50ms';
+ALTER TABLE outbox.event ADD CONSTRAINT event_size CHECK (true) NOT VALID;
+
 -- name: set_max_event_bytes
 -- Change the limit on an event's size to $1 bytes; fails at once when the tables are busy.
 SELECT outbox.set_max_event_bytes($1::bigint);
 
 -- name: owned
 -- The schema, and tables, views, sequences and functions in it with one of the names $1 or that of a partition: who owns
--- each, and whether that is meant (see relay/postgres/admin/owners.py). The owner of the schema public is a role that stands for
+-- each, and whether that is meant (see relay/postgres/owners.py). The owner of the schema public is a role that stands for
 -- the owner of the database.
 -- Membership counts where it comes with the right to act as the role, and was granted by who could act as the member
 -- anyhow: anybody can make others members of what is his own. A superuser passes for a member of every role.

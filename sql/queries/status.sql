@@ -1,6 +1,6 @@
 -- name: status_session
 -- For one transaction: the plans of a queue, whatever its statistics say (as on the relay's own connections), and an
--- end to statements that take too long.
+-- end to statements that take too long, or that wait for a lock.
 SET LOCAL enable_seqscan = off;
 SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
@@ -8,6 +8,7 @@ SET LOCAL enable_bitmapscan = off;
 SET LOCAL enable_material = off;
 SET LOCAL jit = off;
 SET LOCAL statement_timeout = '5s';
+SET LOCAL lock_timeout = '1s';
 
 -- name: status_server
 -- What this is and how far its ids are.
@@ -15,9 +16,33 @@ SELECT current_database() AS database,
        current_setting('server_version') AS server,
        pg_is_in_recovery() AS in_recovery,
        (SELECT max(version) FROM outbox.migration) AS version,
-       CASE WHEN v.is_called THEN v.last_value ELSE 0 END AS newest_id,
-       EXISTS (SELECT FROM outbox.event_default) OR EXISTS (SELECT FROM outbox.delivery_default) AS stranded
+       CASE WHEN v.is_called THEN v.last_value ELSE 0 END AS newest_id
 FROM outbox.event_id AS v;
+
+-- name: status_stranded
+-- Whether rows are in the DEFAULT partitions.
+SELECT EXISTS (SELECT FROM outbox.event_default) OR EXISTS (SELECT FROM outbox.delivery_default) AS stranded;
+
+-- name: status_blockers
+-- Who locks tables of the outbox against readers, or waits for such a lock with all readers behind it; the oldest transaction first.
+-- The first columns are those of lock_holders.
+SELECT l.pid, p.gid, coalesce(a.usename, p.owner)::text AS role, coalesce(a.application_name, '') AS application,
+       extract(epoch FROM statement_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS seconds,
+       coalesce(p.gid, l.pid || ' ' || l.virtualtransaction) AS holder,
+       extract(epoch FROM statement_timestamp() - a.query_start)::float8 AS statement_seconds,
+       NOT bool_or(l.granted) AS waits,
+       array_agg(DISTINCT c.relname::text ORDER BY c.relname::text) AS tables
+FROM pg_locks AS l
+JOIN pg_class AS c ON c.oid = l.relation
+JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = 'outbox'
+LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+LEFT JOIN (pg_locks AS t JOIN pg_prepared_xacts AS p ON p.transaction = t.transactionid)
+    ON l.pid IS NULL AND t.pid IS NULL AND t.virtualtransaction = l.virtualtransaction
+WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
+  AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+  AND c.relkind IN ('r', 'p')
+GROUP BY l.pid, p.gid, a.usename, p.owner, a.application_name, a.xact_start, p.prepared, a.query_start, l.virtualtransaction
+ORDER BY seconds DESC NULLS LAST, holder;
 
 -- name: status_oldest
 -- The age of the first pending event of each lane that has one. (From infinity nothing can be subtracted.)

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from relay.cli.status import concerns
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.admin.status import read_status
+from tests.support.postgres.outbox import concerns
 from tests.support.postgres.writers import fill
 from tests.support.relay.process import relay_run
 from tests.support.waiting import until

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from relay.local import create_topic
-from relay.postgres.admin.replays import ReplayRequests
+from relay.postgres.admin.replays import Replays
 from tests.acceptance.conftest import place
 from tests.acceptance.test_failures import enqueue
 from tests.support.kafka.consumer import read_topic
@@ -131,7 +131,7 @@ async def test_a_cancelled_replay_stops_and_what_is_in_kafka_is_counted(here: Pl
         await here.settled()
         action = await ask(here.connection, here.topic, rate=100)
         await receipts_reach(here.connection, action, 50)
-        assert await ReplayRequests(here.connection, "outbox").cancel(action, "me@here")
+        assert await Replays(here.connection, "outbox").cancel(action, "me@here")
         await relay.logged("replay.ended")
         late = await enqueue(here, "late", b"live")
         await here.settled()
@@ -187,7 +187,7 @@ async def test_events_that_kafka_refuses_now_are_counted_and_stop_nothing(here: 
         action = await ask(here.connection, here.topic)
         replay = await finished(here.connection, action)
         assert (replay.state, replay.published, replay.failed) == ("finished", 2, 1)
-        ((error, events, example),) = await ReplayRequests(here.connection, "outbox").errors(action, 10)
+        ((error, events, example),) = await Replays(here.connection, "outbox").errors(action, 10)
         assert ("EventTooLarge" in error or "MessageSizeTooLarge" in error, events, example) == (True, 1, large)
         assert (await relay.logged("replay.refused"))["action"] == action
         assert not await here.connection.fetch("SELECT FROM outbox.failure UNION ALL SELECT FROM outbox.held")

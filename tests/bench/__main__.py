@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from relay.cli.lazy import LazyGroup
 
 COMMANDS = {
     "drain": ("drain:drain_command", "Drain a backlog with one replica: speed, cost, memory."),
@@ -29,29 +29,12 @@ COMMANDS = {
 """Where each command is, as module:name, and its help."""
 
 
-class LazyGroup(click.Group):
-    """Loads a command's module when it is used, so that one benchmark needs no other's parts."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load a command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(f"tests.bench.{module}"), name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table."""
-        with formatter.section("Benchmarks"):
-            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    cls=LazyGroup,
+    table={name: (f"tests.bench.{place}", text) for name, (place, text) in COMMANDS.items()},
+    heading="Benchmarks",
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
 def main() -> None:
     """Measure the relay on real servers that are started for it.
 

@@ -10,7 +10,7 @@ import pytest
 
 from relay.decide.lane_scan import LanePosition
 from relay.decide.shares import LANES
-from relay.postgres.admin.lanes import ask
+from relay.postgres.admin.lanes import record_intent
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.stages.tenure import LeaseLostError
@@ -91,8 +91,8 @@ class TestSharing:
             await relay.claim.register(None)
             await connections["control"].execute("SET ROLE outbox_relay")
             seen = await relay.control.lanes()
-            await ask(connection, [5], None, 600.0, "", "test")
-            await ask(connection, [6], None, 0.0, "", "test")
+            await record_intent(connection, "outbox", [5], replica=None, seconds=600.0, reason="", requested_by="test")
+            await record_intent(connection, "outbox", [6], replica=None, seconds=0.0, reason="", requested_by="test")
             claimed = await relay.control.claim(relay.tenure.replica, seen)
             assert sorted(lane.lane for lane in claimed) == [lane for lane in range(LANES) if lane != 5]
             await connection.execute("UPDATE outbox.lane_intent SET until = clock_timestamp()")

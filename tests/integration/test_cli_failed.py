@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from click.testing import CliRunner, Result
 
+from relay.admin import failures as deciding
 from relay.cli import main
-from relay.cli.failed import marking, waiting
+from relay.cli.failed import mark
 from tests.support.postgres.failures import Event, add, add_failed, add_held, add_replica, deliver, fail_again, states
 from tests.support.postgres.outbox import connected, migrated
 from tests.support.waiting import until
@@ -159,7 +160,7 @@ async def test_the_list_goes_page_by_page_and_counts_all(database: str) -> None:
     async with migrated(database) as connection:
         ids = [(await add_failed(connection, f"k{number}".encode(), f"t{number % 2}")).id for number in range(5)]
         first = await run(database, "list", "--limit", "2")
-        assert f"2 of 5 are shown; add --after {ids[1]} to go on" in first.output
+        assert f"2 of 5 are shown; add --after {ids[1]} to see more" in first.output
         rest = await run_json(database, "list", "--limit", "9", "--after", str(ids[1]))
         assert [failure["id"] for failure in rest["failures"]] == ids[2:]
         beyond = await run(database, "list", "--after", str(ids[-1]))
@@ -269,7 +270,7 @@ async def test_events_that_have_not_failed_are_shown_too(database: str) -> None:
         await deliver(connection, delivered)
         for event, told in [
             (held, f"behind event {failed.id} (failed, MessageSizeTooLargeError)"),
-            (paused, "until its topic goes on (orders was paused)"),
+            (paused, "until its topic takes events again (orders is paused)"),
             (pending, f"event {pending.id}: pending"),
             (delivered, "partition 3, offset 7"),
         ]:
@@ -331,10 +332,10 @@ async def test_an_event_whose_segment_was_pruned_is_told_from_one_that_never_was
         assert await connection.fetchval("SELECT outbox.drop_segment(1)")
         for command in ("replay", "show"):
             pruned = await run(database, command, "1", code=1)
-            assert "there is no event 1: it has been pruned, as all below 5000001" in pruned.stderr
+            assert "there is no event 1: all events below 5000001 have been pruned" in pruned.stderr
         assert "the newest id is 5000001" in (await run(database, "replay", "5000002", code=1)).stderr
         await connection.execute("SELECT setval('outbox.event_id', 5000050)")
-        assert "it may have been pruned" in (await run(database, "replay", "5000002", code=1)).stderr
+        assert "its segment may have been pruned" in (await run(database, "replay", "5000002", code=1)).stderr
         assert (await run(database, "replay", str(failed.id))).exit_code == 0
 
 
@@ -343,7 +344,7 @@ async def test_a_replay_is_recorded_with_who_and_why_while_no_relay_runs(databas
         event = await add_failed(connection)
         done = await run(database, "replay", str(event.id), "--reason", "limit raised", "--wait")
         assert done.output == (
-            "the replay of 1 event is recorded as action 1; it happens when a relay runs: no replica is alive now\n"
+            "the replay of 1 event is recorded as action 1; no replica is alive now, so it happens when a relay runs\n"
         )
         assert await states(connection) == {event.id: "replaying"}
         row = await connection.fetchrow("SELECT requested_by, reason, session_user AS role FROM outbox.action")
@@ -386,7 +387,7 @@ async def test_a_dry_run_shows_what_would_happen_and_changes_nothing(database: s
 
 async def test_many_events_take_a_yes(database: str) -> None:
     async with migrated(database) as connection:
-        for number in range(marking.CONFIRM_ABOVE + 1):
+        for number in range(deciding.CONFIRM_ABOVE + 1):
             await add_failed(connection, f"k{number}".encode())
         refused = await run(database, "replay", "--all", code=1)
         assert "more than 20" in refused.stderr
@@ -413,7 +414,7 @@ async def test_of_two_people_at_once_one_does_it_and_the_other_hears_of_it(
 ) -> None:
     async with migrated(database) as connection:
         event = await add_failed(connection)
-        looked = marking._look
+        looked = mark._look
 
         async def look_then_somebody_else(request: Any) -> Any:
             preview = await looked(request)
@@ -423,7 +424,7 @@ async def test_of_two_people_at_once_one_does_it_and_the_other_hears_of_it(
         for arguments in ([str(event.id)], ["--topic", "orders"]):
             await connection.execute("UPDATE outbox.failure SET state = 'failed', action = NULL")
             with monkeypatch.context() as patch:
-                patch.setattr(marking, "_look", look_then_somebody_else)
+                patch.setattr(mark, "_look", look_then_somebody_else)
                 refused = await run(database, "replay", *arguments, code=1)
             assert "being replayed already" in refused.stderr
             assert "nothing was changed" in refused.stderr
@@ -495,7 +496,7 @@ async def test_waiting_for_what_fails_again_ends_with_1(database: str) -> None:
 
 
 async def test_waiting_ends_when_the_last_replica_is_gone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_PATIENCE", 0.0)
+    monkeypatch.setattr(deciding, "_PATIENCE", 0.0)
     async with migrated(database) as connection:
         await add_replica(connection)
         await add_failed(connection)
@@ -516,7 +517,7 @@ async def test_without_a_terminal_nobody_waits_unless_asked_to(database: str) ->
         await add_replica(connection)
         await add_failed(connection)
         done = await run(database, "replay", "--all")
-        assert done.output == "the replay of 1 event is recorded as action 1; for its progress: relay failed actions\n"
+        assert done.output == "the replay of 1 event is recorded as action 1; follow it with: relay failed actions\n"
 
 
 async def test_on_a_terminal_a_person_is_asked_and_can_say_no(database: str) -> None:
@@ -544,7 +545,7 @@ async def test_a_yes_is_for_what_was_seen(database: str) -> None:
             await deliver(connection, seen[0])
             terminal.answer("y\n")
             assert await terminal.ended() == 0
-            assert "30 were seen, 29 still matched" in terminal.shown
+            assert "30 matched in the preview, 29 still matched" in terminal.shown
             assert "29 events discarded, as action 1" in terminal.shown
         assert await states(connection) == {event.id: "discarded" for event in seen[1:]} | {since.id: "failed"}
         assert json.loads(await connection.fetchval("SELECT filter FROM outbox.action")) == {"all": True}
@@ -573,7 +574,7 @@ async def test_ctrl_c_ends_the_waiting_and_not_the_replay(database: str) -> None
             await terminal.read_until("0/1")
             terminal.interrupt()
             assert await terminal.ended() == 130
-            assert "action 1 goes on without you; see `relay failed actions`" in terminal.shown
+            assert "action 1 continues without this command; see `relay failed actions`" in terminal.shown
             assert "Traceback" not in terminal.shown
         assert await states(connection) == {event.id: "replaying"}
 
@@ -586,7 +587,7 @@ async def test_the_actions_tell_who_did_what_when_and_why(database: str) -> None
         await deliver(connection, first)
         under_way = (await run(database, "actions")).output
         assert "1 delivered, 1 to go" in under_way
-        assert "no replica is alive: what is to go happens when a relay runs" in under_way
+        assert "no replica is alive: the rest is published once a relay runs" in under_way
         await fail_again(connection, second)
         await run(database, "discard", str(second.id), "--reason", "garbage")
         output = (await run(database, "actions")).output

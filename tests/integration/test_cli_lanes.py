@@ -10,14 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from relay.cli import main
-from relay.cli.owners import lane_notes
-from relay.cli.status import concerns
+from relay.cli.show.ownership import lane_notes
 from relay.decide import shares
 from relay.decide.shares import LANES
-from relay.postgres.admin.lanes import ask
+from relay.postgres.admin.lanes import record_intent
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.admin.status import read_status
-from tests.support.postgres.outbox import connected, migrated
+from tests.support.postgres.outbox import concerns, connected, migrated
 from tests.support.relay.claiming import KEYS, LONG, owns, running
 from tests.support.relay.stages import HandRelay, relay_connections, writer
 from tests.support.waiting import until
@@ -100,7 +99,7 @@ async def test_a_lane_is_handed_over_when_what_was_taken_is_settled_and_the_comm
             pass
         asked = await lanes(outbox, "move", str(lane), "--to", "two", "--wait", "0.2")
         assert asked.exit_code == 0
-        assert asked.output.startswith(f"lane {lane}: asked for; each is handed over once its owner has settled")
+        assert asked.output.startswith(f"lane {lane}: requested; the owner hands each over once it has settled")
 
         async def shown() -> bool:
             return bool((await report(outbox))["lanes"][lane]["handing_back"])
@@ -116,7 +115,7 @@ async def test_a_lane_that_is_released_for_a_time_is_nobodys_for_so_long(outbox:
     async with running(outbox, name="one") as one, connected(outbox) as connection:
         await owns(one, LANES)
         assert (await lanes(outbox, "release", "5", "--for", "10m")).output == (
-            "lane 5: released; nobody claims them for 10 min 0 s\n"
+            "lane 5: released; no replica claims them for 10 min 0 s\n"
         )
         await owns(one, LANES - 1)
         async with running(outbox, name="two") as two:
@@ -125,7 +124,7 @@ async def test_a_lane_that_is_released_for_a_time_is_nobodys_for_so_long(outbox:
             status = await read_status(connection)
             assert (status.lanes[5].replica, status.lanes[5].parked) == (None, True)
             (concern,) = (each for each in concerns(status) if "lanes" in each)
-            assert concern.startswith("lanes that somebody released for a time: 5; their events wait for at most ")
+            assert concern.startswith("lanes that a person released for a time: 5; their events wait for at most ")
             await connection.execute("UPDATE outbox.lane_intent SET until = clock_timestamp() + interval '1 s'")
             await connection.execute("SELECT pg_notify('outbox', 'lanes')")
             await owns(two, 8)
@@ -142,11 +141,11 @@ async def test_a_lane_that_is_claimed_just_before_somebody_asks_for_it_is_not_ca
 ) -> None:
     """Its new owner is to give it back: what was seen of it before the request says nothing."""
 
-    async def claim_and_ask(connection: asyncpg.Connection, *arguments: Any) -> dict[int, int]:
+    async def claim_and_ask(connection: asyncpg.Connection, *arguments: Any, **options: Any) -> dict[int, int]:
         await connection.execute(CLAIM_ALL)
-        return await ask(connection, *arguments)
+        return await record_intent(connection, *arguments, **options)
 
-    monkeypatch.setattr("relay.cli.lanes.ask", claim_and_ask)
+    monkeypatch.setattr("relay.admin.lanes.record_intent", claim_and_ask)
     async with relay_connections(outbox) as connections:
         await HandRelay(connections).claim.register(None)
         asked = await lanes(outbox, "release", "5", "--for", seconds, "--wait", "0.2", "--json")
@@ -159,12 +158,12 @@ async def test_a_parked_lane_with_an_owner_is_not_called_released_whoever_that_i
 ) -> None:
     """A claim that began before the request may be committed after it; the owner's next look gives the lane back."""
 
-    async def ask_and_claim(connection: asyncpg.Connection, *arguments: Any) -> dict[int, int]:
-        epochs = await ask(connection, *arguments)
+    async def ask_and_claim(connection: asyncpg.Connection, *arguments: Any, **options: Any) -> dict[int, int]:
+        epochs = await record_intent(connection, *arguments, **options)
         await connection.execute(CLAIM_ALL)
         return epochs
 
-    monkeypatch.setattr("relay.cli.lanes.ask", ask_and_claim)
+    monkeypatch.setattr("relay.admin.lanes.record_intent", ask_and_claim)
     async with relay_connections(outbox) as connections:
         await HandRelay(connections).claim.register(None)
         asked = await lanes(outbox, "release", "5", "--for", seconds, "--wait", "0.2", "--json")
@@ -187,11 +186,11 @@ async def test_the_replica_that_is_meant_has_to_be_one_that_lives(outbox: str) -
         unknown = await lanes(outbox, "move", "1", "--to", "three")
         assert (unknown.exit_code, unknown.output) == (
             1,
-            "relay: no live replica is called three, and none has such an id; there are: one, two, two\n",
+            "relay: no live replica has the name or id three; live replicas: one, two, two\n",
         )
         ambiguous = await lanes(outbox, "move", "1", "--to", "two")
         assert ambiguous.exit_code == 1
-        assert "2 live replicas are called two; say which by its id: " in ambiguous.output
+        assert "2 live replicas have the name two; name one of them by its id: " in ambiguous.output
         assert str(two.tenure.replica)[:8] in ambiguous.output
         async with connected(outbox) as connection:
             await connection.execute("UPDATE outbox.replica SET draining = true WHERE name = 'one'")
@@ -224,12 +223,12 @@ async def test_an_admin_may_ask_and_a_writer_may_not(outbox: str) -> None:
     async with connected(outbox) as connection:
         await make_roles(connection)
         await connection.execute("SET ROLE outbox_admin")
-        await ask(connection, [3], None, 0.0, "", "test")
-        await ask(connection, [3, 4], None, 0.0, "", "test")
+        await record_intent(connection, "outbox", [3], replica=None, seconds=0.0, reason="", requested_by="test")
+        await record_intent(connection, "outbox", [3, 4], replica=None, seconds=0.0, reason="", requested_by="test")
         assert await connection.fetchval("SELECT count(*) FROM outbox.lane_intent") == 2
         await connection.execute("SET ROLE outbox_writer")
         with pytest.raises(Exception, match="permission denied"):
-            await ask(connection, [3], None, 0.0, "", "test")
+            await record_intent(connection, "outbox", [3], replica=None, seconds=0.0, reason="", requested_by="test")
 
 
 async def test_a_silent_replica_is_shown_with_the_time_until_its_lanes_are_free(outbox: str) -> None:

@@ -111,7 +111,7 @@ def test_a_request_is_recorded_with_what_was_asked_for_by_whom_and_why(shell: Sh
     shown = shell("--topic", "orders", "--since", "2h", "--rate", "50", "--reason", "a lost disk", "--yes")
     assert shown.exit_code == 0
     assert shown.output == (
-        "the replay of 20 events is recorded (action 1); it happens when a relay runs: no replica is alive now\n"
+        "the replay of 20 events is recorded as action 1; no replica is alive now, so it happens when a relay runs\n"
     )
     replay = shell.look(lambda connection: look(connection, 1))
     assert (replay.filter["topic"], replay.filter["rate"], replay.reason) == ("orders", 50.0, "a lost disk")
@@ -151,11 +151,11 @@ def test_the_key_is_looked_for_in_its_lane_only(shell: Shell) -> None:
     [
         (["--topic", "orders"], 2, "say what to replay: --topic, and --since"),
         (["--since", "2h"], 2, "say what to replay: --topic, and --since"),
-        (["--topic", "orders", "--since", "soon"], 2, "'soon' is no time; write how long ago"),
-        (["--topic", "orders", "--since", "2h", "--until", "31st"], 2, "'31st' is no time"),
+        (["--topic", "orders", "--since", "soon"], 2, "'soon' is not a time; write how long ago"),
+        (["--topic", "orders", "--since", "2h", "--until", "31st"], 2, "'31st' is not a time"),
         (["--topic", "orders", "--since", "1h", "--until", "2h"], 2, "is not before --until"),
         (["--topic", "orders", "--since", "2999-01-01"], 2, "is not before now, by PostgreSQL's clock"),
-        (["--topic", "orders", "--since", "2h", "--key", "hex:1"], 2, "is no key"),
+        (["--topic", "orders", "--since", "2h", "--key", "hex:1"], 2, "is not a key"),
         (["--topic", "orders", "--since", "2h", "--rate", "0"], 2, "--rate"),
         (
             ["--topic", "order", "--since", "2h"],
@@ -165,8 +165,12 @@ def test_the_key_is_looked_for_in_its_lane_only(shell: Shell) -> None:
         (["--topic", "zzz", "--since", "2h"], 1, "topic zzz has no events that were delivered from"),
         (["--topic", "orders", "--since", "2h", "--until", "1h"], 1, "has no events that were delivered from"),
         (["--topic", "orders", "--since", "2h", "--key", "none"], 1, "has no events of key none that were delivered"),
-        (["--topic", "orders", "--since", "2h"], 1, "nobody to ask; look with --dry-run, then add --yes"),
-        (["--topic", "orders", "list"], 2, "list comes without the options of a request"),
+        (
+            ["--topic", "orders", "--since", "2h"],
+            1,
+            "no terminal to ask on; look with --dry-run, then add --yes",
+        ),
+        (["--topic", "orders", "list"], 2, "list does not take the options of a request"),
         (["show", "9"], 1, "there is no replay 9; see `relay replay list`"),
         (["cancel", "9"], 1, "there is no replay 9"),
         (["watch", "9"], 1, "there is no replay 9"),
@@ -242,7 +246,7 @@ def test_replays_are_listed_and_shown_with_what_kafka_refused(shell: Shell) -> N
         r"^ *2 .* topic orders, since .* \[bold\]because\[/\] +open +4 of 20 published, 3 refused", lines[1]
     )
     assert lines[2].split()[0] == "1"
-    assert lines[3] == "! no replica is alive: replays go on when a relay runs"
+    assert lines[3] == "! no replica is alive: replays continue when a relay runs"
     shown = shell("show", "2")
     assert "4 of 20 published, 3 refused by Kafka" in shown.output
     assert re.search(r"^ *3 +1 +Large: too large *$", shown.output, re.MULTILINE), shown.output
@@ -262,7 +266,7 @@ def test_a_replay_is_cancelled_once(shell: Shell) -> None:
         1,
         True,
     )
-    assert shell("list", "--open").output == "no replay is under way\n"
+    assert shell("list", "--open").output == "no replay is in progress\n"
 
 
 def test_waiting_ends_with_the_replay_and_tells_how_it_was(shell: Shell) -> None:
@@ -272,7 +276,7 @@ def test_waiting_ends_with_the_replay_and_tells_how_it_was(shell: Shell) -> None
     assert (shown.exit_code, shown.output) == (0, "20 of 20 published\n")
     shell.execute("""UPDATE outbox.action SET counts = counts || '{"published": 18}'""")
     shown = shell("watch", "1")
-    assert (shown.exit_code, shown.output) == (0, "18 of 20 published; 2 were pruned meanwhile\n")
+    assert (shown.exit_code, shown.output) == (0, "18 of 20 published; 2 were pruned before their turn\n")
     shell.execute("""UPDATE outbox.action SET counts = counts || '{"failed": 2}'""")
     shown = shell("watch", "1")
     assert (shown.exit_code, shown.output) == (1, "18 of 20 published, 2 refused by Kafka (relay replay show 1)\n")
@@ -281,7 +285,7 @@ def test_waiting_ends_with_the_replay_and_tells_how_it_was(shell: Shell) -> None
 def test_without_a_terminal_nobody_waits_unless_told_to(shell: Shell) -> None:
     shell.start_replica()
     shown = shell("--topic", "orders", "--since", "1h", "--yes")
-    assert shown.output == "the replay of 20 events is recorded (action 1)\n"
+    assert shown.output == "the replay of 20 events is recorded as action 1\n"
 
 
 def test_an_admin_without_further_rights_can_ask_and_cancel(shell: Shell) -> None:

@@ -38,9 +38,9 @@ TABLES = {
     ("failed", "list", "--count"): [["topic", "error", "state", "events", "oldest", "newest"]],
     ("failed", "show", "1"): [["header", "value"], ["attempt", "at", "what happened"]],
     ("failed", "replay", "--all", "--dry-run"): [["topic", "error", "state", "events", "oldest", "newest"]],
-    ("failed", "actions"): [["id", "when", "who", "what", "why", "events", "so far"]],
-    ("replay", "list"): [["id", "when", "who", "what", "why", "state", "so far"]],
-    ("replay", "show", "2"): [["events", "for example", "refused by Kafka for"]],
+    ("failed", "actions"): [["id", "when", "who", "what", "why", "events", "progress"]],
+    ("replay", "list"): [["id", "when", "who", "what", "why", "state", "progress"]],
+    ("replay", "show", "2"): [["events", "example id", "Kafka refused them because"]],
 }
 """By command, the headings of what it prints."""
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from relay.errors import PostgresLostError
+from relay.errors import BusyError, PostgresLostError
 from relay.postgres.admin import failures as module
-from relay.postgres.admin.failures import BusyError, Failures, Filter
+from relay.postgres.admin.failures import FailureFilter, Failures
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.errors import PrivilegeError
 from relay.postgres.sql import query
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from relay.postgres.admin.failure_rows import Marked
+    from relay.postgres.admin.rows import Marked
 
-ALL = Filter()
+ALL = FailureFilter()
 
 
 @asynccontextmanager
@@ -38,9 +38,9 @@ async def outbox(dsn: str) -> AsyncIterator[tuple[asyncpg.Connection, Failures]]
         yield connection, Failures(other, "outbox")
 
 
-async def replay(failures: Failures, matching: Filter = ALL, reason: str = "") -> Marked | None:
+async def replay(failures: Failures, matching: FailureFilter = ALL, reason: str = "") -> Marked | None:
     """Mark for replay."""
-    return await failures.mark("replay", matching, {"all": True}, reason, "kim@desk")
+    return await failures.mark("replay", matching, recorded={"all": True}, reason=reason, requested_by="kim@desk")
 
 
 async def waits_for_a_lock(connection: asyncpg.Connection) -> None:
@@ -69,22 +69,22 @@ async def test_a_filter_matches_what_it_says(database: str) -> None:
         now = await failures.now()
         for matching, expected in [
             (ALL, [a, b, c]),
-            (Filter(ids=(a.id, c.id, 99)), [a, c]),
-            (Filter(topic="orders.placed"), [a]),
-            (Filter(topic="orders_placed"), [b]),
-            (Filter(topic="orders*"), [a, b]),
-            (Filter(topic="*.*"), [a]),
-            (Filter(topic="ORDERS*"), []),
-            (Filter(key=b"k2"), [b]),
-            (Filter(key=b""), []),
-            (Filter(error="messagesize*"), [a, c]),
-            (Filter(error="InvalidRecordError"), [b]),
-            (Filter(error="Invalid"), []),
-            (Filter(error="%"), []),
-            (Filter(since=now - timedelta(minutes=5)), [a, c]),
-            (Filter(until=now - timedelta(minutes=1)), [b, c]),
-            (Filter(states=("retrying",)), [c]),
-            (Filter(topic="orders*", states=("failed",), since=now - timedelta(minutes=5)), [a]),
+            (FailureFilter(ids=(a.id, c.id, 99)), [a, c]),
+            (FailureFilter(topic="orders.placed"), [a]),
+            (FailureFilter(topic="orders_placed"), [b]),
+            (FailureFilter(topic="orders*"), [a, b]),
+            (FailureFilter(topic="*.*"), [a]),
+            (FailureFilter(topic="ORDERS*"), []),
+            (FailureFilter(key=b"k2"), [b]),
+            (FailureFilter(key=b""), []),
+            (FailureFilter(error="messagesize*"), [a, c]),
+            (FailureFilter(error="InvalidRecordError"), [b]),
+            (FailureFilter(error="Invalid"), []),
+            (FailureFilter(error="%"), []),
+            (FailureFilter(since=now - timedelta(minutes=5)), [a, c]),
+            (FailureFilter(until=now - timedelta(minutes=1)), [b, c]),
+            (FailureFilter(states=("retrying",)), [c]),
+            (FailureFilter(topic="orders*", states=("failed",), since=now - timedelta(minutes=5)), [a]),
         ]:
             listed = [failure.id for failure in await failures.listed(matching, 0, 10)]
             assert listed == [event.id for event in expected], matching
@@ -116,8 +116,8 @@ async def test_held_events_count_for_what_they_wait_for(database: str) -> None:
         each = await failures.held_back_each([event.id for event in every])
         assert each == dict(zip((event.id for event in every), (2, 2, 2, 0, 0, 0), strict=True))
         assert await failures.held_back(ALL) == 6
-        assert await failures.held_back(Filter(states=("failed",))) == 2
-        assert await failures.held_back(Filter(topic="nothing")) == 0
+        assert await failures.held_back(FailureFilter(states=("failed",))) == 2
+        assert await failures.held_back(FailureFilter(topic="nothing")) == 0
 
 
 async def test_counting_what_is_held_has_an_end(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,9 @@ async def test_a_mark_and_its_action_are_one(database: str) -> None:
         retrying = await add_failed(connection, b"b", state="retrying")
         replaying = await add_failed(connection, b"c", state="replaying")
         discarded = await add_failed(connection, b"d", state="discarded")
-        marked = await failures.mark("replay", ALL, {"topic": "orders"}, "limit raised", "kim@desk")
+        marked = await failures.mark(
+            "replay", ALL, recorded={"topic": "orders"}, reason="limit raised", requested_by="kim@desk"
+        )
         assert marked is not None
         assert marked.events == 2
         rows = await connection.fetch("SELECT id, state, action, next_attempt_at FROM outbox.failure ORDER BY id")
@@ -161,7 +163,7 @@ async def test_a_mark_and_its_action_are_one(database: str) -> None:
 async def test_a_discard_is_finished_at_once(database: str) -> None:
     async with outbox(database) as (connection, failures):
         failed = await add_failed(connection, b"a")
-        marked = await failures.mark("discard", ALL, {"all": True}, "garbage", "kim@desk")
+        marked = await failures.mark("discard", ALL, recorded={"all": True}, reason="garbage", requested_by="kim@desk")
         assert marked is not None
         assert await states(connection) == {failed.id: "discarded"}
         assert await connection.fetchval("SELECT finished_at IS NOT NULL FROM outbox.action")
@@ -179,10 +181,10 @@ async def test_of_ids_all_are_marked_or_none(database: str) -> None:
         failed = await add_failed(connection, b"a")
         held = await add_held(connection, b"a")
         before = await states(connection)
-        assert await replay(failures, Filter(ids=(failed.id, held.id))) is None
+        assert await replay(failures, FailureFilter(ids=(failed.id, held.id))) is None
         assert await states(connection) == before
         assert await connection.fetchval("SELECT count(*) FROM outbox.action") == 0
-        assert await replay(failures, Filter(ids=(failed.id,))) is not None
+        assert await replay(failures, FailureFilter(ids=(failed.id,))) is not None
 
 
 async def test_a_mark_wakes_the_relay_up(database: str) -> None:
@@ -225,7 +227,7 @@ async def test_what_changes_under_a_waiting_mark_is_looked_at_again(database: st
         change = "UPDATE outbox.failure SET error = $2, attempts = attempts + 1 WHERE id = $1"
         await connection.execute(change, other_error.id, "AnotherError")
         await connection.execute(change, tried_again.id, "MessageSizeTooLargeError")
-        marking = asyncio.create_task(replay(failures, Filter(error="MessageSize*")))
+        marking = asyncio.create_task(replay(failures, FailureFilter(error="MessageSize*")))
         await waits_for_a_lock(third)
         await transaction.commit()
         marked = await marking
@@ -244,9 +246,16 @@ async def test_many_people_at_once_mark_each_event_once_and_do_not_deadlock(data
         del failures
         for number in range(200):
             await add_failed(connection, f"k{number}".encode(), topic=f"t{number % 4}", error=f"E{number % 3}")
-        filters = [ALL, Filter(topic="t1"), Filter(topic="t*", error="E2"), Filter(error="E*"), ALL, Filter(topic="t3")]
+        filters = [
+            ALL,
+            FailureFilter(topic="t1"),
+            FailureFilter(topic="t*", error="E2"),
+            FailureFilter(error="E*"),
+            ALL,
+            FailureFilter(topic="t3"),
+        ]
 
-        async def one(matching: Filter) -> int:
+        async def one(matching: FailureFilter) -> int:
             async with connected(database) as own:
                 marked = await replay(Failures(own, "outbox"), matching)
                 return marked.events if marked else 0
@@ -345,7 +354,9 @@ async def test_an_event_that_failed_again_counts_for_its_first_replay_when_it_is
         again, slow = await add_failed(connection, b"again"), await add_failed(connection, b"slow")
         await replay(failures)
         await fail_again(connection, again)
-        await failures.mark("discard", Filter(ids=(again.id,)), {}, "no hope", "kim@desk")
+        await failures.mark(
+            "discard", FailureFilter(ids=(again.id,)), recorded={}, reason="no hope", requested_by="kim@desk"
+        )
         await deliver(connection, slow)
         await failures.finish_replays()
         discard, first = await failures.actions(10)
@@ -403,15 +414,15 @@ async def test_admins_may_all_of_it_and_the_relay_may_not_mark(database: str) ->
         assert await failures.counted(ALL)
         assert await failures.held_back(ALL) == 1
         assert await failures.first_held(*event, 10) == [held.id]
-        assert (await failures.ids()).newest == held.id
+        assert (await failures.id_range()).newest == held.id
         assert await failures.live_replicas() == 0
-        assert [asked.held for asked in await failures.asked([event.id, held.id])] == [False, True]
+        assert [asked.held for asked in await failures.states([event.id, held.id])] == [False, True]
         assert (await failures.event(event.id, 10)) is not None
         assert await replay(failures) is not None
         await fail_again(owner, event)
         await failures.finish_replays()
         assert (await failures.actions(10))[0].finished_at is not None
-        assert await failures.mark("discard", ALL, {}, "why", "kim@desk") is not None
+        assert await failures.mark("discard", ALL, recorded={}, reason="why", requested_by="kim@desk") is not None
         await connection.execute("SET ROLE outbox_relay")
         with pytest.raises(PrivilegeError, match="permission denied"):
             await replay(failures)
@@ -443,11 +454,11 @@ async def test_an_outbox_of_another_name_has_failures_of_its_own(database: str) 
         assert await billing.counted(ALL) == []
         assert await billing.held_back(ALL) == 0
         assert await billing.held_back_each([event.id]) == {event.id: 0}
-        assert (await billing.asked([event.id]))[0].lane is None
+        assert (await billing.states([event.id]))[0].lane is None
         assert await billing.event(event.id, 1) is None
         assert await billing.behind(*event) is None
         assert await billing.first_held(*event, 1) == []
-        assert (await billing.ids()).newest == 0
+        assert (await billing.id_range()).newest == 0
         assert await billing.actions(1) == []
         assert await replay(billing) is None
         await billing.finish_replays()

@@ -17,10 +17,10 @@ from relay.errors import HeldUpError, SchemaError
 from relay.postgres import checks
 from relay.postgres.admin import migrate as migrating
 from relay.postgres.admin.migrate import make_roles, migrate, set_max_event_bytes
-from relay.postgres.admin.owners import Owned, check_owners, names
 from relay.postgres.checks import check_schema
 from relay.postgres.connect import open_connection
 from relay.postgres.flow.housekeeping import HousekeepingConnection
+from relay.postgres.owners import Owned, check_owners, names
 from relay.postgres.sql import Migration, migrations
 from tests.support.postgres.attacker import Attacker, attacker_of, forget
 from tests.support.postgres.outbox import connected, migrated

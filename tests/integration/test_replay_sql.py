@@ -17,7 +17,7 @@ from relay.decide.republishing import Progress
 from relay.decide.snapshot import Snapshot
 from relay.postgres.admin import replays as replay_requests
 from relay.postgres.admin.migrate import make_roles
-from relay.postgres.admin.replays import ReplayRequests
+from relay.postgres.admin.replays import Replays
 from relay.postgres.admin.status import read_status
 from relay.postgres.connect import open_connection
 from relay.postgres.flow.housekeeping import HousekeepingConnection
@@ -130,7 +130,7 @@ async def test_what_has_no_receipt_below_the_highest_one_is_still_read(outbox: O
     assert [event.id for event in await read(outbox, first["lane"])] == [events[n].id for n in (1, 3, 4)]
     replay = await look(outbox.connection, action)
     assert (replay.events, replay.published, replay.failed) == (6, 2, 1)
-    assert await ReplayRequests(outbox.connection, "outbox").errors(action, 5) == [("too large", 1, events[2].id)]
+    assert await Replays(outbox.connection, "outbox").errors(action, 5) == [("too large", 1, events[2].id)]
 
 
 async def test_writing_receipts_twice_counts_once(outbox: Outbox) -> None:
@@ -264,7 +264,7 @@ class TestSegments:
         action = await ask(settled.connection, "orders")
         assert await prune(settled.connection, 0) == []
         assert not await settled.connection.fetchval("SELECT outbox.drop_segment(1)")
-        await ReplayRequests(settled.connection, "outbox").cancel(action, "me")
+        await Replays(settled.connection, "outbox").cancel(action, "me")
         assert await prune(settled.connection, 0) == ["event_1"]
 
     async def test_one_that_is_behind_every_position_or_above_the_last_id_is_dropped(self, settled: Outbox) -> None:
@@ -282,7 +282,7 @@ class TestSegments:
         await settle(outbox, await read(outbox, first["lane"]))
         housekeeping = HousekeepingConnection(outbox.port._connection, "outbox")
         assert not await housekeeping.forget_replayed(0)
-        await ReplayRequests(outbox.connection, "outbox").cancel(action, "me")
+        await Replays(outbox.connection, "outbox").cancel(action, "me")
         assert not await housekeeping.forget_replayed(3600)
         assert [await housekeeping.forget_replayed(0) for _ in range(2)] == [True, False]
         assert not await outbox.connection.fetch("SELECT FROM outbox.replay_receipt")
@@ -295,7 +295,7 @@ async def test_status_shows_replays_under_way(outbox: Outbox) -> None:
     await settle(outbox, (await read(outbox, first["lane"]))[:2])
     (replay,) = (await read_status(outbox.connection)).replays
     assert (replay.id, replay.topic, replay.events, replay.published) == (action, "orders", 3, 2)
-    await ReplayRequests(outbox.connection, "outbox").cancel(action, "me")
+    await Replays(outbox.connection, "outbox").cancel(action, "me")
     assert (await read_status(outbox.connection)).replays == []
 
 
@@ -304,9 +304,9 @@ async def test_counting_goes_from_the_newest_ids_down_and_is_cut_short_in_time(
 ) -> None:
     monkeypatch.setattr(replay_requests, "COUNT_IDS", 3)
     added = await deliver(outbox, "abcdefgh")
-    requests = ReplayRequests(outbox.connection, "outbox")
+    requests = Replays(outbox.connection, "outbox")
     horizon = await requests.horizon()
-    wanted = replay_requests.Wanted("orders", None, horizon.now - timedelta(days=1), horizon.now, None)
+    wanted = replay_requests.ReplayFilter("orders", None, horizon.now - timedelta(days=1), horizon.now, None)
     heard: list[int] = []
     counted = await requests.count(wanted, horizon, heard.append)
     assert (counted.events, counted.exact, heard) == (8, True, [3, 6, 8])

@@ -9,7 +9,7 @@ import pytest
 
 from relay.decide.failing import Retry
 from relay.outcome import FailureKind, PublishError
-from relay.postgres.admin.failures import Failures, Filter
+from relay.postgres.admin.failures import FailureFilter, Failures
 from relay.postgres.flow.hold import ResumeConnection
 from relay.settings import ScanSettings
 from relay.stages.hold.resume import Resume
@@ -141,7 +141,9 @@ async def test_an_event_that_is_discarded_while_its_topic_is_paused_is_not_publi
     async with retried(outbox) as setting:
         assert await setting.resume_all() == [1]
         await setting.pause_topic()
-        marked = await Failures(setting.connection, "outbox").mark("discard", Filter(ids=(1,)), {}, "", "kim@desk")
+        marked = await Failures(setting.connection, "outbox").mark(
+            "discard", FailureFilter(ids=(1,)), recorded={}, reason="", requested_by="kim@desk"
+        )
         assert marked is not None
         setting.relay.tenure.unpause("orders")
         assert await setting.resume_all() == [2]

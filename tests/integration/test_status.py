@@ -11,19 +11,20 @@ from uuid import uuid4
 import pytest
 from click.testing import CliRunner, Result
 
+from relay.admin.counts import ranges
+from relay.admin.times import duration
 from relay.cli import main
-from relay.cli.status import concerns
-from relay.cli.words import duration, ranges
 from relay.errors import SchemaError
+from relay.postgres.admin import reads
 from relay.postgres.admin import status as reading
-from relay.postgres.admin.lanes import ask
+from relay.postgres.admin.lanes import record_intent
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.admin.status import Count, read_status
 from relay.postgres.sql import migrations
 from relay.postgres.sql import query as sql_query
 from relay.text import plain
 from tests.support.hostile import unseen
-from tests.support.postgres.outbox import add_event, add_failure, add_receipts, connected, migrated
+from tests.support.postgres.outbox import add_event, add_failure, add_receipts, concerns, connected, migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,7 +72,7 @@ async def test_a_fresh_outbox_is_empty_and_nobody_serves_it(connection: asyncpg.
     assert [lane.lane for lane in status.lanes] == list(range(16))
     assert [segment.name for segment in status.segments] == ["event_1"]
     assert concerns(status) == [
-        "no replica is alive: nothing is being published; start `relay run`, or read its log",
+        "no replica is alive; nothing is being published; start `relay run`, or read its log",
     ]
 
 
@@ -93,7 +94,7 @@ async def test_events_are_counted_by_what_became_of_them(connection: asyncpg.Con
     assert status.newest_id == 15
     assert sum(lane.pending or 0 for lane in status.lanes) == 3
     assert {lane.lane for lane in status.lanes if lane.oldest_seconds is not None} == {row["lane"] for row in pending}
-    assert "1 event failed and waits for a person" in concerns(status)
+    assert "1 event failed and waits for a person; see `relay failed list`" in concerns(status)
 
 
 async def test_topics_for_which_events_wait_without_a_failure_are_named(connection: asyncpg.Connection) -> None:
@@ -181,7 +182,7 @@ async def test_counting_that_takes_too_long_is_given_up(
         text = sql_query(name, schema)
         return text.replace("SELECT", "SELECT pg_sleep(60), ", 1) if name in impatient else text.replace("5s", "500ms")
 
-    monkeypatch.setattr(reading, "query", query)
+    monkeypatch.setattr(reads, "query", query)
     await add_event(connection)
     status = await read_status(connection)
     assert status.backlog == Count(1, "at most")
@@ -256,7 +257,7 @@ def test_a_pod_s_name_is_shown_whole_on_80_columns(database: str) -> None:
     shown = run(database)
     # The seconds go on while a busy machine gets to it.
     lines = [" ".join(each.split()) for each in shown.output.splitlines()]
-    assert any(re.fullmatch(rf"{name} 0\.1\.0 1 h \d min out for 4 min \d+ s 0-15", line) for line in lines), lines
+    assert any(re.fullmatch(rf"{name} 0\.1\.0 1 h \d min expired 4 min \d+ s ago 0-15", line) for line in lines), lines
 
 
 def test_a_lane_that_somebody_released_leaves_the_owners_of_the_others_on_one_line_of_80_columns(database: str) -> None:
@@ -265,7 +266,9 @@ def test_a_lane_that_somebody_released_leaves_the_owners_of_the_others_on_one_li
     async def release_one() -> None:
         async with migrated(database) as connection:
             await add_replica(connection, name, [0, 1, 2, 3, 4, *range(6, 16)])
-            await ask(connection, [5], None, 3600.0, "repairing", "somebody")
+            await record_intent(
+                connection, "outbox", [5], replica=None, seconds=3600.0, reason="repairing", requested_by="somebody"
+            )
 
     asyncio.run(release_one())
     lines = [" ".join(each.split()) for each in run(database).output.splitlines()]

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from relay.cli.status import concerns
+from relay.decide.chores import CHECK
 from relay.decide.coverage import Coverage
 from relay.postgres.admin.status import read_status
 from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.run.health import Health
 from relay.settings import HealthSettings
-from relay.stages.housekeeping.check import CHECK, Check, UnseenEventsError
+from relay.stages.housekeeping.check import Check, UnseenEventsError
 from relay.stages.housekeeping.ports import PutOff
 from relay.telemetry import Telemetry
 from tests.support.events import ids
-from tests.support.postgres.outbox import migrated
+from tests.support.postgres.outbox import concerns, migrated
 from tests.support.relay.stages import HandRelay, Row, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:

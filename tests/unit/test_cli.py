@@ -56,7 +56,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         module = types.ModuleType("relay.cli.status")
         module.__dict__["command"] = command
         monkeypatch.setitem(sys.modules, "relay.cli.status", module)
-        monkeypatch.setattr(cli.LazyGroup, "list_commands", lambda *_: ["status"])
+        monkeypatch.setattr(cli.Program, "list_commands", lambda *_: ["status"])
 
     return make
 
@@ -99,7 +99,7 @@ def test_every_subcommand_that_is_offered_loads_and_has_its_name() -> None:
 
 
 def test_a_subcommand_whose_module_is_missing_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "nowhere", "Not here.")
+    monkeypatch.setitem(cli.main.table, "nowhere", ("relay.cli.nowhere:command", "Not here."))
     code, output, _ = run("--help")
     assert code == 0
     assert "nowhere" not in output

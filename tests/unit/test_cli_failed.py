@@ -12,15 +12,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.text import Text
 
+from relay.admin.actions import progress
+from relay.admin.refusals import refusal, state_of, unknown
+from relay.admin.selections import Selection, in_words, parse_key, parse_topic, recorded
+from relay.admin.times import moment, parse_time
 from relay.cli import main
-from relay.cli.failed import command, pages
-from relay.cli.failed.actions import progress
-from relay.cli.failed.filters import Wanted, parse_key, parse_time, parse_topic, recorded, words
-from relay.cli.failed.reasons import refusal, state_of, unknown
-from relay.cli.failed.words import key_text, payload_view
-from relay.decide.republishing import key_bytes
-from relay.postgres.admin.failure_rows import Action, Ids
-from relay.postgres.admin.failures import Filter
+from relay.cli.failed import command
+from relay.cli.show import cells
+from relay.cli.show.payloads import payload_view
+from relay.errors import InvalidRequestError
+from relay.keys import key_bytes, key_text
+from relay.postgres.admin.failures import FailureFilter
+from relay.postgres.admin.rows import Action, IdRange
 from relay.text import plain
 
 NOW = datetime(2026, 5, 17, 3, 10, tzinfo=UTC)
@@ -49,11 +52,11 @@ def usage_error(*arguments: str) -> str:
         (["replay", "0"], "0 is not in the range"),
         (["show", str(2**63)], "is not in the range"),
         (["show", "5", "--raw", "--json"], "exclude each other"),
-        (["list", "--since", "yesterday"], "'yesterday' is no time; write how long ago"),
-        (["replay", "--until", "2026-13-01"], "is no time"),
-        (["replay", "--until", "5"], "is no time"),
-        (["list", "--topic", "or?ers"], "'or?ers' is no topic"),
-        (["list", "--topic", ""], "is no topic"),
+        (["list", "--since", "yesterday"], "'yesterday' is not a time; write how long ago"),
+        (["replay", "--until", "2026-13-01"], "is not a time"),
+        (["replay", "--until", "5"], "is not a time"),
+        (["list", "--topic", "or?ers"], "'or?ers' is not a topic"),
+        (["list", "--topic", ""], "is not a topic"),
         (["list", "--key", "hex:0"], "pairs of hexadecimal digits"),
         (["list", "--state", "pending"], "'pending' is not one of"),
         (["replay", "--state", "discarded"], "'discarded' is not one of"),
@@ -98,30 +101,30 @@ def test_a_time_is_how_long_ago_or_a_date(text: str, expected: datetime | timede
 
 @pytest.mark.parametrize("text", ["", "2x", "h", "-2h", "2026", "2026-02-30", "03:10", "now", "1.5h"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no time"):
+    with pytest.raises(ValueError, match="is not a time"):
         parse_time(text)
 
 
 def test_times_ago_are_counted_from_the_servers_time() -> None:
-    wanted = Wanted(topic=None, key=None, error=None, since=timedelta(hours=2), until=NOW, states=())
-    assert wanted.filter(NOW) == Filter(since=NOW - timedelta(hours=2), until=NOW)
+    wanted = Selection(since=timedelta(hours=2), until=NOW)
+    assert wanted.filter(NOW) == FailureFilter(since=NOW - timedelta(hours=2), until=NOW)
 
 
 @pytest.mark.parametrize(("since", "until"), [(timedelta(hours=1), timedelta(hours=2)), (NOW, NOW)])
 def test_a_span_of_time_that_is_empty_is_refused(since: datetime | timedelta, until: datetime | timedelta) -> None:
-    with pytest.raises(click.UsageError, match="is not before"):
-        Wanted(topic=None, key=None, error=None, since=since, until=until, states=()).filter(NOW)
+    with pytest.raises(InvalidRequestError, match="is not before"):
+        Selection(since=since, until=until).filter(NOW)
 
 
 def test_an_id_given_twice_counts_once() -> None:
-    wanted = Wanted(topic=None, key=None, error=None, since=None, until=None, states=(), ids=(5, 3, 5))
+    wanted = Selection(ids=(5, 3, 5))
     assert wanted.filter(NOW).ids == (5, 3)
 
 
 def test_a_topic_may_have_stars_and_nothing_else_that_topics_have_not() -> None:
     assert parse_topic("orders.*-v2_*") == "orders.*-v2_*"
     for text in ("or ders", "orders%", "[ab]", "ordérs", "x" * 250):
-        with pytest.raises(ValueError, match="is no topic"):
+        with pytest.raises(ValueError, match="is not a topic"):
             parse_topic(text)
 
 
@@ -144,11 +147,11 @@ def test_a_readable_key_is_shown_as_it_is() -> None:
 def test_no_control_sequence_gets_through(text: str) -> None:
     assert plain(text).isprintable()
     assert all(each.isprintable() or each == "\n" for each in plain(text, also="\n"))
-    assert pages.text(text).plain.isprintable()
+    assert cells.text(text).plain.isprintable()
 
 
 def test_markup_in_a_text_is_a_text() -> None:
-    assert pages.text("[red]x[/red]") == Text("[red]x[/red]")
+    assert cells.text("[red]x[/red]") == Text("[red]x[/red]")
 
 
 @given(st.binary(max_size=200), st.integers(0, 50))
@@ -209,7 +212,7 @@ def test_a_hexadecimal_dump_can_be_read() -> None:
 
 
 def test_the_audit_has_the_filter_that_was_given() -> None:
-    matching = Filter(topic="orders.*", key=b"\xff", error="E*", since=NOW, states=("failed",))
+    matching = FailureFilter(topic="orders.*", key=b"\xff", error="E*", since=NOW, states=("failed",))
     asked = recorded(matching)
     assert json.loads(json.dumps(asked)) == {
         "topic": "orders.*",
@@ -218,10 +221,10 @@ def test_the_audit_has_the_filter_that_was_given() -> None:
         "since": "2026-05-17T03:10:00+00:00",
         "states": ["failed"],
     }
-    assert words(asked) == f"topic orders.*, key hex:ff, error E*, since {pages.moment(NOW)}, states failed"
-    assert recorded(Filter()) == {"all": True}
-    assert words({"all": True}) == "all"
-    assert words({"ids": list(range(1, 13))}, most_ids=3) == "ids 1, 2, 3 and 9 more"
+    assert in_words(asked) == f"topic orders.*, key hex:ff, error E*, since {moment(NOW)}, states failed"
+    assert recorded(FailureFilter()) == {"all": True}
+    assert in_words({"all": True}) == "all"
+    assert in_words({"ids": list(range(1, 13))}, max_ids=3) == "ids 1, 2, 3 and 9 more"
 
 
 def action(kind: str, counts: dict[str, object], to_go: int = 0, failed: int = 0, finished: bool = False) -> Action:
@@ -236,7 +239,7 @@ def action(kind: str, counts: dict[str, object], to_go: int = 0, failed: int = 0
         (action("replay", {"events": 9}, to_go=1, failed=2), "6 delivered, 2 failed again, 1 to go"),
         (action("replay", {"events": 9}), "9 delivered"),
         (action("discard", {"events": 9}, finished=True), "done"),
-        (action("replay-delivered", {"events": 9, "published": 3}), "under way, events 9, published 3"),
+        (action("replay-delivered", {"events": 9, "published": 3}), "in progress, events 9, published 3"),
     ],
 )
 def test_progress_in_words(of: Action, told: str) -> None:
@@ -246,13 +249,13 @@ def test_progress_in_words(of: Action, told: str) -> None:
 @pytest.mark.parametrize(
     ("event_id", "there_are", "told"),
     [
-        (9, Ids(1, 8), "the newest id is 8"),
-        (4, Ids(5, 8), "it has been pruned"),
-        (6, Ids(5, 8), "it may have been pruned"),
-        (6, Ids(None, 8), "it may have been pruned"),
+        (9, IdRange(1, 8), "the newest id is 8"),
+        (4, IdRange(5, 8), "all events below 5 have been pruned"),
+        (6, IdRange(5, 8), "its segment may have been pruned"),
+        (6, IdRange(None, 8), "its segment may have been pruned"),
     ],
 )
-def test_why_there_is_no_such_event(event_id: int, there_are: Ids, told: str) -> None:
+def test_why_there_is_no_such_event(event_id: int, there_are: IdRange, told: str) -> None:
     assert told in unknown(event_id, there_are)
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.cli.failed.words import key_text
-from relay.decide.republishing import BURST, Allowance, Progress, ReplayRequest, key_bytes
+from relay.decide.republishing import BURST, Allowance, Progress, ReplayRequest
+from relay.keys import key_bytes, key_text
 
 NOW = datetime(2026, 5, 17, 3, 10, tzinfo=UTC)
 FILTER: dict[str, Any] = {"topic": "orders", "since": "2026-05-17T01:00:00+00:00", "until": NOW.isoformat(), "key": "k"}

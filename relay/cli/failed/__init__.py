@@ -5,17 +5,12 @@ from __future__ import annotations
 import click
 
 from relay.cli.failed.actions import actions
-from relay.cli.failed.listing import list_failures
-from relay.cli.failed.marking import discard, replay
+from relay.cli.failed.listing import list_command
+from relay.cli.failed.mark import discard, replay
 from relay.cli.failed.show import show
+from relay.cli.options import exit_codes
 
-EPILOG = """\b
-Exit codes:
-  0  done
-  1  refused or nothing matched, and nothing was changed; or, with --wait, events failed again
-  2  the command or the settings are wrong
-  3  PostgreSQL cannot be reached
-"""
+EPILOG = exit_codes("done", "refused or nothing matched, and nothing was changed; or, with --wait, events failed again")
 
 
 class _InOrder(click.Group):
@@ -28,22 +23,23 @@ class _InOrder(click.Group):
 
 @click.group(name="failed", cls=_InOrder, epilog=EPILOG)
 def command() -> None:
-    """See events that could not be published, and replay or discard them.
+    """List events that could not be published, and replay or discard them.
 
     \b
-    A failure is
-      failed     and waits for a person
-      retrying   the relay tries again by itself
+    A failure is in one of these states:
+      failed     it waits for a person
+      retrying   the relay will try again on its own
       replaying  a person asked for it; the relay publishes it next
       discarded  a person gave it up
 
-    While an event has failed under the policy "block", later events of its key are held back. A replay publishes
-    it, then those it held back, in order; a discard lets them go on without it. Other keys are not concerned.
+    After an event has failed under the policy "block", the relay holds back later events of its key. A replay
+    publishes the failed event, then the events behind it, in order. A discard lets those go on without it. Other keys
+    are not affected.
 
-    Needs only PostgreSQL: what you ask for is recorded at once, and a relay acts on it when one runs.
+    These commands need only PostgreSQL: a request is recorded immediately, and a relay acts on it as soon as one runs.
     """
 
 
-for each in (list_failures, show, replay, discard, actions):
+for each in (list_command, show, replay, discard, actions):
     each.epilog = EPILOG
     command.add_command(each)

@@ -1,4 +1,4 @@
-"""`relay failed actions`: who asked for what, when, why, and what became of it."""
+"""`relay failed actions`: who asked for what, when, why, and its progress."""
 
 from __future__ import annotations
 
@@ -7,71 +7,59 @@ from typing import TYPE_CHECKING
 
 import click
 
-from relay.cli.failed import pages
-from relay.cli.failed.filters import words
+from relay.admin.actions import progress, report
+from relay.admin.connection import open_outbox
+from relay.admin.selections import in_words
+from relay.admin.times import ago
+from relay.cli.options import NUMBER, json_option, limit_option
+from relay.cli.show.cells import for_json, text
+from relay.cli.show.console import console
 from relay.cli.show.lines import say_json
+from relay.cli.show.tables import table
+from relay.settings import load_postgres
 
 if TYPE_CHECKING:
-    from relay.postgres.admin.failure_rows import Action
+    from relay.postgres.admin.rows import Action
 
 
-@click.command(name="actions", short_help="List who replayed or discarded what, and why.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Show at most so many.")
-@click.option("--before", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="Go on before this action.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.command(name="actions", short_help="List replays and discards: who, what, why.")
+@limit_option(20)
+@click.option("--before", type=NUMBER, metavar="ID", help="Show only actions before this one.")
+@json_option
 def actions(limit: int, before: int | None, as_json: bool) -> None:
-    """List replays and discards, the latest first: who, when, what, why, how many, and how far."""
+    """List replays and discards, the latest first: who asked, when, for what, why, and the progress."""
     found, replicas = asyncio.run(_find(limit, before))
     if as_json:
-        say_json({"actions": [report(action) for action in found]}, default=pages.for_json)
+        say_json({"actions": [report(action) for action in found]}, default=for_json)
     else:
         _show(found, limit, replicas)
 
 
-def report(action: Action) -> dict[str, object]:
-    """An action for machines."""
-    return {**action._asdict(), "events": action.events, "done": action.done, "finished": action.finished}
-
-
-def progress(action: Action) -> str:
-    """How far an action is."""
-    if action.kind == "discard":
-        return "done"
-    if action.kind != "replay":
-        state = "finished" if action.finished else "under way"
-        return ", ".join([state, *(f"{name} {value}" for name, value in action.counts.items())])
-    parts = [f"{action.done:,} delivered"]
-    if action.failed:
-        parts.append(f"{action.failed:,} failed again")
-    if action.to_go:
-        parts.append(f"{action.to_go:,} to go")
-    return ", ".join(parts)
-
-
 async def _find(limit: int, before: int | None) -> tuple[list[Action], int]:
-    async with pages.opened() as failures:
+    async with open_outbox(load_postgres()) as outbox:
+        failures = outbox.failures
         await failures.finish_replays()
         return await failures.actions(limit, before), await failures.live_replicas()
 
 
 def _show(found: list[Action], limit: int, replicas: int) -> None:
-    console = pages.console()
+    on = console()
     if not found:
-        console.print("nobody has replayed or discarded anything")
+        on.print("nobody has replayed or discarded anything")
         return
-    made = pages.table(">id", "when", "*who", "*what", "*why", ">events", "*so far")
+    made = table(">id", "when", "*who", "*what", "*why", ">events", "*progress")
     for action in found:
         made.add_row(
             str(action.id),
-            pages.ago(action.requested_seconds),
-            pages.text(action.requested_by),
-            pages.text(f"{action.kind} {words(action.filter, most_ids=5)}"),
-            pages.text(action.reason or "-"),
+            ago(action.requested_seconds),
+            text(action.requested_by),
+            text(f"{action.kind} {in_words(action.filter, max_ids=5)}"),
+            text(action.reason or "-"),
             f"{action.events:,}",
-            pages.text(progress(action)),
+            text(progress(action)),
         )
-    console.print(made)
+    on.print(made)
     if not replicas and any(action.to_go for action in found):
-        console.print(pages.text("no replica is alive: what is to go happens when a relay runs"))
+        on.print(text("no replica is alive: the rest is published once a relay runs"))
     if len(found) == limit and found[-1].id > 1:
-        console.print(pages.text(f"add --before {found[-1].id} to see earlier ones"))
+        on.print(text(f"add --before {found[-1].id} to see earlier ones"))

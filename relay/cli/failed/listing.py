@@ -1,83 +1,57 @@
-"""`relay failed list`: which events did not go through, and what waits behind them."""
+"""`relay failed list`: which events failed, and what waits behind them."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay.cli.failed import pages
-from relay.cli.failed.filters import Wanted, filter_options, recorded, words
-from relay.cli.failed.reasons import MARKABLE
-from relay.cli.failed.words import key_text
+from relay.admin.connection import open_outbox
+from relay.admin.counts import counted
+from relay.admin.failures import STATES, FailureList, list_failures
+from relay.admin.refusals import MARKABLE
+from relay.admin.selections import Selection, in_words
+from relay.admin.times import duration
+from relay.cli.failed.filters import filter_options
+from relay.cli.options import json_option, limit_option
+from relay.cli.show.cells import for_json, groups_table, key_cell, text
+from relay.cli.show.console import console
 from relay.cli.show.lines import say_json
-from relay.cli.words import duration
+from relay.cli.show.tables import table
+from relay.keys import key_text
+from relay.settings import load_postgres
 
 if TYPE_CHECKING:
     from relay.cli.show.tables import PlainTable
-    from relay.postgres.admin.failure_rows import Failure, Group
 
-_STATES = ("failed", "retrying", "replaying", "discarded")
-_OPEN = _STATES[:3]
 _GROUPS = 10
 
 
-class _Found(NamedTuple):
-    """What there is to show."""
-
-    asked: dict[str, object]
-    failures: list[Failure]
-    """The page."""
-    groups: list[Group]
-    """All that match."""
-    held_back: int | None
-    each_holds_back: dict[int, int] | None
-    discarded: int
-    """Discarded ones, when they were not asked for."""
-
-    @property
-    def total(self) -> int:
-        """How many match."""
-        return sum(group.events for group in self.groups)
-
-
 @click.command(name="list", short_help="List failures, and what waits behind them.")
-@filter_options(_STATES, "In this state, may be given again; without it all but the discarded.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Show at most so many.")
-@click.option("--after", type=click.IntRange(0, 2**63 - 1), default=0, metavar="ID", help="Go on after this id.")
+@filter_options(STATES, "Only in this state; can be repeated. Without it, all but the discarded.")
+@limit_option(50)
+@click.option("--after", type=click.IntRange(0, 2**63 - 1), default=0, metavar="ID", help="Only ids above this one.")
 @click.option("--count", "only_count", is_flag=True, help="Only count, per topic, error and state.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_failures(limit: int, after: int, only_count: bool, as_json: bool, **options: Any) -> None:
+@json_option
+def list_command(limit: int, after: int, only_count: bool, as_json: bool, **options: Any) -> None:
     """List failures in the order of their events.
 
-    `age` is the time since the latest attempt, `holds` the number of later events that are held back behind it.
+    The column `age` is the time since the latest attempt; `holds` is the number of later events held back behind it.
     """
-    found = asyncio.run(_find(Wanted(**options), after, 0 if only_count else limit))
+    found = asyncio.run(_find(Selection(**options), after, 0 if only_count else limit))
     if as_json:
-        say_json(_as_json(found, only_count), default=pages.for_json)
+        say_json(_as_json(found, only_count), default=for_json)
     else:
         _show(found, after, only_count)
 
 
-async def _find(wanted: Wanted, after: int, limit: int) -> _Found:
-    async with pages.opened() as failures:
-        asked = wanted.filter(await failures.now())
-        matching = replace(asked, states=asked.states or _OPEN)
-        page = await failures.listed(matching, after, limit) if limit else []
-        others = [] if asked.states else await failures.counted(replace(asked, states=("discarded",)))
-        return _Found(
-            recorded(asked),
-            page,
-            await failures.counted(matching),
-            await failures.held_back(matching),
-            await failures.held_back_each([failure.id for failure in page]) if page else {},
-            sum(group.events for group in others),
-        )
+async def _find(selection: Selection, after: int, limit: int) -> FailureList:
+    async with open_outbox(load_postgres()) as outbox:
+        return await list_failures(outbox.failures, selection, after=after, limit=limit)
 
 
-def _as_json(found: _Found, only_count: bool) -> dict[str, object]:
+def _as_json(found: FailureList, only_count: bool) -> dict[str, object]:
     counts = [
         {"topic": group.topic, "error": group.error, "state": group.state, "events": group.events}
         for group in found.groups
@@ -92,49 +66,49 @@ def _as_json(found: _Found, only_count: bool) -> dict[str, object]:
             "key": None if failure.key is None else key_text(failure.key),
             "holds_back": None if each is None else each[failure.id],
         }
-        for failure in found.failures
+        for failure in found.page
     ]
     return {"failures": rows, **summary}
 
 
-def _show(found: _Found, after: int, only_count: bool) -> None:
-    console = pages.console()
+def _show(found: FailureList, after: int, only_count: bool) -> None:
+    on = console()
     if not found.total:
         everything = found.asked == {"all": True}
-        told = "no failures" if everything else f"no failure matches ({words(found.asked)})"
-        console.print(pages.text(told + _discarded(found)))
+        told = "no failures" if everything else f"no failure matches ({in_words(found.asked)})"
+        on.print(text(told + _discarded(found)))
         return
-    if found.failures:
-        console.print(_rows(found))
-        console.print()
+    if found.page:
+        on.print(_rows(found))
+        on.print()
     if only_count or len(found.groups) > 1:
-        console.print(pages.groups_table(found.groups, None if only_count else _GROUPS))
+        on.print(groups_table(found.groups, None if only_count else _GROUPS))
         if not only_count and len(found.groups) > _GROUPS:
-            console.print(pages.text(f"and {len(found.groups) - _GROUPS:,} more of these: relay failed list --count"))
-        console.print()
-    console.print(pages.text(_summary(found), style="bold"))
+            on.print(text(f"and {len(found.groups) - _GROUPS:,} more kinds: relay failed list --count"))
+        on.print()
+    on.print(text(_summary(found), style="bold"))
     if only_count:
         return
-    if not found.failures:
-        console.print(pages.text(f"none of them has an id above {after}"))
+    if not found.page:
+        on.print(text(f"none of them has an id above {after}"))
         return
-    if after or len(found.failures) < found.total:
-        shown = f"{len(found.failures):,} of {found.total:,} are shown"
-        console.print(pages.text(f"{shown}; add --after {found.failures[-1].id} to go on"))
-    if example := next((failure.id for failure in found.failures if failure.state in MARKABLE), None):
-        console.print(pages.text(f"look: relay failed show {example}; then: relay failed replay, or discard"))
+    if after or len(found.page) < found.total:
+        shown = f"{len(found.page):,} of {found.total:,} are shown"
+        on.print(text(f"{shown}; add --after {found.page[-1].id} to see more"))
+    if example := next((failure.id for failure in found.page if failure.state in MARKABLE), None):
+        on.print(text(f"next: relay failed show {example}, then relay failed replay or relay failed discard"))
 
 
-def _rows(found: _Found) -> PlainTable:
-    made = pages.table(">id", "*topic", "*key", "state", "*error", ">attempts", ">age", ">holds")
+def _rows(found: FailureList) -> PlainTable:
+    made = table(">id", "*topic", "*key", "state", "*error", ">attempts", ">age", ">holds")
     each = found.each_holds_back
-    for failure in found.failures:
+    for failure in found.page:
         made.add_row(
             str(failure.id),
-            pages.text(failure.topic),
-            pages.key_cell(failure.key),
-            pages.text(failure.state, style="red" if failure.state == "failed" else ""),
-            pages.text(failure.error),
+            text(failure.topic),
+            key_cell(failure.key),
+            text(failure.state, style="red" if failure.state == "failed" else ""),
+            text(failure.error),
             f"{failure.attempts:,}",
             duration(failure.failed_seconds),
             "?" if each is None else f"{each[failure.id]:,}",
@@ -142,15 +116,15 @@ def _rows(found: _Found) -> PlainTable:
     return made
 
 
-def _summary(found: _Found) -> str:
-    states = {state: sum(group.events for group in found.groups if group.state == state) for state in _STATES}
+def _summary(found: FailureList) -> str:
+    states = {state: sum(group.events for group in found.groups if group.state == state) for state in STATES}
     told = ", ".join(f"{number:,} {state}" for state, number in states.items() if number)
     if found.held_back is None:
-        told += "; how many events they hold back took too long to count"
+        told += "; counting the events held back behind them took too long"
     elif found.held_back:
-        told += f"; {pages.events(found.held_back)} held back behind them"
+        told += f"; {counted(found.held_back, 'event')} held back behind them"
     return told + _discarded(found)
 
 
-def _discarded(found: _Found) -> str:
+def _discarded(found: FailureList) -> str:
     return f" ({found.discarded:,} discarded: --state discarded)" if found.discarded else ""

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
 
-from relay.cli.failed import pages
-from relay.cli.failed.actions import progress, report
-from relay.cli.failed.reasons import RefusedError, state_of, unknown
-from relay.cli.failed.words import key_text, payload_view
+from relay.admin.actions import progress
+from relay.admin.connection import open_outbox
+from relay.admin.counts import counted
+from relay.admin.events import find_event
+from relay.admin.times import ago, duration, moment, moment_of
+from relay.cli.options import EVENT_ID
+from relay.cli.show.cells import for_json, key_cell, text
+from relay.cli.show.console import console
 from relay.cli.show.lines import say, say_bytes, say_json
-from relay.cli.show.tables import PlainTable, grid
-from relay.cli.words import duration
-from relay.postgres.admin.failures import Filter
+from relay.cli.show.payloads import payload_view
+from relay.cli.show.tables import PlainTable, grid, table
+from relay.settings import load_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from relay.admin.events import FoundEvent
     from relay.cli.show.console import PlainConsole
-    from relay.postgres.admin.failure_rows import Action, Blocker, Shown
-    from relay.postgres.admin.failures import Failures
+    from relay.postgres.admin.rows import EventDetails
 
 _SHOWN_BYTES = 4_000
 _ALL_BYTES = 2**30
 """More than a value can have in PostgreSQL, and small enough for its arithmetic."""
-_FIRST_HELD = 10
 
 _POLICIES = {
     "block": "block: later events of its key are held back until it is replayed or discarded",
@@ -38,24 +40,15 @@ _POLICIES = {
 }
 
 
-class _Found(NamedTuple):
-    """An event and what surrounds it."""
-
-    event: Shown
-    holds_back: int | None
-    first_held: list[int]
-    behind: Blocker | None
-    action: Action | None
-
-
 @click.command(name="show", short_help="Show one event: payload, headers, attempts.")
-@click.argument("event_id", metavar="ID", type=pages.EVENT_ID)
-@click.option("--raw", is_flag=True, help="Write the payload's bytes, nothing else.")
+@click.argument("event_id", metavar="ID", type=EVENT_ID)
+@click.option("--raw", is_flag=True, help="Write the payload's bytes and nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the whole payload.")
 def show(event_id: int, raw: bool, as_json: bool) -> None:
-    """Show an event: its payload and headers, every attempt, what it holds back, who asked for what.
+    """Show one event: payload, headers, every attempt, the events that it holds back, and who asked for what.
 
-    A payload that is neither JSON nor text is shown as the beginning of a hexadecimal dump.
+    The ID is the one that lists show; the event need not have failed. A payload that is neither JSON nor text is shown
+    as a hexadecimal dump of its beginning.
     """
     if raw and as_json:
         raise click.UsageError("--raw and --json exclude each other")
@@ -65,106 +58,67 @@ def show(event_id: int, raw: bool, as_json: bool) -> None:
             say(f"relay: event {event_id} is a tombstone: it has no payload", err=True)
         say_bytes(found.event.payload or b"")
     elif as_json:
-        say_json(_report(found), default=pages.for_json)
+        say_json(found.report(), default=for_json)
     else:
-        _page(found, pages.console())
+        _page(found, console())
 
 
-async def _find(event_id: int, payload_bytes: int) -> _Found:
-    async with pages.opened() as failures:
-        event = await failures.event(event_id, payload_bytes)
-        if event is None:
-            raise RefusedError(unknown(event_id, await failures.ids()))
-        return await _around(failures, event)
+async def _find(event_id: int, payload_bytes: int) -> FoundEvent:
+    async with open_outbox(load_postgres()) as outbox:
+        return await find_event(outbox.failures, event_id, payload_bytes)
 
 
-async def _around(failures: Failures, event: Shown) -> _Found:
-    place = event.lane, event.id, event.topic, event.key
-    if event.state is None:
-        return _Found(event, 0, [], await failures.behind(*place) if event.held else None, None)
-    await failures.finish_replays()
-    actions = [] if event.action is None else await failures.actions(1, only=event.action)
-    holds_back = await failures.held_back(Filter(ids=(event.id,)))
-    first = await failures.first_held(*place, _FIRST_HELD) if holds_back != 0 else []
-    return _Found(event, holds_back, first, None, actions[0] if actions else None)
-
-
-def _report(found: _Found) -> dict[str, object]:
-    event = found.event
-    return {
-        **event._asdict(),
-        "state": state_of(event.state, delivered=event.kafka_partition is not None, held=event.held),
-        "key": None if event.key is None else key_text(event.key),
-        "headers": json.loads(event.headers),
-        "payload": _payload_json(event.payload),
-        "history": json.loads(event.history or "[]"),
-        "action": None if found.action is None else report(found.action),
-        "holds_back": {"events": found.holds_back, "first": found.first_held},
-        "held_behind": None if found.behind is None else found.behind._asdict(),
-    }
-
-
-def _payload_json(payload: bytes | None) -> dict[str, str] | None:
-    if payload is None:
-        return None
-    try:
-        return {"encoding": "utf-8", "data": payload.decode()}
-    except UnicodeDecodeError:
-        return {"encoding": "base64", "data": base64.b64encode(payload).decode("ascii")}
-
-
-def _page(found: _Found, console: PlainConsole) -> None:
-    event = found.event
-    state = state_of(event.state, delivered=event.kafka_partition is not None, held=event.held)
-    console.print(pages.text(f"event {event.id}: {state}", style="bold red" if state == "failed" else "bold"))
+def _page(found: FoundEvent, on: PlainConsole) -> None:
+    event, state = found.event, found.state
+    on.print(text(f"event {event.id}: {state}", style="bold red" if state == "failed" else "bold"))
     facts = grid()
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     for name, value in _facts(found):
-        facts.add_row(name, value if isinstance(value, Text) else pages.text(value))
-    console.print(facts)
+        facts.add_row(name, value if isinstance(value, Text) else text(value))
+    on.print(facts)
     headers: dict[str, Any] = json.loads(event.headers)
     if headers:
-        shown = pages.table("*header", "*value")
+        shown = table("*header", "*value")
         for name, value in headers.items():
-            shown.add_row(pages.text(name), pages.text(value))
-        console.print()
-        console.print(shown)
+            shown.add_row(text(name), text(value))
+        on.print()
+        on.print(shown)
     if attempts := json.loads(event.history or "[]"):
-        console.print()
-        console.print(_attempts(attempts))
+        on.print()
+        on.print(_attempts(attempts))
     view = payload_view(event.payload, event.payload_bytes)
-    size = "" if not event.payload_bytes else f", {event.payload_bytes:,} byte{'' if event.payload_bytes == 1 else 's'}"
-    console.print()
-    console.print(pages.text(f"payload: {view.form}{size}", style="bold"))
+    size = "" if not event.payload_bytes else f", {counted(event.payload_bytes, 'byte')}"
+    on.print()
+    on.print(text(f"payload: {view.form}{size}", style="bold"))
     if view.text:
         # Indented, so that no line of it can be taken for one of ours.
-        console.print(Text("\n".join(f"  {line}" for line in view.text.split("\n"))))
+        on.print(Text("\n".join(f"  {line}" for line in view.text.split("\n"))))
     if not view.whole:
-        console.print(pages.text(f"there is more of it: relay failed show {event.id} --raw"))
+        on.print(text(f"only the beginning is shown; all of it: relay failed show {event.id} --raw"))
     if state in ("failed", "retrying"):
         told = f'next: relay failed replay {event.id}, or relay failed discard {event.id} --reason "..."'
-        console.print()
-        console.print(pages.text(told))
+        on.print()
+        on.print(text(told))
 
 
-def _facts(found: _Found) -> Iterator[tuple[str, object]]:
+def _facts(found: FoundEvent) -> Iterator[tuple[str, object]]:
     event = found.event
     yield "topic", event.topic
-    yield "key", pages.key_cell(event.key)
+    yield "key", key_cell(event.key)
     yield "type", event.type or "-"
     yield "event id", event.event_id
-    yield "created", f"{pages.moment(event.created_at)} ({pages.ago(event.created_seconds)})"
+    yield "created", f"{moment(event.created_at)} ({ago(event.created_seconds)})"
     if event.kafka_partition is not None:
         yield (
             "delivered",
-            f"{pages.moment(event.delivered_at)}, partition {event.kafka_partition}, offset {event.kafka_offset}",
+            f"{moment(event.delivered_at)}, partition {event.kafka_partition}, offset {event.kafka_offset}",
         )
     if event.held:
         yield "held back", _waits_for(found)
     if event.state is None:
         return
-    yield "failed", f"{pages.moment(event.failed_at)} ({pages.ago(event.failed_seconds)})"
+    yield "failed", f"{moment(event.failed_at)} ({ago(event.failed_seconds)})"
     yield "error", event.error
     if event.detail:
         yield "detail", event.detail
@@ -177,39 +131,43 @@ def _facts(found: _Found) -> Iterator[tuple[str, object]]:
     if found.action is not None:
         asked = found.action
         why = f": {asked.reason}" if asked.reason else ""
-        told = f"{asked.id}, {asked.kind} by {asked.requested_by} {pages.ago(asked.requested_seconds)}{why}"
+        told = f"{asked.id}, {asked.kind} by {asked.requested_by} {ago(asked.requested_seconds)}{why}"
         yield "action", f"{told} ({progress(asked)})"
 
 
-def _policy(event: Shown) -> str:
+def _policy(event: EventDetails) -> str:
     policy = event.policy or "-"
     if event.state == "retrying":
         return "not applied yet: later events of its key are held back while the relay tries again"
-    return f"{policy}; it has no key, so nothing waits for it" if event.key is None else _POLICIES.get(policy, policy)
+    return (
+        f"{policy}; the event has no key, so nothing waits for it"
+        if event.key is None
+        else _POLICIES.get(policy, policy)
+    )
 
 
-def _waits_for(found: _Found) -> str:
+def _waits_for(found: FoundEvent) -> str:
     behind = found.behind
     if behind is None:
-        return f"until its topic goes on ({found.event.topic} was paused); see `relay status`"
+        return f"until its topic takes events again ({found.event.topic} is paused); see `relay status`"
     return f"behind event {behind.id} ({behind.state}, {behind.error})"
 
 
-def _holds_back(found: _Found) -> str:
+def _holds_back(found: FoundEvent) -> str:
     if found.holds_back == 0:
         return "nothing"
     first = ", ".join(map(str, found.first_held))
     if found.holds_back is None:
         return f"too many to count: {first}, ..."
-    return f"{pages.events(found.holds_back)}: {first}{', ...' if found.holds_back > len(found.first_held) else ''}"
+    return f"{counted(found.holds_back, 'event')}: {first}{', ...' if found.holds_back > len(found.first_held) else ''}"
 
 
 def _attempts(attempts: list[dict[str, Any]]) -> PlainTable:
-    made = pages.table(">attempt", "at", "*what happened")
+    made = table(">attempt", "at", "*what happened")
     for each in attempts:
         made.add_row(
-            pages.text(each.get("attempt", "-")),
-            pages.text(pages.moment_of(each.get("at"))),
-            pages.text(each.get("error", "")),
+            text(each.get("attempt", "-")),
+            text(moment_of(each.get("at"))),
+            text(each.get("error", "")),
         )
     return made

@@ -19,8 +19,18 @@ from asyncpg.exceptions import (
     ReadOnlySQLTransactionError,
 )
 
-from relay.errors import PostgresLostError, RelayError
-from relay.postgres.admin.failure_rows import Action, Asked, Blocker, Failure, Group, Ids, Marked, Shown
+from relay.errors import BusyError, PostgresLostError
+from relay.postgres.admin.reads import read, read_in_time
+from relay.postgres.admin.rows import (
+    Action,
+    Blocker,
+    EventDetails,
+    EventState,
+    FailureGroup,
+    FailureRow,
+    IdRange,
+    Marked,
+)
 from relay.postgres.errors import translated
 from relay.postgres.hints import hint
 from relay.postgres.sql import query
@@ -37,16 +47,12 @@ Row = TypeVar("Row")
 _MARK: dict[Kind, str] = {"replay": "replaying", "discard": "discarded"}
 
 
-class BusyError(RelayError):
-    """The server or others did not let us through in time; nothing was changed."""
-
-
 @dataclass(frozen=True, slots=True)
-class Filter:
+class FailureFilter:
     """Which failures are meant; None means any. `*` in a pattern stands for anything, `error` ignores case."""
 
     ids: tuple[int, ...] | None = None
-    """Each once."""
+    """Without repetition."""
     topic: str | None = None
     key: bytes | None = None
     error: str | None = None
@@ -69,62 +75,62 @@ class Failures:
         self._schema = schema
 
     async def now(self) -> datetime:
-        """The server's time."""
+        """Read the server's time."""
         return cast("datetime", (await self._rows("failures_now"))[0]["now"])
 
-    async def listed(self, matching: Filter, after: int, limit: int) -> list[Failure]:
-        """Failures that match, in id order."""
-        return _all(Failure, await self._rows("failures_list", *matching.arguments(), after, limit))
+    async def listed(self, matching: FailureFilter, after: int, limit: int) -> list[FailureRow]:
+        """Read the failures that match, in id order: at most `limit` with ids above `after`."""
+        return _all(FailureRow, await self._rows("failures_list", *matching.arguments(), after, limit))
 
-    async def counted(self, matching: Filter) -> list[Group]:
-        """How many match, per topic, error and state; the most first."""
-        return _all(Group, await self._rows("failures_counts", *matching.arguments()))
+    async def counted(self, matching: FailureFilter) -> list[FailureGroup]:
+        """Count the failures that match, per topic, error and state; the largest group first."""
+        return _all(FailureGroup, await self._rows("failures_counts", *matching.arguments()))
 
-    async def held_back(self, matching: Filter) -> int | None:
-        """How many events those that match hold back, None if counting took too long."""
+    async def held_back(self, matching: FailureFilter) -> int | None:
+        """Count the events that the failures that match hold back; None if counting took too long."""
         rows = await self._count("failures_hold_back", *matching.arguments())
         return None if rows is None else cast("int", rows[0]["events"])
 
     async def held_back_each(self, ids: Sequence[int]) -> dict[int, int] | None:
-        """How many events each failure holds back, None if counting took too long."""
+        """Count the events that each failure holds back, by its id; None if counting took too long."""
         rows = await self._count("failures_hold_back_each", ids)
         return None if rows is None else dict.fromkeys(ids, 0) | {row["id"]: row["events"] for row in rows}
 
-    async def asked(self, ids: Sequence[int]) -> list[Asked]:
-        """What is known about events, in the order of their ids here."""
-        return _all(Asked, await self._rows("events_asked_for", ids))
+    async def states(self, ids: Sequence[int]) -> list[EventState]:
+        """Read the states of events, in the order of `ids`, whether there are such events or not."""
+        return _all(EventState, await self._rows("events_asked_for", ids))
 
-    async def event(self, event_id: int, payload_bytes: int) -> Shown | None:
-        """An event with the beginning of its payload; None if there is none with this id."""
-        rows = _all(Shown, await self._rows("event_shown", event_id, payload_bytes))
+    async def event(self, event_id: int, payload_bytes: int) -> EventDetails | None:
+        """Read an event with the first bytes of its payload; None if there is none with this id."""
+        rows = _all(EventDetails, await self._rows("event_shown", event_id, payload_bytes))
         return rows[0] if rows else None
 
     async def behind(self, lane: int, event_id: int, topic: str, key: bytes | None) -> Blocker | None:
-        """The failure that a held event waits for; None if it waits for its topic."""
+        """Read the failure that a held event waits for; None if it waits for its topic."""
         rows = _all(Blocker, await self._rows("held_behind", lane, event_id, topic, key))
         return rows[0] if rows else None
 
     async def first_held(self, lane: int, event_id: int, topic: str, key: bytes | None, limit: int) -> list[int]:
-        """The first events that wait behind this one."""
+        """Read the ids of the first `limit` events that wait behind this one."""
         return [row["id"] for row in await self._rows("first_held", lane, event_id, topic, key, limit)]
 
-    async def ids(self) -> Ids:
-        """Which ids can be there."""
-        return _all(Ids, await self._rows("ids_there_are"))[0]
+    async def id_range(self) -> IdRange:
+        """Read which ids events can have."""
+        return _all(IdRange, await self._rows("ids_there_are"))[0]
 
     async def actions(self, limit: int, before: int | None = None, only: int | None = None) -> list[Action]:
-        """What people asked for, the latest first."""
+        """Read what people asked for, the latest first: `only` one, or those before an id."""
         rows = await self._rows("actions", limit, before, only)
         return [
             Action(**{**row, "filter": json.loads(row["filter"]), "counts": json.loads(row["counts"])}) for row in rows
         ]
 
     async def live_replicas(self) -> int:
-        """How many replicas could act on a mark."""
+        """Count the replicas that could act on a mark."""
         return len(await self._rows("live_replicas"))
 
     async def mark(
-        self, kind: Kind, matching: Filter, recorded: dict[str, object], reason: str, requested_by: str
+        self, kind: Kind, matching: FailureFilter, *, recorded: dict[str, object], reason: str, requested_by: str
     ) -> Marked | None:
         """Mark the failures that match and are not marked yet; None, and nothing is recorded, if there is none.
 
@@ -154,30 +160,15 @@ class Failures:
         return Marked(**row)
 
     async def finish_replays(self) -> None:
-        """Record the end of replays that have come to one. Who may not write leaves that to others."""
+        """Record the end of replays that have come to one, unless this role may not write."""
         with translated(), suppress(InsufficientPrivilegeError, ReadOnlySQLTransactionError):
             await self._connection.execute(query("finish_replays", self._schema))
 
     async def _rows(self, name: str, *arguments: object) -> list[asyncpg.Record]:
-        """Run with the plans of a queue, and an end to what takes too long."""
-        rows = await self._read("status_session", name, *arguments)
-        if rows is None:
-            raise BusyError("PostgreSQL took too long to answer; see `relay status`, and try a narrower filter")
-        return rows
+        return await read(self._connection, self._schema, name, *arguments)
 
     async def _count(self, name: str, *arguments: object) -> list[asyncpg.Record] | None:
-        return await self._read("failures_counting", name, *arguments)
-
-    async def _read(self, session: str, name: str, *arguments: object) -> list[asyncpg.Record] | None:
-        with translated():
-            try:
-                async with self._connection.transaction(readonly=True):
-                    await self._connection.execute(query(session, self._schema))
-                    return cast(
-                        "list[asyncpg.Record]", await self._connection.fetch(query(name, self._schema), *arguments)
-                    )
-            except QueryCanceledError:
-                return None
+        return await read_in_time(self._connection, self._schema, name, *arguments, limits="failures_counting")
 
 
 def _all(kind: Callable[..., Row], rows: Sequence[asyncpg.Record]) -> list[Row]:

@@ -1,10 +1,11 @@
-"""Who owns which lanes, for people, and what they ask of it. Only the relays act on what is asked."""
+"""Who owns which lanes, and what people intend with them. Only the relays act on an intent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from relay.postgres.admin.reads import read
 from relay.postgres.errors import translated
 from relay.postgres.hints import hint
 from relay.postgres.sql import DEFAULT_SCHEMA, query
@@ -30,7 +31,7 @@ class Replica:
     draining: bool = False
     """Whether it is stopping, and hands over its lanes."""
     silent_seconds: float | None = None
-    """Since its last heartbeat, if the next one is overdue: it is dead, paused, or cut off."""
+    """Seconds since its last heartbeat, if the next one is overdue: it is dead, paused, or cut off."""
     duplicates: int = 0
     """Events it found to be in Kafka more than once, since its process began."""
     leases_lost: int = 0
@@ -50,13 +51,13 @@ class OwnedLane:
     handing_back: bool = False
     """Whether its owner takes nothing more from it, and releases it once what was taken is settled."""
     free_in_seconds: float | None = None
-    """Of a lane whose owner is silent: until the lease ends and others claim it."""
+    """Seconds, for a lane whose owner is silent: until the lease ends and others claim it."""
     parked: bool = False
     """Whether a person asked that nobody owns it for now."""
     moved_to: str | None = None
     """Name of the replica that a person moved it to; None when that one is gone."""
     intent_seconds: float | None = None
-    """How long that is to last."""
+    """Seconds until that ends."""
     requested_by: str | None = None
     reason: str | None = None
 
@@ -64,10 +65,9 @@ class OwnedLane:
 async def read_ownership(
     connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA
 ) -> tuple[list[Replica], list[OwnedLane]]:
-    """Replicas, the longest running first, and all lanes."""
-    with translated():
-        lane_rows = await connection.fetch(query("status_lanes", schema))
-        replica_rows = await connection.fetch(query("status_replicas", schema))
+    """Read the replicas, the longest running first, and all lanes. Raises BusyError if that took too long."""
+    lane_rows = await read(connection, schema, "status_lanes")
+    replica_rows = await read(connection, schema, "status_replicas")
     replicas = [
         Replica(
             **row,
@@ -94,21 +94,22 @@ def _lane(row: asyncpg.Record, alive: dict[UUID, Replica]) -> OwnedLane:
     )
 
 
-async def ask(
+async def record_intent(
     connection: asyncpg.Connection,
+    schema: str,
     lanes: Sequence[int],
+    *,
     replica: UUID | None,
     seconds: float,
     reason: str,
-    who: str,
-    schema: str = DEFAULT_SCHEMA,
+    requested_by: str,
 ) -> dict[int, int]:
-    """Ask that `replica` own these lanes for so long, or, when it is None, that their owners give them back and nobody
-    owns them for so long; and wake the relays up. What was asked of a lane before does not hold any more.
+    """Record that `replica` is to own these lanes for so many seconds, and wake the relays up.
 
-    Returns each lane's epoch: it is asked of the owner at this one.
+    Without a replica, the owners are to give them back, and nobody is to own them for so long. The intent replaces
+    the one before. Returns each lane's epoch: it is for the owner at this one.
     """
     with translated():
-        rows = await connection.fetch(query("ask_lanes", schema), lanes, replica, seconds, reason, who)
+        rows = await connection.fetch(query("ask_lanes", schema), lanes, replica, seconds, reason, requested_by)
     await hint(connection, "lanes_wake_up", schema)
     return {row["lane"]: row["epoch"] for row in rows}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from asyncpg.exceptions import (
     DuplicateSchemaError,
+    InsufficientPrivilegeError,
     InvalidParameterValueError,
     LockNotAvailableError,
     UndefinedObjectError,
@@ -16,10 +17,10 @@ from asyncpg.exceptions import (
 )
 
 from relay.errors import SchemaError
-from relay.postgres.admin.owners import check_in_sql, check_owners, refused_to_look
 from relay.postgres.checks import schema_state
-from relay.postgres.errors import translated
+from relay.postgres.errors import PrivilegeError, translated
 from relay.postgres.locks import Holder, held_up, holders, tables_of
+from relay.postgres.owners import check_in_sql, check_owners, refused_to_look
 from relay.postgres.sessions import as_text, secure_transaction
 from relay.postgres.sql import DEFAULT_SCHEMA, query, roles
 
@@ -127,8 +128,14 @@ async def transaction_as(connection: asyncpg.Connection, owner: str | None) -> A
     async with connection.transaction(isolation="read_committed"):
         await secure_transaction(connection)
         if owner is not None:
+            ours = await connection.fetchval(query("current_role"))
             try:
                 await connection.execute(query("act_as"), owner)
+            except InsufficientPrivilegeError as error:
+                raise PrivilegeError(
+                    f"the role {ours} cannot act as {owner}, because it is not a member of that role; as an "
+                    f"administrator, run GRANT {owner} TO {ours}, or connect as {owner}"
+                ) from error
             except (InvalidParameterValueError, UndefinedObjectError) as error:
                 raise SchemaError(
                     f"the role {owner} does not exist; create it, or name another one with `--owner`"
@@ -164,27 +171,44 @@ async def _check_roles(connection: asyncpg.Connection, schema: str) -> None:
 
 
 async def max_event_bytes(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> int:
-    """The limit on an event's size: bytes of key, payload, headers and type together."""
+    """Read the limit on an event's size: bytes of key, payload, headers and type together.
+
+    Raises SchemaError if somebody has dropped it.
+    """
+    limit = await _max_event_bytes(connection, schema)
+    if limit is None:
+        raise SchemaError(
+            f"the CHECK constraint event_size of the table {schema}.event is missing, so events of any size are taken; "
+            "restore it: `relay migrate --max-event-bytes 1000000`"
+        )
+    return limit
+
+
+async def _max_event_bytes(connection: asyncpg.Connection, schema: str) -> int | None:
     with translated():
-        return int(await connection.fetchval(query("max_event_bytes", schema)))
+        limit = await connection.fetchval(query("max_event_bytes", schema))
+    return None if limit is None else int(limit)
 
 
 async def set_max_event_bytes(
     connection: asyncpg.Connection, limit: int, schema: str = DEFAULT_SCHEMA, owner: str | None = None
 ) -> bool:
-    """Change the limit for new events; returns whether it was another one before.
+    """Change the limit for new events; returns whether it was another one before, or none.
 
     The tables are locked for an instant. Raises HeldUpError when that did not work out for half a minute.
     """
     with translated():
         async with transaction_as(connection, owner):
             await check_owners(connection, schema)
-            if limit == await max_event_bytes(connection, schema):
+            before = await _max_event_bytes(connection, schema)
+            if limit == before:
                 return False
 
     async def change() -> None:
         with translated():
             async with transaction_as(connection, owner):
+                if before is None:
+                    await connection.execute(query("event_size_stand_in", schema))
                 await connection.execute(query("set_max_event_bytes", schema), limit)
 
     await _patiently(change, "the change of the event size limit", connection, schema)

@@ -1,4 +1,4 @@
-"""Replays of delivered events as people ask for them: what would match, the request, and how far it is."""
+"""Replays of delivered events as people ask for them: what would match, the request, its progress."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from asyncpg.exceptions import QueryCanceledError
-
 from relay.decide.shares import LANES
-from relay.errors import RelayError
+from relay.postgres.admin.reads import read, read_in_time
 from relay.postgres.errors import translated
 from relay.postgres.hints import hint
 from relay.postgres.sql import query
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 COUNT_SECONDS = 10.0
-"""For so long a person waits for a count; what is not counted by then is replayed all the same."""
+"""Seconds that a person waits for a count; what is not counted by then is replayed all the same."""
 
 COUNT_IDS = 250_000
 """Ids per statement: a fraction of a second if all of them match."""
@@ -32,12 +30,8 @@ TOPICS_FROM = 1_000
 """Newest receipts of each lane in which topics are looked for."""
 
 
-class BusyError(RelayError):
-    """The server did not answer in time; nothing was changed."""
-
-
 class Horizon(NamedTuple):
-    """What can be replayed at all, at one moment."""
+    """Which events can be replayed at all, at one moment."""
 
     now: datetime
     lowest_id: int
@@ -52,8 +46,8 @@ class Horizon(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which delivered events are meant, and how fast they may go."""
+class ReplayFilter:
+    """Which delivered events are meant, and how many of them may go per second."""
 
     topic: str
     key: bytes | None
@@ -62,13 +56,13 @@ class Wanted:
     rate: float | None
 
     def lanes(self) -> list[int]:
-        """Where they can be: a key is in one lane, as the table's generated column computes it."""
+        """Return the lanes in which they can be: a key is in one, as the table's generated column computes it."""
         return list(range(LANES)) if self.key is None else [hashlib.sha256(self.key).digest()[0] % LANES]
 
 
 @dataclass(slots=True)
 class Counted:
-    """What matches."""
+    """The delivered events that match."""
 
     events: int = 0
     exact: bool = True
@@ -79,8 +73,8 @@ class Counted:
     """Per lane: no event that is meant has this id or a lower one."""
 
 
-class ReplayRow(NamedTuple):
-    """A replay that was asked for."""
+class Replay(NamedTuple):
+    """A replay that was asked for, and its progress."""
 
     id: int
     filter: dict[str, Any]
@@ -93,29 +87,29 @@ class ReplayRow(NamedTuple):
 
     @property
     def events(self) -> int:
-        """So many matched when it was asked for."""
+        """The number of events that matched when it was asked for."""
         return self._count("events")
 
     @property
     def published(self) -> int:
-        """So many are in Kafka once more."""
+        """The number of events that are in Kafka once more."""
         return self._count("published")
 
     @property
     def failed(self) -> int:
-        """So many were refused by Kafka."""
+        """The number of events that Kafka refused."""
         return self._count("failed")
 
     @property
     def state(self) -> str:
-        """One word for how it is."""
+        """Its state in one word."""
         if self.finished_at is None:
             return "open"
         return "invalid" if "error" in self.counts else "cancelled" if self.counts.get("cancelled") else "finished"
 
     @classmethod
-    def of(cls, row: asyncpg.Record) -> ReplayRow:
-        """A row of the query `replays`."""
+    def of(cls, row: asyncpg.Record) -> Replay:
+        """Read a row of the statement `replays`."""
         return cls(**{**row, "filter": json.loads(row["filter"]), "counts": json.loads(row["counts"])})
 
     def _count(self, name: str) -> int:
@@ -123,7 +117,7 @@ class ReplayRow(NamedTuple):
         return value if isinstance(value, int) else 0
 
 
-class ReplayRequests:
+class Replays:
     """Replays of an outbox's delivered events, through one connection; no method leaves a transaction open."""
 
     def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
@@ -131,11 +125,11 @@ class ReplayRequests:
         self._schema = schema
 
     async def horizon(self) -> Horizon:
-        """What there is."""
+        """Read which events can be replayed."""
         return Horizon(**(await self._read("replay_horizon"))[0])
 
     async def count(
-        self, wanted: Wanted, horizon: Horizon, report: Callable[[int], None], seconds: float = COUNT_SECONDS
+        self, wanted: ReplayFilter, horizon: Horizon, report: Callable[[int], None], seconds: float = COUNT_SECONDS
     ) -> Counted:
         """Count what matches, from the newest ids down: recent deliveries are found first, if time is short.
 
@@ -163,68 +157,56 @@ class ReplayRequests:
         return counted
 
     async def topics(self) -> list[str]:
-        """Topics of events that were delivered lately."""
+        """Read the topics of events that were delivered lately."""
         return [row["topic"] for row in await self._try("delivered_topics", TOPICS_FROM) or ()]
 
     async def request(
-        self, recorded: Mapping[str, object], counted: Counted, horizon: Horizon, reason: str, who: str
+        self, recorded: Mapping[str, object], *, found: Counted, horizon: Horizon, reason: str, requested_by: str
     ) -> int:
         """Record the request and wake the relay; returns its number. `recorded` is the filter as the audit has it."""
-        counts: dict[str, object] = {"events": counted.events, "published": 0, "failed": 0}
-        if not counted.exact:
+        counts: dict[str, object] = {"events": found.events, "published": 0, "failed": 0}
+        if not found.exact:
             counts["at_least"] = True
-        progress = {"last_id": horizon.newest_id, "lanes": counted.positions}
+        progress = {"last_id": horizon.newest_id, "lanes": found.positions}
         with translated():
             async with self._connection.transaction():
                 id_ = await self._connection.fetchval(
                     query("request_replay", self._schema),
                     json.dumps(recorded),
                     reason,
-                    who,
+                    requested_by,
                     json.dumps(counts),
                     json.dumps(progress),
                 )
         await hint(self._connection, "replay_wake_up", self._schema)
         return cast("int", id_)
 
-    async def cancel(self, id_: int, who: str) -> bool:
-        """End a replay; False if it is over, or none."""
+    async def cancel(self, id_: int, requested_by: str) -> bool:
+        """End a replay; False if it is over, or there is none with this number."""
         with translated():
             async with self._connection.transaction():
-                found = await self._connection.fetchval(query("cancel_replay", self._schema), id_, who)
+                found = await self._connection.fetchval(query("cancel_replay", self._schema), id_, requested_by)
         await hint(self._connection, "replay_wake_up", self._schema)
         return found is not None
 
-    async def replays(self, limit: int, only: int | None = None, under_way: bool = False) -> list[ReplayRow]:
-        """What was asked for, the latest first."""
-        return [ReplayRow.of(row) for row in await self._read("replays", limit, only, under_way)]
+    async def listed(self, limit: int, only: int | None = None, *, only_open: bool = False) -> list[Replay]:
+        """Read what was asked for, the latest first."""
+        return [Replay.of(row) for row in await self._read("replays", limit, only, only_open)]
 
     async def errors(self, id_: int, limit: int) -> list[tuple[str, int, int]]:
-        """Why Kafka refused events of a replay: (error, how many, the id of one)."""
+        """Read why Kafka refused events of a replay: triples (error, number of events, id of one of them)."""
         return [tuple(row) for row in await self._try("replay_errors", id_, limit) or ()]
 
     async def live_replicas(self) -> int:
-        """How many replicas could carry out a request."""
+        """Count the replicas that could carry out a request."""
         return len(await self._read("live_replicas"))
 
     async def _read(self, name: str, *arguments: object) -> list[asyncpg.Record]:
-        rows = await self._try(name, *arguments)
-        if rows is None:
-            raise BusyError("PostgreSQL took too long to answer; nothing was changed, see `relay status` and try again")
-        return rows
+        return await read(self._connection, self._schema, name, *arguments)
 
     async def _try(self, name: str, *arguments: object) -> list[asyncpg.Record] | None:
-        """Read; None if it took too long."""
-        with translated():
-            try:
-                async with self._connection.transaction(readonly=True):
-                    await self._connection.execute(query("status_session", self._schema))
-                    return cast(
-                        "list[asyncpg.Record]", await self._connection.fetch(query(name, self._schema), *arguments)
-                    )
-            except QueryCanceledError:
-                return None
+        return await read_in_time(self._connection, self._schema, name, *arguments)
 
 
-def _matching(wanted: Wanted) -> tuple[datetime, datetime, str, bytes | None]:
+def _matching(wanted: ReplayFilter) -> tuple[datetime, datetime, str, bytes | None]:
     return wanted.since, wanted.until, wanted.topic, wanted.key

@@ -7,29 +7,29 @@ each count says whether it is exact.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from asyncpg.exceptions import QueryCanceledError
-
+from relay.decide.shares import LANES
+from relay.errors import BusyError
 from relay.postgres.admin.lanes import OwnedLane, Replica, read_ownership
-from relay.postgres.admin.replays import ReplayRow
+from relay.postgres.admin.reads import read, read_in_time
+from relay.postgres.admin.replays import Replay
 from relay.postgres.checks import check_schema
-from relay.postgres.errors import translated
-from relay.postgres.sql import DEFAULT_SCHEMA, query
+from relay.postgres.locks import Holder
+from relay.postgres.sql import DEFAULT_SCHEMA
 
 if TYPE_CHECKING:
     import asyncpg
 
-LANES = 16
 COUNT_LIMIT = 1_000_000
 """No count goes further: about a second of index probes."""
 
 LOOKED_AT = 10_000
 """Held events of which the topics are told, when no failure explains why they wait."""
 
-MOST_TOPICS = 20
+MAX_TOPICS = 20
 
-MOST_REPLAYS = 20
+MAX_REPLAYS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
-    """Delivered events that are being published again."""
+class OpenReplay:
+    """A replay of delivered events that is not over."""
 
     id: int
     topic: str
@@ -77,6 +77,20 @@ class PutOff:
     chore: str
     seconds: float
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A transaction that locks tables of the outbox against readers, or waits for that lock with readers behind it."""
+
+    who: str
+    """Its session or name, role, application and age."""
+    pid: int | None
+    """None for a prepared transaction."""
+    tables: list[str]
+    waits: bool
+    statement_seconds: float | None
+    """Since its last statement began; None if we may not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,63 +114,97 @@ class Status:
     segments: list[Segment]
     stranded: bool
     """Whether rows are in the DEFAULT partitions."""
-    replays: list[Replay] = field(default_factory=list)
+    replays: list[OpenReplay] = field(default_factory=list)
     """Those under way."""
     put_off: list[PutOff] = field(default_factory=list)
     waiting: dict[str, int] = field(default_factory=dict)
     """Held events that stand behind no failure, by the topic that does not take them; of some of the topics."""
+    unread: list[str] = field(default_factory=list)
+    """Parts that could not be read in time, such as "pending"; what is said of them is empty."""
+    blockers: list[Blocker] = field(default_factory=list)
+    """Who kept them from being read."""
+
+
+@dataclass(slots=True)
+class _Reads:
+    """The statements of one status; what could not be read is noted, and the rest goes on."""
+
+    connection: asyncpg.Connection
+    schema: str
+    unread: list[str] = field(default_factory=list)
+
+    async def rows(self, part: str, name: str, *arguments: object) -> list[asyncpg.Record] | None:
+        """Run a statement; None, with `part` noted, if it took too long."""
+        rows = await read_in_time(self.connection, self.schema, name, *arguments)
+        if rows is None and part not in self.unread:
+            self.unread.append(part)
+        return rows
+
+    async def ownership(self) -> tuple[list[Replica], list[OwnedLane]]:
+        """Read replicas and lanes; nothing, noted, if that took too long."""
+        try:
+            return await read_ownership(self.connection, self.schema)
+        except BusyError:
+            self.unread.append("replicas and lanes")
+            return [], []
+
+    async def blockers(self) -> list[Blocker]:
+        """Read who locks tables against readers, if something could not be read."""
+        found = await read_in_time(self.connection, self.schema, "status_blockers") if self.unread else None
+        return [_blocker(**row) for row in found or ()]
 
 
 async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA) -> Status:
-    """Read the state of the outbox. Raises SchemaError if there is none, or of another version."""
+    """Read the state of the outbox, as much of it as takes no longer than some seconds.
+
+    Raises SchemaError if there is no outbox, or one of another version.
+    """
     await check_schema(connection, schema)
-
-    async def rows(name: str, *arguments: object) -> list[asyncpg.Record]:
-        return await _rows(connection, schema, name, *arguments)
-
-    async def rows_in_time(name: str, *arguments: object) -> list[asyncpg.Record] | None:
-        try:
-            return await rows(name, *arguments)
-        except QueryCanceledError:
-            return None
-
+    reads = _Reads(connection, schema)
     per_lane_limit = COUNT_LIMIT // LANES
-    with translated():
-        (server,) = await rows("status_server")
-        replicas, lanes = await read_ownership(connection, schema)
-        oldest = _dict(await rows_in_time("status_oldest"))
-        pending = _dict(await rows_in_time("status_pending", per_lane_limit))
-        delivered = await rows_in_time("status_delivered", COUNT_LIMIT)
-        held = await rows_in_time("status_held", COUNT_LIMIT)
-        return Status(
-            schema=schema,
-            **server,
-            backlog=_backlog(list(pending.values()), per_lane_limit, server, lanes),
-            oldest_seconds=max(oldest.values(), default=None),
-            delivered=_delivered(delivered),
-            last_delivered_seconds=delivered[0]["last_seconds"] if delivered else None,
-            failures=_dict(await rows("status_failures")),
-            held=_held(held),
-            replays=[_replay(ReplayRow.of(row)) for row in await rows("replays", MOST_REPLAYS, None, True)],
-            lanes=[
-                Lane(**asdict(lane), pending=pending.get(lane.lane), oldest_seconds=oldest.get(lane.lane))
-                for lane in lanes
-            ],
-            replicas=replicas,
-            segments=[Segment(**row) for row in await rows("status_segments")],
-            put_off=[PutOff(**row) for row in await rows("status_put_off")],
-            waiting=_dict(await rows_in_time("status_waiting", LOOKED_AT, MOST_TOPICS)),
-        )
+    (server,) = await read(connection, schema, "status_server")
+    replicas, lanes = await reads.ownership()
+    oldest = _dict(await reads.rows("pending", "status_oldest"))
+    pending = await reads.rows("pending", "status_pending", per_lane_limit)
+    delivered = await reads.rows("delivered", "status_delivered", COUNT_LIMIT)
+    stranded = await reads.rows("rows in the DEFAULT partitions", "status_stranded")
+    failures = await reads.rows("failures", "status_failures")
+    held = await reads.rows("held", "status_held", COUNT_LIMIT)
+    replays = await reads.rows("replays", "replays", MAX_REPLAYS, None, True)
+    segments = await reads.rows("segments", "status_segments")
+    put_off = await reads.rows("chores", "status_put_off")
+    waiting = await reads.rows("held", "status_waiting", LOOKED_AT, MAX_TOPICS)
+    blockers = await reads.blockers()
+    counts = _dict(pending)
+    return Status(
+        schema=schema,
+        **server,
+        backlog=_backlog(list(counts.values()), per_lane_limit, server, lanes, blocked=bool(blockers)),
+        oldest_seconds=max(oldest.values(), default=None),
+        delivered=_delivered(delivered),
+        last_delivered_seconds=delivered[0]["last_seconds"] if delivered else None,
+        failures=_dict(failures),
+        held=_held(held),
+        stranded=bool(stranded and stranded[0]["stranded"]),
+        replays=[_open_replay(Replay.of(row)) for row in replays or ()],
+        lanes=[
+            Lane(**asdict(lane), pending=counts.get(lane.lane), oldest_seconds=oldest.get(lane.lane)) for lane in lanes
+        ],
+        replicas=replicas,
+        segments=[Segment(**row) for row in segments or ()],
+        put_off=[PutOff(**row) for row in put_off or ()],
+        waiting=_dict(waiting),
+        unread=reads.unread,
+        blockers=blockers,
+    )
 
 
-async def _rows(connection: asyncpg.Connection, schema: str, name: str, *arguments: object) -> list[asyncpg.Record]:
-    async with connection.transaction(readonly=True):
-        await connection.execute(query("status_session", schema))
-        return cast("list[asyncpg.Record]", await connection.fetch(query(name, schema), *arguments))
+def _blocker(*, statement_seconds: float | None, waits: bool, tables: list[str], **holder: Any) -> Blocker:
+    return Blocker(str(Holder(**holder)), holder["pid"], tables, waits, statement_seconds)
 
 
-def _replay(row: ReplayRow) -> Replay:
-    return Replay(row.id, str(row.filter.get("topic")), row.events, row.published, row.failed)
+def _open_replay(replay: Replay) -> OpenReplay:
+    return OpenReplay(replay.id, str(replay.filter.get("topic")), replay.events, replay.published, replay.failed)
 
 
 def _dict(rows: list[asyncpg.Record] | None) -> dict[Any, Any]:
@@ -164,8 +212,10 @@ def _dict(rows: list[asyncpg.Record] | None) -> dict[Any, Any]:
     return {row[0]: row[1] for row in rows or []}
 
 
-def _backlog(counts: list[int], limit: int, server: asyncpg.Record, lanes: list[OwnedLane]) -> Count:
+def _backlog(counts: list[int], limit: int, server: asyncpg.Record, lanes: list[OwnedLane], *, blocked: bool) -> Count:
     """Add the lanes' counts, each of which went up to `limit`; there are none if counting took too long."""
+    if not counts and (blocked or not lanes):
+        return Count(None, "unknown")
     if not counts:
         # One id is one event in one lane, so this many can be pending and no more.
         return Count(server["newest_id"] - min(lane.position for lane in lanes), "at most")

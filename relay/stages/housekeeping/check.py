@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from relay.stages.housekeeping.ports import CheckPort
     from relay.telemetry import Telemetry
 
-CHECK = "check receipts"
-"""The chore's name."""
-
 SLICE_IDS = 10_000
 """Per slice: about 20 ms of index probes. Two slices a minute go round through 14 million ids a day."""
 

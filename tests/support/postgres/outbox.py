@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from relay.admin.findings import findings
 from relay.postgres.admin.migrate import migrate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from relay.postgres.admin.status import Status
 
 
 @asynccontextmanager
@@ -57,3 +60,8 @@ async def add_failure(connection: asyncpg.Connection, event: asyncpg.Record, sta
         *event,
         state,
     )
+
+
+def concerns(status: Status) -> list[str]:
+    """Return what `relay status` says is wrong."""
+    return [str(finding) for finding in findings(status)]

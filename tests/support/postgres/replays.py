@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from relay.postgres.admin.replays import ReplayRequests, ReplayRow, Wanted
+from relay.postgres.admin.replays import Replay, ReplayFilter, Replays
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ async def ask(
     connection: asyncpg.Connection, topic: str, *, key: bytes | None = None, rate: float | None = None
 ) -> int:
     """Ask for everything of a topic that was delivered until now, as `relay replay` does; returns the number."""
-    requests = ReplayRequests(connection, "outbox")
+    requests = Replays(connection, "outbox")
     horizon = await requests.horizon()
-    wanted = Wanted(topic, key, horizon.now - timedelta(days=1), horizon.now, rate)
+    wanted = ReplayFilter(topic, key, horizon.now - timedelta(days=1), horizon.now, rate)
     counted = await requests.count(wanted, horizon, lambda _: None)
     assert counted.exact
     recorded = {
@@ -33,19 +33,19 @@ async def ask(
         "rate": rate,
         "key": None if key is None else key.decode(),
     }
-    return await requests.request(recorded, counted, horizon, "a test", "me@here")
+    return await requests.request(recorded, found=counted, horizon=horizon, reason="a test", requested_by="me@here")
 
 
-async def look(connection: asyncpg.Connection, action: int) -> ReplayRow:
+async def look(connection: asyncpg.Connection, action: int) -> Replay:
     """How a replay is."""
-    (replay,) = await ReplayRequests(connection, "outbox").replays(1, only=action)
+    (replay,) = await Replays(connection, "outbox").listed(1, only=action)
     return replay
 
 
-async def finished(connection: asyncpg.Connection, action: int, timeout: float = 60.0) -> ReplayRow:
+async def finished(connection: asyncpg.Connection, action: int, timeout: float = 60.0) -> Replay:
     """Wait until a replay is over."""
 
-    async def over() -> ReplayRow | None:
+    async def over() -> Replay | None:
         replay = await look(connection, action)
         return replay if replay.finished_at else None
 

@@ -75,12 +75,14 @@ class HandRelay:
             settings=SettleSettings(),
             telemetry=self.telemetry,
         )
+        totals = Totals()
+        totals.listen_to(self.telemetry)
         self.claim = Claim(
             port=self.control,
             tenure=self.tenure,
             on_claimed=self.reads.lane_needs_sweep,
             settings=replica,
-            totals=Totals(),
+            totals=totals,
             telemetry=self.telemetry,
         )
 

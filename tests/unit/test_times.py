@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from relay.cli.spans import parse_span, span
+from relay.admin.times import parse_span
+from relay.cli.options import span
 
 
 @pytest.mark.parametrize(
@@ -32,9 +33,9 @@ def test_an_option_takes_a_span_or_seconds(text: str, seconds: float) -> None:
         ("0", "0 is not between 1s and 1h"),
         ("9" * 99 + "w", "is not between 1s and 1h"),
         ("-1", "write 90s, 30m, 2h or 3d, or a number of seconds"),
-        ("ten", "'ten' is no length of time; write"),
-        ("nan", "'nan' is no length of time; write"),
-        ("", "'' is no length of time; write"),
+        ("ten", "'ten' is not a length of time; write"),
+        ("nan", "'nan' is not a length of time; write"),
+        ("", "'' is not a length of time; write"),
     ],
 )
 def test_an_option_says_how_to_write_it(text: str, message: str) -> None:

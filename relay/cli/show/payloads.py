@@ -1,4 +1,4 @@
-"""Keys, payloads and texts of unknown origin as a terminal may show them: nothing in them can be mistaken or obeyed."""
+"""Payloads of unknown origin as a terminal may show them: nothing in them can be mistaken or obeyed."""
 
 from __future__ import annotations
 
@@ -7,23 +7,13 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from relay.decide.republishing import HEX
-from relay.text import plain, visible
+from relay.text import plain
 
-_MOST_LINES = 60
-_MOST_CHARACTERS = 4_000
+_MAX_LINES = 60
+_MAX_CHARACTERS = 4_000
 _DUMPED_BYTES = 256
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """No text has these. Others that are not printable, joiners of emoji say, it may have."""
-
-
-def key_text(key: bytes) -> str:
-    """A key as text; `key_bytes` gives it back."""
-    try:
-        text = key.decode()
-    except UnicodeDecodeError:
-        return HEX + key.hex()
-    return text if text and visible(text) and not text.startswith(HEX) else HEX + key.hex()
 
 
 class View(NamedTuple):
@@ -36,7 +26,7 @@ class View(NamedTuple):
 
 
 def payload_view(head: bytes | None, size: int | None) -> View:
-    """A payload of which `head` is known and which has `size` bytes."""
+    """Return the view of a payload that has `size` bytes, of which `head` is known."""
     if head is None or size is None:
         return View("tombstone (no payload)", "", whole=True)
     if not head:
@@ -51,7 +41,7 @@ def payload_view(head: bytes | None, size: int | None) -> View:
 
 
 def _text(head: bytes, complete: bool) -> str | None:
-    """What it says if it is text; the head of something may end within a character."""
+    """Decode it if it is text; the head of a payload may end within a character."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(head, final=complete)
     except UnicodeDecodeError:
@@ -60,7 +50,7 @@ def _text(head: bytes, complete: bool) -> str | None:
 
 
 def _laid_out(text: str) -> str | None:
-    """JSON over several lines, if that changes nothing but the spaces: no number, no second value of a name."""
+    """Lay out JSON over several lines, if that changes nothing but the spaces: no number, no second value of a name."""
     if not text.lstrip().startswith(("{", "[")):
         return None
     try:
@@ -88,7 +78,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _cut(text: str) -> tuple[str, bool]:
     lines = text.split("\n")
-    shown = "\n".join(lines[:_MOST_LINES])[:_MOST_CHARACTERS]
+    shown = "\n".join(lines[:_MAX_LINES])[:_MAX_CHARACTERS]
     return shown, len(shown) < len(text)
 
 

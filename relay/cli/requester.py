@@ -9,8 +9,8 @@ import socket
 from relay.text import plain
 
 
-def who() -> str:
-    """Who runs this, on which machine: several people share a database user."""
+def requester() -> str:
+    """Return who runs this, on which machine: several people share a database user."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):

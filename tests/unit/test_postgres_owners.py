@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay.postgres.admin.owners import Owned, names, refused_to_change, refused_to_look, refused_to_use
+from relay.postgres.owners import Owned, names, refused_to_change, refused_to_look, refused_to_use
 
 SCHEMA = Owned(
     kind="schema",

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-class Failure(NamedTuple):
-    """A row of the list."""
+class FailureRow(NamedTuple):
+    """A failure as the list has it."""
 
     id: int
     lane: int
@@ -26,7 +26,7 @@ class Failure(NamedTuple):
     action: int | None
 
 
-class Group(NamedTuple):
+class FailureGroup(NamedTuple):
     """Failures of one topic, error and state."""
 
     topic: str
@@ -39,8 +39,8 @@ class Group(NamedTuple):
     last_seconds: float
 
 
-class Asked(NamedTuple):
-    """What is known about an event that was asked for by its id; all is None if there is no such event."""
+class EventState(NamedTuple):
+    """The state of an event that somebody named by its id; all but the id is None if there is no such event."""
 
     id: int
     lane: int | None
@@ -56,7 +56,7 @@ class Asked(NamedTuple):
     held: bool
 
 
-class Shown(NamedTuple):
+class EventDetails(NamedTuple):
     """Everything about one event."""
 
     id: int
@@ -69,7 +69,7 @@ class Shown(NamedTuple):
     created_at: datetime
     created_seconds: float
     payload: bytes | None
-    """Its beginning, as far as it was asked for."""
+    """Its first bytes, as many as were asked for."""
     payload_bytes: int | None
     kafka_partition: int | None
     kafka_offset: int | None
@@ -96,15 +96,15 @@ class Blocker(NamedTuple):
     error: str
 
 
-class Ids(NamedTuple):
-    """The ids that can be there: `lowest` is None when there is no segment."""
+class IdRange(NamedTuple):
+    """The ids that events can have: `lowest` is None when there is no segment."""
 
     lowest: int | None
     newest: int
 
 
 class Action(NamedTuple):
-    """What somebody asked for, and how far it is."""
+    """What somebody asked for, and its progress."""
 
     id: int
     kind: str
@@ -122,12 +122,12 @@ class Action(NamedTuple):
 
     @property
     def events(self) -> int:
-        """Events that it was asked for."""
+        """The number of events that it was asked for."""
         return int(self.counts.get("events", 0))
 
     @property
     def done(self) -> int:
-        """Events that were delivered, or discarded."""
+        """The number of events that were delivered, or discarded."""
         return max(self.events - self.to_go - self.failed, 0)
 
     @property
