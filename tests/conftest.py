@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,6 +25,42 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How fast an example is says only how busy the machine is.
 settings.register_profile("relay", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("relay")
+
+
+_NOT_RUN = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out of a run of everything. A test that is named, by its file or by -m, is run."""
+    if not _of_everything(config):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.stash[_NOT_RUN] = len(slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist what was asked for: it gets the tests' paths as if somebody had named them."""
+    node.workerinput["of_everything"] = _of_everything(node.config)
+
+
+def _of_everything(config: pytest.Config) -> bool:
+    """Whether no file and no mark is named."""
+    if hasattr(config, "workerinput"):
+        return bool(config.workerinput["of_everything"])
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was not run, and how it is run."""
+    number = config.stash.get(_NOT_RUN, 0)
+    if number:
+        terminalreporter.write_line(
+            f"{number} slow tests were not run (crashes, outages, replicas, benchmarks). Run them with:"
+            " .venv/bin/pytest -m slow -n 2"
+        )
 
 
 class MakeTopic(Protocol):

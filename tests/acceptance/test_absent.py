@@ -25,6 +25,7 @@ MOST_CPU = 0.15
 """Of one core, while waiting; 0.01 to 0.05 is used (measured). A busy loop takes what it can get."""
 
 
+@pytest.mark.slow
 async def test_absent_servers_are_waited_for_quietly_and_the_flow_begins_when_they_come(
     own_postgres: PostgresServer, fragile_kafka: KafkaServer
 ) -> None:
@@ -81,6 +82,7 @@ async def test_a_signal_ends_the_wait_for_absent_servers_at_once(number: signal.
         assert not relay.texts()
 
 
+@pytest.mark.slow
 async def test_a_signal_ends_the_wait_for_kafka_alone_at_once_when_nothing_is_pending(here: Place) -> None:
     async with relay_run(here.dsn, f"{HOST}:{free_port()}") as relay:
         await relay.logged("kafka.waiting")

@@ -60,6 +60,7 @@ def check(report: Report, figures: set[str]) -> None:
     assert len(report.markdown()) == len(report.findings)
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_with_the_figures_and_draws_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "drain.svg"
     command = ["drain", "--events", "2000", "--rounds", "2", "--json", "-", "--picture", str(picture)]
@@ -78,10 +79,12 @@ def test_the_command_prints_json_with_the_figures_and_draws_a_picture(tmp_path: 
     assert "events/s" in texts
 
 
+@pytest.mark.slow
 async def test_held_snapshot(place: Place) -> None:
     check(await measure_held_snapshot(place, events=1_000, rounds=1), {"events_per_second", *USAGE})
 
 
+@pytest.mark.slow
 async def test_latency(place: Place) -> None:
     check(
         await measure_latency(place, rate=50, seconds=2, rounds=1),
@@ -99,6 +102,7 @@ def untraceable() -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(untraceable() != "", reason=untraceable())
 async def test_profile(place: Place) -> None:
     report = await measure_profile(place, events=600_000, rate=100, seconds=2, rounds=1)
@@ -110,16 +114,19 @@ async def test_profile(place: Place) -> None:
         assert parts["part_other"] < 50
 
 
+@pytest.mark.slow
 async def test_bad_event(place: Place) -> None:
     check(await measure_bad_event(place, events=1_000, rounds=1), {"events_per_second"})
 
 
+@pytest.mark.slow
 async def test_missing_topic_compares_the_same_events(place: Place) -> None:
     report = await measure_missing_topic(place, events=1_100, rounds=1)
     check(report, {"events_per_second"})
     assert [each["events"] for rounds in report.series.values() for each in rounds] == [1_000, 1_000]
 
 
+@pytest.mark.slow
 async def test_compare_says_clearly_when_debezium_cannot_be_had(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*, fetch: bool) -> Path:
         raise MissingPartError("there is no mvn; install it")
@@ -150,21 +157,25 @@ async def test_debezium_streams_a_backlog_and_what_follows(place: Place) -> None
     assert waited.keys() == {"p50_ms", "p99_ms", "max_ms", "before_commit_returned"}
 
 
+@pytest.mark.slow
 async def test_writers(place: Place) -> None:
     report = await measure_writers(place, seconds=2, rate=50, rounds=1)
     check(report, {"transactions_per_second", "average_ms", "postgres_cpu_percent", "wal_fsyncs_per_second"})
     assert report.series["relay, 50/s"][0]["lag_events"] >= 0
 
 
+@pytest.mark.slow
 async def test_memory(place: Place) -> None:
     check(await measure_memory(place, small=500, large=1_000, rounds=1), {"rss_mb"})
 
 
+@pytest.mark.slow
 async def test_idle(place: Place) -> None:
     report = await measure_idle(place, seconds=1, history=200, rounds=1, settle=0)
     check(report, {"commits_per_second", "relay_cpu_percent", "postgres_cpu_percent", "wal_bytes_per_second"})
 
 
+@pytest.mark.slow
 async def test_outage(place: Place) -> None:
     report = await measure_outage(place, rate=50, seconds=1, before=3, rounds=1)
     check(report, {"writers_before", "writers_during", "rss_growth_mb", "catch_up_per_second", "drain_per_second"})
@@ -186,6 +197,7 @@ async def test_soak(place: Place) -> None:
     assert report.series["soak"][0]["connections"] >= len(CONNECTIONS)
 
 
+@pytest.mark.slow
 async def test_scale(place: Place) -> None:
     report = await measure_scale(place, events=1_000, rounds=1)
     check(report, {"events_per_second", "relay_cpu_us"})

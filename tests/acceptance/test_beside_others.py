@@ -64,6 +64,7 @@ async def test_maintenance_by_hand_under_load_costs_no_event(here: Place) -> Non
     assert not await here.check_everything()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["event", "replica"])
 async def test_a_table_that_is_locked_for_longer_than_the_lease_is_waited_for(here: Place, table: str) -> None:
     async with Writers(here.dsn, here.topic) as writers, here.relay(replica_lease=10.5) as relay:
@@ -181,6 +182,7 @@ async def test_a_database_that_takes_no_connections_for_a_while_is_waited_for(
     await here.check_everything()
 
 
+@pytest.mark.slow
 async def test_a_synchronous_standby_that_is_gone_for_longer_than_the_lease_loses_nothing(
     own_postgres: PostgresServer, kafka: servers.Kafka, make_topic: MakeTopic
 ) -> None:
@@ -208,6 +210,7 @@ async def test_a_synchronous_standby_that_is_gone_for_longer_than_the_lease_lose
         await here.check_everything()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     bool(os.environ.get("RELAY_TEST_POSTGRES_DSN") or os.environ.get("RELAY_TEST_POSTGRES_VERSION")),
     reason="pg_dump of this version comes with no other server",

@@ -95,6 +95,7 @@ def test_the_demo_loses_nothing_and_says_so_in_json(own_folder: Path) -> None:
     assert not list(own_folder.iterdir()), "the temporary folder is still there"
 
 
+@pytest.mark.slow
 async def test_ctrl_c_ends_it_early_with_a_result_and_keep_leaves_the_servers_up(own_folder: Path) -> None:
     folder = own_folder / "demo"
     with running_demo(
@@ -123,6 +124,7 @@ async def test_ctrl_c_ends_it_early_with_a_result_and_keep_leaves_the_servers_up
     assert "Relay stopped" in (folder / "relay" / "relay.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_demo_leaves_no_process_behind(own_folder: Path) -> None:
     with running_demo(own_folder, "--seconds", "600", "--rate", "100", "--json") as process:
         events_flow(process)
@@ -134,6 +136,7 @@ def test_a_killed_demo_leaves_no_process_behind(own_folder: Path) -> None:
         wait_gone(children, 40)
 
 
+@pytest.mark.slow
 def test_a_dead_relay_is_reported_with_the_end_of_its_log_and_everything_ends(own_folder: Path) -> None:
     with running_demo(own_folder, "--seconds", "600", "--rate", "100", "--json") as process:
         events_flow(process)

@@ -182,6 +182,7 @@ async def test_a_missing_topic_is_paused_and_goes_on_in_order_once_it_exists(her
     assert in_id_order_per_key(records)
 
 
+@pytest.mark.slow
 async def test_a_missing_topic_is_created_where_that_is_wanted(here: Place) -> None:
     missing = f"{here.topic}-created"
     await fill(here.connection, missing, 100)

@@ -78,6 +78,7 @@ CAUSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES)
 async def test_events_flow_whatever_stands_in_the_way_of_housekeeping(here: Place, cause: Cause) -> None:
     await make_roles(here.connection)

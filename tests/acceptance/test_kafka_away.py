@@ -29,6 +29,7 @@ LEAST_OUTAGE = float(os.environ.get("RELAY_TEST_OUTAGE_SECONDS", "0"))
 anything but the age of what waits."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900 + LEAST_OUTAGE)
 @pytest.mark.parametrize("how", ["killed", "paused"])
 async def test_nothing_is_lost_repeated_or_reordered_when_kafka_is_away_under_load(

@@ -96,6 +96,7 @@ async def relaying(
             await relay.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600 if ALL else 900)
 @pytest.mark.parametrize("appended", [False, True], ids=["refused", "appended"])
 async def test_every_answer_to_a_produce_request_is_lived_through_in_order(
@@ -115,6 +116,7 @@ async def test_every_answer_to_a_produce_request_is_lived_through_in_order(
     assert max(Counter(record.id for record in repeats).values(), default=0) <= TIMES
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600 if ALL else 900)
 @pytest.mark.parametrize("api", [METADATA, DESCRIBE_CONFIGS, CREATE_TOPICS])
 async def test_every_answer_about_a_topic_is_lived_through(broker: DelayedKafka, database: str, api: int) -> None:
@@ -137,6 +139,7 @@ async def test_every_answer_about_a_topic_is_lived_through(broker: DelayedKafka,
             assert await here.check_everything() == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600 if ALL else 900)
 @pytest.mark.parametrize("api", [API_VERSIONS, INIT_PRODUCER_ID])
 async def test_every_answer_to_a_new_connection_or_producer_is_lived_through(

@@ -6,6 +6,8 @@ import asyncio
 import shutil
 from typing import TYPE_CHECKING
 
+import pytest
+
 from relay.local import KafkaServer, create_topic
 from relay.local.ports import HOST, free_port
 from tests.acceptance.conftest import place
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Place
 
 
+@pytest.mark.slow
 async def test_brokers_that_all_moved_are_found_by_the_bootstrap_list_and_nothing_is_repeated(
     database: str, own_folder: Path
 ) -> None:

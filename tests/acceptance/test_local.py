@@ -82,6 +82,7 @@ async def ask(dsn: str, question: str) -> Any:
         await connection.close()
 
 
+@pytest.mark.slow
 async def test_local_survives_its_own_kill_9_with_data_and_ports_kept_and_nothing_left_running(
     own_folder: Path,
 ) -> None:
@@ -111,6 +112,7 @@ async def test_local_survives_its_own_kill_9_with_data_and_ports_kept_and_nothin
             assert all(is_gone(pid) for pid in children)
 
 
+@pytest.mark.slow
 async def test_local_makes_the_topics_it_is_asked_for_and_leaves_those_alone_that_are_there(own_folder: Path) -> None:
     with running_command(own_folder, "--json", "--topic", "made:2", "--topic", "made:5") as process:
         bootstrap = json.loads(lines_of(process, 1)[0])["kafka_bootstrap_servers"]
@@ -164,6 +166,7 @@ def ordinary_user(own_folder: Path) -> tuple[list[str], dict[str, Any]]:
     return account.prefix, options
 
 
+@pytest.mark.slow
 async def test_local_runs_as_an_ordinary_user_and_ends_with_0_on_ctrl_c(own_folder: Path) -> None:
     prefix, options = ordinary_user(own_folder)
     folder = own_folder / "home" / "servers"
@@ -224,6 +227,7 @@ async def test_a_killed_postgres_starts_again_on_its_port_with_what_was_committe
     assert await ask(dsn, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.slow
 async def test_a_killed_kafka_starts_again_on_its_port_with_its_topics(own_kafka: KafkaServer) -> None:
     bootstrap = own_kafka.bootstrap_servers
     await create_topic(bootstrap, "kept")

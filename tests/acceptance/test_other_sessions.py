@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.postgres.outbox import connected
 from tests.support.postgres.writers import Writers, fill
 from tests.support.relay.process import check_repeats
@@ -69,6 +71,7 @@ async def test_a_transaction_that_enqueued_first_and_commits_last_is_delivered(h
     assert await here.check_everything() == []
 
 
+@pytest.mark.slow
 async def test_an_administrator_who_ends_its_sessions_costs_no_event(here: Place) -> None:
     async with Writers(here.dsn, here.topic) as writers, here.relay() as relay:
         for times, purpose in enumerate(("scan", "settle", "control"), start=1):
@@ -107,6 +110,7 @@ async def test_a_statement_that_is_cancelled_while_it_waits_for_a_lock_is_tried_
     assert await here.check_everything() == []
 
 
+@pytest.mark.slow
 async def test_beside_a_held_snapshot_lanes_are_written_by_heartbeats_only_and_not_at_all_when_idle(
     here: Place,
 ) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 OUTAGE = float(os.environ.get("RELAY_TEST_OUTAGE_SECONDS", "15"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900 + OUTAGE)
 async def test_an_outage_spends_no_attempt_and_holds_nothing_back(
     fragile_here: Place, fragile_kafka: KafkaServer

@@ -105,6 +105,7 @@ async def two_relays(
         yield made
 
 
+@pytest.mark.slow
 async def test_each_relay_has_all_lanes_of_its_own_outbox_and_delivers_its_events_alone(
     connection: asyncpg.Connection, database: str, kafka: servers.Kafka, make_topic: MakeTopic
 ) -> None:

@@ -36,6 +36,7 @@ async def here(own_postgres: PostgresServer, kafka: servers.Kafka, make_topic: M
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["a fast shutdown", "an immediate shutdown", "kill -9"])
 async def test_nothing_is_lost_or_reordered_when_postgres_restarts_under_load(
     here: Place, own_postgres: PostgresServer, how: str
@@ -65,6 +66,7 @@ async def test_nothing_is_lost_or_reordered_when_postgres_restarts_under_load(
     check_repeats(relay, await here.check_everything())
 
 
+@pytest.mark.slow
 async def test_nothing_is_lost_or_reordered_when_postgres_hangs_until_the_lease_is_over(
     here: Place, own_postgres: PostgresServer
 ) -> None:
@@ -97,6 +99,7 @@ async def test_a_stop_while_postgres_is_away_ends_at_once_when_nothing_was_in_fl
         assert relay.happened("service.stopped")[0]["abandoned_events"] == 0
 
 
+@pytest.mark.slow
 async def test_a_stop_while_postgres_is_away_waits_for_a_kafka_that_answers_later(
     own_postgres: PostgresServer, fragile_kafka: KafkaServer
 ) -> None:
@@ -108,6 +111,7 @@ async def test_a_stop_while_postgres_is_away_waits_for_a_kafka_that_answers_late
         await each_record_has_its_receipt(here)
 
 
+@pytest.mark.slow
 async def test_a_stop_tells_what_it_abandons_of_the_tenure_before(
     own_postgres: PostgresServer, fragile_kafka: KafkaServer
 ) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+import pytest
+
 from relay.local import create_topic
 from relay.postgres.admin.replays import Replays
 from tests.acceptance.conftest import place
@@ -38,6 +40,7 @@ RATE = 4_000
 """Of a replay in whose middle something happens."""
 
 
+@pytest.mark.slow
 async def test_a_replay_publishes_everything_once_more_while_live_events_flow(here: Place) -> None:
     await fill(here.connection, here.topic, EVENTS)
     async with here.relay() as relay:
@@ -62,6 +65,7 @@ async def test_a_replay_publishes_everything_once_more_while_live_events_flow(he
     assert all(after[row["lane"], row["id"]] == row for row in before)
 
 
+@pytest.mark.slow
 async def test_after_kill_9_amid_a_replay_the_next_start_goes_on_and_repeats_only_what_was_in_flight(
     here: Place,
 ) -> None:
@@ -87,6 +91,7 @@ async def test_after_kill_9_amid_a_replay_the_next_start_goes_on_and_repeats_onl
     assert in_flight <= MOST_IN_FLIGHT
 
 
+@pytest.mark.slow
 async def test_replicas_share_a_replay_and_one_that_is_killed_is_stood_in_for(here: Place) -> None:
     await fill(here.connection, here.topic, EVENTS)
     settings = {"kafka_request_timeout": 3, "replica_lease": 10}
@@ -176,6 +181,7 @@ async def test_only_the_key_that_was_asked_for_is_replayed(here: Place) -> None:
     await check_replay(here.connection, action, records)
 
 
+@pytest.mark.slow
 async def test_events_that_kafka_refuses_now_are_counted_and_stop_nothing(here: Place) -> None:
     await enqueue(here, "k", b"first")
     large = await enqueue(here, "k", b"x" * 20_000)
@@ -200,6 +206,7 @@ async def test_events_that_kafka_refuses_now_are_counted_and_stop_nothing(here: 
     assert [record.id for record in live(records)] == [large - 1, large, last, later]
 
 
+@pytest.mark.slow
 async def test_a_replay_of_a_topic_that_is_gone_waits_holds_nothing_back_and_goes_on_when_it_is_there(
     here: Place, make_topic: MakeTopic
 ) -> None:
@@ -237,6 +244,7 @@ async def test_a_request_that_cannot_be_read_is_ended_and_the_relay_goes_on(here
         await relay.stop()
 
 
+@pytest.mark.slow
 async def test_after_a_drain_amid_a_replay_nothing_is_repeated(here: Place) -> None:
     await fill(here.connection, here.topic, EVENTS)
     async with here.relay() as relay:
@@ -251,6 +259,7 @@ async def test_after_a_drain_amid_a_replay_nothing_is_repeated(here: Place) -> N
     await check_replay(here.connection, action, await read_topic(here.bootstrap_servers, here.topic))
 
 
+@pytest.mark.slow
 async def test_a_replay_survives_kill_9_of_postgres(
     own_postgres: PostgresServer, kafka: servers.Kafka, make_topic: MakeTopic
 ) -> None:
@@ -270,6 +279,7 @@ async def test_a_replay_survives_kill_9_of_postgres(
         await check_replay(here.connection, action, records, most_repeats=MOST_IN_FLIGHT)
 
 
+@pytest.mark.slow
 async def test_a_replay_survives_kill_9_of_kafka(fragile_here: Place, fragile_kafka: KafkaServer) -> None:
     here = fragile_here
     await fill(here.connection, here.topic, EVENTS)

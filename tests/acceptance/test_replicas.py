@@ -7,6 +7,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+import pytest
+
 from tests.support.kafka.arrivals import Arrivals
 from tests.support.postgres.load import Load
 from tests.support.postgres.writers import fill
@@ -22,6 +24,7 @@ FOUND_WITHIN = 3.5
 NAMES = ("one", "two", "three")
 
 
+@pytest.mark.slow
 async def test_a_rolling_restart_under_load_repeats_nothing_and_leaves_no_gap(here: Place) -> None:
     async with Replicas(here, replica_lease=30, kafka_request_timeout=3) as replicas:
         for name in NAMES:
@@ -51,6 +54,7 @@ async def test_a_rolling_restart_under_load_repeats_nothing_and_leaves_no_gap(he
     assert during <= without + 10, f"a lane stood still for {during:.2f} s, without restarts for {without:.2f} s"
 
 
+@pytest.mark.slow
 async def test_a_second_replica_under_full_backlog_has_its_share_within_two_heartbeats(here: Place) -> None:
     events, lease = 150_000, 15.0
     await fill(here.connection, here.topic, events)
@@ -73,6 +77,7 @@ async def test_a_second_replica_under_full_backlog_has_its_share_within_two_hear
     assert seconds <= 2 * lease / 3 + 0.5, f"it took {seconds:.1f} s"
 
 
+@pytest.mark.slow
 async def test_a_replica_that_postgres_does_not_answer_stops_at_its_leases_end_and_the_other_takes_over(
     here: Place,
 ) -> None:
@@ -113,6 +118,7 @@ async def test_a_replica_that_postgres_does_not_answer_stops_at_its_leases_end_a
     assert len(repeats) == replicas.duplicates_counted() > 0
 
 
+@pytest.mark.slow
 async def test_a_replica_that_postgres_refuses_until_its_lease_is_over_knows_that_it_lost_it(here: Place) -> None:
     async with (
         Proxy(urlsplit(here.dsn).port or 0) as line,

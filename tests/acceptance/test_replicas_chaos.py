@@ -46,6 +46,7 @@ async def replicas(here: Place) -> AsyncIterator[Replicas]:
         yield replicas
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900 + SECONDS)
 async def test_kill_9_every_few_seconds_and_pauses_beyond_the_lease_lose_and_reorder_nothing(
     here: Place, replicas: Replicas

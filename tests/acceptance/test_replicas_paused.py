@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.postgres.load import Load
 from tests.support.relay.replicas import Replicas
 from tests.support.servers import shared as servers
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 LEASE = 10.0
 
 
+@pytest.mark.slow
 async def test_a_replica_that_wakes_after_its_lease_sends_nothing_more_and_counts_what_it_had_on_the_wire(
     fragile_here: Place, fragile_kafka: KafkaServer
 ) -> None:

@@ -34,6 +34,7 @@ def standby(own_postgres: PostgresServer, own_folder: Path) -> PostgresServer:
     return made
 
 
+@pytest.mark.slow
 async def test_after_a_promotion_all_that_the_new_primary_has_is_delivered_in_order(
     own_postgres: PostgresServer, standby: PostgresServer, kafka: servers.Kafka, make_topic: MakeTopic
 ) -> None:

@@ -27,6 +27,7 @@ AT_ONCE = 15.0
 """Seconds to end without waiting for Kafka: closing a producer that gets no answer is bounded by 4 s."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 async def test_a_signal_under_load_drains_and_a_later_start_repeats_nothing(
     here: Place, number: signal.Signals
@@ -90,6 +91,7 @@ async def test_an_idle_relay_stops_at_once(here: Place) -> None:
         assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended_by", ["a second signal", "the end of the grace period"])
 async def test_a_stop_that_cannot_drain_is_ended_and_what_was_abandoned_is_delivered_later(
     fragile_here: Place, fragile_kafka: KafkaServer, ended_by: str

@@ -47,6 +47,7 @@ def second_broker(own_folder: Path, own_kafka: KafkaServer) -> Iterator[SecondBr
         server.resume()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("brokers", "ending"),
     [([FIRST, SECOND], "broker back"), ([FIRST, SECOND], "limit lowered"), ([SECOND], "broker back")],
@@ -104,6 +105,7 @@ async def test_a_topic_without_enough_replicas_waits_and_disturbs_no_other(
         assert await check_everything(here.connection, bootstrap_servers, plain) == []
 
 
+@pytest.mark.slow
 async def test_a_topic_half_of_which_has_no_leader_waits_as_a_whole_and_disturbs_no_other(
     database: str, own_kafka: KafkaServer, second_broker: SecondBroker
 ) -> None:
@@ -151,6 +153,7 @@ def guarded_kafka(own_folder: Path) -> Iterator[KafkaServer]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["describe", "nothing"])
 async def test_a_topic_that_must_not_be_written_to_waits_and_goes_on_when_it_may(
     database: str, guarded_kafka: KafkaServer, left: str
@@ -185,6 +188,7 @@ async def test_a_topic_that_must_not_be_written_to_waits_and_goes_on_when_it_may
             assert await check_everything(here.connection, bootstrap_servers, topic) == []
 
 
+@pytest.mark.slow
 async def test_a_topic_that_is_deleted_and_made_anew_under_load_gets_later_events_in_order(here: Place) -> None:
     async with Writers(here.dsn, here.topic) as writers, here.relay() as relay:
         await here.receipts_reach(500)

@@ -20,6 +20,7 @@ RAISES = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "statements"), [("delivery", ["settle", "settle_checked"]), ("lane", ["claim"])], ids=["settle", "claim"]
 )
@@ -47,6 +48,7 @@ async def test_an_error_that_no_table_knows_is_told_once_and_repeats_nothing(
     assert await here.check_everything() == []
 
 
+@pytest.mark.slow
 async def test_a_second_replica_goes_on_with_the_lanes_of_one_whose_flow_ends(here: Place) -> None:
     await here.connection.execute("CREATE ROLE outbox_unlucky LOGIN SUPERUSER PASSWORD 'x'")
     try:

@@ -42,6 +42,7 @@ async def here(yesterday: Path, database: str, kafka: servers.Kafka, make_topic:
         yield made
 
 
+@pytest.mark.slow
 async def test_yesterdays_replicas_work_on_todays_schema_and_beside_todays(here: Place, yesterday: Path) -> None:
     assert (await schema_state(here.connection)).pending
     async with Replicas(here, replica_lease=9, kafka_request_timeout=2) as replicas:

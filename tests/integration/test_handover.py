@@ -80,6 +80,7 @@ async def test_the_others_claim_the_lanes_of_one_that_drains_before_it_has_drain
         await owns(second, LANES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_patience")
 async def test_the_lanes_of_a_dead_replica_are_claimed_when_its_lease_ends_and_not_at_the_next_beat(
     outbox: str,

@@ -211,6 +211,7 @@ def hostile_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coloured", [False, True])
 def test_no_command_obeys_nasty_text(database: str, hostile_folder: Path, coloured: bool) -> None:
     for last in range(0, len(NASTY), 7):

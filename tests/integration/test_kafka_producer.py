@@ -34,6 +34,7 @@ CREATED = 1_700_000_000_123
 ALL = 10_000
 
 
+@pytest.mark.slow
 async def test_a_record_is_the_event_that_it_was(kafka: servers.Kafka, topic: str) -> None:
     written = event(7, key=b"\x00key", payload=b"\xff\x00payload", headers={"traceparent": "00-é"}, kind="order.paid")
     async with connected(kafka) as producer:
@@ -270,6 +271,7 @@ async def test_a_missing_topic_is_the_topics_fault_within_bounded_time_until_it_
         assert producer.known_partition_count(topic) == 3
 
 
+@pytest.mark.slow
 async def test_batches_behind_one_that_is_not_acknowledged_wait_and_arrive_in_order(
     fragile_kafka: KafkaServer,
 ) -> None:

@@ -103,6 +103,7 @@ async def running_relay(database: str, kafka: servers.Kafka) -> AsyncIterator[Re
         assert not telemetry.value("abandoned_events_total")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sender", "metadata"])
 async def test_a_producer_of_which_a_task_died_is_replaced_and_costs_nothing_but_repeats(
     relaying: Relaying, make_topic: MakeTopic, task: str
@@ -125,6 +126,7 @@ async def test_a_producer_of_which_a_task_died_is_replaced_and_costs_nothing_but
     assert len(repeats) <= in_flight
 
 
+@pytest.mark.slow
 async def test_what_was_queued_when_the_lease_was_lost_is_never_sent_though_a_new_tenure_began(
     database: str, fragile_kafka: KafkaServer
 ) -> None:
@@ -237,6 +239,7 @@ async def test_a_topic_without_events_for_long_is_forgotten_and_known_again_with
     in_order(await read_topic(relaying.bootstrap_servers, topic))
 
 
+@pytest.mark.slow
 async def test_a_topic_that_is_deleted_and_made_again_gets_all_later_events_in_order(
     relaying: Relaying, make_topic: MakeTopic
 ) -> None:
@@ -248,6 +251,7 @@ async def test_a_topic_that_is_deleted_and_made_again_gets_all_later_events_in_o
     in_order(records)
 
 
+@pytest.mark.slow
 async def test_a_topic_that_is_made_again_with_fewer_partitions_gets_all_events_that_waited(
     relaying: Relaying, make_topic: MakeTopic
 ) -> None:

@@ -35,6 +35,7 @@ def narrow_kafka() -> Iterator[KafkaServer]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readable", [True, False], ids=["its limit is known", "its limit is found out"])
 async def test_an_event_above_the_brokers_limit_of_a_request_fails_alone_and_no_topic_stops(
     database: str,

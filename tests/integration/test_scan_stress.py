@@ -41,6 +41,7 @@ def seed() -> int:
     return seed
 
 
+@pytest.mark.slow
 async def test_nothing_is_lost_repeated_or_reordered_and_lanes_move_between_two_replicas(
     database: str, seed: int
 ) -> None:
@@ -68,6 +69,7 @@ async def test_nothing_is_lost_repeated_or_reordered_and_lanes_move_between_two_
         assert sweeps > 10, "no long sweeps: nothing is tested of them"
 
 
+@pytest.mark.slow
 async def test_the_same_with_id_greater_than_the_last_one_breaks_the_promise(
     database: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
