@@ -79,10 +79,12 @@ def _unread(status: Status) -> Iterator[Finding]:
 
 
 def _blocking(blocker: Blocker) -> str:
-    does = "waits to lock" if blocker.waits else "locks"
     began = blocker.statement_seconds
     since = "" if began is None else f", its last statement began {duration(began)} ago"
-    return f"{plain(blocker.who)} {does} {', '.join(blocker.tables)}{since}"
+    if blocker.waits_for is None:
+        return f"{plain(blocker.who)} locks {', '.join(blocker.tables)}{since}"
+    others = f"{plural('session', len(blocker.waits_for))} {', '.join(map(str, blocker.waits_for))}"
+    return f"{plain(blocker.who)} waits to lock {', '.join(blocker.tables)}, held up by the {others}{since}"
 
 
 def _owners(status: Status) -> Iterator[Finding]:

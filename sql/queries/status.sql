@@ -30,7 +30,7 @@ SELECT l.pid, p.gid, coalesce(a.usename, p.owner)::text AS role, coalesce(a.appl
        extract(epoch FROM statement_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS seconds,
        coalesce(p.gid, l.pid || ' ' || l.virtualtransaction) AS holder,
        extract(epoch FROM statement_timestamp() - a.query_start)::float8 AS statement_seconds,
-       NOT bool_or(l.granted) AS waits,
+       CASE WHEN NOT bool_or(l.granted) THEN pg_blocking_pids(l.pid) END AS waits_for,
        array_agg(DISTINCT c.relname::text ORDER BY c.relname::text) AS tables
 FROM pg_locks AS l
 JOIN pg_class AS c ON c.oid = l.relation

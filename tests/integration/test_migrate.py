@@ -341,3 +341,24 @@ async def test_a_standby_is_refused_in_a_way_that_is_waited_for(own_postgres: Po
     async with connected(own_postgres.dsn) as connection:
         with pytest.raises(PostgresLostError, match="in recovery"):
             await check_primary(connection)
+
+
+def test_a_limit_that_somebody_dropped_is_missed_and_restored(database: str) -> None:
+    assert run(database).exit_code == 0
+
+    async def drop() -> None:
+        async with connected(database) as connection:
+            await connection.execute("ALTER TABLE outbox.event DROP CONSTRAINT event_size")
+
+    asyncio.run(drop())
+    for arguments in ([], ["--check"]):
+        missing = run(database, *arguments)
+        assert missing.exit_code == 1
+        assert missing.output == (
+            "relay: the CHECK constraint event_size of the table outbox.event is missing, so events of any size are "
+            "taken; restore it: `relay migrate --max-event-bytes 1000000`\n"
+        )
+    restored = run(database, "--max-event-bytes", "1000")
+    assert restored.exit_code == 0
+    assert restored.output.startswith("events may now have at most 1,000 bytes of key, payload, headers and type\n")
+    assert json.loads(run(database, "--json").output)["max_event_bytes"] == 1_000

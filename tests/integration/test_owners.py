@@ -23,7 +23,7 @@ from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.postgres.owners import Owned, check_owners, names
 from relay.postgres.sql import Migration, migrations
 from tests.support.postgres.attacker import Attacker, attacker_of, forget
-from tests.support.postgres.outbox import connected, migrated
+from tests.support.postgres.outbox import add_event, add_failure, connected, migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -140,6 +140,61 @@ async def test_an_owner_that_is_not_there_is_named(database: str) -> None:
     assert refused.exit_code == 1
     assert "nobody-here" in refused.output
     assert "Traceback" not in refused.output
+
+
+async def test_an_owner_that_the_user_may_not_act_as_is_named_with_the_grant_that_is_missing(
+    admin: asyncpg.Connection, database: str
+) -> None:
+    async with user(admin, database) as (owner, _), user(admin, database) as (name, dsn):
+        refused = await asyncio.to_thread(run, dsn, "migrate", "--owner", owner)
+        assert refused.exit_code == 1
+        assert refused.output == (
+            f"relay: the role {name} cannot act as {owner}, because it is not a member of that role; as an "
+            f"administrator, run GRANT {owner} TO {name}, or connect as {owner}\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("command", "table"),
+    [
+        (["lanes", "release", "5"], "lane_intent"),
+        (["failed", "discard", "1", "--reason", "x"], "action"),
+        (["replay", "--topic", "orders", "--since", "1h", "--yes"], "action"),
+    ],
+)
+async def test_a_command_that_the_relay_s_role_may_not_run_names_the_role_that_may(
+    admin: asyncpg.Connection, database: str, command: list[str], table: str
+) -> None:
+    await migrate(admin)
+    await make_roles(admin)
+    await add_failure(admin, await add_event(admin))
+    await add_event(admin)
+    await admin.execute(
+        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
+        " SELECT lane, id, 0, 0 FROM outbox.event WHERE id = 2"
+    )
+    async with user(admin, database, "IN ROLE outbox_relay") as (name, dsn):
+        assert (await asyncio.to_thread(run, dsn, "status")).exit_code == 0
+        refused = await asyncio.to_thread(run, dsn, *command)
+        assert refused.exit_code == 1
+        assert refused.output == (
+            f"relay: PostgreSQL: permission denied for table {table}; this command needs the rights of the role "
+            f"outbox_admin: as an administrator, run GRANT outbox_admin TO {name} (`relay migrate --roles` creates "
+            "it)\n"
+        )
+        await admin.execute(f"GRANT outbox_admin TO {name}")
+        assert (await asyncio.to_thread(run, dsn, *command)).exit_code == 0
+
+
+async def test_a_role_without_any_right_is_told_which_one_status_needs(
+    admin: asyncpg.Connection, database: str
+) -> None:
+    await migrate(admin)
+    async with user(admin, database) as (name, dsn):
+        for command in (["status"], ["failed", "list"], ["lanes"]):
+            refused = await asyncio.to_thread(run, dsn, *command)
+            assert refused.exit_code == 1
+            assert f"run GRANT outbox_admin TO {name}" in refused.output
 
 
 async def test_a_schema_made_for_a_role_is_used_by_those_who_were_made_members_of_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -25,6 +26,7 @@ from relay.postgres.sql import query as sql_query
 from relay.text import plain
 from tests.support.hostile import unseen
 from tests.support.postgres.outbox import add_event, add_failure, add_receipts, concerns, connected, migrated
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -333,3 +335,68 @@ async def test_a_replica_may_have_any_name(database: str, connection: asyncpg.Co
         assert shown.exit_code == 0, shown
         assert plain(name) in shown.output
         assert not unseen(shown.output.replace("\n", ""))
+
+
+async def test_while_a_table_is_locked_the_rest_is_shown_and_the_session_that_locks_it_is_named(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    await add_event(connection)
+    await add_replica(connection, "relay-1", list(range(16)))
+    async with connected(database) as other:
+        await other.execute("SET application_name = 'nightly-job'")
+        pid = await other.fetchval("SELECT pg_backend_pid()")
+        async with other.transaction():
+            await other.execute("LOCK TABLE outbox.event IN ACCESS EXCLUSIVE MODE")
+            began = time.monotonic()
+            shown = await asyncio.to_thread(run, database)
+            took = time.monotonic() - began
+            status: dict[str, Any] = json.loads((await asyncio.to_thread(run, database, "--json")).output)
+    assert shown.exit_code == 0
+    # Four statements read the table, and each waits for a second; the rest is for a busy machine.
+    assert took < 15
+    lines = [" ".join(line.split()) for line in shown.output.splitlines()]
+    assert lines[1].startswith(
+        "! not shown, because others lock the tables: pending, rows in the DEFAULT partitions, segments; "
+        f"the session with pid {pid} (role postgres, application 'nightly-job', "
+    )
+    assert re.search(r" s old\) locks event, event_1, event_default, its last statement began \d+\.\d s ago", lines[1])
+    assert lines[1].endswith(f"; if it is no longer needed, end it: SELECT pg_terminate_backend({pid})")
+    assert "pending unknown (not read in time)" in lines
+    assert "lanes 16 of 16 owned, by 1 live replica" in lines
+    assert any(line.startswith("delivered 0 events") for line in lines)
+    assert sum(line.startswith("! ") for line in lines) == 1
+    assert (status["unread"], status["blockers"][0]["pid"]) == (
+        ["pending", "rows in the DEFAULT partitions", "segments"],
+        pid,
+    )
+    assert status["findings"][0]["severity"] == "error"
+
+
+async def test_a_change_that_waits_for_a_reader_is_named_too(database: str, connection: asyncpg.Connection) -> None:
+    async with connected(database) as reader, connected(database) as other:
+        async with reader.transaction():
+            await reader.execute("SELECT FROM outbox.held")
+            altering = asyncio.create_task(other.execute("ALTER TABLE outbox.held ADD COLUMN more text"))
+            waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock')"
+            await until("it waits", lambda: connection.fetchval(waits))
+            status = await read_status(connection)
+            holder = await reader.fetchval("SELECT pg_backend_pid()")
+        await altering
+    assert (status.unread, status.held.events) == (["pending", "held"], None)
+    assert re.search(
+        rf"\) waits to lock held, held up by the session {holder}, its last statement began ", concerns(status)[0]
+    )
+    assert (await read_status(connection)).unread == []
+
+
+async def test_while_lanes_and_replicas_are_locked_nothing_is_concluded_from_that(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    await add_event(connection)
+    async with connected(database) as other, other.transaction():
+        await other.execute("LOCK TABLE outbox.lane, outbox.replica IN ACCESS EXCLUSIVE MODE")
+        shown = await asyncio.to_thread(run, database)
+    assert shown.exit_code == 0
+    assert "lanes       unknown" in shown.output
+    assert "no replica is alive" not in shown.output
+    assert "not shown, because others lock the tables: replicas and lanes, pending" in shown.output

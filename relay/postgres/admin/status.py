@@ -88,7 +88,8 @@ class Blocker:
     pid: int | None
     """None for a prepared transaction."""
     tables: list[str]
-    waits: bool
+    waits_for: list[int] | None
+    """Sessions for whose locks it waits itself; None if it has the lock."""
     statement_seconds: float | None
     """Since its last statement began; None if we may not know."""
 
@@ -199,8 +200,10 @@ async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHE
     )
 
 
-def _blocker(*, statement_seconds: float | None, waits: bool, tables: list[str], **holder: Any) -> Blocker:
-    return Blocker(str(Holder(**holder)), holder["pid"], tables, waits, statement_seconds)
+def _blocker(
+    *, statement_seconds: float | None, waits_for: list[int] | None, tables: list[str], **holder: Any
+) -> Blocker:
+    return Blocker(str(Holder(**holder)), holder["pid"], tables, waits_for, statement_seconds)
 
 
 def _open_replay(replay: Replay) -> OpenReplay:
