@@ -4,7 +4,7 @@ A scan returns rows of the database driver's own class, and they stay what they 
 to build an `EventTuple` of each would cost 0.34 us, a twentieth of what an event costs the relay altogether.
 `PendingEvent` is what both have in common: the names, and a tuple's order of columns.
 
-Names (`event.topic`) are the rule: indexes and `map(column_of, ...)` only in scan, lane_scan, topic._route, pack and
+Names (`event.topic`) are the rule: indexes and `map(column_of, ...)` only in scan, lane_scan, hand_in, topic, pack and
 settle, which look at each event of each batch. In a list of 1,000 rows, `[event.topic for event in events]` takes 33 ns
 an event, `[event[TOPIC] for event in events]` 20 ns, and `list(map(topic_of, events))` 18 ns.
 """

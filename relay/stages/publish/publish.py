@@ -120,7 +120,7 @@ class Publish:
             self.topics.withdraw()
 
     def hand_in(self, events: list[PendingEvent]) -> None:
-        """Take events that scans of the current tenure took, in order per lane."""
+        """Take events that scans of the current tenure took, or that resume has read again, in order per lane."""
         by_topic: dict[str, list[PendingEvent]] = {}
         for event in events:
             name = event[TOPIC]
