@@ -12,7 +12,20 @@ MAX_BYTES = 32_768
 """Maximum bytes of an event's headers, as the JSON text in which they are stored."""
 
 EVENT_ID = "outbox-event-id"
+"""The event's UUID, which its writer chose or had made: what a consumer drops repeats by."""
 ID = "outbox-id"
+"""The number that the sequence gave it, which grows within a key."""
 TYPE = "outbox-type"
+"""What happened, if its writer named it."""
 CREATED_AT = "outbox-created-at"
 """The time at which the event was written, in milliseconds since 1970 (UTC). Only if its record has another time."""
+
+REPLAY = "outbox-replay"
+"""The number of the action by which a person had a delivered event published again; the statement adds it."""
+
+DEAD_LETTER_TOPIC = "outbox-dead-letter-topic"
+"""Where the event of a dead letter was to go."""
+DEAD_LETTER_PARTITION = "outbox-dead-letter-partition"
+"""The partition of that topic; -1 when no event may go there at all."""
+DEAD_LETTER_ERROR = "outbox-dead-letter-error"
+"""Why it did not."""

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LONGEST_NAME = 249
-"""Maximum number of characters of a topic's name, by Kafka's rule."""
-
 
 @dataclass(frozen=True, slots=True)
 class Admission:

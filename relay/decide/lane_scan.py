@@ -61,10 +61,11 @@ class LanePosition(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """The maximum that one scan may read of one lane."""
+    """The maximum that one read of one lane may return, or that may be under way of it."""
 
     events: int
     bytes: int
+    """Of keys, payloads and headers; the last event may exceed it."""
 
 
 @dataclass(slots=True)

@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from relay.decide.lane_scan import Reach
 from relay.decide.shares import LANES
 from relay.keys import key_bytes
 
@@ -68,24 +69,17 @@ class ReplayRequest:
         return {lane for lane, position in self.positions.items() if position < self.last_id}
 
 
-class Limits(NamedTuple):
-    """The maximum number and bytes of replayed events that may be under way in one lane."""
+def reach_under_way(
+    *, lanes: int, max_events: int, max_bytes: int, events_per_second: float, bytes_per_second: float
+) -> Reach:
+    """What may be under way in one of `lanes` lanes: a part of the buffer, and of what the relay may send in a second.
 
-    events: int
-    bytes: int
-
-    @classmethod
-    def of(
-        cls, lanes: int, max_events: int, max_bytes: int, events_per_second: float, bytes_per_second: float
-    ) -> Limits:
-        """Return the limits of each of `lanes` lanes: parts of the buffer and of the rate per second (0 = no limit).
-
-        They are small because live events queue behind replayed ones.
-        """
-        parts = max(1, lanes) * PART
-        events = [MOST_EVENTS, max_events / parts, *([events_per_second / parts] if events_per_second else [])]
-        size = [max_bytes / parts, *([bytes_per_second / parts] if bytes_per_second else [])]
-        return cls(max(1, int(min(events))), max(1, int(min(size))))
+    A rate of 0 is no limit. Live events queue behind what is under way.
+    """
+    parts = max(1, lanes) * PART
+    events = [MOST_EVENTS, max_events / parts, *([events_per_second / parts] if events_per_second else [])]
+    size = [max_bytes / parts, *([bytes_per_second / parts] if bytes_per_second else [])]
+    return Reach(max(1, int(min(events))), max(1, int(min(size))))
 
 
 @dataclass(slots=True)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from uuid import UUID, uuid4
 
 from relay.errors import EnqueueError
 from relay.headers import MAX_BYTES, MAX_HEADERS, PREFIX
-
-# Kafka's rule; the schema has it too, for writers without this library.
-_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+from relay.names import LONGEST_TOPIC, is_topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +65,9 @@ def _check_topic(topic: object) -> None:
         raise EnqueueError(f"topic must be a str, not {_kind(topic)}")
     if not topic:
         raise EnqueueError("topic is empty; name the Kafka topic the event goes to")
-    if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+    if not is_topic(topic):
         raise EnqueueError(
-            f"topic {topic[:60]!r} is not a topic name; use 1 to 249 of the characters a-z A-Z 0-9 . _ -"
+            f"topic {topic[:60]!r} is not a topic name; use 1 to {LONGEST_TOPIC} of the characters a-z A-Z 0-9 . _ -"
         )
 
 

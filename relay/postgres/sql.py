@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.errors import SettingsError
+from relay.names import is_schema
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 DEFAULT_SCHEMA = "outbox"
 
-_VALID_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # `outbox.event`, `SCHEMA outbox`, `'outbox'` and the roles `outbox_writer`, `outbox_relay`, `outbox_admin`.
 _SCHEMA_NAME = re.compile(
     r"\boutbox(?=\.)|(?<=SCHEMA )outbox\b|(?<=')outbox(?=')|\boutbox(?=_(?:writer|relay|admin)\b)"
@@ -50,7 +50,7 @@ class Migration:
 
 def check_schema_name(schema: str) -> str:
     """Return `schema` if it can be used without quoting; raise SettingsError otherwise."""
-    if not _VALID_SCHEMA.fullmatch(schema) or schema.startswith("pg_"):
+    if not is_schema(schema):
         raise SettingsError(
             f"{schema!r} is not a valid schema name; RELAY_POSTGRES_SCHEMA takes 1 to 63 lower-case letters, "
             "digits and underscores, beginning with a letter or an underscore, and not with pg_"

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
+from relay.names import is_schema
 from relay.text import plain, visible
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def visible_name(value: str) -> str:
 
 def schema_name(value: str) -> str:
     """Return the name unchanged; raise ValueError if it would need quoting in SQL."""
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value) or value.startswith("pg_"):
+    if not is_schema(value):
         raise ValueError(
             "must be a plain schema name: lower-case letters, digits and _, not beginning with a digit "
             "or pg_, at most 63 characters"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FilePath, SecretStr
 
 from relay.decide.admission import Admission
+from relay.decide.failing import Policy
 from relay.settings import checks
 
 
@@ -36,7 +37,6 @@ Count = Annotated[int, Field(gt=0)]
 Dsn = Annotated[SecretStr, AfterValidator(checks.dsn)]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
-Policy = Literal["block", "skip", "dead-letter"]
 Compression = Literal["none", "zstd", "lz4", "snappy", "gzip"]
 
 

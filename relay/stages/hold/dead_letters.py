@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from relay.decide.admission import LONGEST_NAME
 from relay.event import EventTuple, with_origin
+from relay.headers import DEAD_LETTER_ERROR, DEAD_LETTER_PARTITION, DEAD_LETTER_TOPIC
+from relay.names import LONGEST_TOPIC
 from relay.outcome import PublishError
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ class DeadLetters:
         if not allowed:
             return "no dead letter is sent for an event whose topic is not allowed"
         target = topic + self._suffix
-        if len(target) > LONGEST_NAME:
+        if len(target) > LONGEST_TOPIC:
             return (
                 f"its dead letter: the topic name {target} has {len(target)} characters and Kafka takes at most "
-                f"{LONGEST_NAME}; shorten RELAY_FAILURE_DEAD_LETTER_SUFFIX, or set another policy for the topic"
+                f"{LONGEST_TOPIC}; shorten RELAY_FAILURE_DEAD_LETTER_SUFFIX, or set another policy for the topic"
             )
         return None
 
@@ -68,9 +69,9 @@ class DeadLetters:
         lane, id_, event_id, topic, key, payload, headers, type_, created_ms, size = event
         told = {
             **json.loads(headers or "{}"),
-            "outbox-dead-letter-topic": topic,
-            "outbox-dead-letter-partition": str(partition),
-            "outbox-dead-letter-error": str(failure.error),
+            DEAD_LETTER_TOPIC: topic,
+            DEAD_LETTER_PARTITION: str(partition),
+            DEAD_LETTER_ERROR: str(failure.error),
         }
         text = json.dumps(told)
         target = topic + self._suffix

@@ -15,10 +15,10 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from relay.decide.lane_scan import LanePosition
-from relay.decide.republishing import Allowance, Limits, Progress
+from relay.decide.lane_scan import LanePosition, Reach, cut_off
+from relay.decide.republishing import Allowance, Progress, reach_under_way
 from relay.errors import UnreachableError
-from relay.event import EventTuple, EventWithOrigin, size_of, with_origin
+from relay.event import EventTuple, EventWithOrigin, with_origin
 from relay.stages.republish.origin import LaneRepublish
 
 if TYPE_CHECKING:
@@ -214,42 +214,41 @@ class Republish:
             pause = 0.0
         return pause
 
-    async def _next(self, port: RepublishPort, replay: LaneRepublish, room: Limits) -> int:
+    async def _next(self, port: RepublishPort, replay: LaneRepublish, room: Reach) -> int:
         """Read on in one lane and hand in what was found; returns how many events."""
         progress = replay.progress
         above, lane = progress.cursor, replay.state.lane
         up_to = min(above + STEP_IDS, progress.last_id)
         # What was read once and came back is read again, and with it what is still under way.
         again = [size for id_, size in progress.under_way.items() if id_ > above]
-        most = Limits(room.events + len(again), room.bytes + sum(again))
+        most = Reach(room.events + len(again), room.bytes + sum(again))
         rows = await port.events_to_replay(replay.request, lane, above, up_to, *most)
         paused = replay.request.topic in self._tenure.paused
         if progress.cursor != above or paused or not self._may_publish(replay):
             # Something came back meanwhile, and goes before what was read; or there is nowhere to publish it from here.
             return 0
-        cut_off = len(rows) >= most.events or sum(map(size_of, rows)) >= most.bytes
         now = time.time_ns() // 1_000_000
         events = [with_origin(_now(row, now), replay) for row in rows if row.id not in progress.under_way]
         replay.handed_in(events)
-        progress.read_to(rows[-1].id if cut_off else up_to)
+        progress.read_to(rows[-1].id if cut_off(rows, most) else up_to)
         self._hand_in(events)
         return len(events)
 
-    def _room(self, replay: LaneRepublish) -> Limits | None:
+    def _room(self, replay: LaneRepublish) -> Reach | None:
         """What may be handed in; None while less than half of that is free, as a read costs the same."""
         state = replay.state
-        limits = Limits.of(
-            len(self._tenure.lanes),
-            self._buffer.max_events,
-            self._buffer.max_bytes,
-            self._publish.events_per_second,
-            self._publish.bytes_per_second,
+        reach = reach_under_way(
+            lanes=len(self._tenure.lanes),
+            max_events=self._buffer.max_events,
+            max_bytes=self._buffer.max_bytes,
+            events_per_second=self._publish.events_per_second,
+            bytes_per_second=self._publish.bytes_per_second,
         )
-        events = limits.events - state.replaying
-        size = limits.bytes - sum(each.progress.bytes for each in self._lanes.values() if each.state is state)
-        if events * 2 < limits.events or size * 2 < limits.bytes:
+        events = reach.events - state.replaying
+        free_bytes = reach.bytes - sum(each.progress.bytes for each in self._lanes.values() if each.state is state)
+        if events * 2 < reach.events or free_bytes * 2 < reach.bytes:
             return None
-        return Limits(events, size)
+        return Reach(events, free_bytes)
 
     def _may_publish(self, replay: LaneRepublish) -> bool:
         return not self._tenure.draining and not replay.state.releasing and self._owned(replay)
