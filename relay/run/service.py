@@ -10,29 +10,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import relay
-from relay.decide.coverage import Coverage
 from relay.errors import UnreachableError
 from relay.kafka.connect import wait_for_producer
 from relay.kafka.partitioner import murmur2_of_many
-from relay.retry import Backoff
+from relay.postgres.connect import wait_for
+from relay.run.connections import Connections
 from relay.run.health import Health
 from relay.run.http import serving
+from relay.run.lasting import Lasting
 from relay.run.restarts import Restarts, is_unforeseen
 from relay.run.session import Session
 from relay.run.watchdog import watch_loop
 from relay.stages.claim.former import FormerTenure
-from relay.stages.claim.totals import Totals
-from relay.stages.hold.failures import Failures
-from relay.stages.hold.gate import Gate
-from relay.stages.housekeeping.check import Check
-from relay.stages.publish.faults import Faults
-from relay.stages.publish.pacing import Pacing
-from relay.stages.publish.producers import Keeper, Pair
-from relay.stages.publish.publish import Publish
-from relay.stages.publish.queues import Topics
-from relay.stages.publish.watch import Watch
-from relay.stages.republish.origin import Republished
-from relay.stages.settle.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from relay.settings import Settings
@@ -53,48 +42,13 @@ class Service:
         self._telemetry = telemetry
         self._health = Health(settings.health, time.monotonic())
         self._health.listen_to(telemetry)
-        self._totals = Totals()
-        self._totals.listen_to(telemetry)
-        self._check = Check(Coverage(random.SystemRandom().random()), telemetry)
-        self._outcomes = Outcomes()
-        self._republished = Republished()
-        self._gate = Gate(self._outcomes)
-        self._failures = Failures(
-            gate=self._gate,
-            outcomes=self._outcomes,
-            settings=settings.failure,
-            random=random.random,
+        self._lasting = Lasting(
+            connect=partial(wait_for_producer, settings.kafka, settings.topic),
+            hash_keys=murmur2_of_many,
+            settings=settings,
             telemetry=telemetry,
         )
-        producers = Pair(
-            *(
-                Keeper(
-                    name=name,
-                    connect=partial(wait_for_producer, settings.kafka, settings.topic),
-                    backoff=Backoff(random.random, first=0.1, most=10.0),
-                    telemetry=telemetry,
-                )
-                for name in ("main", "side")
-            )
-        )
-        watch = Watch(
-            gate=self._gate,
-            producers=producers,
-            random=random.random,
-            request_timeout=settings.kafka.request_timeout,
-            telemetry=telemetry,
-        )
-        self._publish = Publish(
-            producers=producers,
-            topics=Topics(hash_keys=murmur2_of_many, random=random.random, admission=settings.topic.admission()),
-            outcomes=self._outcomes,
-            failures=self._failures,
-            watch=watch,
-            pacing=Pacing(settings.publish),
-            faults=Faults(producers=producers, random=random.random, telemetry=telemetry),
-            quiesce_timeout=settings.kafka.request_timeout,
-            telemetry=telemetry,
-        )
+        self._publish = self._lasting.publish
         self._restarts = Restarts(random.random, self._health, telemetry)
         self._session: Session | None = None
         self._former: FormerTenure | None = None
@@ -190,22 +144,7 @@ class Service:
 
     async def _open_session(self) -> Session | None:
         """Wait for PostgreSQL; None when told to stop and Kafka holds nothing that could still need a receipt."""
-        opening = asyncio.ensure_future(
-            Session.open(
-                self._settings,
-                self._publish,
-                self._gate,
-                self._failures,
-                self._outcomes,
-                self._republished,
-                self._restarts,
-                self._check,
-                self._totals,
-                self._health,
-                self._telemetry,
-                self._waiting,
-            )
-        )
+        opening = asyncio.ensure_future(self._connected())
         nothing_to_drain = asyncio.ensure_future(self._stopped_with_nothing_unsettled())
         try:
             await asyncio.wait([opening, nothing_to_drain], return_when=asyncio.FIRST_COMPLETED)
@@ -215,10 +154,22 @@ class Service:
             nothing_to_drain.cancel()
             await asyncio.wait([opening, nothing_to_drain])
 
+    async def _connected(self) -> Session:
+        """A session on new connections, once PostgreSQL is there. Raises what waiting does not mend."""
+        connections = await wait_for(partial(Connections.open, self._settings.postgres), self._waiting)
+        self._telemetry.emit("postgres.connected", version=connections.server_version, connections=len(connections))
+        return Session(
+            connections=connections,
+            lasting=self._lasting,
+            restarts=self._restarts,
+            health=self._health,
+            settings=self._settings,
+            telemetry=self._telemetry,
+        )
+
     async def _stopped_with_nothing_unsettled(self) -> None:
         await self._stop.wait()
-        await self._publish.wait_landed()
-        await self._outcomes.wait_idle()
+        await self._lasting.wait_recorded()
 
     def _waiting(self, error: UnreachableError) -> None:
         self._telemetry.emit("postgres.waiting", error=error)
@@ -251,7 +202,4 @@ class Service:
         """Events that may be in Kafka and have no receipt: redelivered by whoever claims their lanes next."""
         if not self._health.kafka_was_reached:
             return 0
-        tenure = self._session.tenure if self._session is not None else None
-        # Of tenures that are over only what Kafka got can be in the way of a receipt any more.
-        left = self._publish.topics.in_flight_beside(tenure) + self._outcomes.events_beside(tenure)
-        return left + (tenure.room.events if tenure is not None else 0)
+        return self._lasting.unsettled(self._session.tenure if self._session is not None else None)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from relay.local.errors import MissingPartError
-from relay.run.session import CONNECTIONS
+from relay.run.connections import CONNECTIONS
 from tests.bench import compare, debezium
 from tests.bench.drain import measure_held_snapshot
 from tests.bench.everything import markdown

@@ -9,7 +9,7 @@ import pytest
 
 from relay.postgres.connect import drop
 from relay.postgres.sql import query
-from relay.run.session import CONNECTIONS, _connect_all
+from relay.run.connections import CONNECTIONS, connect_all
 from relay.settings import Settings
 from tests.support.postgres.outbox import migrated
 from tests.support.relay.stages import HandRelay, relay_connections
@@ -152,7 +152,7 @@ async def test_a_step_of_a_sweep_reads_each_table_once_and_looks_nothing_up_for_
 async def test_the_service_merges_on_the_connection_that_sweeps_and_on_no_other(database: str) -> None:
     settings = Settings.load({"RELAY_POSTGRES_DSN": database, "RELAY_KAFKA_BOOTSTRAP_SERVERS": "localhost:1"})
     async with migrated(database):
-        connections = await _connect_all(settings)
+        connections = await connect_all(settings.postgres)
     try:
         found = {name: await each.fetchval("SHOW enable_mergejoin") for name, each in connections.items()}
     finally:

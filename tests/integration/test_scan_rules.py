@@ -12,7 +12,7 @@ import pytest
 
 from relay.errors import PostgresLostError, SchemaError
 from relay.postgres.sql import query
-from relay.run.session import _connect_all
+from relay.run.connections import connect_all
 from relay.settings import Settings
 from relay.stages.settle.outcomes import Delivered, Held, Outcomes
 from relay.stages.tenure import SequenceWentBackError
@@ -722,7 +722,7 @@ class TestRule10:
         async with connected(outbox) as connection:
             await connection.execute(CACHE_20)
         with pytest.raises(SchemaError, match="CACHE 20"):
-            await _connect_all(_settings(outbox))
+            await connect_all(_settings(outbox).postgres)
 
     async def test_a_server_in_recovery_is_waited_for(self, own_postgres: PostgresServer) -> None:
         async with migrated(own_postgres.dsn):
@@ -731,7 +731,7 @@ class TestRule10:
         (own_postgres.folder / "data" / "standby.signal").touch()
         own_postgres.start()
         with pytest.raises(PostgresLostError, match="in recovery"):
-            await _connect_all(_settings(own_postgres.dsn))
+            await connect_all(_settings(own_postgres.dsn).postgres)
 
     async def test_what_caching_would_do(self, outbox: str) -> None:
         """A session hands out ids it took long ago: a rung's value no longer bounds them, and the event is lost."""

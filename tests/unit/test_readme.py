@@ -8,8 +8,8 @@ import click
 import pytest
 
 from relay.cli import COMMANDS, main
+from relay.run.connections import CONNECTIONS
 from relay.run.health import Reason
-from relay.run.session import CONNECTIONS
 from relay.settings import Settings, StopSettings
 from relay.settings.describe import reference
 from relay.settings.load import CONFIG_FILE, RENAMED, variables
