@@ -1,8 +1,13 @@
-"""Keys as people read and write them."""
+"""Keys: the lane of each, and how people read and write them."""
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from relay.text import visible
+
+LANES = 16
+"""Number of lanes, fixed by the generated column `outbox.event.lane`."""
 
 HEX = "hex:"
 """Begins a key that is written as hexadecimal digits, because it is not readable text."""
@@ -20,3 +25,8 @@ def key_text(key: bytes) -> str:
 def key_bytes(text: str) -> bytes:
     """Return the key that is written as `text`. Raises ValueError if what follows `hex:` is not hexadecimal."""
     return bytes.fromhex(text.removeprefix(HEX)) if text.startswith(HEX) else text.encode()
+
+
+def lane_of_key(key: bytes) -> int:
+    """Return the lane of the key's events, as the generated column `outbox.event.lane` computes it."""
+    return sha256(key).digest()[0] % LANES

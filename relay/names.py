@@ -7,13 +7,22 @@ import re
 LONGEST_TOPIC = 249
 """Maximum number of characters of a topic's name, by Kafka's rule."""
 
-_TOPIC = re.compile(rf"[a-zA-Z0-9._-]{{1,{LONGEST_TOPIC}}}")
+TOPIC_CHARACTERS = "a-zA-Z0-9._-"
+"""The characters of a topic's name, as they stand in a class of a regular expression; put others before them."""
+
+_TOPIC = re.compile(rf"[{TOPIC_CHARACTERS}]{{1,{LONGEST_TOPIC}}}")
+_TOPIC_PATTERN = re.compile(rf"[*{TOPIC_CHARACTERS}]{{1,{LONGEST_TOPIC}}}")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 def is_topic(name: str) -> bool:
     """Whether Kafka takes it for a topic's name. The schema has this rule, too, for writers without our library."""
     return _TOPIC.fullmatch(name) is not None and name not in (".", "..")
+
+
+def is_topic_pattern(text: str) -> bool:
+    """Whether it is a topic's name in which `*` may stand for any characters."""
+    return _TOPIC_PATTERN.fullmatch(text) is not None
 
 
 def is_schema(name: str) -> bool:

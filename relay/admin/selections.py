@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relay.admin.times import absolute, moment_of, option_of
 from relay.errors import InvalidRequestError
 from relay.keys import key_bytes, key_text
+from relay.names import is_topic_pattern
 from relay.postgres.admin.failures import FailureFilter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
 
-_TOPIC = re.compile(r"[a-zA-Z0-9._*-]{1,249}")
-
 
 def parse_topic(text: str) -> str:
     """Read a topic, or a pattern with `*`. Raises ValueError for a text that matches no topic: a typing error."""
-    if not _TOPIC.fullmatch(text):
+    if not is_topic_pattern(text):
         raise ValueError(
             f"{text!r} is not a topic; topics have letters, digits and . _ - only, and * stands for any characters"
         )

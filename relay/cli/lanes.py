@@ -17,7 +17,7 @@ from relay.cli.requester import requester
 from relay.cli.show.console import console
 from relay.cli.show.lines import say, say_json
 from relay.cli.show.ownership import lanes_table, notes_below, replicas_table
-from relay.decide.shares import LANES
+from relay.keys import LANES
 from relay.postgres.admin.lanes import read_ownership
 from relay.settings import load_postgres
 from relay.text import plain

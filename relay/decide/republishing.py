@@ -9,8 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from relay.decide.lane_scan import Reach
-from relay.decide.shares import LANES
-from relay.keys import key_bytes
+from relay.keys import LANES, key_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,9 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from uuid import UUID
 
-LANES = 16
-"""Number of lanes: `hash(key) mod 16`, fixed by the generated column `outbox.event.lane`."""
-
 ORPHAN_AFTER = 0.5
 """Seconds after which a replica claims a free lane beyond its fair share. The replica whose share the lane is has just
 died, or is paused: its own lease must not add to that of the lane's last owner."""

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from relay.decide.admission import Admission
 from relay.decide.failing import Policy
+from relay.names import TOPIC_CHARACTERS
 from relay.settings import checks
 
 
@@ -58,7 +59,7 @@ def _patterns(value: str) -> str:
     if value and not _split(value):
         raise ValueError("has no pattern; write patterns like orders,billing.*")
     for pattern in _split(value):
-        if re.search(r"[^a-zA-Z0-9._*?\[\]!-]", pattern):
+        if re.search(rf"[^*?\[\]!{TOPIC_CHARACTERS}]", pattern):
             raise ValueError(f"contains {pattern!r}, which no topic can match; write patterns like orders,billing.*")
     return value
 
@@ -227,7 +228,7 @@ class FailureSettings(Group):
     most_delay: Seconds = Field(default=300.0, description="Maximum pause between attempts.")
     dead_letter_suffix: str = Field(
         default=".dead-letter",
-        pattern=r"^[a-zA-Z0-9._-]+$",
+        pattern=rf"^[{TOPIC_CHARACTERS}]+$",
         description="Suffix of dead-letter topics: the topic's name and this suffix.",
     )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay.decide.shares import LANES
+from relay.keys import LANES
 from relay.local import create_topic
 from relay.postgres.admin.migrate import migrate
 from tests.bench.command import output, run

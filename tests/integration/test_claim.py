@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.decide.lane_scan import LanePosition
-from relay.decide.shares import LANES
+from relay.keys import LANES
 from relay.postgres.admin.lanes import record_intent
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.flow.housekeeping import HousekeepingConnection

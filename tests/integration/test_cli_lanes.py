@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from relay.cli import main
 from relay.cli.show.ownership import lane_notes
 from relay.decide import shares
-from relay.decide.shares import LANES
+from relay.keys import LANES
 from relay.postgres.admin.lanes import record_intent
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.admin.status import read_status

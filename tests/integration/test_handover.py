@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from relay.decide import shares
-from relay.decide.shares import LANES
+from relay.keys import LANES
 from tests.support.postgres.outbox import connected, migrated
 from tests.support.relay.claiming import KEYS, LONG, owns, running
 from tests.support.relay.stages import HandRelay, relay_connections, writer

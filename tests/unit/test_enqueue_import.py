@@ -24,7 +24,7 @@ def test_importing_enqueue_loads_neither_kafka_nor_the_service() -> None:
         "prometheus_client",
     }
     ours = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("relay.")}
-    assert ours == {"relay.enqueue", "relay.errors", "relay.headers", "relay.postgres"}
+    assert ours == {"relay.enqueue", "relay.errors", "relay.headers", "relay.names", "relay.postgres"}
 
 
 def test_the_driver_is_loaded_only_for_its_connections() -> None:

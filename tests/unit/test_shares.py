@@ -8,7 +8,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.decide.shares import GRAIN, LANES, ORPHAN_AFTER, LaneRow, LiveReplica, Plan, Sharing, fair_shares
+from relay.decide.shares import GRAIN, ORPHAN_AFTER, LaneRow, LiveReplica, Plan, Sharing, fair_shares
+from relay.keys import LANES
 
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
 NOW = 1000.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay import headers, names
-from relay.decide.shares import LANES
+from relay.keys import LANES
 
 ROOT = Path(__file__).parents[2]
 SQL = {path.relative_to(ROOT): path.read_text() for path in sorted((ROOT / "sql").rglob("*.sql"))}
@@ -56,6 +56,15 @@ class TestLanes:
         assert LANES & (LANES - 1) == 0, "or a mask would not do"
         masks = [found for text in SQL.values() for found in re.findall(r"& (\d+)\)::smallint", text)]
         assert set(map(int, masks)) == {LANES - 1}
+
+    def test_no_module_but_one_writes_their_number(self) -> None:
+        """Other sixteens say what they are: `_MOST_LINES = 16` is none."""
+        written = {
+            str(path.relative_to(ROOT))
+            for path in sorted((ROOT / "relay").rglob("*.py"))
+            if re.search(r"\bLANES\b.*= *\d|[%&] *1[56]\b|range\(16\)", path.read_text())
+        }
+        assert written == {"relay/keys.py"}
 
 
 class TestTopics:

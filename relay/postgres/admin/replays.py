@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from relay.decide.shares import LANES
+from relay.keys import LANES, lane_of_key
 from relay.postgres.admin.reads import read, read_in_time
 from relay.postgres.errors import translated
 from relay.postgres.hints import hint
@@ -57,7 +56,7 @@ class ReplayFilter:
 
     def lanes(self) -> list[int]:
         """Return the lanes in which they can be: a key is in one, as the table's generated column computes it."""
-        return list(range(LANES)) if self.key is None else [hashlib.sha256(self.key).digest()[0] % LANES]
+        return list(range(LANES)) if self.key is None else [lane_of_key(self.key)]
 
 
 @dataclass(slots=True)

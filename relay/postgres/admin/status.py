@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from relay.decide.shares import LANES
 from relay.errors import BusyError
+from relay.keys import LANES
 from relay.postgres.admin.lanes import OwnedLane, Replica, read_ownership
 from relay.postgres.admin.reads import read, read_in_time
 from relay.postgres.admin.replays import Replay

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from aiokafka import AIOKafkaConsumer
 
-from relay.decide.shares import LANES
+from relay.keys import LANES
 
 if TYPE_CHECKING:
     from types import TracebackType

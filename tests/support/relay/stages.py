@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.decide.room import Room
+from relay.keys import lane_of_key
 from relay.postgres import connect
 from relay.postgres.flow.claim import ControlConnection
 from relay.postgres.flow.scan import ScanConnection
@@ -217,7 +217,7 @@ async def writer(dsn: str) -> AsyncIterator[Writer]:
 
 def lane_of(key: str) -> int:
     """The lane of a key, as the generated column computes it."""
-    return hashlib.sha256(key.encode()).digest()[0] & 15
+    return lane_of_key(key.encode())
 
 
 def same_lane(key: str, count: int) -> list[str]:
