@@ -32,7 +32,7 @@ class UnreachableError(RelayError):
 
 
 class PostgresLostError(UnreachableError):
-    """PostgreSQL cannot be reached, the connection broke, or the server is no primary; waiting may help."""
+    """PostgreSQL cannot be reached, the connection broke, or the server is not a primary; waiting may help."""
 
 
 class StatementGivenUpError(PostgresLostError):

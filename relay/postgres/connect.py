@@ -63,7 +63,10 @@ async def open_connection(dsn: str, timeout: float, name: str) -> asyncpg.Connec
 
 
 async def open_first(dsn: str, timeout: float, name: str) -> tuple[asyncpg.Connection, str]:
-    """The same, and the DSN of the host it leads to: connections that belong together must go to one server."""
+    """Connect to the first host that serves; return the connection and the DSN of that host alone.
+
+    Connections that belong together must go to one server, so further ones use that DSN.
+    """
 
     async def connect(dsn: str) -> asyncpg.Connection:
         connection: asyncpg.Connection = await asyncpg.connect(

@@ -63,7 +63,7 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """The same around a connection's start, where some errors are about the DSN and not about a statement."""
+    """Translate errors around a connection's start, where some are about the DSN and not about a statement."""
     try:
         with translated():
             yield
@@ -90,7 +90,7 @@ def connecting() -> Iterator[None]:
 
 @contextmanager
 def running(statement: str) -> Iterator[None]:
-    """The same around a statement of the flow: nothing foreign gets out, and the error names the statement."""
+    """Translate errors around a statement of the flow: every error becomes ours, and names the statement."""
     try:
         with translated():
             yield
@@ -178,7 +178,7 @@ _REFUSED_ADVICE = (
     ("role ", "check the user"),
     ("database ", "check the database"),
 )
-"""The same for what PostgreSQL says."""
+"""What to do, by a part of what PostgreSQL says."""
 
 
 def _given_up(error: BaseException) -> RelayError:

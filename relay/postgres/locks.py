@@ -30,7 +30,8 @@ LASTING = 1.0
 MOST_NAMED = 5
 
 HOUSEKEEPING = "outbox-relay housekeeping"
-"""Another replica that makes or drops a segment is no trouble: what is to be done is being done."""
+"""Application name of the connections that make and drop segments. A replica does not wait for another one with this
+name: the work is being done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,9 @@ class Holder:
     role: str | None
     application: str
     seconds: float | None
-    """Its age; None if we may not know."""
+    """Age of the transaction; None if the role may not see it."""
     holder: str
-    """The same as long as it is the same transaction."""
+    """A text that identifies the transaction."""
 
     def __str__(self) -> str:
         """Who it is, for people."""

@@ -17,7 +17,8 @@ INSERT INTO public.orders (id) SELECT generate_series(1, $1::bigint);
 UPDATE public.orders SET version = version + 1, cents = cents + $2::bigint WHERE id = $1 RETURNING version, cents;
 
 -- name: demo_change_orders
--- The same for several orders, locked in the order of their ids: two such statements never wait for each other.
+-- Changes several orders and locks them in the order of their ids, so that two such statements never wait for each
+-- other.
 WITH locked AS (SELECT o.id FROM public.orders AS o WHERE o.id = ANY($1::bigint[]) ORDER BY o.id FOR UPDATE)
 UPDATE public.orders AS o SET version = o.version + 1, cents = o.cents + $2::bigint
 FROM locked WHERE o.id = locked.id

@@ -13,7 +13,7 @@ FROM (SELECT event.*, width_bucket(event.number, $3::bigint[]) AS run
 ORDER BY r.lane, r.id;
 
 -- name: settle_again
--- The same when some of them have one: lanes $1, ids $2, partitions $3, offsets $4.
+-- Writes the receipts of events of which some may have one already: lanes $1, ids $2, partitions $3, offsets $4.
 WITH receipt AS (
     INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)
     SELECT r.lane, r.id, r.kafka_partition, r.kafka_offset
@@ -25,7 +25,8 @@ WITH receipt AS (
 SELECT count(*) AS new FROM receipt;
 
 -- name: settle_recorded
--- The same, when some of the events had a failure or a held row: those of lanes $5, ids $6 go with their receipt.
+-- Writes receipts (lanes $1, ids $2, partitions $3, offsets $4) and deletes the failures and held rows of the events
+-- with lanes $5, ids $6.
 -- Failures are locked in the order in which people mark them: otherwise the two could wait for each other.
 WITH marked AS MATERIALIZED (
     SELECT f.lane, f.id
@@ -53,7 +54,8 @@ receipt AS (
 SELECT count(*) AS new FROM receipt;
 
 -- name: settle_checked
--- The same for events that were read before a connection was lost: only if the id still belongs to the event_id of $5.
+-- Writes receipts (lanes $1, ids $2, partitions $3, offsets $4) of events that were read before a connection was lost:
+-- only if the id still belongs to the event_id of $5.
 WITH known AS MATERIALIZED (
     SELECT r.*
     FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[], $5::uuid[])
