@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MOST = 2_000
 """Maximum number of characters of one text: more than any sentence of ours has, few enough for a screen."""
 
+MAX_NAMED = 20
+"""Topics that one answer or finding lists, the others being counted: thousands would not be an answer."""
+
 _STACKED = 4
 """Maximum number of marks on one letter. Languages need up to three; hundreds cover the lines above and below."""
 

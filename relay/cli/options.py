@@ -18,6 +18,25 @@ EVENT_ID = click.IntRange(1, 2**63 - 1)
 EVENT_ID.name = "event id"
 NUMBER = click.IntRange(1, 2**63 - 1)
 
+
+class Bounded(click.Option):
+    """An option whose bounds only the message about a wrong value tells: nobody chooses 2^63 - 1."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Leave the bounds out of the help."""
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        return extra
+
+
+class InOrder(click.Group):
+    """A group that offers its commands in the order in which one uses them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
+        """List the commands as they were added."""
+        return list(self.commands)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; kept with who asked and when.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
@@ -28,6 +47,7 @@ def limit_option(default: int) -> Callable[[Any], Any]:
     """Return the option that limits how many rows are shown."""
     return click.option(
         "--limit",
+        cls=Bounded,
         type=click.IntRange(1, 100_000),
         default=default,
         show_default=True,

@@ -13,14 +13,11 @@ from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from relay.text import one_line
+from relay.text import MAX_NAMED, one_line
 
 if TYPE_CHECKING:
     from relay.settings import HealthSettings
     from relay.telemetry import Telemetry, Told
-
-MOST_TOPICS = 20
-"""Topics in trouble that are named; thousands would be no answer to a probe."""
 
 MAX_LOOP_STALL = 10.0
 """Seconds without a turn of the event loop after which a replica counts as dead: longer than a busy machine
@@ -212,11 +209,11 @@ class Health:
 
     def troubled_topics(self) -> dict[str, str]:
         """Topics that take no events, and why: the first of them."""
-        return dict(islice(self._topics.items(), MOST_TOPICS))
+        return dict(islice(self._topics.items(), MAX_NAMED))
 
     def more_troubled_topics(self) -> int:
         """The number of the others."""
-        return max(0, len(self._topics) - MOST_TOPICS)
+        return max(0, len(self._topics) - MAX_NAMED)
 
     def loop_turned(self, now: float) -> None:
         """Note that the event loop turns."""

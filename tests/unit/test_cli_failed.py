@@ -72,7 +72,12 @@ def test_the_exit_codes_stand_in_every_help() -> None:
     for name in ("", *command.commands):
         result = CliRunner().invoke(main, ["failed", *([name] if name else []), "--help"])
         assert result.exit_code == 0
-        for line in ("0  done", "1  refused or nothing matched", "2  the command or the settings", "3  PostgreSQL"):
+        for line in (
+            "0  done",
+            "1  nothing was changed: refused, or nothing matched",
+            "2  the command or the settings",
+            "3  PostgreSQL",
+        ):
             assert line in result.output
 
 

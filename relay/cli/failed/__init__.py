@@ -8,20 +8,12 @@ from relay.cli.failed.actions import actions
 from relay.cli.failed.listing import list_command
 from relay.cli.failed.mark import discard, replay
 from relay.cli.failed.show import show
-from relay.cli.options import exit_codes
+from relay.cli.options import InOrder, exit_codes
 
-EPILOG = exit_codes("done", "refused or nothing matched, and nothing was changed; or, with --wait, events failed again")
-
-
-class _InOrder(click.Group):
-    """A group that offers its commands in the order in which one uses them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
-        """List the commands as they were added."""
-        return list(self.commands)
+EPILOG = exit_codes("done", "nothing was changed: refused, or nothing matched; or, with --wait, events failed again")
 
 
-@click.group(name="failed", cls=_InOrder, epilog=EPILOG)
+@click.group(name="failed", cls=InOrder, epilog=EPILOG)
 def command() -> None:
     """List events that could not be published, and replay or discard them.
 

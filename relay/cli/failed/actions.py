@@ -11,7 +11,7 @@ from relay.admin.actions import progress, report
 from relay.admin.connection import open_outbox
 from relay.admin.selections import in_words
 from relay.admin.times import ago
-from relay.cli.options import NUMBER, json_option, limit_option
+from relay.cli.options import NUMBER, Bounded, json_option, limit_option
 from relay.cli.show.cells import for_json, text
 from relay.cli.show.console import console
 from relay.cli.show.lines import say_json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command(name="actions", short_help="List replays and discards: who, what, why.")
 @limit_option(20)
-@click.option("--before", type=NUMBER, metavar="ID", help="Show only actions before this one.")
+@click.option("--before", cls=Bounded, type=NUMBER, metavar="ID", help="Show only actions before this one.")
 @json_option
 def actions(limit: int, before: int | None, as_json: bool) -> None:
     """List replays and discards, the latest first: who asked, when, for what, why, and the progress."""

@@ -28,10 +28,16 @@ def filter_options(states: Sequence[str], states_help: str) -> Callable[[Command
         click.option("--key", callback=read(parse_key), metavar="KEY", help="Only this key, written as in the list."),
         click.option("--error", metavar="PATTERN", help="Only with this error; * stands for any characters."),
         click.option(
-            "--since", callback=read(parse_time), metavar="TIME", help="Only failed at or after: 2h (ago), or a date."
+            "--since",
+            callback=read(parse_time),
+            metavar="TIME",
+            help="Only events that failed at or after TIME: 2h (ago), or a date.",
         ),
         click.option(
-            "--until", callback=read(parse_time), metavar="TIME", help="Only failed at or before: 2h (ago), or a date."
+            "--until",
+            callback=read(parse_time),
+            metavar="TIME",
+            help="Only events that failed at or before TIME: 2h (ago), or a date.",
         ),
         click.option("--state", "states", type=click.Choice(states), multiple=True, help=states_help),
     ]

@@ -14,7 +14,7 @@ from relay.admin.refusals import MARKABLE
 from relay.admin.selections import Selection, in_words
 from relay.admin.times import duration
 from relay.cli.failed.filters import filter_options
-from relay.cli.options import json_option, limit_option
+from relay.cli.options import Bounded, json_option, limit_option
 from relay.cli.show.cells import for_json, groups_table, key_cell, text
 from relay.cli.show.console import console
 from relay.cli.show.lines import say_json
@@ -31,7 +31,9 @@ _GROUPS = 10
 @click.command(name="list", short_help="List failures, and what waits behind them.")
 @filter_options(STATES, "Only in this state; can be repeated. Without it, all but the discarded.")
 @limit_option(50)
-@click.option("--after", type=click.IntRange(0, 2**63 - 1), default=0, metavar="ID", help="Only ids above this one.")
+@click.option(
+    "--after", cls=Bounded, type=click.IntRange(0, 2**63 - 1), default=0, metavar="ID", help="Only ids above this one."
+)
 @click.option("--count", "only_count", is_flag=True, help="Only count, per topic, error and state.")
 @json_option
 def list_command(limit: int, after: int, only_count: bool, as_json: bool, **options: Any) -> None:

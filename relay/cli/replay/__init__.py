@@ -8,7 +8,7 @@ import click
 
 from relay.admin.selections import parse_key
 from relay.admin.times import parse_time
-from relay.cli.options import exit_codes, json_option, read, reason_option, wait_option, yes_option
+from relay.cli.options import Bounded, InOrder, exit_codes, json_option, read, reason_option, wait_option, yes_option
 from relay.cli.replay.cancel import cancel
 from relay.cli.replay.listing import list_command
 from relay.cli.replay.request import ask_for_replay
@@ -17,28 +17,30 @@ from relay.cli.replay.watch import watch
 
 EPILOG = exit_codes(
     "done, or recorded",
-    "refused or nothing matched, and nothing was changed; or the replay was cancelled, or Kafka refused events of it",
+    "nothing was changed: refused, or nothing matched; or the replay was cancelled or Kafka refused events",
 )
 
 _RATE = click.FloatRange(0.01, 1e9)
 
 
-@click.group(name="replay", invoke_without_command=True, epilog=EPILOG, subcommand_metavar="[COMMAND]")
+@click.group(name="replay", cls=InOrder, invoke_without_command=True, epilog=EPILOG, subcommand_metavar="[COMMAND]")
 @click.option("--topic", metavar="TOPIC", help="Only events of this topic. Required.")
 @click.option(
     "--since",
     callback=read(parse_time),
     metavar="TIME",
-    help="Only events delivered at or after: 2h (ago), or a date. Required.",
+    help="Only events delivered at or after TIME: 2h (ago), or a date. Required.",
 )
 @click.option(
     "--until",
     callback=read(parse_time),
     metavar="TIME",
-    help="Only events delivered at or before: 30m (ago), or a date.  [default: now]",
+    help="Only events delivered at or before TIME: 30m (ago), or a date.  [default: now]",
 )
 @click.option("--key", callback=read(parse_key), metavar="KEY", help="Only this key: text, or hex: and digits.")
-@click.option("--rate", type=_RATE, metavar="N", help="At most N events per second, of all replicas together.")
+@click.option(
+    "--rate", cls=Bounded, type=_RATE, metavar="N", help="At most N events per second, of all replicas together."
+)
 @click.option("--dry-run", is_flag=True, help="Change nothing; show which events would be published again.")
 @yes_option
 @reason_option

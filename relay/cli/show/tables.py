@@ -91,7 +91,7 @@ class PlainTable(Table):
             for line in lines:
                 line.stylize_before(row.style or "")
                 line.overflow = "fold"
-            blocks += [lines[0], *(Padding(line, (0, 0, 0, 2)) for line in lines[1:])]
+            blocks += [lines[0], *(Padding(line, (0, 0, 0, 2), expand=False) for line in lines[1:])]
         return blocks
 
 

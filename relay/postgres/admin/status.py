@@ -17,6 +17,7 @@ from relay.postgres.admin.replays import Replay
 from relay.postgres.checks import check_schema
 from relay.postgres.locks import Holder
 from relay.postgres.sql import DEFAULT_SCHEMA
+from relay.text import MAX_NAMED
 
 if TYPE_CHECKING:
     import asyncpg
@@ -26,8 +27,6 @@ COUNT_LIMIT = 1_000_000
 
 LOOKED_AT = 10_000
 """Held events of which the topics are told, when no failure explains why they wait."""
-
-MAX_TOPICS = 20
 
 MAX_REPLAYS = 20
 
@@ -174,7 +173,7 @@ async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHE
     replays = await reads.rows("replays", "replays", MAX_REPLAYS, None, True)
     segments = await reads.rows("segments", "status_segments")
     put_off = await reads.rows("chores", "status_put_off")
-    waiting = await reads.rows("held", "status_waiting", LOOKED_AT, MAX_TOPICS)
+    waiting = await reads.rows("held", "status_waiting", LOOKED_AT, MAX_NAMED)
     blockers = await reads.blockers()
     counts = _dict(pending)
     return Status(
