@@ -28,6 +28,8 @@ class LiveReplica(NamedTuple):
     lease_ends: float
     """End of the lease in Unix seconds of the database's clock; every heartbeat moves it."""
     draining: bool
+    waiting: bool = False
+    """It has never been able to publish. It takes lanes only while nobody is alive who could."""
 
 
 class LaneRow(NamedTuple):
@@ -54,6 +56,8 @@ class Plan(NamedTuple):
     give_back: frozenset[int]
     look_in: float
     """Seconds until the next look is due, because something may have changed that no hint tells."""
+    cede: bool = False
+    """Others can publish and this replica never could: it is to own nothing, whatever it has taken."""
 
 
 def fair_shares(live: Sequence[Replica], reserved: Mapping[Replica, int], lanes: int) -> dict[Replica, int]:
@@ -83,14 +87,16 @@ class Sharing:
         self, live: Sequence[LiveReplica], lanes: Sequence[LaneRow], releasing: Collection[int], now: float
     ) -> Plan:
         """Return what this replica should do. `releasing` are lanes it is giving back already; `now` is monotonic."""
-        takers = [each.id for each in live if not each.draining]
+        staying = [each for each in live if not each.draining]
+        takers = [each.id for each in staying if not each.waiting] or [each.id for each in staying]
         # Whom a lane was moved to may have gone between two statements.
         lanes = [row if row.reserved_for in takers else row._replace(reserved_for=None) for row in lanes]
         owned = [row for row in lanes if row.owner == self._replica]
         if self._replica not in takers:
             # It claims nothing, so no lane that is free concerns it.
             self._note_free([], now)
-            return Plan([], frozenset(row.lane for row in owned), self._look_in(live, lanes, [], now))
+            cede = bool(owned) and any(each.id == self._replica for each in staying)
+            return Plan([], frozenset(row.lane for row in owned), self._look_in(live, lanes, [], now), cede)
         shares = fair_shares(
             takers,
             Counter(row.reserved_for for row in lanes if row.reserved_for is not None),

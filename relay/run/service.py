@@ -22,6 +22,7 @@ from relay.run.restarts import Restarts, is_unforeseen
 from relay.run.session import Session
 from relay.run.watchdog import watch_loop
 from relay.stages.claim.former import FormerTenure
+from relay.stages.tenure import LanesCededError
 
 if TYPE_CHECKING:
     from relay.settings import Settings
@@ -124,7 +125,7 @@ class Service:
             self._former = None
         elif session.tenure.registered:
             self._former = FormerTenure(session.tenure, reason, self._lease_lost)
-        if not is_unforeseen(reason):
+        if not is_unforeseen(reason) and not isinstance(reason, LanesCededError):
             self._telemetry.emit("postgres.lost", error=reason)
         return reason
 

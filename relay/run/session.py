@@ -29,8 +29,14 @@ LEAVE_TIMEOUT = 1.0
 
 FLIGHT_WAIT = 2.0
 """Seconds to wait, after a reconnect, for batches that were in Kafka's hands: each that lands and is settled before
-scanning begins is one not published twice. Within them, also for Kafka itself: from the registration on, others give
-lanes back for us, which nobody publishes until we can."""
+scanning begins is one not published twice. Within them, also for Kafka itself, which is mostly there at once."""
+
+NOT_REACHED = (
+    "Kafka has not been reached since this replica started, so it owns no lanes while another replica can publish; "
+    "its log and its /readyz say why"
+)
+"""A replica that can publish does not give lanes back for one that never could. One that loses Kafka later keeps its
+lanes: most likely all have lost it."""
 
 
 class Drained(Exception):  # noqa: N818 no error: how a drained session leaves its task group
@@ -98,7 +104,7 @@ class Session:
                 await publish.ready()
         except TimeoutError:
             pass
-        await pipeline.claim.register(former.replica if former else None)
+        await pipeline.claim.register(former.replica if former else None, self._cannot_publish)
         self._restarts.registered()
         if former is not None:
             former.replaced()
@@ -107,6 +113,7 @@ class Session:
         await self._listen()
         lease = stages.create_task(self._watch_lease(), name="lease")
         stages.create_task(self._claim_and_leave(lease), name="claim")
+        stages.create_task(self._tell_ready(), name="ready")
         stages.create_task(pipeline.scan.run(), name="scan")
         stages.create_task(pipeline.sweep.run(), name="sweep")
         stages.create_task(pipeline.resume.run(), name="resume")
@@ -114,6 +121,14 @@ class Session:
         stages.create_task(pipeline.housekeeping.run(), name="housekeeping")
         stages.create_task(self._report(), name="report")
         stages.create_task(publish.raise_faults(), name="publish")
+
+    def _cannot_publish(self) -> str | None:
+        return None if self._lasting.publish.producers.main.has_connected else NOT_REACHED
+
+    async def _tell_ready(self) -> None:
+        """Have the claim stage take its share once Kafka is reached."""
+        await self._lasting.publish.ready()
+        self.tenure.lanes_may_be_free()
 
     async def _listen(self) -> None:
         """Hear hints, if it can be had: everything that they tell is also looked for now and then."""

@@ -11,7 +11,7 @@ It begins unregistered. `register` starts the lease, `extend_lease` moves its en
 All stages of the tenure share this object, and it is how they tell each other what happened. Anybody may read; the
 methods write, and each is called by few:
 
-* claim: `register`, `extend_lease`, `leave`, `add_lane`, `remove_lane`, `expect_failures`
+* claim: `register`, `extend_lease`, `end_lease`, `leave`, `add_lane`, `remove_lane`, `expect_failures`
 * scan, sweep and the heartbeat: `saw_sequence`, `saw_statement`
 * settle: `leave_room`, `failure_recorded`, `forget_attempts`
 * resume: `note_attempts`, `expect_failures`, `expect_no_failures`;  the gate: `pause`, `unpause`
@@ -255,6 +255,10 @@ class SequenceWentBackError(TenureLostError):
 
     def __init__(self, before: int, now: int) -> None:
         super().__init__(f"the id sequence went back from {before} to {now}: a crash or fail-over took ids back")
+
+
+class LanesCededError(TenureLostError):
+    """The lanes are left to a replica that can publish. This one never could: nothing of them is under way."""
 
 
 class LeaseLostError(TenureLostError):

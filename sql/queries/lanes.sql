@@ -1,9 +1,14 @@
 -- name: register
 -- Enter replica $1 (name $2, version $3) with a lease of $4 seconds, in place of the one it was before, $5.
+-- $6: why it cannot publish yet, if it cannot. To programs that know nothing of that it is one that takes nothing more.
 WITH former AS (DELETE FROM outbox.replica WHERE id = $5::uuid),
 registered AS (
-    INSERT INTO outbox.replica (id, name, version, started_at, lease_expires_at)
-    VALUES ($1::uuid, $2::text, $3::text, clock_timestamp(), clock_timestamp() + make_interval(secs => $4::float8))
+    INSERT INTO outbox.replica (id, name, version, started_at, lease_expires_at, draining, put_off)
+    VALUES ($1::uuid, $2::text, $3::text, clock_timestamp(), clock_timestamp() + make_interval(secs => $4::float8),
+            $6::text IS NOT NULL,
+            CASE WHEN $6::text IS NULL THEN '{}'::jsonb
+                 ELSE jsonb_build_object('publish events', jsonb_build_object('since', clock_timestamp(), 'error', $6::text))
+            END)
     RETURNING id
 )
 SELECT pg_current_xact_id()::text AS xid FROM registered;
@@ -22,7 +27,8 @@ RETURNING pg_current_xact_id()::text AS xid,
 SELECT id,
        extract(epoch FROM lease_expires_at - clock_timestamp())::float8 AS lease_seconds,
        extract(epoch FROM lease_expires_at)::float8 AS lease_ends,
-       draining
+       draining AND NOT put_off ? 'publish events' AS draining,
+       put_off ? 'publish events' AS waiting
 FROM outbox.replica
 WHERE lease_expires_at > clock_timestamp()
 ORDER BY started_at, id;
@@ -35,7 +41,8 @@ SELECT l.lane, l.epoch, l.owner,
        coalesce(i.replica IS NULL AND i.until > clock_timestamp(), false) AS parked,
        CASE WHEN i.until > clock_timestamp() AND EXISTS (
            SELECT FROM outbox.replica AS r
-           WHERE r.id = i.replica AND r.lease_expires_at > clock_timestamp() AND NOT r.draining
+           WHERE r.id = i.replica AND r.lease_expires_at > clock_timestamp()
+             AND (NOT r.draining OR r.put_off ? 'publish events')
        ) THEN i.replica END AS reserved_for,
        CASE WHEN i.until > clock_timestamp() THEN extract(epoch FROM i.until - clock_timestamp())::float8 END AS intent_seconds
 FROM outbox.lane AS l
@@ -77,7 +84,15 @@ WHERE l.lane = n.lane AND l.epoch = n.epoch AND l.owner = $1::uuid;
 
 -- name: drain
 -- Replica $1 takes nothing more: its lanes are for the others, one by one as it gives them back.
-UPDATE outbox.replica SET draining = true WHERE id = $1::uuid AND NOT draining;
+UPDATE outbox.replica
+SET draining = true, put_off = put_off - 'publish events'
+WHERE id = $1::uuid AND (NOT draining OR put_off ? 'publish events');
+
+-- name: take_part
+-- Replica $1 can publish by now: it has its share of the lanes.
+UPDATE outbox.replica
+SET draining = false, put_off = put_off - 'publish events'
+WHERE id = $1::uuid AND put_off ? 'publish events';
 
 -- name: unregister
 -- Take replica $1 off the list; its lanes are free from now on.
@@ -88,9 +103,11 @@ DELETE FROM outbox.replica WHERE id = $1::uuid;
 DELETE FROM outbox.replica WHERE lease_expires_at < clock_timestamp() - interval '1 hour';
 
 -- name: show_put_off
--- Let people see that replica $1 has put off the chores $2 for $3 seconds, because of the errors $4.
+-- Let people see that replica $1 has put off the chores $2 for $3 seconds, because of the errors $4. That it cannot publish yet is not a chore.
 UPDATE outbox.replica
 SET put_off = coalesce((SELECT jsonb_object_agg(c.chore, jsonb_build_object(
                                    'since', clock_timestamp() - make_interval(secs => c.seconds), 'error', c.error))
                         FROM unnest($2::text[], $3::float8[], $4::text[]) AS c (chore, seconds, error)), '{}')
+              || CASE WHEN put_off ? 'publish events' THEN jsonb_build_object('publish events', put_off -> 'publish events')
+                      ELSE '{}' END
 WHERE id = $1::uuid;

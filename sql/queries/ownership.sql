@@ -3,7 +3,7 @@
 -- name: status_replicas
 -- Replicas with what is left of their leases (below zero: run out) and what they tell of themselves, the longest running first.
 -- silent_seconds: since its last heartbeat, when that should have been followed by another; these come every third of a lease.
-SELECT id, name, version, draining, duplicates, leases_lost,
+SELECT id, name, version, draining AND NOT put_off ? 'publish events' AS draining, duplicates, leases_lost,
        extract(epoch FROM clock_timestamp() - started_at)::float8 AS running_seconds,
        extract(epoch FROM lease_expires_at - clock_timestamp())::float8 AS lease_seconds,
        CASE WHEN clock_timestamp() > renewed_at + (lease_expires_at - renewed_at) / 3 + interval '1 second'
@@ -15,7 +15,7 @@ ORDER BY started_at, id;
 -- Every lane and its owner, whether that one is giving it back, and what people want of it.
 SELECT l.lane, l.owner, l.epoch, l.position,
        extract(epoch FROM clock_timestamp() - l.claimed_at)::float8 AS owned_seconds,
-       coalesce(l.lane = ANY (r.releasing) OR r.draining, false) AS handing_back,
+       coalesce(l.lane = ANY (r.releasing) OR r.draining AND NOT r.put_off ? 'publish events', false) AS handing_back,
        i.until > clock_timestamp() AND i.replica IS NULL AS parked,
        CASE WHEN i.until > clock_timestamp() THEN i.replica END AS moved_to,
        CASE WHEN i.until > clock_timestamp() THEN extract(epoch FROM i.until - clock_timestamp())::float8 END AS intent_seconds,

@@ -9,11 +9,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from relay.postgres.admin.status import read_status
+from relay.run.session import NOT_REACHED
 from tests.support.kafka.arrivals import Arrivals
 from tests.support.postgres.load import Load
 from tests.support.postgres.writers import fill
 from tests.support.proxies.proxy import Proxy
 from tests.support.relay.replicas import Replicas
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Place
@@ -75,6 +78,77 @@ async def test_a_second_replica_under_full_backlog_has_its_share_within_two_hear
 
     assert await here.check_everything() == []
     assert seconds <= 2 * lease / 3 + 0.5, f"it took {seconds:.1f} s"
+
+
+async def test_a_replica_that_never_reached_kafka_takes_no_lane_from_one_that_works(here: Place) -> None:
+    async with (
+        Proxy(_port_of(here.bootstrap_servers)) as line,
+        Replicas(here, replica_lease=LEASE, kafka_request_timeout=3) as replicas,
+        Load(here.dsn, here.topic, rate=500) as load,
+    ):
+        await line.refuse()
+        await replicas.start("works")
+        await replicas.own(works=16)
+        wrong = await replicas.start("wrong", bootstrap_servers=f"127.0.0.1:{line.port}")
+
+        async def told() -> bool:
+            return [each.replica for each in (await read_status(here.connection)).put_off] == ["wrong"]
+
+        await until("status says that it waits", told)
+        # Longer than a beat, in which it would be noticed and have its share.
+        before = await here.receipts()
+        await here.receipts_reach(before + int(500 * LEASE))
+        status = await read_status(here.connection)
+        (waits,) = status.put_off
+        assert waits.error == NOT_REACHED
+        assert {each.name: (len(each.lanes), each.draining) for each in status.replicas} == {
+            "works": (16, False),
+            "wrong": (0, False),
+        }
+        assert await here.connection.fetchval("SELECT count(DISTINCT owner) FROM lane_history") == 1
+        assert (await wrong.get("/livez"))[0] == 200
+
+        await line.accept()
+        await replicas.own(works=8, wrong=8)
+        await wrong.ready()
+        assert (await read_status(here.connection)).put_off == []
+        await load.end()
+        await here.settled()
+        await replicas.stop_all()
+
+    assert await here.check_everything() == []
+
+
+async def test_a_replica_that_never_reached_kafka_owns_the_lanes_until_another_can_publish(here: Place) -> None:
+    await fill(here.connection, here.topic, 1_000)
+    async with (
+        Proxy(_port_of(here.bootstrap_servers)) as line,
+        Replicas(here, replica_lease=LEASE, kafka_request_timeout=3) as replicas,
+    ):
+        await line.refuse()
+        wrong_address = f"127.0.0.1:{line.port}"
+        wrong = await replicas.start("wrong", bootstrap_servers=wrong_address)
+        await replicas.own(wrong=16)
+        await replicas.start("too", bootstrap_servers=wrong_address)
+        await wrong.logged("kafka.waiting")
+
+        async def taken() -> bool:
+            return await wrong.metric("buffer_events") > 0
+
+        await until("it has taken events", taken)
+        await replicas.start("works")
+        await replicas.own(works=16)
+        await here.settled()
+
+        await line.accept()
+
+        async def shared() -> bool:
+            return sorted((await replicas.owned()).values()) == [5, 5, 6]
+
+        await until("all three have their share", shared)
+        await replicas.stop_all()
+
+    assert await here.check_everything() == []
 
 
 @pytest.mark.slow
@@ -141,6 +215,10 @@ async def test_a_replica_that_postgres_refuses_until_its_lease_is_over_knows_tha
         await here.settled()
         assert len(refused.happened("lease.lost")) == 1
         await replicas.stop_all()
+
+
+def _port_of(bootstrap_servers: str) -> int:
+    return int(bootstrap_servers.rpartition(":")[2])
 
 
 def _by_way_of(proxy: Proxy, dsn: str) -> str:

@@ -71,10 +71,13 @@ def test_no_random_schedule_does(clock: Clock) -> None:
 def test_random_schedules_reach_what_they_are_for(clock: Clock) -> None:
     told: set[str] = set()
     wanted = {"stopped=True", "paused=True", "cut_off=True", "finds its lease over", "asks for a lane", "is forgotten"}
+    wanted |= {"reaches_kafka=False", "leaves its lanes to others"}
     repeats = 0
     for seed in range(40):
         model = play(clock, random_schedule(seed))
         told |= {want for want in wanted if any(want in line for line in model.trace)}
+        if any(replica.ceded for replica in model.replicas):
+            told.add("leaves its lanes to others")
         repeats += model.repeats
     assert told == wanted
     assert repeats > 0, "no schedule publishes anything twice: none is hard enough"
@@ -189,9 +192,28 @@ def stop_looking_for_leases_that_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sharing, "_look_in", lambda *_: float("inf"))
 
 
+def share_lanes_with_who_cannot_publish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica with a wrong address of Kafka took its share from one that works."""
+    original = SimulatedDatabase.live
+    monkeypatch.setattr(
+        SimulatedDatabase, "live", lambda self: [each._replace(waiting=False) for each in original(self)]
+    )
+
+
+def keep_lanes_whose_events_cannot_be_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are given back once what was taken is settled, which it never is."""
+
+    async def mutant(self: Claim) -> None:
+        pass
+
+    monkeypatch.setattr(Claim, "_cede", mutant)
+
+
 @pytest.mark.parametrize(
     "mutate",
     [
+        share_lanes_with_who_cannot_publish,
+        keep_lanes_whose_events_cannot_be_published,
         anchor_the_lease_at_the_answer,
         release_before_what_was_taken_is_settled,
         take_from_lanes_that_are_being_given_back,

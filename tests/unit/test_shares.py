@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 from uuid import UUID
 
@@ -38,8 +39,14 @@ class TestFairShares:
         assert fair_shares("abc", {"c": 10}, LANES) == {"a": 3, "b": 3, "c": 10}
 
 
-def live(*replicas: UUID, draining: tuple[UUID, ...] = (), lease: float = 10.0, ends: float = 5e9) -> list[LiveReplica]:
-    return [LiveReplica(replica, lease, ends, replica in draining) for replica in replicas]
+def live(
+    *replicas: UUID,
+    draining: tuple[UUID, ...] = (),
+    waiting: tuple[UUID, ...] = (),
+    lease: float = 10.0,
+    ends: float = 5e9,
+) -> list[LiveReplica]:
+    return [LiveReplica(each, lease, ends, each in draining, each in waiting) for each in replicas]
 
 
 def rows(owners: dict[UUID, range | list[int]], **intents: dict[int, Any]) -> list[LaneRow]:
@@ -80,6 +87,74 @@ class TestPlans:
         lanes = rows({A: range(6), B: range(6, 11), C: range(11, 16)})
         assert Sharing(A).plan(replicas, lanes, (), NOW).look_in == 4.0 + GRAIN
         assert Sharing(A).plan(live(A), rows({A: range(16)}), (), NOW).look_in == float("inf")
+
+
+class TestWaiting:
+    """A replica that has never reached Kafka."""
+
+    def test_it_takes_no_lane_from_one_that_can_publish(self) -> None:
+        replicas, lanes = live(A, B, waiting=(B,)), rows({A: range(16)})
+        working = Sharing(A).plan(replicas, lanes, (), NOW)
+        assert (claims(working), working.give_back) == ([], frozenset())
+        assert claims(Sharing(B).plan(replicas, lanes, (), NOW)) == []
+
+    def test_it_does_not_claim_what_is_free_for_long_either(self) -> None:
+        sharing = Sharing(B)
+        for later in (0.0, ORPHAN_AFTER, 60.0):
+            assert claims(sharing.plan(live(A, B, waiting=(B,)), rows({}), (), NOW + later)) == []
+
+    def test_it_has_its_share_when_it_can_publish(self) -> None:
+        assert Sharing(A).plan(live(A, B), rows({A: range(16)}), (), NOW).give_back == frozenset(range(8, 16))
+
+    def test_alone_it_owns_every_lane_and_several_share_them(self) -> None:
+        assert claims(Sharing(A).plan(live(A, waiting=(A,)), rows({}), (), NOW)) == list(range(16))
+        both = live(A, B, waiting=(A, B))
+        assert claims(Sharing(B).plan(both, rows({A: range(8)}), (), NOW)) == list(range(8, 16))
+        assert not Sharing(A).plan(both, rows({A: range(8), B: range(8, 16)}), (), NOW).cede
+
+    def test_it_cedes_what_it_owns_once_another_can_publish(self) -> None:
+        replicas, lanes = live(A, B, waiting=(A,)), rows({A: range(16)})
+        plan = Sharing(A).plan(replicas, lanes, (), NOW)
+        assert (claims(plan), plan.give_back, plan.cede) == ([], frozenset(range(16)), True)
+        assert claims(Sharing(B).plan(replicas, rows({}), (), NOW)) == list(range(16))
+
+    def test_one_that_stops_cedes_nothing_but_gives_back_what_is_settled(self) -> None:
+        plan = Sharing(A).plan(live(A, B, draining=(A,)), rows({A: range(16)}), (), NOW)
+        assert (plan.give_back, plan.cede) == (frozenset(range(16)), False)
+
+    def test_those_who_stop_are_no_reason_to_wait(self) -> None:
+        replicas = live(A, B, draining=(A,), waiting=(B,))
+        assert claims(Sharing(B).plan(replicas, rows({A: range(6)}), (), NOW)) == list(range(6, 16))
+
+    def test_it_looks_when_the_lease_of_those_who_can_publish_ends(self) -> None:
+        replicas = [*live(A, lease=4.0), *live(B, waiting=(B,))]
+        assert Sharing(B).plan(replicas, rows({A: range(16)}), (), NOW).look_in == 4.0 + GRAIN
+
+    def test_a_lane_that_was_moved_to_it_stays_where_it_is(self) -> None:
+        moved = {"reserved_for": {0: B}}
+        replicas = live(A, B, waiting=(B,))
+        assert not Sharing(A).plan(replicas, rows({A: range(16)}, **moved), (), NOW).give_back
+
+    @given(st.lists(st.sampled_from(["can publish", "waiting", "draining"]), min_size=1, max_size=6), st.data())
+    def test_whoever_owns_what_in_the_end_the_lanes_are_evenly_with_those_who_can_publish(
+        self, kinds: list[str], data: st.DataObject
+    ) -> None:
+        """Played until nobody has anything to do: with those who can publish, or with all who stay if none can."""
+        ids = [UUID(int=number) for number in range(1, len(kinds) + 1)]
+        waiting = tuple(each for each, kind in zip(ids, kinds, strict=True) if kind == "waiting")
+        draining = tuple(each for each, kind in zip(ids, kinds, strict=True) if kind == "draining")
+        replicas = live(*ids, waiting=waiting, draining=draining)
+        owners = {lane: data.draw(st.sampled_from([None, *ids])) for lane in range(LANES)}
+        sharings = {each: Sharing(each) for each in ids}
+        for round_ in range(4 * len(ids)):
+            for each, sharing in sharings.items():
+                lanes = [LaneRow(lane, 7, owner, owner is None) for lane, owner in owners.items()]
+                plan = sharing.plan(replicas, lanes, (), NOW + round_ / 100)
+                owners |= dict.fromkeys(plan.give_back) | {row.lane: each for row in plan.claim}
+        staying = [each for each in ids if each not in draining]
+        takers = [each for each in staying if each not in waiting] or staying
+        shares = fair_shares(takers, {}, LANES)
+        assert Counter(owner for owner in owners.values() if owner) == Counter(shares)
 
 
 class TestOrphans:

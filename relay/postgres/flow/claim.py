@@ -28,9 +28,15 @@ Only statements that are rare send it: a NOTIFY takes a lock that all senders sh
 class ControlConnection(FailureStatements):
     """Fulfils ClaimPort, and hears wake-ups."""
 
-    async def register(self, replica: UUID, name: str, version: str, lease: float, former: UUID | None) -> int:
+    async def register(
+        self, replica: UUID, name: str, version: str, lease: float, former: UUID | None, waiting: str | None
+    ) -> int:
         """Enter the replica."""
-        return int((await self._rows("register", replica, name, version, lease, former))[0][0])
+        return int((await self._rows("register", replica, name, version, lease, former, waiting))[0][0])
+
+    async def take_part(self, replica: UUID) -> None:
+        """Show that it can publish."""
+        await self._rows("take_part", replica)
 
     async def renew(self, replica: UUID, lease: float, report: Report) -> Renewal | None:
         """Extend the lease and show the report."""

@@ -17,7 +17,7 @@ from relay.decide.lane_scan import LanePosition, LaneScan
 from relay.decide.shares import Sharing
 from relay.errors import RelayError, connection_lost
 from relay.stages.claim.ports import Report
-from relay.stages.tenure import LeaseLostError
+from relay.stages.tenure import LanesCededError, LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -70,16 +70,25 @@ class Claim:
         self._next_look = 0.0
         self._look_delay = LOOK_AGAIN_AFTER
         self._drain_told = False
+        self._waiting = False
+        self._cannot_publish: Callable[[], str | None] = lambda: None
         self._shown: frozenset[int] = frozenset()
         self._show_at = float("inf")
 
-    async def register(self, former: UUID | None) -> None:
-        """Begin the tenure: the ladder's first rung, then the registration's lease. No lane is owned yet."""
+    async def register(self, former: UUID | None, cannot_publish: Callable[[], str | None] | None = None) -> None:
+        """Begin the tenure: the ladder's first rung, then the registration's lease. No lane is owned yet.
+
+        For as long as `cannot_publish` says why nothing can have been published, it leaves the lanes to those who can.
+        """
         tenure = self._tenure
         value = await self._read_sequence()
+        if cannot_publish is not None:
+            self._cannot_publish = cannot_publish
+        waiting = self._cannot_publish()
+        self._waiting = waiting is not None
         sent = time.monotonic()
         xid = await self._port.register(
-            tenure.replica, self._settings.name, relay.__version__, self._settings.lease, former
+            tenure.replica, self._settings.name, relay.__version__, self._settings.lease, former, waiting
         )
         tenure.register(xid, value, sent + self._settings.lease)
         await self._wake_others()
@@ -138,6 +147,10 @@ class Claim:
         tenure = self._tenure
         # What is said from now on may not be in the rows.
         tenure.claim_wake_up.clear()
+        if self._waiting and self._cannot_publish() is None:
+            self._waiting = False
+            await self._port.take_part(tenure.replica)
+            await self._wake_others()
         live = await self._port.live_replicas()
         rows = await self._port.lanes()
         self._check_still_ours(rows)
@@ -145,6 +158,8 @@ class Claim:
         plan = self._sharing.plan(live, rows, self._give_back, now)
         self._give_back = plan.give_back
         self._next_look = now + plan.look_in
+        if plan.cede and self._waiting and any(state.unsettled for state in tenure.lanes.values()):
+            await self._cede()
         if plan.claim and not tenure.draining:
             await self._claim(plan.claim)
         self._telemetry.gauge("lanes_owned", len(tenure.lanes))
@@ -167,6 +182,17 @@ class Claim:
             self._show_at = float("inf")
         else:
             self._show_at = min(self._show_at, time.monotonic() + SHOW_AFTER)
+
+    async def _cede(self) -> None:
+        """Leave the lanes with what was taken from them, which would be settled only once it can be published."""
+        if self._cannot_publish() is None:
+            # Since the look began. From here on nothing is sent.
+            return
+        self._tenure.end_lease()
+        lanes = sorted(self._tenure.lanes)
+        await self.leave()
+        self._telemetry.emit("lanes.released", lanes=lanes)
+        raise LanesCededError(f"lanes {lanes} are left to another replica, which can publish")
 
     def _report(self) -> Report:
         return Report(

@@ -59,11 +59,16 @@ class ClaimPort(Protocol):
     async def sequence_value(self) -> int:
         """Return the last event id that was taken from the sequence; 0 when none was."""
 
-    async def register(self, replica: UUID, name: str, version: str, lease: float, former: UUID | None) -> int:
+    async def register(
+        self, replica: UUID, name: str, version: str, lease: float, former: UUID | None, waiting: str | None
+    ) -> int:
         """Enter the replica with a lease of `lease` seconds; the lanes of `former`, which it replaces, are free then.
 
-        Returns the xid of the transaction.
+        `waiting` is why it cannot publish yet, if it cannot. Returns the xid of the transaction.
         """
+
+    async def take_part(self, replica: UUID) -> None:
+        """Show that the replica, which was waiting, can publish: the others leave its share of the lanes to it."""
 
     async def renew(self, replica: UUID, lease: float, report: Report) -> Renewal | None:
         """Extend the lease to `lease` seconds from now, and show the report; None when it had run out already."""

@@ -53,6 +53,8 @@ class Keeper:
         self._none_worked_since_a_discard = False
         self.current: Producer | None = None
         """The producer that takes batches; None while there is none."""
+        self.has_connected = False
+        """Whether there has been one since the process began."""
 
     async def run(self, quiesce: Callable[[Producer], Awaitable[None]], abandon: Callable[[Producer], None]) -> None:
         """Keep a producer until cancelled.
@@ -126,6 +128,7 @@ class Keeper:
         if producer is None:
             self._changed.clear()
         else:
+            self.has_connected = True
             self._changed.set()
 
     async def _connected(self) -> Producer:

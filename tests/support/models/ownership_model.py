@@ -2,7 +2,7 @@
 
 A schedule is a sequence of numbers; each chooses among what can happen next: time passes, a statement is carried out
 or answered, a replica takes, publishes or settles, dies, stands still, is cut off from PostgreSQL, drains, is started;
-somebody moves or releases a lane.
+somebody moves or releases a lane; a replica that could not reach Kafka does.
 
 What is checked at every step:
 
@@ -12,8 +12,9 @@ What is checked at every step:
 * An event is handed over again only after the lease of who did it first has run out, or that process is gone, with the
   event not settled. Where lanes change hands because somebody gave them back, nothing is published twice.
 
-At the end everything is healed, and then within a lease and a second every lane has an owner and everybody its share;
-every event arrives.
+At the end everything is healed but the way to Kafka of replicas that never reached it: within a lease and a second
+every lane has an owner that can publish, and every event arrives. Then that is healed, too, and everybody has its
+share.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class OwnershipModel:
         self.repeats = 0
         self._started = 0
         self._written = 0
-        self.start()
+        self._start_one(reaches_kafka=True)
 
     def play(self) -> None:
         """To the end of the schedule, and then until everything must have arrived."""
@@ -100,7 +101,7 @@ class OwnershipModel:
             actions += [("goes on with a statement", replica.advance)] * 8
         if replica.claim_is_due():
             actions += [("looks at its lanes", replica.go_round)] * 4
-        queued = [lane for lane, queue in replica.tenancy.queues.items() if queue]
+        queued = [lane for lane, queue in replica.tenancy.queues.items() if queue and replica.reaches_kafka]
         actions += [(f"publishes from {lane}", partial(replica.publish, lane, self._handed_over)) for lane in queued]
         if replica.tenancy.tenure.lanes and not replica.cut_off:
             actions += [("scans", partial(replica.scan, 2))] * 2
@@ -108,7 +109,7 @@ class OwnershipModel:
             actions += [("hears of a receipt", replica.hear_of_receipt)] * 3
         elif replica.acknowledged and not replica.cut_off:
             actions += [("commits a receipt", replica.commit_receipt)] * 3
-        actions += [("may die, stand still, be cut off or drain", partial(self.hit, replica))]
+        actions += [("may die, stand still, be cut off, drain or reach Kafka", partial(self.hit, replica))]
         return actions
 
     def pass_time(self) -> None:
@@ -120,9 +121,13 @@ class OwnershipModel:
         self.database.events[self._number(LANES)].append(self._written)
 
     def start(self) -> None:
+        self._start_one(reaches_kafka=bool(self._number(4)))
+
+    def _start_one(self, *, reaches_kafka: bool) -> None:
         self._started += 1
         # Clocks that have nothing to do with each other.
-        replica = SimulatedReplica(f"r{self._started}", self._clock, self.database, 1e4 * self._started)
+        offset = 1e4 * self._started
+        replica = SimulatedReplica(f"r{self._started}", self._clock, self.database, offset, reaches_kafka=reaches_kafka)
         self.replicas.append(replica)
 
     def ask(self) -> None:
@@ -145,9 +150,12 @@ class OwnershipModel:
                 replica.tenancy.tenure.begin_drain()
             case 7:
                 self.discard_producer(replica)
+            case 8 | 9 | 10 if not replica.reaches_kafka:
+                replica.reach_kafka()
             case _:
                 return
-        self.trace.append(f"  {replica!r} stopped={replica.stopped} paused={replica.paused} cut_off={replica.cut_off}")
+        state = f"stopped={replica.stopped} paused={replica.paused} cut_off={replica.cut_off}"
+        self.trace.append(f"  {replica!r} {state} reaches_kafka={replica.reaches_kafka}")
 
     def discard_producer(self, replica: SimulatedReplica) -> None:
         """What has not landed never will; it goes before what waits, unless it was another tenure's."""
@@ -188,20 +196,34 @@ class OwnershipModel:
         self.handed[lane, id_] = replica.tenancy
 
     def _come_to_rest(self) -> None:
-        """Everything is healed; then every promise about time holds."""
+        """After a last death, in every other schedule, everything is healed; then every promise about time holds."""
+        owners = [replica for replica in self.replicas if replica.tenancy.tenure.lanes and not replica.stopped]
+        if owners and self._written % 2:
+            owners[0].crash()
         self._heal()
+        able = [replica for replica in self.replicas if replica.reaches_kafka]
+        if able:
+            self._rest(able)
+        for replica in self.replicas:
+            if not replica.reaches_kafka:
+                replica.reach_kafka()
+        self._rest(self.replicas)
+
+    def _rest(self, owners: list[SimulatedReplica]) -> None:
+        """Wait until `owners` share the lanes and everything has arrived."""
         healed = self._clock.now
         owned = False
         for _ in range(MOST_ROUNDS):
             for replica in self.replicas:
                 self._claim(replica)
                 self._relay(replica)
-            owned = owned or all(self.database.alive(row.owner) for row in self.database.rows.values())
+            wanted = {replica.id for replica in owners if self.database.alive(replica.id)}
+            owned = owned or all(row.owner in wanted for row in self.database.rows.values())
             if not owned and self._clock.now > healed + TAKE_OVER:
                 raise Violation(
-                    f"long after the leases of the dead have ended, there is a free lane: {self.database.rows}"
+                    f"long after the leases of the dead have ended, a lane has no live owner: {self.database.rows}"
                 )
-            if owned and self._all_arrived() and self._all_even():
+            if owned and self._all_arrived() and self._all_even(owners):
                 return
             self._clock.now += 0.05
         raise Violation(f"{self.replicas} come to no rest: {self.log} of {self.database.events}")
@@ -215,7 +237,7 @@ class OwnershipModel:
             replica.paused = replica.cut_off = False
         self.replicas = [replica for replica in self.replicas if not replica.stopped]
         if not self.replicas:
-            self.start()
+            self._start_one(reaches_kafka=True)
         for row in self.database.rows.values():
             row.until = min(row.until, self.database.now)
         self.database.notify()
@@ -236,7 +258,7 @@ class OwnershipModel:
         """All that the others would do."""
         replica.scan(4)
         for lane in list(replica.tenancy.queues):
-            while replica.tenancy.queues.get(lane):
+            while replica.reaches_kafka and replica.tenancy.queues.get(lane):
                 replica.publish(lane, self._handed_over)
         while replica.wire:
             self.land(replica)
@@ -249,8 +271,8 @@ class OwnershipModel:
     def _all_arrived(self) -> bool:
         return all(set(self.database.events[lane]) == set(self.log[lane]) for lane in range(LANES))
 
-    def _all_even(self) -> bool:
-        owned = [sum(row.owner == replica.id for row in self.database.rows.values()) for replica in self.replicas]
+    def _all_even(self, owners: list[SimulatedReplica]) -> bool:
+        owned = [sum(row.owner == replica.id for row in self.database.rows.values()) for replica in owners]
         return sum(owned) == LANES and max(owned) - min(owned) <= 1
 
     # Choosing

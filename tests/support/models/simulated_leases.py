@@ -35,6 +35,7 @@ class Registered:
 
     lease_ends: float
     draining: bool = False
+    waiting: bool = False
 
 
 @dataclass
@@ -80,8 +81,8 @@ class SimulatedDatabase:
         """Whether nobody else may claim the lane now."""
         return self.rows[lane].owner == replica and self.alive(replica)
 
-    def register(self, replica: UUID) -> None:
-        self.replicas[replica] = Registered(self.now + LEASE)
+    def register(self, replica: UUID, *, waiting: bool) -> None:
+        self.replicas[replica] = Registered(self.now + LEASE, waiting=waiting)
         self.notify()
 
     def renew(self, replica: UUID) -> bool:
@@ -92,7 +93,7 @@ class SimulatedDatabase:
 
     def live(self) -> list[LiveReplica]:
         return [
-            LiveReplica(replica, row.lease_ends - self.now, row.lease_ends, row.draining)
+            LiveReplica(replica, row.lease_ends - self.now, row.lease_ends, row.draining, row.waiting)
             for replica, row in self.replicas.items()
             if row.lease_ends > self.now
         ]

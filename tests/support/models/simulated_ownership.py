@@ -17,7 +17,7 @@ from relay.settings import ReplicaSettings
 from relay.stages.claim.claim import Claim
 from relay.stages.claim.ports import ClaimedLane, Renewal
 from relay.stages.claim.totals import Totals
-from relay.stages.tenure import Tenure, TenureLostError
+from relay.stages.tenure import LanesCededError, Tenure, TenureLostError
 from tests.support.models.simulated_leases import LEASE, Clock, SimulatedDatabase
 from tests.support.models.simulated_postgres import Violation
 from tests.support.models.simulated_relay import Instant, SilentTelemetry
@@ -50,11 +50,13 @@ class OwnershipPort:
     async def sequence_value(self) -> int:
         return 0
 
-    async def register(self, replica: UUID, name: str, version: str, lease: float, former: UUID | None) -> int:
+    async def register(
+        self, replica: UUID, name: str, version: str, lease: float, former: UUID | None, waiting: str | None
+    ) -> int:
         def statement() -> int:
             if former is not None:
                 self._database.replicas.pop(former, None)
-            self._database.register(replica)
+            self._database.register(replica, waiting=waiting is not None)
             return self._database.xid()
 
         return cast("int", await self._run(statement))
@@ -98,6 +100,15 @@ class OwnershipPort:
         def statement() -> None:
             if replica in self._database.replicas:
                 self._database.replicas[replica].draining = True
+                self._database.replicas[replica].waiting = False
+                self._database.notify()
+
+        await self._run(statement)
+
+    async def take_part(self, replica: UUID) -> None:
+        def statement() -> None:
+            if replica in self._database.replicas:
+                self._database.replicas[replica].waiting = False
                 self._database.notify()
 
         await self._run(statement)
@@ -128,8 +139,14 @@ class Tenancy:
 class SimulatedReplica:
     """One process. Its `wire` outlives its tenures: what is on it lands in order, or the rest of it is lost."""
 
-    def __init__(self, name: str, clock: Clock, database: SimulatedDatabase, offset: float) -> None:
+    def __init__(
+        self, name: str, clock: Clock, database: SimulatedDatabase, offset: float, *, reaches_kafka: bool = True
+    ) -> None:
         self.name = name
+        self.reaches_kafka = reaches_kafka
+        """Whether it has had a producer: who loses it later keeps its lanes."""
+        self.ceded = 0
+        """How often it left its lanes to others that can publish."""
         self.database = database
         self.paused = False
         self.cut_off = False
@@ -173,8 +190,13 @@ class SimulatedReplica:
         )
         self.database.listeners.append(tenure.lanes_may_be_free)
         self.tenancy = Tenancy(tenure, claim)
-        self._start(claim.register(former))
+        self._start(claim.register(former, lambda: None if self.reaches_kafka else "Kafka is not reached"))
         return self.tenancy
+
+    def reach_kafka(self) -> None:
+        """From now on it can publish."""
+        self.reaches_kafka = True
+        self.tenancy.tenure.lanes_may_be_free()
 
     # The claim stage
 
@@ -217,8 +239,9 @@ class SimulatedReplica:
             self._work.send(None)
         except StopIteration:
             self._work = None
-        except TenureLostError:
+        except TenureLostError as lost:
             self._work = None
+            self.ceded += isinstance(lost, LanesCededError)
             self.begin_anew()
 
     def begin_anew(self) -> None:

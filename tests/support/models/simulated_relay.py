@@ -129,10 +129,15 @@ class SimulatedConnection:
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         return False
 
-    async def register(self, replica: UUID, name: str, version: str, lease: float, former: UUID | None) -> int:
+    async def register(
+        self, replica: UUID, name: str, version: str, lease: float, former: UUID | None, waiting: str | None
+    ) -> int:
         transaction = await self._begin()
         self.postgres.replicas[replica] = None
         return await self._commit(transaction)
+
+    async def take_part(self, replica: UUID) -> None:
+        raise NotImplementedError("each can publish")
 
     async def renew(self, replica: UUID, lease: float, report: Report) -> Renewal | None:
         transaction = await self._begin()

@@ -68,12 +68,14 @@ class Replicas:
     def _connection(self) -> asyncpg.Connection:
         return self._place.connection
 
-    async def start(self, name: str, dsn: str | None = None, **settings: object) -> RelayProcess:
+    async def start(
+        self, name: str, dsn: str | None = None, bootstrap_servers: str | None = None, **settings: object
+    ) -> RelayProcess:
         """Start a process; it is not ready yet."""
         relay = await self._exits.enter_async_context(
             relay_run(
                 dsn or self._place.dsn,
-                self._place.bootstrap_servers,
+                bootstrap_servers or self._place.bootstrap_servers,
                 replica_name=name,
                 **{**self._settings, **settings},
             )

@@ -55,6 +55,8 @@ class HandRelay:
         hand_on: Callable[[list[PendingEvent]], None] | None = None,
     ) -> None:
         self.telemetry = Telemetry()
+        totals = Totals()
+        totals.listen_to(self.telemetry)
         self.tenure = Tenure(Room(max_events, max_bytes))
         self.taken: list[PendingEvent] = []
         self.outcomes = Outcomes() if outcomes is None else outcomes
