@@ -19,6 +19,7 @@ from relay.telemetry import Telemetry
 from tests.support.postgres.replays import ask
 from tests.support.postgres.writers import Writers
 from tests.support.proxies.failing_postgres import FailingPostgres
+from tests.support.proxies.proxy import Proxy
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ class Matrix:
         self.service: Service
         self.running: asyncio.Task[None]
 
-    def start(self) -> None:
+    def start(self, bootstrap_servers: str | None = None) -> None:
         parts = urlsplit(self.here.dsn)
         netloc = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self.failing.port}"
         given = {
             "RELAY_POSTGRES_DSN": urlunsplit(parts._replace(netloc=netloc)),
-            "RELAY_KAFKA_BOOTSTRAP_SERVERS": self.here.bootstrap_servers,
+            "RELAY_KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers or self.here.bootstrap_servers,
             "RELAY_HTTP_HOST": "127.0.0.1",
             "RELAY_HTTP_PORT": "0",
             "RELAY_REPLICA_LEASE": "6",
@@ -136,6 +137,31 @@ class Matrix:
             await self.running
         self.start()
 
+    async def reach_kafka_late(self) -> None:
+        """A replica is on the list before it reaches Kafka."""
+
+        async def waits() -> bool:
+            found: bool = await self.here.connection.fetchval(
+                "SELECT bool_or(put_off ? 'publish events') FROM outbox.replica"
+            )
+            return found
+
+        async def restart(bootstrap_servers: str | None = None) -> None:
+            self.service.stop("the matrix")
+            async with asyncio.timeout(40):
+                await self.running
+            self.start(bootstrap_servers)
+
+        host, _, port = self.here.bootstrap_servers.rpartition(":")
+        async with Proxy(int(port)) as line:
+            await line.refuse()
+            await restart(f"{host}:{line.port}")
+            await until("it is on the list", waits, 30)
+            await line.accept()
+            await self._failed()
+            self.failing.fail(None)
+            await restart()
+
     async def round(self, statement: str, writers: Writers) -> None:
         """One statement fails, until it has done so often enough; then all is delivered."""
         self.failing.fail(statement)
@@ -198,6 +224,7 @@ PROVOKED: dict[str, Callable[[Matrix], Awaitable[None]]] = {
     **dict.fromkeys(("open_replays", "events_to_replay", "settle_replayed", "advance_replay"), Matrix.replayed),
     "refuse_replay": Matrix.replay_by_hand,
     **dict.fromkeys(("drain", "release", "unregister"), Matrix.stop_and_start),
+    "take_part": Matrix.reach_kafka_late,
 }
 """What makes the relay run each statement."""
 
