@@ -51,8 +51,7 @@ class Frame(NamedTuple):
 WHERE = (
     ("part_settle", "LaneScan.settle", "relay/decide/lane_scan.py"),
     ("part_scan", "ScanConnection.", "relay/postgres/flow/scan.py"),
-    ("part_scan", "", "relay/stages/scan/scan.py"),
-    ("part_scan", "", "relay/stages/scan/sweep.py"),
+    ("part_scan", "", "relay/stages/scan/"),
     ("part_scan", "", "relay/decide/lane_scan.py"),
     ("part_route", "", "relay/stages/publish/topic.py"),
     ("part_route", "", "relay/decide/routing.py"),
@@ -64,7 +63,7 @@ WHERE = (
     ("part_send", "", "aiokafka/conn.py"),
     ("part_publish", "", "relay/stages/publish/"),
     ("part_settle", "SettleConnection.", "relay/postgres/flow/settle.py"),
-    ("part_settle", "", "relay/stages/settle/settle.py"),
+    ("part_settle", "", "relay/stages/settle/"),
     ("part_metrics", "", "relay/telemetry/"),
     ("part_metrics", "", "relay/run/http.py"),
     ("part_metrics", "", "prometheus_client/"),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 HEARTBEATS_PER_LEASE = 3
+"""Renewals sent within one lease: two may get lost."""
 
 HAND_BACK_INTERVAL = 0.02
 """Seconds between looks (in memory) whether a lane that is to be given back is settled: its next owner waits for it."""
@@ -40,14 +41,14 @@ LOOK_AGAIN_AFTER = 0.02
 locked, and lanes that were moved here may be more than the share, so that others have to go."""
 
 MOST_LOOK_AGAIN_AFTER = 1.0
-"""The same after many tries without success: somebody may keep a lane's row locked for long."""
+"""Maximum seconds until that look, after many tries without success: a lane's row may stay locked for long."""
 
 SHOW_AFTER = 0.5
 """Seconds after which giving lanes back is worth a beat of its own, which shows it to people."""
 
 
 class Claim:
-    """The heartbeat and what hangs on it."""
+    """The heartbeat, and the lanes that are claimed and given back with it."""
 
     def __init__(
         self,
@@ -244,7 +245,7 @@ class Claim:
         await self._wake_others()
 
     async def _wake_others(self) -> None:
-        """Only a hint: without it they look with their next beat."""
+        """Send a hint: without it the others look with their next beat."""
         try:
             await self._port.wake_others()
         except RelayError as error:
@@ -260,7 +261,7 @@ class Claim:
         return sorted(LanePosition(state.lane, state.epoch, state.advance_position(ladder)) for state in states)
 
     async def _wait(self, seconds: float) -> None:
-        """Until then, or until there is something to look at; a drain that begins is such."""
+        """Wait `seconds`, or until there is something to look at; a drain that begins is such."""
         try:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._tenure.claim_wake_up.wait()

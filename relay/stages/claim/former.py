@@ -1,4 +1,4 @@
-"""A tenure that was lost: whose lease may still run, and of which Kafka may still have to answer for batches."""
+"""A tenure that was lost. Its lease may still run, and Kafka may still have to answer for its batches."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class FormerTenure:
-    """Watches the lease until it ends, or until this process is registered anew.
+    """Watches the lease until it ends, or until this process is registered again.
 
-    With the one or the other, others may own the lanes: what Kafka does not have yet must not be sent any more.
+    Either way, others may own the lanes from then on: nothing that Kafka does not have yet may be sent any more.
     """
 
     def __init__(self, tenure: Tenure, reason: Exception, on_lease_lost: Callable[[Tenure, str], None]) -> None:
-        """`reason` is why it was lost; `on_lease_lost` hears of the lease's end and why, once at most."""
+        """`reason` is why the tenure was lost. `on_lease_lost` is told, once at most, that the lease ended, and why."""
         self._tenure = tenure
         why = "the lease ran out while PostgreSQL was away"
         if isinstance(reason, LeaseLostError):
@@ -31,16 +31,16 @@ class FormerTenure:
 
     @property
     def replica(self) -> UUID:
-        """What this process was on the list."""
+        """The id under which this process was on the list of replicas."""
         return self._tenure.replica
 
     def replaced(self) -> None:
-        """This process is registered anew."""
+        """Stop watching, and end the lease: this process is registered again."""
         self._watching.cancel()
         self._tenure.end_lease()
 
     def forget(self) -> None:
-        """The process ends."""
+        """Stop watching: the process ends."""
         self._watching.cancel()
 
     async def _watch(self, why: str, on_lease_lost: Callable[[Tenure, str], None]) -> None:

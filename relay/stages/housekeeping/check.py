@@ -1,8 +1,7 @@
 """Looks, a few ids at a time, for events that the relay has passed and that nothing is recorded of.
 
-There must be none: below its lane's position each event has a receipt, a failure or a held row. One that has not was
-hidden from the relay, or its receipt was taken away, by whatever hole in whoever's defences. It would never be
-published, and never be missed.
+There must be none: below its lane's position each event has a receipt, a failure or a held row. An event without any
+was hidden from the relay, or somebody took its receipt away. It would never be published, and never be missed.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 SLICE_IDS = 10_000
-"""Per slice: about 20 ms of index probes. Two slices a minute go round through 14 million ids a day."""
+"""Ids in a slice: about 20 ms of index probes. Two slices a minute go round through 14 million ids a day."""
 
 MOST_FOUND = 100
-"""Events that are remembered; more say nothing new."""
+"""Maximum number of events that are remembered; more say nothing new."""
 
 MOST_NAMED = 5
+"""Ids that the error names."""
 
 
 class UnseenEventsError(RelayError):
@@ -42,7 +42,7 @@ class UnseenEventsError(RelayError):
 
 
 class Check:
-    """A chore: it does not work out while there are such events, so that it is shown wherever chores are.
+    """A chore that fails while there are such events, so that they are shown wherever failing chores are.
 
     Outlives tenures: what was found is looked at until it is settled.
     """

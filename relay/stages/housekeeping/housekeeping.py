@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from relay.telemetry import Telemetry
 
 FINISH_REPLAYS = "finish replays"
+"""The name of the chore that people wait for."""
 
 MOST_LETTERS = 500
-"""Of an error that is not our own: the server's text may quote a row."""
+"""Maximum characters of an error's text that are kept: the server's may quote a row."""
 
 
 class Chore(NamedTuple):
@@ -78,7 +79,7 @@ class Housekeeping:
         self._wake_up.set()
 
     async def run(self) -> None:
-        """Keep house until cancelled, or until the connection is lost."""
+        """Do each chore when it is due, until cancelled or until the connection is lost."""
         while True:
             self._wake_up.clear()
             for chore in self._chores:

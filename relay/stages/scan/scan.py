@@ -1,4 +1,4 @@
-"""Reads the next pending events of the owned lanes and hands them to publish."""
+"""Reads the next pending events of the owned lanes and passes them to the gate."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Part(NamedTuple):
     """What one lane gets of a scan."""
 
     events: int
-    """Of the scan's batch."""
+    """Its part of the scan's batch."""
     sharers: int
-    """Lanes to share the buffer's room with."""
+    """Number of lanes that share the room with it."""
 
 
 class Scan:
@@ -84,7 +84,7 @@ class Scan:
                 await self._pause(self._settings.idle_interval)
 
     async def scan_once(self, requests: Sequence[LaneRequest]) -> tuple[int, bool]:
-        """One scan; returns how many events it found and whether there is more that would fit."""
+        """Scan once; returns how many events were taken, and whether there is more that would fit."""
         tenure = self._tenure
         started = self._clock()
         self._reads.looking()
@@ -195,7 +195,7 @@ class Scan:
         return [state for state in self._tenure.lanes.values() if not state.releasing and state.sweep is None]
 
     def _parts(self, lanes: int, with_more: int) -> tuple[Part, Part]:
-        """What a lane gets that had no more when it was last read, and one of the `with_more` that had."""
+        """Return what a lane without more at its last read gets, and what one of the `with_more` others gets."""
         most = self._settings.batch_events
         if with_more in (0, lanes):
             equal = Part(max(1, most // max(1, lanes)), lanes)
@@ -230,7 +230,7 @@ class Scan:
         self._snapshot = snapshot
 
     async def _pause(self, seconds: float) -> None:
-        """Wait for a wake-up, or until a lane that has more, or could not be looked at, has room; at most so long."""
+        """Wait for a wake-up, or until a lane that has more, or could not be looked at, has room; at most `seconds`."""
         room, wake_up = self._tenure.room, self._tenure.scan_wake_up
         full = [state.lane for state in self._scannable() if not state.exhausted or not room.worth_reading(state.lane)]
         self._pause_over = False

@@ -20,8 +20,7 @@ QUIET_CHECK_INTERVAL = 1.0
 """Seconds between looks for long transactions that have written no event."""
 
 IDLE_INTERVAL = QUIET_CHECK_INTERVAL + 0.01
-"""Pause in seconds when there is nothing to sweep; a little more, because timers may fire early."""
-
+"""Seconds to pause when there is nothing to sweep; a little more, because timers may fire early."""
 
 TURN_STEPS = 20
 """Steps that a lane may take in a row. In turns, most lanes of a bulk transaction get back to their fresh events before
@@ -29,7 +28,7 @@ the last one does; if they all went on step by step, they would all wait for as 
 
 
 class Sweep:
-    """Does the long sweeps, and about once a second spares those that foreign transactions would cause."""
+    """Takes the steps of long sweeps; about once a second it looks for transactions that would cause needless ones."""
 
     def __init__(
         self,
@@ -48,12 +47,14 @@ class Sweep:
         self._telemetry = telemetry
         self._unreadable = unreadable
         self._first_seen: dict[int, float] = {}
+        """When a running transaction was first seen, in monotonic seconds."""
         self._looked_at: dict[int, int] = {}
         """The sequence's value at the last look at a transaction."""
         self._started: dict[int, float] = {}
+        """When a lane's long sweep began, in monotonic seconds."""
 
     async def run(self) -> None:
-        """Work until cancelled, or until the tenure drains."""
+        """Sweep until cancelled, or until the tenure drains."""
         checked = 0.0
         while not self._tenure.draining:
             self._reads.sweeping()
@@ -67,12 +68,12 @@ class Sweep:
                 await self._wait_for_work()
 
     async def step_all(self) -> bool:
-        """One step of every lane in a long sweep that has room; returns whether there was any."""
+        """Take one step of every lane in a long sweep that has room; returns whether there was any."""
         self._reads.sweeping()
         return any([await self._turn(state, 1) for state in list(self._tenure.lanes.values())])
 
     async def _turn(self, state: LaneScan, steps: int) -> bool:
-        """Up to so many steps of a lane that is in a long sweep, while it gets on; returns whether there were any."""
+        """Take up to `steps` steps of a lane that is in a long sweep, while it gets on; returns whether it took any."""
         for done in range(steps):
             if state.sweep is None or not self._tenure.may_take(state):
                 return done > 0
@@ -129,10 +130,10 @@ class Sweep:
     async def _readable_part(
         self, state: LaneScan, step: tuple[int, int], most: Reach, error: StatementFailedError
     ) -> tuple[int, int] | None:
-        """The part of a step before an event that cannot be read. None, and that one fails, if nothing is before it.
+        """Return the part of a step before an event that cannot be read; None, and the event fails, if there is none.
 
-        The whole step if everything in it can be read: what could not has failed, or was mended, since the read began.
-        If it had another reason the read fails again.
+        Return the whole step if everything in it can be read: the event has failed, or was mended, since the read
+        began. If the read failed for another reason, it fails again.
         """
         if self._unreadable is None:
             raise error

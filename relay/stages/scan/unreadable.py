@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from relay.stages.tenure import Tenure
 
 ID_MAX = 2**63 - 1
+"""The highest id there can be."""
 
 WAIT = 0.1
-"""Seconds until the next look whether a failure is recorded."""
+"""Seconds to wait for a failure to be recorded, before the lane is looked at again."""
 
 
 class Found(NamedTuple):
@@ -30,11 +31,11 @@ class Found(NamedTuple):
 
     event: PendingEvent
     first: bool
-    """Whether everything before it was taken. If not that goes first: behind a failure of its key it would be held."""
+    """Whether everything before it was taken. If not, that goes first: it would be held behind a failure of its key."""
 
 
 class Unreadable:
-    """Looks for them when a read failed. What it reads itself is thrown away, so no snapshot or xid counts."""
+    """Finds such events when a read failed. It throws away what it reads, so no snapshot or xid of it counts."""
 
     def __init__(self, port: UnreadablePort, tenure: Tenure, fail: Callable[[Tenure, PendingEvent, str], None]) -> None:
         self._port = port
@@ -42,8 +43,11 @@ class Unreadable:
         self._fail = fail
 
     async def find(self, state: LaneScan, above: int, up_to: int, max_events: int, max_bytes: int) -> Found | None:
-        """The first event that a read of above < id <= up_to with these bounds met and cannot read; None if it can
-        read all of them, so that something else is the matter."""
+        """Find the first event that cannot be read, of those that a read of above < id <= up_to would meet.
+
+        The read's bounds are `max_events` and `max_bytes`. None if all of them can be read, so that something else is
+        the matter.
+        """
         waiting = await self._port.pending_ids(state.lane, above, up_to, max_events)
         if not waiting or await self._readable(state.lane, above, waiting[-1].id, max_events, max_bytes):
             return None
@@ -57,10 +61,9 @@ class Unreadable:
         return Found(waiting[low], all(event.id in state.taken for event in waiting[:low]))
 
     async def fail(self, state: LaneScan, event: PendingEvent, error: StatementFailedError) -> None:
-        """Let it have failed, unless it has and that is not committed yet; then wait a little.
+        """Let the event fail; wait a little instead if its failure, or an earlier event's outcome, is not committed.
 
-        And unless an earlier event is under way: of the same key, it would be held behind this one's failure if it came
-        back, or by the next owner.
+        An earlier event of the key would be held behind this failure if it came back, or by the lane's next owner.
         """
         if event.id in state.taken or not state.all_settled_below(event.id):
             await asyncio.sleep(WAIT)
