@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
-
-_PACKAGE = Path(__file__).parent
+# No pathlib and no traceback here: services that enqueue import this module.
+_PACKAGE = __file__.removesuffix("errors.py")
 
 
 class RelayError(Exception):
@@ -98,6 +96,15 @@ def describe(error: BaseException) -> str:
     if isinstance(error, RelayError):
         return str(error)
     text = " ".join(str(error).split())
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(frame.filename).parents]
-    at = f" (at {Path(ours[-1].filename).relative_to(_PACKAGE.parent)}:{ours[-1].lineno})" if ours else ""
-    return f"{type(error).__name__}{f': {text}' if text else ''}{at}"
+    return f"{type(error).__name__}{f': {text}' if text else ''}{_where(error)}"
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of ours that the error went through."""
+    found, entry = "", error.__traceback__
+    while entry is not None:
+        file = entry.tb_frame.f_code.co_filename
+        if file.startswith(_PACKAGE):
+            found = f" (at relay/{file.removeprefix(_PACKAGE)}:{entry.tb_lineno})"
+        entry = entry.tb_next
+    return found

@@ -10,78 +10,68 @@ Your part: **lock the aggregate before enqueueing** (its UPDATE, or SELECT ... F
 are published in the order in which their transactions commit, and only that lock gives two transactions with the
 same key an order. Enqueueing first leaves no order to keep.
 
-Works with asyncpg connections. Importing this package needs neither Kafka's client nor the relay's settings.
+The functions here take the connection of any client: asyncpg, psycopg 3, psycopg2, SQLAlchemy 2, Django. The modules
+`relay.enqueue.asyncpg`, `.psycopg`, `.psycopg2`, `.sqlalchemy` and `.django` have the same two functions for one client
+each. Importing this package needs the standard library alone.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from relay.enqueue.arguments import event_of, events_of
+from relay.enqueue.contract import DEFAULT_SCHEMA
 from relay.enqueue.dispatch import adapter_for
 from relay.enqueue.event import Event
-from relay.errors import EnqueueError, NotInTransactionError, SettingsError
-from relay.postgres.sql import DEFAULT_SCHEMA, check_schema_name
+from relay.errors import EnqueueError, NotInTransactionError, SchemaError
 
+TYPE_CHECKING = False  # Importing typing would cost more than all the rest.
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Coroutine, Iterable
+    from typing import Any, Unpack, overload
     from uuid import UUID
 
-__all__ = ["EnqueueError", "Event", "NotInTransactionError", "enqueue", "enqueue_many"]
+    from relay.enqueue.signatures import AsyncConnection, Fields, SyncConnection
+else:
+
+    def overload(function):
+        return function
 
 
-async def enqueue(
-    connection: object,
-    topic: str,
-    *,
-    key: bytes | str | None,
-    payload: bytes | str | None,
-    headers: Mapping[str, str] | None = None,
-    type: str | None = None,  # noqa: A002 the word of CloudEvents and of the schema
-    event_id: UUID | None = None,
-    schema: str = DEFAULT_SCHEMA,
-) -> UUID:
-    """Write one event in the caller's open transaction and return its event_id.
+__all__ = ["EnqueueError", "Event", "NotInTransactionError", "SchemaError", "enqueue", "enqueue_many"]
 
-    Lock the aggregate before calling this (see the package's docstring). `str` is encoded as UTF-8; a payload of
-    None is a tombstone, a key of None means no order. One round trip: one INSERT.
+
+@overload
+def enqueue(connection: SyncConnection, topic: str, *, schema: str = ..., **fields: Unpack[Fields]) -> UUID: ...
+@overload
+def enqueue(connection: SyncConnection, event: Event, /, *, schema: str = ...) -> UUID: ...
+@overload
+def enqueue(
+    connection: AsyncConnection, topic: str, *, schema: str = ..., **fields: Unpack[Fields]
+) -> Coroutine[Any, Any, UUID]: ...
+@overload
+def enqueue(connection: AsyncConnection, event: Event, /, *, schema: str = ...) -> Coroutine[Any, Any, UUID]: ...
+def enqueue(connection: object, topic: object, *, schema: str = DEFAULT_SCHEMA, **fields: Any) -> Any:
+    """Write one event in the caller's open transaction, by one INSERT, and return its event_id.
+
+    Takes the topic with `key`, `payload` and, if wanted, `headers`, `type` and `event_id`, or an event as a whole. The
+    call is awaited if the client is asynchronous. Lock the aggregate before calling this (see the package's docstring).
+    `str` is encoded as UTF-8; a payload of None is a tombstone, a key of None means no order.
 
     Raises NotInTransactionError outside a transaction or inside a failed one, EnqueueError (a ValueError) for an
-    event that cannot be enqueued, SchemaError if there is no outbox. The driver's own errors stay as they are.
+    event that cannot be enqueued, SchemaError if there is no outbox. The client's own errors stay as they are.
     """
-    adapter = adapter_for(connection)
-    _check_schema(schema)
-    if event_id is None:
-        event = Event(topic, key=key, payload=payload, headers=headers, type=type)
-    else:
-        event = Event(topic, key=key, payload=payload, headers=headers, type=type, event_id=event_id)
-    await adapter.enqueue(connection, event, schema)
-    return event.event_id
+    return adapter_for(connection).write(connection, event_of(topic, fields), schema)
 
 
-async def enqueue_many(connection: object, events: Iterable[Event], *, schema: str = DEFAULT_SCHEMA) -> list[UUID]:
+@overload
+def enqueue_many(connection: SyncConnection, events: Iterable[Event], *, schema: str = ...) -> list[UUID]: ...
+@overload
+def enqueue_many(
+    connection: AsyncConnection, events: Iterable[Event], *, schema: str = ...
+) -> Coroutine[Any, Any, list[UUID]]: ...
+def enqueue_many(connection: object, events: Iterable[Event], *, schema: str = DEFAULT_SCHEMA) -> Any:
     """Write many events in the caller's open transaction, by one COPY, and return their event_ids.
 
-    Events of the same key are published in the order of the iterable. Either all are written or none is. Raises as
-    `enqueue` does.
+    Events of the same key are published in the order of the iterable. Either all are written or none is. The call is
+    awaited if the client is asynchronous. Raises as `enqueue` does.
     """
-    adapter = adapter_for(connection)
-    _check_schema(schema)
-    batch = list(events)
-    for index, event in enumerate(batch):
-        if not isinstance(event, Event):
-            raise EnqueueError(
-                f"events[{index}] is of type {_type_name(event)}; enqueue_many takes relay.enqueue.Event objects"
-            )
-    await adapter.enqueue_many(connection, batch, schema)
-    return [event.event_id for event in batch]
-
-
-def _check_schema(schema: str) -> None:
-    try:
-        check_schema_name(schema)
-    except SettingsError as error:
-        raise EnqueueError(f"schema: {error}") from None
-
-
-def _type_name(value: object) -> str:
-    return type(value).__name__
+    return adapter_for(connection).write_many(connection, events_of(events), schema)

@@ -5,11 +5,13 @@ Source: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"; 
 
 from __future__ import annotations
 
+from io import RawIOBase
 from struct import Struct
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
     from uuid import UUID
 
 PORTION_BYTES = 256 * 1024
@@ -24,9 +26,12 @@ _JSONB_VERSION = b"\x01"
 
 
 def binary_copy(
-    rows: Iterable[tuple[UUID, str, bytes | None, bytes | None, str, str | None]],
+    rows: Iterable[tuple[UUID, str, bytes | None, bytes | None, str, str | None]], encoding: str = "utf-8"
 ) -> Iterator[bytes]:
-    """The rows (event_id, topic, key, payload, headers as JSON text, type) as the bytes of one COPY."""
+    """The rows (event_id, topic, key, payload, headers as JSON text, type) as the bytes of one COPY.
+
+    `encoding` is Python's name of the connection's client_encoding: the server converts text from it, here as well.
+    """
     length = _LENGTH.pack
     portion = bytearray(_HEADER)
     for event_id, topic, key, payload, headers, kind in rows:
@@ -36,8 +41,8 @@ def binary_copy(
             topic.encode(),
             key,
             payload,
-            _JSONB_VERSION + headers.encode(),
-            None if kind is None else kind.encode(),
+            _JSONB_VERSION + headers.encode(encoding),
+            None if kind is None else kind.encode(encoding),
         )
         for value in fields:
             if value is None:
@@ -50,3 +55,23 @@ def binary_copy(
             portion = bytearray()
     portion += _TRAILER
     yield bytes(portion)
+
+
+class CopyFile(RawIOBase):
+    """The portions of a COPY as a file to read, for clients that ask for one."""
+
+    def __init__(self, portions: Iterator[bytes]) -> None:
+        self._portions = portions
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill the buffer as far as the portion goes; 0 at the end."""
+        if not self._rest:
+            self._rest = memoryview(next(self._portions, b""))
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size

@@ -11,6 +11,14 @@ from relay.errors import EnqueueError
 from relay.headers import MAX_BYTES, MAX_HEADERS, PREFIX
 from relay.names import LONGEST_TOPIC, is_topic
 
+_known_topics: set[str] = set()
+"""Topics that were found to be right: a service has few of them. Bounded, because some services make names up."""
+_MAX_KNOWN_TOPICS = 1000
+
+CLOUD_EVENTS_PREFIX = "ce_"
+RESERVED = (PREFIX, CLOUD_EVENTS_PREFIX)
+"""What no header of a writer begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -30,28 +38,47 @@ class Event:
 
     def __post_init__(self) -> None:
         """Check every field, and take copies of what the caller could still change."""
-        _check_topic(self.topic)
-        object.__setattr__(self, "key", _as_bytes("key", self.key))
-        object.__setattr__(self, "payload", _as_bytes("payload", self.payload))
-        object.__setattr__(self, "headers", _checked_headers(self.headers))
+        if self.topic.__class__ is not str or self.topic not in _known_topics:
+            _check_topic(self.topic)
+        _set_key(self, _as_bytes("key", self.key))
+        _set_payload(self, _as_bytes("payload", self.payload))
+        _set_headers(self, _checked_headers(self.headers) if self.headers is not None else {})
         if self.type is not None:
             _check_text("type", self.type)
-        if not isinstance(self.event_id, UUID):
+        if self.event_id.__class__ is not UUID and not isinstance(self.event_id, UUID):
             raise EnqueueError(f"event_id must be a uuid.UUID, not {_kind(self.event_id)}")
 
 
+# What object.__setattr__ comes to on a frozen class with slots, at half the cost.
+_set_key = vars(Event)["key"].__set__
+_set_payload = vars(Event)["payload"].__set__
+_set_headers = vars(Event)["headers"].__set__
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def _json(headers: Mapping[str, str]) -> str:
-    return json.dumps(dict(headers), ensure_ascii=False)
+    return _encode(headers)
 
 
-def row(event: Event) -> tuple[UUID, str, bytes | None, bytes | None, str, str | None]:
-    """The columns event_id, topic, key, payload, headers (JSON text) and type."""
+def row(
+    event: Event, trace: Mapping[str, str] | None = None
+) -> tuple[UUID, str, bytes | None, bytes | None, str, str | None]:
+    """The columns event_id, topic, key, payload, headers (JSON text) and type.
+
+    The headers of `trace` are added, except where they would make the headers larger than the outbox takes.
+    """
+    headers = event.headers
+    if trace and not (headers and trace.keys() & headers.keys()):
+        text = _json({**headers, **trace} if headers else trace)
+        large = len(text) > MAX_BYTES // 4 and len(text.encode()) > MAX_BYTES
+        if large or (headers and len(headers) + len(trace) > MAX_HEADERS):
+            text = _json(headers or {})
+    else:
+        text = _json(headers) if headers else "{}"
     # An Event that exists has been checked: key and payload are bytes by now.
-    headers = _json(event.headers) if event.headers else "{}"
-    return event.event_id, event.topic, event.key, event.payload, headers, event.type  # type: ignore[return-value]
-
-
-COLUMNS = ("event_id", "topic", "key", "payload", "headers", "type")
+    return event.event_id, event.topic, event.key, event.payload, text, event.type  # type: ignore[return-value]
 
 
 def size(event: Event) -> int:
@@ -69,41 +96,55 @@ def _check_topic(topic: object) -> None:
         raise EnqueueError(
             f"topic {topic[:60]!r} is not a topic name; use 1 to {LONGEST_TOPIC} of the characters a-z A-Z 0-9 . _ -"
         )
+    if len(_known_topics) < _MAX_KNOWN_TOPICS:
+        _known_topics.add(topic)
 
 
 def _as_bytes(name: str, value: object) -> bytes | None:
+    if isinstance(value, str):
+        # Nearly all text takes this way; the other says what is wrong.
+        return value.encode() if value.isascii() else _encoded(name, value)
     if value is None or isinstance(value, bytes):
         return value
-    if isinstance(value, str):
-        return _encoded(name, value)
     hint = " (for JSON, json.dumps it first)" if isinstance(value, Mapping | list) else ""
     raise EnqueueError(f"{name} must be bytes, str or None, not {_kind(value)}{hint}")
 
 
 def _checked_headers(headers: object) -> dict[str, str]:
-    if headers is None:
-        return {}
     if not isinstance(headers, Mapping):
         raise EnqueueError(f"headers must be a mapping of str to str, not {_kind(headers)}")
     copy: dict[str, str] = {}
+    most = 0
     for name, value in headers.items():
-        _check_text("a header's name", name)
-        if name.startswith(PREFIX):
-            raise EnqueueError(f"header {name[:60]!r}: names that begin with {PREFIX} are the relay's own; use another")
-        copy[name] = _check_text(f"header {name[:60]!r}", value)
+        if name.__class__ is not str or not name.isascii() or "\0" in name:
+            _check_text("a header's name", name)
+        if value.__class__ is not str or not value.isascii() or "\0" in value:
+            _check_text(f"header {name[:60]!r}", value)
+        if name.startswith(RESERVED):
+            raise EnqueueError(_reserved(name))
+        copy[name] = value
+        # A character takes six bytes as JSON at most: what is small is not written out to be counted.
+        most += 6 * (len(name) + len(value)) + 8
     if len(copy) > MAX_HEADERS:
         raise EnqueueError(
             f"there are {len(copy):,} headers, more than the {MAX_HEADERS} that the outbox takes; "
             "put the others into the payload"
         )
-    # A character takes six bytes as JSON at most: what is small is not written out to be counted.
-    most = sum(6 * (len(name) + len(value)) + 8 for name, value in copy.items())
     if most > MAX_BYTES and (size := len(_json(copy).encode())) > MAX_BYTES:
         raise EnqueueError(
             f"the headers have {size:,} bytes as JSON, more than the {MAX_BYTES:,} that the outbox takes; "
             "put large values into the payload"
         )
     return copy
+
+
+def _reserved(name: str) -> str:
+    if name.startswith(PREFIX):
+        return f"header {name[:60]!r}: names that begin with {PREFIX} are the relay's own; use another"
+    return (
+        f"header {name[:60]!r}: names that begin with {CLOUD_EVENTS_PREFIX} are attributes of CloudEvents, which the "
+        "relay writes; use another"
+    )
 
 
 def _check_text(name: str, value: object) -> str:

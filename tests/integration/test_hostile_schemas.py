@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from relay.cli import main
-from relay.enqueue import Event, enqueue, enqueue_many
+from relay.enqueue import Event
 from relay.postgres.connect import open_connection
 from relay.postgres.flow.housekeeping import HousekeepingConnection
+from tests.support.enqueue.clients import CLIENTS
 from tests.support.postgres.attacker import Attacker, attacker_of, forget, shadow_all, shadow_for
 from tests.support.postgres.outbox import connected
 
@@ -112,14 +113,39 @@ async def test_the_printed_sql_springs_none(attacker: Attacker, database: str) -
     await asyncio.to_thread(run, database, "migrate", "--check")
 
 
+PATHS = ("""hostile, "$user", public, pg_catalog""", """"$user", public""", "hostile")
+
+
 async def test_enqueueing_on_a_callers_connection_springs_none(attacker: Attacker, database: str) -> None:
     await asyncio.to_thread(run, database, "migrate")
+    # SQLAlchemy's own first statements on a connection do spring traps: they must not come from the database's path.
+    await _with_the_usual_path(database)
+    events = [Event("orders", key="k", payload="x", headers={"a": "b"}, type="t") for _ in range(3)]
+    for make_client in CLIENTS.values():
+        client = make_client()
+        async with client.opened(database):
+            for path in PATHS:
+                async with client.transaction():
+                    await client.execute(f"SET LOCAL search_path = {path}")
+                    await client.enqueue(headers={"a": "b"}, type="t")
+                    await client.enqueue_many(events)
     async with connected(database) as connection:
-        for path in ("""hostile, "$user", public, pg_catalog""", """"$user", public""", "hostile"):
+        written = await connection.fetchval("SELECT pg_catalog.count(*) FROM outbox.event")
+    assert written == 4 * len(PATHS) * len(CLIENTS)
+
+
+async def _with_the_usual_path(dsn: str) -> None:
+    async with connected(dsn) as connection:
+        await connection.execute("SET search_path = pg_catalog")
+        name = await connection.fetchval("SELECT quote_ident(current_database())")
+        await connection.execute(f"ALTER DATABASE {name} RESET search_path")
+
+
+async def test_the_functions_for_writers_spring_none_on_a_callers_connection(attacker: Attacker, database: str) -> None:
+    await asyncio.to_thread(run, database, "migrate")
+    async with connected(database) as connection:
+        for path in PATHS:
             await connection.execute(f"SET search_path = {path}")
-            async with connection.transaction():
-                await enqueue(connection, "orders", key="k", payload="x", headers={"a": "b"}, type="t")
-                await enqueue_many(connection, [Event("orders", key="k", payload="x") for _ in range(3)])
             for call in _calls():
                 await connection.execute(f"SELECT {call}")
         # The search path must not be gone, either: it is the caller's.

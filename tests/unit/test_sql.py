@@ -70,7 +70,7 @@ def test_checksums_do_not_depend_on_the_schema() -> None:
 @pytest.mark.parametrize("name", ["", "Outbox", "1st", "a b", 'a"b', "a;b", "a.b", "pg_outbox", "x" * 64, "ä"])
 def test_a_name_that_would_need_quoting_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="RELAY_POSTGRES_SCHEMA"):
-        sql.query("enqueue", name)
+        sql.query("scan", name)
 
 
 def test_only_statements_that_are_rare_notify() -> None:

@@ -6,10 +6,11 @@ import re
 
 import pytest
 
+from relay.enqueue import contract
 from relay.postgres import sql
 
 # Statements on connections whose search path is the caller's, or not set yet.
-FOREIGN_CONNECTION = ("enqueue", "patient_session", "safe_search_path", "safe_search_path_of_transaction")
+FOREIGN_CONNECTION = ("patient_session", "safe_search_path", "safe_search_path_of_transaction")
 
 # What is followed by a bracket and is the grammar's, which no schema can replace.
 _GRAMMAR = {
@@ -59,6 +60,13 @@ def functions() -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("name", FOREIGN_CONNECTION)
 def test_a_statement_on_somebody_elses_connection_is_qualified(name: str) -> None:
     assert unqualified(sql.query(name)) == []
+
+
+@pytest.mark.parametrize("parameters", [contract.DOLLARS, contract.FORMAT, contract.FORMAT_BINARY])
+def test_the_insert_on_a_callers_connection_is_qualified(parameters: tuple[str, ...]) -> None:
+    statement = contract.insert("outbox", parameters)
+    assert unqualified(re.sub(r"\$\d|%[sb]", "x", statement)) == []
+    assert unqualified(contract.copy("outbox").partition(" (")[0]) == []
 
 
 @pytest.mark.parametrize("name", functions())

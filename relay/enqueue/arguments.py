@@ -1,0 +1,34 @@
+"""The arguments of `enqueue` and `enqueue_many`, as every client's module takes them."""
+
+from __future__ import annotations
+
+from relay.enqueue.event import Event
+from relay.errors import EnqueueError
+
+TYPE_CHECKING = False  # typing's own would cost more to import than all the rest.
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+
+def event_of(subject: object, fields: dict[str, Any]) -> Event:
+    """The event that `enqueue(connection, subject, **fields)` is about. Raises EnqueueError."""
+    if isinstance(subject, str) or fields:
+        if "event_id" in fields and fields["event_id"] is None:
+            del fields["event_id"]
+        return Event(subject, **fields)  # type: ignore[arg-type]
+    return _as_event(subject, "")
+
+
+def events_of(subjects: Iterable[object]) -> list[Event]:
+    """The events of `enqueue_many`. Raises EnqueueError, which names the index, before anything is written."""
+    return [
+        subject if subject.__class__ is Event else _as_event(subject, f"events[{index}]: ")
+        for index, subject in enumerate(subjects)
+    ]
+
+
+def _as_event(subject: object, where: str) -> Event:
+    if isinstance(subject, Event):
+        return subject
+    raise EnqueueError(f"{where}{subject.__class__.__name__} is not an event; pass a relay.enqueue.Event")

@@ -1,0 +1,1 @@
+"""The clients of PostgreSQL that the library for writers knows, in one form for its contract."""
