@@ -123,7 +123,7 @@ def _keep(say: Callable[[str], object], *servers: PostgresServer | KafkaServer) 
     """Leave the servers up. The end is Ctrl-C, or LocalServerError when one of them ends by itself."""
     from relay.local import LocalServerError
 
-    say("The servers stay up until Ctrl-C.")
+    say("The servers keep running until Ctrl-C.")
     while True:
         for server in servers:
             if not server.running:
@@ -133,7 +133,7 @@ def _keep(say: Callable[[str], object], *servers: PostgresServer | KafkaServer) 
 
 def _how_to_go_on(postgres: PostgresServer, kafka: KafkaServer) -> str:
     return (
-        "To go on with these servers, in another terminal:\n"
+        "To continue with these servers, run in another terminal:\n"
         f"export RELAY_POSTGRES_DSN={shlex.quote(postgres.dsn)}\n"
         f"export RELAY_KAFKA_BOOTSTRAP_SERVERS={shlex.quote(kafka.bootstrap_servers)}\n"
         f"{_program()} status    # what is pending and what was delivered\n"

@@ -1,4 +1,4 @@
-"""Who owns the schema and what is in it: whoever does can replace it, and have others run what they like."""
+"""Checks who owns the schema and the objects in it: an owner can replace them, and have others run any code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Owned:
 
 @cache
 def names() -> tuple[str, ...]:
-    """What the migrations make, partitions aside."""
+    """Return the names of the objects that the migrations make, partitions aside."""
     return tuple(sorted({name for migration in migrations() for name in _MADE.findall(migration.sql)}))
 
 
@@ -51,9 +51,9 @@ async def check_owners(
 ) -> list[Owned]:
     """Raise SchemaError if the schema or something of the outbox in it belongs to somebody who is not meant.
 
-    Reads nothing but PostgreSQL's own catalogs, and comes before anything that is in the schema. `refused` says what we
-    are up to there (one of the functions below; to change things, unless given). Returns what is there: whoever goes on
-    must rest on that alone, because what is not in it may appear at once.
+    Reads only PostgreSQL's own catalogs, and has to come before anything in the schema is used. `refused` is one of the
+    functions below and says what the caller is going to do there: change things, unless given. Returns the objects that
+    are there: the caller must use these alone, because another one may appear at any moment.
     """
     with translated():
         found = [Owned(**row) for row in await connection.fetch(query("owned", schema), names())]
@@ -64,7 +64,7 @@ async def check_owners(
 
 
 def check_in_sql(schema: str = DEFAULT_SCHEMA) -> str:
-    """What `check_owners` does before a change, for a script that another tool runs."""
+    """Return the checks of `check_owners` before a change, for a script that another tool runs."""
     listed = ", ".join(f"'{name}'" for name in names())
     owned = query("owned", schema).replace("$1::text[]", f"ARRAY[{listed}]").removesuffix(";")
     return f"""DO $check$
@@ -87,7 +87,7 @@ $check$;"""
 
 
 def refused_to_change(found: Sequence[Owned], schema: str) -> str | None:
-    """Why nothing is made in the schema; the schema comes first.
+    """Say why nothing is made in the schema, if so; `found` begins with the schema.
 
     To be a superuser is not to be meant: a superuser may act as everybody.
     """
@@ -106,7 +106,7 @@ def refused_to_change(found: Sequence[Owned], schema: str) -> str | None:
 
 
 def refused_to_look(found: Sequence[Owned], schema: str) -> str | None:
-    """Why whoever wants to change things in the schema does not even look at what is in it.
+    """Say why a command that wants to change the schema does not even read what is in it, if so.
 
     Looking may run its owner's functions with our rights, and not only a superuser has rights to lose.
     """
@@ -114,7 +114,7 @@ def refused_to_look(found: Sequence[Owned], schema: str) -> str | None:
 
 
 def refused_to_use(found: Sequence[Owned], schema: str) -> str | None:
-    """Why what is in the schema is not used; the schema comes first."""
+    """Say why the objects in the schema are not used, if so; `found` begins with the schema."""
     for each in found:
         if not each.of_the_schemas:
             return (

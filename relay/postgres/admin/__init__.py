@@ -1,1 +1,1 @@
-"""What people's commands read and change in PostgreSQL, each on one connection of its own."""
+"""PostgreSQL for people's commands: what they read and change, each command on a connection of its own."""

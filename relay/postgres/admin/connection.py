@@ -35,7 +35,7 @@ class AdminConnection(asyncpg.Connection):
     async def transaction(  # type: ignore[override]
         self, *, isolation: str = "read_committed", readonly: bool = False
     ) -> AsyncIterator[None]:
-        """Begin a transaction, or a savepoint inside one; it cannot be used but with `async with`."""
+        """Begin a transaction, or a savepoint inside one; to be used with `async with` only."""
         begin: Callable[..., Any] = super().transaction
         if self._in_ours:
             async with begin():

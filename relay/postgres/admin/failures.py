@@ -1,7 +1,7 @@
-"""Failures as people ask about them and mark them: replay and discard are marks, only a lane's owner acts on them.
+"""Reads failures for people, and marks them: replay and discard are marks, on which only a lane's owner acts.
 
-A mark is set in the failure's own row, in the transaction that records the action: it is exact in its count, seen
-at once by everybody, and needs no relay.
+A mark is set in the failure's own row, in the transaction that records the action. So its count is exact, everybody
+sees it immediately, and it needs no relay.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MARK: dict[Kind, str] = {"replay": "replaying", "discard": "discarded"}
 
 @dataclass(frozen=True, slots=True)
 class FailureFilter:
-    """Which failures are meant; None means any. `*` in a pattern stands for anything, `error` ignores case."""
+    """Which failures are meant; None means any. `*` in a pattern stands for any characters, `error` ignores case."""
 
     ids: tuple[int, ...] | None = None
     """Without repetition."""
@@ -62,7 +62,7 @@ class FailureFilter:
     states: tuple[str, ...] | None = None
 
     def arguments(self) -> list[object]:
-        """$1 to $7 of the statements that take a filter."""
+        """Return the parameters $1 to $7 of the statements that take a filter."""
         topic, error = (None if pattern is None else _like(pattern) for pattern in (self.topic, self.error))
         return [self.ids, topic, self.key, error, self.since, self.until, self.states]
 
@@ -176,7 +176,7 @@ def _all(kind: Callable[..., Row], rows: Sequence[asyncpg.Record]) -> list[Row]:
 
 
 def _like(pattern: str) -> str:
-    """A pattern for LIKE that matches what `pattern` does, in which `*` stands for anything."""
+    """Return the LIKE pattern that matches the same texts as `pattern`, in which `*` stands for any characters."""
     for special in "\\%_":
         pattern = pattern.replace(special, f"\\{special}")
     return pattern.replace("*", "%")

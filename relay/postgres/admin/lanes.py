@@ -33,9 +33,9 @@ class Replica:
     silent_seconds: float | None = None
     """Seconds since its last heartbeat, if the next one is overdue: it is dead, paused, or cut off."""
     duplicates: int = 0
-    """Events it found to be in Kafka more than once, since its process began."""
+    """Number of events that it found to be in Kafka more than once, since its process began."""
     leases_lost: int = 0
-    """Since its process began."""
+    """Number of leases that it lost since its process began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class OwnedLane:
     position: int
     owned_seconds: float | None
     handing_back: bool = False
-    """Whether its owner takes nothing more from it, and releases it once what was taken is settled."""
+    """Whether its owner takes no more events from it, and releases it once the taken ones are settled."""
     free_in_seconds: float | None = None
     """Seconds, for a lane whose owner is silent: until the lease ends and others claim it."""
     parked: bool = False
@@ -104,10 +104,10 @@ async def record_intent(
     reason: str,
     requested_by: str,
 ) -> dict[int, int]:
-    """Record that `replica` is to own these lanes for so many seconds, and wake the relays up.
+    """Record that `replica` is to own these lanes for `seconds`, and wake the relays up.
 
-    Without a replica, the owners are to give them back, and nobody is to own them for so long. The intent replaces
-    the one before. Returns each lane's epoch: it is for the owner at this one.
+    Without a replica, the owners are to give the lanes back, and no replica is to own them for `seconds`. The intent
+    replaces an earlier one. Returns each lane's epoch: the intent is for the owner at this epoch.
     """
     with translated():
         rows = await connection.fetch(query("ask_lanes", schema), lanes, replica, seconds, reason, requested_by)

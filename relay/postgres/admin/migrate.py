@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 LOCK_ATTEMPTS = 60
 LOCK_PAUSE = 0.5
-"""Seconds between attempts to lock the events' table, for the writers that were kept waiting to get on."""
+"""Seconds between attempts to lock the table of events, in which waiting writers proceed."""
 
 
 async def migrate(
     connection: asyncpg.Connection, schema: str = DEFAULT_SCHEMA, owner: str | None = None
 ) -> list[Migration]:
-    """Apply what is pending and return it. Safe to run again, and by several programs at once.
+    """Apply the pending migrations and return them. Safe to run again, and by several programs at the same time.
 
     With an `owner`, that role makes everything and owns it. Nothing is pending in a newer schema that this program can
     work with. Raises SchemaError if it cannot, if what was applied is not what it knows (see `schema_state`), if the
@@ -66,7 +66,7 @@ async def migrate(
 async def _patiently(
     work: Callable[[], Awaitable[Result]], what: str, connection: asyncpg.Connection, schema: str
 ) -> Result:
-    """Do what gives up when it has waited a little for a lock, so that writers do not queue up behind it.
+    """Run `work`, which gives up after a short wait for a lock, so that writers do not queue up behind it.
 
     Tried for half a minute or more; then HeldUpError names who held the lock.
     """
@@ -124,7 +124,10 @@ async def _apply_next(connection: asyncpg.Connection, schema: str, owner: str | 
 
 @asynccontextmanager
 async def transaction_as(connection: asyncpg.Connection, owner: str | None) -> AsyncIterator[None]:
-    """A transaction as the role `owner`, or as the one that connected. Raises SchemaError if there is no such role."""
+    """Begin a transaction as the role `owner`, or as the one that connected.
+
+    Raises SchemaError if there is no such role, PrivilegeError if the one that connected may not act as it.
+    """
     async with connection.transaction(isolation="read_committed"):
         await secure_transaction(connection)
         if owner is not None:
@@ -216,9 +219,10 @@ async def set_max_event_bytes(
 
 
 def script(migrations: Iterable[Migration], schema: str = DEFAULT_SCHEMA) -> str:
-    """The migrations as SQL text for another tool to run, each with the statement that records it.
+    """Return the migrations as SQL text for another tool to run, each with the statement that records it.
 
-    Whose the schema is, is looked at before and after: what was not there at first may have come from somebody else.
+    The text checks who owns the schema before and after each: an object that was not there at first may be of somebody
+    else.
     """
     check = check_in_sql(schema)
     return "\n".join(

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import asyncpg
 
 COUNT_SECONDS = 10.0
-"""Seconds that a person waits for a count; what is not counted by then is replayed all the same."""
+"""Seconds that a person waits for a count; events that are not counted by then are replayed all the same."""
 
 COUNT_IDS = 250_000
 """Ids per statement: a fraction of a second if all of them match."""
 
 TOPICS_FROM = 1_000
-"""Newest receipts of each lane in which topics are looked for."""
+"""Number of newest receipts of each lane in which `topics` looks."""
 
 
 class Horizon(NamedTuple):
@@ -40,7 +40,7 @@ class Horizon(NamedTuple):
 
     @property
     def pruned(self) -> bool:
-        """Whether there were events that are not kept any more."""
+        """Whether there were events that are no longer kept."""
         return self.lowest_id > 1
 
 

@@ -1,4 +1,4 @@
-"""What is known about failures and what people asked for, as rows of the statements in `failures.sql`."""
+"""Rows of the statements in `failures.sql`: failures, events, and what people asked for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FailureGroup(NamedTuple):
     state: str
     events: int
     passed: int
-    """Those whose policy let later events of their keys go on."""
+    """The number of them whose policy lets later events of their keys go on."""
     first_seconds: float
     last_seconds: float
 
@@ -116,9 +116,9 @@ class Action(NamedTuple):
     finished_at: datetime | None
     counts: dict[str, Any]
     to_go: int
-    """Events that are marked and not published yet."""
+    """Number of events that are marked and not published yet."""
     failed: int
-    """Events that failed again."""
+    """Number of events that failed again."""
 
     @property
     def events(self) -> int:
@@ -132,7 +132,7 @@ class Action(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether no event is under way."""
+        """Whether none of its events is still to be published."""
         return self.finished_at is not None or (self.kind == "replay" and self.to_go == 0)
 
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import asyncpg
 
 COUNT_LIMIT = 1_000_000
-"""No count goes further: about a second of index probes."""
+"""Events at which every count stops: about a second of index probes."""
 
 LOOKED_AT = 10_000
-"""Held events of which the topics are told, when no failure explains why they wait."""
+"""Number of held events whose topics are named, if no failure explains why they wait."""
 
 MAX_REPLAYS = 20
 
@@ -70,7 +70,7 @@ class OpenReplay:
 
 @dataclass(frozen=True, slots=True)
 class PutOff:
-    """Work that is not urgent and that a replica cannot do for now."""
+    """A chore that a replica cannot do for now."""
 
     replica: str
     chore: str
@@ -115,19 +115,19 @@ class Status:
     stranded: bool
     """Whether rows are in the DEFAULT partitions."""
     replays: list[OpenReplay] = field(default_factory=list)
-    """Those under way."""
+    """Replays of delivered events that are not over."""
     put_off: list[PutOff] = field(default_factory=list)
     waiting: dict[str, int] = field(default_factory=dict)
     """Held events that stand behind no failure, by the topic that does not take them; of some of the topics."""
     unread: list[str] = field(default_factory=list)
-    """Parts that could not be read in time, such as "pending"; what is said of them is empty."""
+    """Parts that could not be read in time, such as "pending"; their fields are empty."""
     blockers: list[Blocker] = field(default_factory=list)
     """Who kept them from being read."""
 
 
 @dataclass(slots=True)
 class _Reads:
-    """The statements of one status; what could not be read is noted, and the rest goes on."""
+    """Runs the statements of one status, and notes the parts that could not be read."""
 
     connection: asyncpg.Connection
     schema: str
