@@ -21,6 +21,7 @@ from relay.enqueue.arguments import event_of, events_of
 from relay.enqueue.contract import DEFAULT_SCHEMA
 from relay.enqueue.dispatch import adapter_for
 from relay.enqueue.event import Event
+from relay.enqueue.typed import EventType, Serialized
 from relay.errors import EnqueueError, NotInTransactionError, SchemaError
 
 TYPE_CHECKING = False  # Importing typing would cost more than all the rest.
@@ -29,26 +30,37 @@ if TYPE_CHECKING:
     from typing import Any, Unpack, overload
     from uuid import UUID
 
-    from relay.enqueue.signatures import AsyncConnection, Fields, SyncConnection
+    from relay.enqueue.signatures import AsyncConnection, Fields, SyncConnection, TypedEvent
 else:
 
     def overload(function):
         return function
 
 
-__all__ = ["EnqueueError", "Event", "NotInTransactionError", "SchemaError", "enqueue", "enqueue_many"]
+__all__ = [
+    "EnqueueError",
+    "Event",
+    "EventType",
+    "NotInTransactionError",
+    "SchemaError",
+    "Serialized",
+    "enqueue",
+    "enqueue_many",
+]
 
 
 @overload
 def enqueue(connection: SyncConnection, topic: str, *, schema: str = ..., **fields: Unpack[Fields]) -> UUID: ...
 @overload
-def enqueue(connection: SyncConnection, event: Event, /, *, schema: str = ...) -> UUID: ...
+def enqueue(connection: SyncConnection, event: Event | TypedEvent, /, *, schema: str = ...) -> UUID: ...
 @overload
 def enqueue(
     connection: AsyncConnection, topic: str, *, schema: str = ..., **fields: Unpack[Fields]
 ) -> Coroutine[Any, Any, UUID]: ...
 @overload
-def enqueue(connection: AsyncConnection, event: Event, /, *, schema: str = ...) -> Coroutine[Any, Any, UUID]: ...
+def enqueue(
+    connection: AsyncConnection, event: Event | TypedEvent, /, *, schema: str = ...
+) -> Coroutine[Any, Any, UUID]: ...
 def enqueue(connection: object, topic: object, *, schema: str = DEFAULT_SCHEMA, **fields: Any) -> Any:
     """Write one event in the caller's open transaction, by one INSERT, and return its event_id.
 
@@ -63,12 +75,14 @@ def enqueue(connection: object, topic: object, *, schema: str = DEFAULT_SCHEMA, 
 
 
 @overload
-def enqueue_many(connection: SyncConnection, events: Iterable[Event], *, schema: str = ...) -> list[UUID]: ...
+def enqueue_many(
+    connection: SyncConnection, events: Iterable[Event | TypedEvent], *, schema: str = ...
+) -> list[UUID]: ...
 @overload
 def enqueue_many(
-    connection: AsyncConnection, events: Iterable[Event], *, schema: str = ...
+    connection: AsyncConnection, events: Iterable[Event | TypedEvent], *, schema: str = ...
 ) -> Coroutine[Any, Any, list[UUID]]: ...
-def enqueue_many(connection: object, events: Iterable[Event], *, schema: str = DEFAULT_SCHEMA) -> Any:
+def enqueue_many(connection: object, events: Iterable[Event | TypedEvent], *, schema: str = DEFAULT_SCHEMA) -> Any:
     """Write many events in the caller's open transaction, by one COPY, and return their event_ids.
 
     Events of the same key are published in the order of the iterable. Either all are written or none is. The call is

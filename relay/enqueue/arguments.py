@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relay.enqueue.event import Event
+from relay.enqueue.typed import EventType
 from relay.errors import EnqueueError
 
 TYPE_CHECKING = False  # typing's own would cost more to import than all the rest.
@@ -31,4 +32,10 @@ def events_of(subjects: Iterable[object]) -> list[Event]:
 def _as_event(subject: object, where: str) -> Event:
     if isinstance(subject, Event):
         return subject
-    raise EnqueueError(f"{where}{subject.__class__.__name__} is not an event; pass a relay.enqueue.Event")
+    declared = getattr(subject.__class__, "__event__", None)
+    if isinstance(declared, EventType):
+        return declared.event_of(subject)
+    raise EnqueueError(
+        f"{where}{subject.__class__.__name__} is not an event; pass a relay.enqueue.Event, or declare __event__ in the "
+        "class (see relay.enqueue.EventType)"
+    )

@@ -26,6 +26,7 @@ from relay.enqueue.contract import (
 from relay.enqueue.copy import binary_copy
 from relay.enqueue.dispatch import Adapter
 from relay.enqueue.event import row
+from relay.enqueue.trace import rows, trace_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     from relay.enqueue.event import Event
-    from relay.enqueue.signatures import Fields
+    from relay.enqueue.signatures import Fields, TypedEvent
     from relay.errors import RelayError
 
     Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
@@ -50,7 +51,9 @@ def enqueue(
     connection: Connection, topic: str, *, schema: str = ..., **fields: Unpack[Fields]
 ) -> Coroutine[Any, Any, UUID]: ...
 @overload
-def enqueue(connection: Connection, event: Event, /, *, schema: str = ...) -> Coroutine[Any, Any, UUID]: ...
+def enqueue(
+    connection: Connection, event: Event | TypedEvent, /, *, schema: str = ...
+) -> Coroutine[Any, Any, UUID]: ...
 def enqueue(
     connection: Connection, topic: object, *, schema: str = DEFAULT_SCHEMA, **fields: Any
 ) -> Coroutine[Any, Any, UUID]:
@@ -62,7 +65,7 @@ def enqueue(
 
 
 def enqueue_many(
-    connection: Connection, events: Iterable[Event], *, schema: str = DEFAULT_SCHEMA
+    connection: Connection, events: Iterable[Event | TypedEvent], *, schema: str = DEFAULT_SCHEMA
 ) -> Coroutine[Any, Any, list[UUID]]:
     """Write many events in the caller's open transaction by one COPY; their event_ids are the result.
 
@@ -76,7 +79,7 @@ async def write(connection: Connection, event: Event, schema: str) -> UUID:
     statement = insert(schema, DOLLARS)
     _check(connection)
     try:
-        await connection.execute(statement, *row(event))
+        await connection.execute(statement, *row(event, trace_headers()))
     except Exception as error:
         if (refused := _ours(error, [event])) is not None:
             raise refused from error
@@ -104,7 +107,7 @@ async def write_many(connection: Connection, events: Sequence[Event], schema: st
 
 
 async def _source(events: Sequence[Event], encoding: str) -> AsyncIterator[bytes]:
-    for portion in binary_copy(map(row, events), encoding):
+    for portion in binary_copy(rows(events), encoding):
         yield portion
 
 

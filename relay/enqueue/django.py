@@ -31,6 +31,7 @@ from relay.enqueue.contract import (
 from relay.enqueue.copy import PORTION_BYTES, CopyFile, binary_copy
 from relay.enqueue.dispatch import Adapter
 from relay.enqueue.event import row
+from relay.enqueue.trace import rows, trace_headers
 from relay.errors import EnqueueError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from django.utils.connection import ConnectionProxy
 
     from relay.enqueue.event import Event
-    from relay.enqueue.signatures import Fields
+    from relay.enqueue.signatures import Fields, TypedEvent
     from relay.errors import RelayError
 
     Connection: TypeAlias = BaseDatabaseWrapper | ConnectionProxy[Any]
@@ -58,7 +59,7 @@ _ROLL_BACK = "leave the block `with transaction.atomic():` with the error"
 @overload
 def enqueue(connection: Connection, topic: str, *, schema: str = ..., **fields: Unpack[Fields]) -> UUID: ...
 @overload
-def enqueue(connection: Connection, event: Event, /, *, schema: str = ...) -> UUID: ...
+def enqueue(connection: Connection, event: Event | TypedEvent, /, *, schema: str = ...) -> UUID: ...
 def enqueue(connection: Connection, topic: object, *, schema: str = DEFAULT_SCHEMA, **fields: Any) -> UUID:
     """Write one event in the caller's open transaction by one INSERT, and return its event_id.
 
@@ -67,7 +68,9 @@ def enqueue(connection: Connection, topic: object, *, schema: str = DEFAULT_SCHE
     return write(connection, event_of(topic, fields), schema)
 
 
-def enqueue_many(connection: Connection, events: Iterable[Event], *, schema: str = DEFAULT_SCHEMA) -> list[UUID]:
+def enqueue_many(
+    connection: Connection, events: Iterable[Event | TypedEvent], *, schema: str = DEFAULT_SCHEMA
+) -> list[UUID]:
     """Write many events in the caller's open transaction by one COPY, and return their event_ids.
 
     See `relay.enqueue.enqueue_many`.
@@ -79,7 +82,7 @@ def write(connection: Connection, event: Event, schema: str) -> UUID:
     """Write one event."""
     statement = insert(schema, FORMAT)
     _check(connection)
-    event_id, topic, key, payload, headers, kind = row(event)
+    event_id, topic, key, payload, headers, kind = row(event, trace_headers())
     try:
         with connection.cursor() as cursor:
             if hasattr(connection.connection, "get_parameter_status"):
@@ -102,7 +105,7 @@ def write_many(connection: Connection, events: Sequence[Event], schema: str) -> 
             with connection.cursor() as found, connection.wrap_database_errors:
                 encoding = codec(connection.connection.info.parameter_status("client_encoding") or "UTF8")
                 check_encodable(events, encoding)
-                portions = binary_copy(map(row, events), encoding)
+                portions = binary_copy(rows(events), encoding)
                 cursor: Any = found
                 if hasattr(cursor.cursor, "copy_expert"):  # psycopg2
                     cursor.copy_expert(statement, CopyFile(portions), PORTION_BYTES)

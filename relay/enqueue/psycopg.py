@@ -32,6 +32,7 @@ from relay.enqueue.contract import (
 from relay.enqueue.copy import binary_copy
 from relay.enqueue.dispatch import Adapter
 from relay.enqueue.event import row
+from relay.enqueue.trace import rows, trace_headers
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Iterator, Sequence
@@ -39,20 +40,22 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from relay.enqueue.event import Event
-    from relay.enqueue.signatures import Fields
+    from relay.enqueue.signatures import Fields, TypedEvent
     from relay.errors import RelayError
 
 
 @overload
 def enqueue(connection: Connection[Any], topic: str, *, schema: str = ..., **fields: Unpack[Fields]) -> UUID: ...
 @overload
-def enqueue(connection: Connection[Any], event: Event, /, *, schema: str = ...) -> UUID: ...
+def enqueue(connection: Connection[Any], event: Event | TypedEvent, /, *, schema: str = ...) -> UUID: ...
 @overload
 def enqueue(
     connection: AsyncConnection[Any], topic: str, *, schema: str = ..., **fields: Unpack[Fields]
 ) -> Coroutine[Any, Any, UUID]: ...
 @overload
-def enqueue(connection: AsyncConnection[Any], event: Event, /, *, schema: str = ...) -> Coroutine[Any, Any, UUID]: ...
+def enqueue(
+    connection: AsyncConnection[Any], event: Event | TypedEvent, /, *, schema: str = ...
+) -> Coroutine[Any, Any, UUID]: ...
 def enqueue(
     connection: Connection[Any] | AsyncConnection[Any], topic: object, *, schema: str = DEFAULT_SCHEMA, **fields: Any
 ) -> UUID | Coroutine[Any, Any, UUID]:
@@ -67,13 +70,18 @@ def enqueue(
 
 
 @overload
-def enqueue_many(connection: Connection[Any], events: Iterable[Event], *, schema: str = ...) -> list[UUID]: ...
+def enqueue_many(
+    connection: Connection[Any], events: Iterable[Event | TypedEvent], *, schema: str = ...
+) -> list[UUID]: ...
 @overload
 def enqueue_many(
-    connection: AsyncConnection[Any], events: Iterable[Event], *, schema: str = ...
+    connection: AsyncConnection[Any], events: Iterable[Event | TypedEvent], *, schema: str = ...
 ) -> Coroutine[Any, Any, list[UUID]]: ...
 def enqueue_many(
-    connection: Connection[Any] | AsyncConnection[Any], events: Iterable[Event], *, schema: str = DEFAULT_SCHEMA
+    connection: Connection[Any] | AsyncConnection[Any],
+    events: Iterable[Event | TypedEvent],
+    *,
+    schema: str = DEFAULT_SCHEMA,
 ) -> list[UUID] | Coroutine[Any, Any, list[UUID]]:
     """Write many events in the caller's open transaction by one COPY; their event_ids are the result.
 
@@ -120,7 +128,7 @@ def write_many(connection: Connection[Any], events: Sequence[Event], schema: str
             encoding = codec(connection.info.parameter_status("client_encoding") or "UTF8")
             check_encodable(events, encoding)
             with Cursor(connection).copy(statement) as stream:
-                for portion in binary_copy(map(row, events), encoding):
+                for portion in binary_copy(rows(events), encoding):
                     stream.write(portion)
         except Exception as error:
             if (refused := _ours(error, events, connection)) is not None:
@@ -137,7 +145,7 @@ async def awrite_many(connection: AsyncConnection[Any], events: Sequence[Event],
         try:
             encoding = codec(connection.info.parameter_status("client_encoding") or "UTF8")
             check_encodable(events, encoding)
-            await _Copy(connection, statement, binary_copy(map(row, events), encoding)).run()
+            await _Copy(connection, statement, binary_copy(rows(events), encoding)).run()
         except Exception as error:
             if (refused := _ours(error, events, connection)) is not None:
                 raise refused from error
@@ -222,7 +230,7 @@ def _ours(
 
 
 def _parameters(event: Event) -> tuple[str | bytes | None, ...]:
-    event_id, *others = row(event)
+    event_id, *others = row(event, trace_headers())
     # As text: the caller may have a dumper of its own for UUIDs.
     return str(event_id), *others
 

@@ -31,6 +31,7 @@ from relay.enqueue.contract import (
 from relay.enqueue.copy import PORTION_BYTES, CopyFile, binary_copy
 from relay.enqueue.dispatch import Adapter
 from relay.enqueue.event import row
+from relay.enqueue.trace import rows, trace_headers
 from relay.errors import EnqueueError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from relay.enqueue.event import Event
-    from relay.enqueue.signatures import Fields
+    from relay.enqueue.signatures import Fields, TypedEvent
     from relay.errors import RelayError
 
 _ROLL_BACK = "leave the block `with connection:` with the error, or call connection.rollback()"
@@ -51,7 +52,7 @@ _PAGE = 500
 @overload
 def enqueue(connection: extensions.connection, topic: str, *, schema: str = ..., **fields: Unpack[Fields]) -> UUID: ...
 @overload
-def enqueue(connection: extensions.connection, event: Event, /, *, schema: str = ...) -> UUID: ...
+def enqueue(connection: extensions.connection, event: Event | TypedEvent, /, *, schema: str = ...) -> UUID: ...
 def enqueue(connection: extensions.connection, topic: object, *, schema: str = DEFAULT_SCHEMA, **fields: Any) -> UUID:
     """Write one event in the caller's open transaction by one INSERT, and return its event_id.
 
@@ -61,7 +62,7 @@ def enqueue(connection: extensions.connection, topic: object, *, schema: str = D
 
 
 def enqueue_many(
-    connection: extensions.connection, events: Iterable[Event], *, schema: str = DEFAULT_SCHEMA
+    connection: extensions.connection, events: Iterable[Event | TypedEvent], *, schema: str = DEFAULT_SCHEMA
 ) -> list[UUID]:
     """Write many events in the caller's open transaction by one COPY, and return their event_ids.
 
@@ -96,7 +97,7 @@ def write_many(connection: extensions.connection, events: Sequence[Event], schem
             encoding = codec(connection.get_parameter_status("client_encoding") or "UTF8")
             check_encodable(events, encoding)
             if extensions.get_wait_callback() is None:
-                cursor.copy_expert(statement, CopyFile(binary_copy(map(row, events), encoding)), PORTION_BYTES)
+                cursor.copy_expert(statement, CopyFile(binary_copy(rows(events), encoding)), PORTION_BYTES)
             else:
                 execute_batch(cursor, insert(schema, FORMAT), map(parameters, events), _PAGE)
         except Exception as error:
@@ -129,7 +130,7 @@ def check_status(connection: extensions.connection) -> None:
 
 def parameters(event: Event) -> tuple[str | None, ...]:
     """The columns as text: psycopg2 writes the values into the statement."""
-    event_id, topic, key, payload, headers, kind = row(event)
+    event_id, topic, key, payload, headers, kind = row(event, trace_headers())
     return str(event_id), topic, hexadecimal(key), hexadecimal(payload), headers, kind
 
 

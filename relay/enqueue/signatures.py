@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
     from uuid import UUID
 
+    from relay.enqueue.typed import EventType
+
+
+class TypedEvent(Protocol):
+    """An object whose class declares `__event__`."""
+
+    @property
+    def __event__(self) -> EventType: ...
+
 
 class Fields(TypedDict):
     """An event's fields beside its topic: see `relay.enqueue.Event`."""

@@ -35,6 +35,7 @@ from relay.enqueue.contract import (
 )
 from relay.enqueue.dispatch import Adapter, adapter_for
 from relay.enqueue.event import row
+from relay.enqueue.trace import trace_headers
 from relay.errors import EnqueueError, NotInTransactionError, RelayError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
     from relay.enqueue.event import Event
-    from relay.enqueue.signatures import Fields
+    from relay.enqueue.signatures import Fields, TypedEvent
 
     Synchronous: TypeAlias = Connection | Session | scoped_session[Any]
     Asynchronous: TypeAlias = AsyncConnection | AsyncSession | async_scoped_session[Any]
@@ -56,13 +57,15 @@ _DRIVERS = ("asyncpg", "psycopg", "psycopg_async", "psycopg2")
 @overload
 def enqueue(connection: Synchronous, topic: str, *, schema: str = ..., **fields: Unpack[Fields]) -> UUID: ...
 @overload
-def enqueue(connection: Synchronous, event: Event, /, *, schema: str = ...) -> UUID: ...
+def enqueue(connection: Synchronous, event: Event | TypedEvent, /, *, schema: str = ...) -> UUID: ...
 @overload
 def enqueue(
     connection: Asynchronous, topic: str, *, schema: str = ..., **fields: Unpack[Fields]
 ) -> Coroutine[Any, Any, UUID]: ...
 @overload
-def enqueue(connection: Asynchronous, event: Event, /, *, schema: str = ...) -> Coroutine[Any, Any, UUID]: ...
+def enqueue(
+    connection: Asynchronous, event: Event | TypedEvent, /, *, schema: str = ...
+) -> Coroutine[Any, Any, UUID]: ...
 def enqueue(
     connection: Synchronous | Asynchronous, topic: object, *, schema: str = DEFAULT_SCHEMA, **fields: Any
 ) -> UUID | Coroutine[Any, Any, UUID]:
@@ -77,13 +80,13 @@ def enqueue(
 
 
 @overload
-def enqueue_many(connection: Synchronous, events: Iterable[Event], *, schema: str = ...) -> list[UUID]: ...
+def enqueue_many(connection: Synchronous, events: Iterable[Event | TypedEvent], *, schema: str = ...) -> list[UUID]: ...
 @overload
 def enqueue_many(
-    connection: Asynchronous, events: Iterable[Event], *, schema: str = ...
+    connection: Asynchronous, events: Iterable[Event | TypedEvent], *, schema: str = ...
 ) -> Coroutine[Any, Any, list[UUID]]: ...
 def enqueue_many(
-    connection: Synchronous | Asynchronous, events: Iterable[Event], *, schema: str = DEFAULT_SCHEMA
+    connection: Synchronous | Asynchronous, events: Iterable[Event | TypedEvent], *, schema: str = DEFAULT_SCHEMA
 ) -> list[UUID] | Coroutine[Any, Any, list[UUID]]:
     """Write many events in the caller's open transaction by the driver's COPY; their event_ids are the result.
 
@@ -193,7 +196,7 @@ def _connection_in_transaction(given: Synchronous) -> Connection:
 
 def _statement(connection: Connection, event: Event, schema: str) -> tuple[str, tuple[Any, ...]]:
     """The INSERT in the driver's own style."""
-    event_id, topic, key, payload, headers, kind = row(event)
+    event_id, topic, key, payload, headers, kind = row(event, trace_headers())
     name = connection.dialect.driver
     if name == "asyncpg":
         return insert(schema, DOLLARS), (event_id, topic, key, payload, headers, kind)

@@ -258,7 +258,8 @@ async def run_as_part(code: str, connection: asyncpg.Connection) -> None:
 
 async def test_the_examples_for_writers_write_what_they_say(database: str, terminal: Terminal) -> None:
     (short,) = blocks(page("README.md"), "python")
-    _, part = blocks(ENQUEUE, "python")
+    # tests/integration/test_enqueue_examples.py runs the others.
+    part = blocks(ENQUEUE, "python")[1]
     async with migrated(database) as connection:
         await terminal.run(Step(".venv/bin/python pay.py", ""))
         await run_as_part(f"import asyncpg, json\n{short}\nawait pay(connection, 42)", connection)

@@ -1,0 +1,68 @@
+"""The trace of the caller goes with an event, and nothing else of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.enqueue import Event, trace
+from relay.enqueue.event import row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE = {"traceparent": PARENT, "tracestate": "a=b", "baggage": "user=7"}
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    """A span of another service, which OpenTelemetry takes for the current one."""
+    context = pytest.importorskip("opentelemetry.context")
+    propagate = pytest.importorskip("opentelemetry.propagate")
+    token = context.attach(propagate.extract(TRACE))
+    yield
+    context.detach(token)
+
+
+def headers(**given: str) -> dict[str, str]:
+    """The headers that an event with these headers is stored with."""
+    found: dict[str, str] = json.loads(row(Event("orders", key=None, payload=None, headers=given), TRACE)[4])
+    return found
+
+
+def test_the_current_trace_and_baggage_become_headers(traced: None) -> None:
+    assert trace.trace_headers() == TRACE
+    assert [json.loads(each[4]) for each in trace.rows([Event("orders", key=None, payload=None)] * 2)] == [TRACE] * 2
+
+
+def test_outside_of_a_trace_there_are_no_headers() -> None:
+    pytest.importorskip("opentelemetry.propagate")
+    assert not trace.trace_headers()
+
+
+def test_without_opentelemetry_there_are_none_and_it_is_not_loaded() -> None:
+    code = (
+        "import sys; from relay.enqueue.trace import trace_headers; "
+        "sys.exit(trace_headers() is not None or 'opentelemetry' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_trace_joins_the_headers_of_the_event() -> None:
+    assert headers(a="b") == {"a": "b", **TRACE}
+
+
+def test_a_trace_that_the_caller_gives_is_left_as_it_is() -> None:
+    assert headers(traceparent="mine") == {"traceparent": "mine"}
+
+
+def test_a_trace_never_makes_the_headers_larger_than_the_outbox_takes() -> None:
+    many = {f"h{n}": "v" for n in range(254)}
+    assert headers(**many) == many
+    large = {"h": "v" * 32_700}
+    assert headers(**large) == large
