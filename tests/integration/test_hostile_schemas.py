@@ -17,7 +17,6 @@ from relay.cli import main
 from relay.enqueue import Event
 from relay.postgres.connect import open_connection
 from relay.postgres.flow.housekeeping import HousekeepingConnection
-from tests.support.enqueue.clients import CLIENTS
 from tests.support.postgres.attacker import Attacker, attacker_of, forget, shadow_all, shadow_for
 from tests.support.postgres.outbox import connected
 
@@ -117,6 +116,9 @@ PATHS = ("""hostile, "$user", public, pg_catalog""", """"$user", public""", "hos
 
 
 async def test_enqueueing_on_a_callers_connection_springs_none(attacker: Attacker, database: str) -> None:
+    pytest.importorskip("django")
+    from tests.support.enqueue.clients import CLIENTS
+
     await asyncio.to_thread(run, database, "migrate")
     # SQLAlchemy's own first statements on a connection do spring traps: they must not come from the database's path.
     await _with_the_usual_path(database)
