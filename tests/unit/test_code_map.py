@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,11 +59,14 @@ def attribute(target: ast.expr) -> str | None:
     return target.attr if isinstance(target, ast.Attribute) else None
 
 
-def touched(path: Path) -> Iterator[str | None]:
-    """The attributes that a module writes, and the methods that it calls or hands on, as `name()`.
+@cache
+def touched(path: Path) -> frozenset[str | None]:
+    """The attributes that a module writes, and the methods that it calls or hands on, as `name()`."""
+    return frozenset(_touched(path))
 
-    To write is to assign, to delete, or to call a method that changes a collection or an event.
-    """
+
+def _touched(path: Path) -> Iterator[str | None]:
+    """To write is to assign, to delete, or to call a method that changes a collection or an event."""
     for node in ast.walk(ast.parse(path.read_text())):
         targets: list[ast.expr] = []
         match node:
