@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from relay.errors import PostgresLostError, RelayError, StatementFailedError, UnreachableError, describe
 from relay.retry import Backoff
 from relay.run.health import Reason
-from relay.stages.tenure import TenureLostError
+from relay.stages.tenure import LanesCededError, TenureLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,9 @@ class Restarts:
 
     def ended(self, reason: Exception) -> float:
         """A tenure ended, or could not begin, for `reason`; returns the seconds to wait before the next."""
+        if isinstance(reason, LanesCededError):
+            # Nothing failed: another replica can publish, and it may come and go.
+            return 0.0
         self._in_a_row += 1
         if not is_unforeseen(reason):
             if self._in_a_row == 1:

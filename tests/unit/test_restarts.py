@@ -10,7 +10,7 @@ from relay.errors import PostgresLostError, SchemaError, StatementFailedError, U
 from relay.run.health import Health
 from relay.run.restarts import Restarts
 from relay.settings import HealthSettings
-from relay.stages.tenure import LeaseLostError
+from relay.stages.tenure import LanesCededError, LeaseLostError
 from relay.telemetry import Telemetry
 
 LOST = PostgresLostError("the connection was lost")
@@ -78,6 +78,14 @@ def test_a_cause_is_told_once_and_each_time_counted_until_a_tenure_has_lasted() 
     assert len(here.log.loud("tenure.works")) == 1
     here.restarts.ended(failed())
     assert len(here.log.loud("tenure.failing")) == 3
+
+
+def test_lanes_that_are_left_to_another_replica_again_and_again_are_not_a_connection_that_keeps_breaking() -> None:
+    here = Restarting()
+    for _ in range(3):
+        assert here.restarts.ended(LanesCededError("lanes [0] are left to another replica, which can publish")) == 0
+    assert here.health.ready(0.0) == []
+    assert here.restarts.ended(LOST) == 0
 
 
 def test_losses_one_after_the_other_make_the_replica_unready() -> None:
