@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.admin.counts import counted
 from relay.admin.refusals import MARKABLE, reasons, refusal
 from relay.admin.selections import in_words, recorded
-from relay.errors import RefusedError
+from relay.errors import BusyError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -173,17 +174,19 @@ async def follow(failures: Failures, action: int, report: Callable[[Action, floa
     to_go = -1
     moved = seen_alive = time.monotonic()
     while True:
-        (now,) = await failures.actions(1, only=action)
-        if now.to_go != to_go:
-            to_go, moved = now.to_go, time.monotonic()
-        report(now, time.monotonic() - moved)
-        if not now.to_go:
-            await failures.finish_replays()
-            return now
-        if await failures.live_replicas():
-            seen_alive = time.monotonic()
-        elif time.monotonic() - seen_alive > _PATIENCE:
-            return now
+        # The mark is recorded: a look that takes too long must not end in "nothing was changed".
+        with suppress(BusyError):
+            (now,) = await failures.actions(1, only=action)
+            if now.to_go != to_go:
+                to_go, moved = now.to_go, time.monotonic()
+            report(now, time.monotonic() - moved)
+            if not now.to_go:
+                await failures.finish_replays()
+                return now
+            if await failures.live_replicas():
+                seen_alive = time.monotonic()
+            elif time.monotonic() - seen_alive > _PATIENCE:
+                return now
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_PAUSE)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from relay.errors import RefusedError
+from relay.errors import BusyError, RefusedError
 from relay.postgres.admin.lanes import read_ownership, record_intent
 from relay.text import plain
 
@@ -92,9 +93,12 @@ def find_replica(target: str, replicas: Sequence[Replica]) -> Replica:
 
 async def _wait(outbox: Outbox, lanes: Sequence[int], done: Callable[[OwnedLane], bool], seconds: float) -> LanesAsked:
     end = time.monotonic() + seconds
+    to_go = list(lanes)
     while True:
-        _, now = await read_ownership(outbox.connection, outbox.schema)
-        to_go = [lane.lane for lane in now if lane.lane in lanes and not done(lane)]
+        # The request is recorded: a look that takes too long must not end in "nothing was changed".
+        with suppress(BusyError):
+            _, now = await read_ownership(outbox.connection, outbox.schema)
+            to_go = [lane.lane for lane in now if lane.lane in lanes and not done(lane)]
         if not to_go or time.monotonic() >= end:
             return LanesAsked(list(lanes), to_go)
         await asyncio.sleep(LOOK_INTERVAL)

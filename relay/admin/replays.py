@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import difflib
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.admin.counts import counted
 from relay.admin.selections import in_words
 from relay.admin.times import absolute, duration, option_of
-from relay.errors import InvalidRequestError, RefusedError
+from relay.errors import BusyError, InvalidRequestError, RefusedError
 from relay.keys import key_text
 from relay.postgres.admin.replays import ReplayFilter
 from relay.text import plain
@@ -120,7 +121,13 @@ async def find_replay(replays: Replays, id_: int) -> Replay:
 
 async def cancel_replay(replays: Replays, id_: int, who: str) -> Replay:
     """Cancel a replay. Raises RefusedError if there is none, or if it is over."""
-    cancelled, replay = await replays.cancel(id_, who), await find_replay(replays, id_)
+    cancelled = await replays.cancel(id_, who)
+    try:
+        replay = await find_replay(replays, id_)
+    except BusyError as error:
+        if not cancelled:
+            raise
+        raise BusyError(f"replay {id_} is cancelled; PostgreSQL took too long to say how far it came") from error
     if not cancelled:
         raise RefusedError(f"replay {id_} is over: {outcome(replay)}; nothing was changed")
     return replay
@@ -131,18 +138,20 @@ async def follow(replays: Replays, id_: int, report: Callable[[Replay, str], Non
     done = -1
     moved = time.monotonic()
     while True:
-        replay = await find_replay(replays, id_)
-        if replay.published + replay.failed != done:
-            done, moved = replay.published + replay.failed, time.monotonic()
-        if replay.finished_at is not None:
-            report(replay, "")
-            return replay
-        trouble = ""
-        if not await replays.live_replicas():
-            trouble = "no replica is alive: the replay continues when a relay runs"
-        elif time.monotonic() - moved >= _STALLED:
-            trouble = "no progress for a while; see `relay status`"
-        report(replay, trouble)
+        # The replay is recorded: a look that takes too long must not end in "nothing was changed".
+        with suppress(BusyError):
+            replay = await find_replay(replays, id_)
+            if replay.published + replay.failed != done:
+                done, moved = replay.published + replay.failed, time.monotonic()
+            if replay.finished_at is not None:
+                report(replay, "")
+                return replay
+            trouble = ""
+            if not await replays.live_replicas():
+                trouble = "no replica is alive: the replay continues when a relay runs"
+            elif time.monotonic() - moved >= _STALLED:
+                trouble = "no progress for a while; see `relay status`"
+            report(replay, trouble)
         await asyncio.sleep(_PAUSE)
 
 

@@ -20,7 +20,7 @@ from asyncpg.exceptions import (
 )
 
 from relay.errors import BusyError, PostgresLostError
-from relay.postgres.admin.reads import read, read_in_time
+from relay.postgres.admin.reads import read_in_time
 from relay.postgres.admin.rows import (
     Action,
     Blocker,
@@ -165,7 +165,12 @@ class Failures:
             await self._connection.execute(query("finish_replays", self._schema))
 
     async def _rows(self, name: str, *arguments: object) -> list[asyncpg.Record]:
-        return await read(self._connection, self._schema, name, *arguments)
+        rows = await read_in_time(self._connection, self._schema, name, *arguments)
+        if rows is None:
+            raise BusyError(
+                "PostgreSQL took too long to answer; nothing was changed, see `relay status` and try a narrower filter"
+            )
+        return rows
 
     async def _count(self, name: str, *arguments: object) -> list[asyncpg.Record] | None:
         return await read_in_time(self._connection, self._schema, name, *arguments, limits="failures_counting")
