@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tests.bench import interpreter
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -32,6 +34,8 @@ def describe() -> dict[str, str]:
         "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "Python": platform.python_version(),
+        # The same version may be built in ways that differ by a fifth.
+        "interpreter": interpreter.describe(),
         **{name: version(name) for name in PACKAGES},
         # Of other work, when this is asked before measuring.
         "load before": f"{one:.1f}, {five:.1f}, {fifteen:.1f}",
@@ -40,7 +44,7 @@ def describe() -> dict[str, str]:
 
 def one_line(machine: Mapping[str, str]) -> str:
     """The same for people."""
-    words = {"processor": "{}", "cores": "{} cores", "pace": "{}", "memory": "{}", "system": "{}"}
+    words = {"processor": "{}", "cores": "{} cores", "pace": "{}", "memory": "{}", "system": "{}", "interpreter": "{}"}
     return ", ".join(words.get(name, f"{name} {{}}").format(value) for name, value in machine.items())
 
 
