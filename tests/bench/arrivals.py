@@ -64,7 +64,13 @@ class Arrivals(Tool):
 
 async def consume(bootstrap_servers: str, topic: str, path: Path) -> None:
     """Write down what arrives, until cancelled; the file is there from when the consumer is ready."""
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap_servers,
+        auto_offset_reset="earliest",
+        # For who delivers in transactions; to others it makes no difference.
+        isolation_level="read_committed",
+    )
     await consumer.start()
     try:
         with path.open("w") as file:

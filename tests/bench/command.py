@@ -33,10 +33,11 @@ def run(
     measure: Callable[[Place], Coroutine[object, object, Report]],
     json_file: Any,
     picture: Path | None,
+    warm_up: float = 0,
     **settings: object,
 ) -> None:
     """Start servers (PostgreSQL with these settings), measure, and show what was found."""
-    with Place(**settings) as place:
+    with Place(warm_up, **settings) as place:
         report = asyncio.run(measure(place))
     show(report, json_file, picture)
 

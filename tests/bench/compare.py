@@ -20,6 +20,7 @@ from tests.bench.latency import latency
 from tests.bench.place import PARTITIONS
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.usage import Usage
+from tests.bench.warming import warm_up, warmed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,7 @@ async def measure_compare(
         names.remove("Debezium Server")
     drains = {name: partial(drain, place, name, events) for name in names}
     waits = {name: partial(wait, place, name, rate, seconds) for name in names if name != "naive relay"}
-    await place.warm_up(events)
+    await warm_up(place)
     series = await interleave(rounds, drains)
     for name, found in (await interleave(rounds, waits)).items():
         for figures, more in zip(series[name], found, strict=True):
@@ -90,9 +91,10 @@ def _findings(series: dict[str, list[Figures]]) -> list[Finding]:
 @click.option("--rate", default=1_000.0, show_default=True, help="Events per second, for the latency.")
 @click.option("--seconds", default=15.0, show_default=True, help="How long, for the latency.")
 @click.option("--rounds", default=3, show_default=True)
+@warmed
 @output
 def compare_command(
-    events: int, rate: float, seconds: float, rounds: int, json_file: Any, picture: Path | None
+    events: int, rate: float, seconds: float, rounds: int, warm_up: float, json_file: Any, picture: Path | None
 ) -> None:
     """This relay, a naive relay and Debezium Server, side by side on the same servers.
 
@@ -102,6 +104,7 @@ def compare_command(
         lambda place: measure_compare(place, events, rate, seconds, rounds),
         json_file,
         picture,
+        warm_up,
         # Debezium's setting; it is the same server for all.
         wal_level="logical",
     )

@@ -13,6 +13,7 @@ from tests.bench.figures import Figures, ratios
 from tests.bench.place import KEYS, LOOK_INTERVAL
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.usage import Usage
+from tests.bench.warming import warm_up, warmed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ BENCHMARK = "Draining a backlog of 500-byte events, one replica, default setting
 
 async def measure_drain(place: Place, events: int, rounds: int) -> Report:
     """Rounds of `drain`."""
-    await place.warm_up(events)
+    await warm_up(place)
     series = await interleave(rounds, {"drain": lambda: drain(place, events)})
     drained = series["drain"]
     findings = [
@@ -38,6 +39,15 @@ async def measure_drain(place: Place, events: int, rounds: int) -> Report:
             at_least=60_000,
         ),
         Finding("CPU of the relay per event while draining", [each["relay_cpu_us"] for each in drained], "us", None, 9),
+        Finding("CPU of PostgreSQL per event while draining", [each["postgres_cpu_us"] for each in drained], "us"),
+        Finding("CPU of all processes per event while draining", [each["all_cpu_us"] for each in drained], "us"),
+        Finding("WAL per event while draining", [each["wal_bytes"] for each in drained], "bytes", at_most=20),
+        Finding(
+            "Disk per delivered event beyond the event itself",
+            [each["disk_bytes"] for each in drained],
+            "bytes",
+            at_most=16,
+        ),
         Finding("Speed in the last fifth against the second", [each["last_to_second"] for each in drained], "", 0.9),
     ]
     return Report("drain", BENCHMARK, {"events": events}, series, findings, machine=place.machine)
@@ -45,7 +55,7 @@ async def measure_drain(place: Place, events: int, rounds: int) -> Report:
 
 async def measure_held_snapshot(place: Place, events: int, rounds: int) -> Report:
     """Rounds of `drain` and `held_snapshot` in turn."""
-    await place.warm_up(events)
+    await warm_up(place)
     series = await interleave(
         rounds, {"free": lambda: drain(place, events), "held": lambda: drain(place, events, held=True)}
     )
@@ -68,19 +78,21 @@ async def measure_held_snapshot(place: Place, events: int, rounds: int) -> Repor
 @click.command
 @click.option("--events", default=1_000_000, show_default=True, help="Backlog to drain.")
 @click.option("--rounds", default=3, show_default=True)
+@warmed
 @output
-def drain_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+def drain_command(events: int, rounds: int, warm_up: float, json_file: Any, picture: Path | None) -> None:
     """Drain a backlog with one replica: speed, cost, memory."""
-    run(lambda place: measure_drain(place, events, rounds), json_file, picture)
+    run(lambda place: measure_drain(place, events, rounds), json_file, picture, warm_up)
 
 
 @click.command
 @click.option("--events", default=2_000_000, show_default=True, help="Backlog to drain.")
 @click.option("--rounds", default=3, show_default=True)
+@warmed
 @output
-def held_snapshot_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+def held_snapshot_command(events: int, rounds: int, warm_up: float, json_file: Any, picture: Path | None) -> None:
     """The same with a REPEATABLE READ transaction held open, in turn with rounds without it."""
-    run(lambda place: measure_held_snapshot(place, events, rounds), json_file, picture)
+    run(lambda place: measure_held_snapshot(place, events, rounds), json_file, picture, warm_up)
 
 
 async def drain(place: Place, events: int, keys: int = KEYS, *, held: bool = False) -> Figures:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tests.bench import machine
+from tests.bench import machine, warming
 from tests.bench.compare import measure_compare
 from tests.bench.drain import measure_drain, measure_held_snapshot
 from tests.bench.failures import measure_bad_event, measure_missing_topic
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 README = ROOT / "README.md"
 PAGE = ROOT / "tests/bench/README.md"
 PICTURE = ROOT / "deploy/performance.svg"
-SHOWN = f"![Bars: this relay, a naive one and Debezium Server](../../{PICTURE.relative_to(ROOT)})\n"
+SHOWN = f"![Bars: this relay, a naive one, Debezium Server and Kafka Connect](../../{PICTURE.relative_to(ROOT)})\n"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 HIGHLIGHTS = (
@@ -105,17 +105,26 @@ PLANS = {
     "scale": _plan(measure_scale, {"events": 400_000, "rounds": 3}, {"events": 50_000, "rounds": 1}),
 }
 
+WARMED = ("drain", "compare", "latency", "writers", "held-snapshot", "bad-event", "missing-topic", "profile", "scale")
+"""The benchmarks that warm the broker up before their rounds."""
+WARM_UP_DEFAULT = f"{warming.SECONDS:g}, or {warming.QUICK_SECONDS:g} with --quick"
+
 
 @click.command
-@click.option("--quick", is_flag=True, help="Small sizes and one round: minutes instead of most of an hour.")
+@click.option("--quick", is_flag=True, help="Small sizes and one round, for a first look.")
 @click.option("--only", multiple=True, type=click.Choice(list(PLANS)), help="Only this one; may be repeated.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Keep what was found.")
+@click.option("--warm-up", type=float, help=f"Seconds before the rounds; {WARM_UP_DEFAULT} if this is left out.")
 @click.pass_context
-def all_command(context: click.Context, quick: bool, only: tuple[str, ...], json_file: Path | None) -> None:
+def all_command(
+    context: click.Context, quick: bool, only: tuple[str, ...], json_file: Path | None, warm_up: float | None
+) -> None:
     """Run all benchmarks; print each one's table, and at the end the rows for tests/bench/README.md.
 
     With --json, what was found so far is in the file after each benchmark; `readme FILE` takes it over.
     """
+    if warm_up is None:
+        warm_up = warming.QUICK_SECONDS if quick else warming.SECONDS
     reports: list[Report] = []
     broken: list[str] = []
     for name in only or PLANS:
@@ -123,7 +132,8 @@ def all_command(context: click.Context, quick: bool, only: tuple[str, ...], json
         click.echo(f"\n== {name}")
         begin = time.monotonic()
         try:
-            with Place(**plan.settings) as place:
+            seconds = warm_up if name in WARMED else 0
+            with Place(seconds, **plan.settings) as place:
                 report = asyncio.run(plan.measure(place, **(plan.quick if quick else plan.full)))
         except Exception as error:  # noqa: BLE001 one that fails must not cost what the others found
             broken.append(f"{name}: {type(error).__name__}: {error}")

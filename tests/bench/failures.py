@@ -14,6 +14,7 @@ from tests.bench.drain import speed
 from tests.bench.figures import Figures, ratios
 from tests.bench.place import LOOK_INTERVAL, PARTITIONS
 from tests.bench.report import Finding, Report, interleave
+from tests.bench.warming import warm_up, warmed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ DRAIN_SECONDS = 600
 
 async def measure_bad_event(place: Place, events: int, rounds: int) -> Report:
     """A backlog with one event of 5 MB in it, in turn with rounds without."""
-    await place.warm_up(events)
+    await warm_up(place)
     series = await interleave(
         rounds,
         {
@@ -47,7 +48,7 @@ async def measure_bad_event(place: Place, events: int, rounds: int) -> Report:
 
 async def measure_missing_topic(place: Place, events: int, rounds: int) -> Report:
     """A backlog for eleven topics that are all there, in turn with the same while one is missing."""
-    await place.warm_up(events)
+    await warm_up(place)
     series = await interleave(
         rounds,
         {
@@ -64,19 +65,21 @@ async def measure_missing_topic(place: Place, events: int, rounds: int) -> Repor
 @click.command
 @click.option("--events", default=200_000, show_default=True, help="In 1,000 keys.")
 @click.option("--rounds", default=5, show_default=True)
+@warmed
 @output
-def bad_event_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+def bad_event_command(events: int, rounds: int, warm_up: float, json_file: Any, picture: Path | None) -> None:
     """A backlog with one event of 5 MB that its topic does not take, in turn with rounds without it."""
-    run(lambda place: measure_bad_event(place, events, rounds), json_file, picture)
+    run(lambda place: measure_bad_event(place, events, rounds), json_file, picture, warm_up)
 
 
 @click.command
 @click.option("--events", default=220_000, show_default=True, help="For eleven topics.")
 @click.option("--rounds", default=5, show_default=True)
+@warmed
 @output
-def missing_topic_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+def missing_topic_command(events: int, rounds: int, warm_up: float, json_file: Any, picture: Path | None) -> None:
     """A backlog for eleven topics that are all there, in turn with the same while one is missing."""
-    run(lambda place: measure_missing_topic(place, events, rounds), json_file, picture)
+    run(lambda place: measure_missing_topic(place, events, rounds), json_file, picture, warm_up)
 
 
 async def bad_event(place: Place, events: int, *, bad: bool) -> Figures:

@@ -17,9 +17,9 @@ from tests.bench.arrivals import Arrivals
 from tests.bench.command import output, run
 from tests.bench.committing import by_calls, by_pgbench
 from tests.bench.pgbench import CLIENTS
-from tests.bench.place import WARM_UP_EVENTS
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.usage import Usage
+from tests.bench.warming import warm_up, warmed
 
 if TYPE_CHECKING:
     from tests.bench.committing import Commit
@@ -27,19 +27,14 @@ if TYPE_CHECKING:
     from tests.bench.place import Place
     from tests.bench.process import RelayProcess
 
-WARM_UP = 3.0
+UNCOUNTED = 3.0
 """Seconds at the beginning that do not count; no more than those that do."""
-WARM_UP_FROM = 10.0
-"""Seconds of a round from which on a backlog and one more round come first, and do not count: a broker that was just
-started has no compiled code yet."""
 SLOW_RATE = 10
 
 
 async def measure_latency(place: Place, rate: float, seconds: float, rounds: int) -> Report:
     """Rounds at `rate`, at 10/s with and without wake-up, and of Kafka alone, in turn."""
-    if seconds >= WARM_UP_FROM:
-        await place.warm_up(WARM_UP_EVENTS)
-        await of_relay(place, rate, seconds)
+    await warm_up(place)
     series = await interleave(
         rounds,
         {
@@ -69,10 +64,13 @@ async def measure_latency(place: Place, rate: float, seconds: float, rounds: int
 @click.option("--rate", default=1_000.0, show_default=True, help="Events per second.")
 @click.option("--seconds", default=15.0, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
+@warmed
 @output
-def latency_command(rate: float, seconds: float, rounds: int, json_file: Any, picture: Path | None) -> None:
+def latency_command(
+    rate: float, seconds: float, rounds: int, warm_up: float, json_file: Any, picture: Path | None
+) -> None:
     """Commit to consumer at a steady rate, at 10/s with and without wake-up, and of Kafka alone."""
-    run(lambda place: measure_latency(place, rate, seconds, rounds), json_file, picture)
+    run(lambda place: measure_latency(place, rate, seconds, rounds), json_file, picture, warm_up)
 
 
 async def of_relay(place: Place, rate: float, seconds: float) -> Figures:
@@ -134,17 +132,17 @@ def _p50(rounds: list[Figures]) -> list[float]:
     return [each["p50_ms"] for each in rounds]
 
 
-async def latency(place: Place, topic: str, commit: Commit, seconds: float) -> Figures:
-    """Commit events for `seconds` after a warm-up, and wait for each at a consumer of the topic.
+async def latency(place: Place, topic: str, commit: Commit, seconds: float, uncounted: float = UNCOUNTED) -> Figures:
+    """Commit events for `seconds` after some that do not count, and wait for each at a consumer of the topic.
 
     An event may reach the consumer before COMMIT has returned to its writer; its latency is below 0 then.
     """
-    warm_up = min(WARM_UP, seconds)
+    uncounted = min(uncounted, seconds)
     with tempfile.TemporaryDirectory(prefix="bench-latency-") as folder:
         async with Arrivals(place, topic, Path(folder)) as arrivals:
-            committed = await commit(seconds + warm_up)
+            committed = await commit(seconds + uncounted)
             arrived = await arrivals.of(set(committed))
-    begin = min(committed.values()) + warm_up
+    begin = min(committed.values()) + uncounted
     waits = sorted((arrived[name] - at) * 1000 for name, at in committed.items() if at >= begin)
     return {
         "events": len(waits),

@@ -26,8 +26,6 @@ KEYS = 100_000
 # As a small production server would have it; 128 MB would make every round a test of the disk.
 POSTGRES_SETTINGS = {"fsync": "on", "shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
 
-WARM_UP_EVENTS = 50_000
-WARM_UP_SECONDS = 300
 LOOK_INTERVAL = 0.5
 """Seconds between looks at the relay's progress: each costs it a few milliseconds."""
 
@@ -42,9 +40,13 @@ def sql_key(keys: str) -> str:
 
 
 class Place:
-    """PostgreSQL (fsync on) and Kafka for a run of benchmarks; `settings` are further ones of PostgreSQL."""
+    """PostgreSQL (fsync on) and Kafka for a run of benchmarks; `settings` are further ones of PostgreSQL.
 
-    def __init__(self, **settings: object) -> None:
+    Benchmarks that compare rounds warm the broker up before, for `warm_up` seconds.
+    """
+
+    def __init__(self, warm_up: float = 0, **settings: object) -> None:
+        self.warm_up_seconds = warm_up
         self._settings = settings
 
     def __enter__(self) -> Self:
@@ -57,6 +59,8 @@ class Place:
             self.postgres = self._exits.enter_context(servers.own_postgres_server(self.folder, settings))
             self.kafka = self._exits.enter_context(servers.own_kafka_server(self.folder))
             self.machine |= {"PostgreSQL": asyncio.run(self._postgres_version()), "Kafka": self.kafka.version}
+            if self.warm_up_seconds:
+                self.machine |= {"broker warmed up for": f"{self.warm_up_seconds:g} s"}
             self._exits = self._exits.pop_all()
         return self
 
@@ -84,9 +88,9 @@ class Place:
         return topic
 
     @asynccontextmanager
-    async def outbox(self) -> AsyncIterator[Outbox]:
-        """A new database with an outbox, and a new topic."""
-        topic = await self.topic()
+    async def outbox(self, topic: str = "") -> AsyncIterator[Outbox]:
+        """A new database with an outbox, and a new topic if none is given."""
+        topic = topic or await self.topic()
         async with self.database() as (connection, dsn):
             await migrate(connection)
             yield Outbox(connection, dsn, topic)
@@ -98,20 +102,6 @@ class Place:
             "RELAY_KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
         }
         return RelayProcess({**servers_of_it, **settings}, log=self.folder / "relay.log")
-
-    async def warm_up(self, events: int) -> None:
-        """Drain a small backlog, which nothing counts; not before rounds of fewer `events` than that.
-
-        A broker that was just started has no compiled code yet, which would count against whoever comes first.
-        """
-        if events < WARM_UP_EVENTS:
-            return
-        async with self.outbox() as outbox:
-            await outbox.fill(WARM_UP_EVENTS)
-            async with self.relay(outbox) as relay, asyncio.timeout(WARM_UP_SECONDS):
-                while await relay.settled() < WARM_UP_EVENTS:
-                    relay.check()
-                    await asyncio.sleep(LOOK_INTERVAL)
 
     async def _postgres_version(self) -> str:
         connection = await asyncpg.connect(self.postgres.dsn)

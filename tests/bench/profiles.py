@@ -23,6 +23,7 @@ from tests.bench.figures import PARTS, Figures
 from tests.bench.place import LOOK_INTERVAL
 from tests.bench.process import Tool
 from tests.bench.report import Report, interleave
+from tests.bench.warming import warm_up, warmed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,7 +75,7 @@ ROOT_CALL = "Runner.run"
 
 async def measure_profile(place: Place, events: int, rate: float, seconds: float, rounds: int) -> Report:
     """Profiles of both, in turn."""
-    await place.warm_up(events)
+    await warm_up(place)
     series = await interleave(
         rounds,
         {
@@ -92,12 +93,13 @@ async def measure_profile(place: Place, events: int, rate: float, seconds: float
 @click.option("--rate", default=1_000.0, show_default=True, help="Events per second, when there is no backlog.")
 @click.option("--seconds", default=15.0, show_default=True, help="Of that rate.")
 @click.option("--rounds", default=3, show_default=True)
+@warmed
 @output
 def profile_command(
-    events: int, rate: float, seconds: float, rounds: int, json_file: Any, picture: Path | None
+    events: int, rate: float, seconds: float, rounds: int, warm_up: float, json_file: Any, picture: Path | None
 ) -> None:
     """Where the relay's time goes, while draining and at a rate, by py-spy. May need to be root."""
-    run(lambda place: measure_profile(place, events, rate, seconds, rounds), json_file, picture)
+    run(lambda place: measure_profile(place, events, rate, seconds, rounds), json_file, picture, warm_up)
 
 
 async def draining(place: Place, events: int) -> Figures:

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,10 @@ from relay.local import create_topic
 from relay.postgres.admin.migrate import migrate
 from tests.bench.command import output, run
 from tests.bench.figures import Figures, median, ratios
-from tests.bench.place import KEYS, LOOK_INTERVAL, PARTITIONS, WARM_UP_EVENTS, Outbox, sql_key
+from tests.bench.place import KEYS, LOOK_INTERVAL, PARTITIONS, Outbox, sql_key
 from tests.bench.process import Tool, cpu_of_tree
 from tests.bench.report import Finding, Report, interleave
+from tests.bench.warming import BACKLOG, warmed
 from tests.support.proxies.delayed_kafka import DelayedKafka
 
 if TYPE_CHECKING:
@@ -69,9 +71,10 @@ async def measure_scale(place: Place, events: int, rounds: int) -> Report:
             f"{n}, far, 1 partition": partial(_drain, place, kafka, events // 4, n, far=True, partitions=1)
             for n in (1, 2)
         }
-        if events >= WARM_UP_EVENTS:
-            # As `Place.warm_up` does, at the broker that is used here.
-            await _drain(place, kafka, WARM_UP_EVENTS, 1)
+        # As `warm_up` does, at the broker that is used here.
+        until = time.monotonic() + place.warm_up_seconds
+        while time.monotonic() < until:
+            await _drain(place, kafka, BACKLOG, 1)
         series = await interleave(rounds, {**near, **far, **waiting})
     best = max((str(n) for n in REPLICAS), key=lambda name: median(series[name], "events_per_second"))
     findings = [
@@ -96,10 +99,11 @@ async def measure_scale(place: Place, events: int, rounds: int) -> Report:
 @click.command
 @click.option("--events", default=400_000, show_default=True, help="Backlog to drain.")
 @click.option("--rounds", default=3, show_default=True)
+@warmed
 @output
-def scale_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+def scale_command(events: int, rounds: int, warm_up: float, json_file: Any, picture: Path | None) -> None:
     """One, two and eight replicas; one and two with a longer way to the broker."""
-    run(lambda place: measure_scale(place, events, rounds), json_file, picture)
+    run(lambda place: measure_scale(place, events, rounds), json_file, picture, warm_up)
 
 
 async def _drain(

@@ -1,4 +1,4 @@
-"""What a relay and its servers use per event: CPU, memory, WAL, commits, fsyncs."""
+"""What a relay and its servers use per event: CPU, memory, WAL, disk, commits, fsyncs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ RSS_INTERVAL = 0.2
 
 @dataclass(frozen=True)
 class Reading:
-    """What had been used so far: seconds of CPU, bytes of WAL."""
+    """What had been used so far: seconds of CPU, bytes of WAL, bytes of the database's files."""
 
     relay: float
     postgres: float
     kafka: float
     wal: int
+    disk: int
+
+    @property
+    def all(self) -> float:
+        """Seconds of CPU of all of them together."""
+        return self.relay + self.postgres + self.kafka
 
 
 class Usage:
@@ -84,10 +90,13 @@ class Usage:
             "relay_cpu_us": (last.relay - first.relay) / events * 1e6,
             "postgres_cpu_us": (last.postgres - first.postgres) / events * 1e6,
             "kafka_cpu_us": (last.kafka - first.kafka) / events * 1e6,
+            "all_cpu_us": (last.all - first.all) / events * 1e6,
             "rss_first_mb": self.rss[0],
             "rss_mb": max(self.rss),
             **self._servers,
             "wal_bytes": (last.wal - first.wal) / events,
+            # The events themselves are there before.
+            "disk_bytes": (last.disk - first.disk) / events,
             "commits": (commits - self._counted[0]) / all_events,
             "wal_fsyncs": (fsyncs - self._counted[1]) / all_events,
         }
@@ -104,6 +113,7 @@ class Usage:
             **(relay if self._pids else {}),
             "postgres_cpu_percent": (last.postgres - first.postgres) / seconds * 100,
             "kafka_cpu_percent": (last.kafka - first.kafka) / seconds * 100,
+            "all_cpu_percent": (last.all - first.all) / seconds * 100,
             "wal_bytes_per_second": (last.wal - first.wal) / seconds,
             "wal_fsyncs_per_second": (fsyncs - self._counted[1]) / seconds,
             "commits_per_second": (commits - self._counted[0]) / seconds,
@@ -115,6 +125,7 @@ class Usage:
             postgres=cpu_of_tree(self._place.postgres.pid),
             kafka=cpu_of_tree(self._place.kafka.pid),
             wal=await self._connection.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"),
+            disk=await self._connection.fetchval("SELECT pg_database_size(current_database())"),
         )
 
     async def _sample(self) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 from xml.etree import ElementTree
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from tests.bench import everything
+from tests.bench import everything, interpreter, warming
 from tests.bench.__main__ import COMMANDS, main
 from tests.bench.figures import FIGURES, PARTS, readable, spread
 from tests.bench.outage import check_records
@@ -21,12 +21,10 @@ from tests.bench.report import Finding, Report, interleave
 from tests.bench.soak import growth_of
 from tests.support.kafka.consumer import Record
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 README = everything.README.read_text()
 PAGE = everything.PAGE.read_text()
 MACHINE = {"processor": "Some CPU", "cores": "2", "load before": "0.1, 0.1, 0.1"}
+PGO = "'--prefix=/usr/local' '--enable-optimizations' '--with-lto' -O3"
 BENCHMARKS = [name for name in COMMANDS if name not in ("all", "readme")]
 
 
@@ -58,6 +56,45 @@ def test_every_benchmark_takes_rounds_or_sizes_and_writes_json_and_a_picture(nam
 def test_every_benchmark_is_explained_on_its_page_and_part_of_all(name: str) -> None:
     assert f"\n| `{name}` | " in PAGE
     assert name in everything.PLANS
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_benchmarks_that_warm_up_take_a_time_for_it(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    options = {option: parameter.default for parameter in command.params for option in parameter.opts}
+    assert options.get("--warm-up") == (warming.SECONDS if name in everything.WARMED else None)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("/home/me/.pyenv/versions/3.11.7", "of pyenv"),
+        ("/home/me/.local/share/uv/python/cpython-3.13.0-linux-x86_64-gnu", "of uv"),
+        ("/usr", "of Debian GNU/Linux"),
+        ("/usr/local", "in /usr/local"),
+        ("/home/me/secret", "of another build"),
+    ],
+)
+def test_who_built_the_interpreter_is_named_without_a_path_of_somebody(base: str, words: str) -> None:
+    assert interpreter.made_by(Path(base), "Debian GNU/Linux") == words
+
+
+@pytest.mark.parametrize(
+    ("build", "builder", "words"),
+    [
+        ("'--prefix=/home/me' -O3", "of pyenv", "unoptimised"),
+        (PGO, "in /usr/local", "optimised (also at link time)"),
+        ("'--enable-optimizations'", "of pyenv", "optimised"),
+        ("-O2 -fprofile-use", "of another build", "optimised"),
+        # Debian's sysconfig does not show with what its interpreter was built.
+        ("'--enable-shared' -O2", "of Debian GNU/Linux", "optimised"),
+        ("'--enable-shared' -O2", "of Some Linux", "unoptimised"),
+        (f"'--with-pydebug' {PGO}", "of pyenv", "debugging"),
+    ],
+)
+def test_whether_the_interpreter_is_optimised_is_named(build: str, builder: str, words: str) -> None:
+    assert interpreter.how_optimised(build, builder) == words
 
 
 def figures_of(page: str) -> list[list[str]]:
@@ -164,7 +201,7 @@ def test_readme_takes_the_figures_over_and_nothing_else(tmp_path: Path, monkeypa
 
 def test_one_broken_benchmark_costs_no_other_s_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoServers:
-        def __init__(self, **settings: object) -> None: ...
+        def __init__(self, warm_up: float, **settings: object) -> None: ...
         def __enter__(self) -> NoServers:
             return self
 
