@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -14,7 +15,8 @@ import pytest
 
 from relay.local.errors import MissingPartError
 from relay.run.connections import CONNECTIONS
-from tests.bench import compare, debezium
+from tests.bench import compare, connect, debezium, warming
+from tests.bench.contenders import STREAMING, what_is_missing
 from tests.bench.drain import measure_held_snapshot
 from tests.bench.everything import markdown
 from tests.bench.failures import measure_bad_event, measure_missing_topic
@@ -31,11 +33,11 @@ from tests.bench.soak import measure_soak
 from tests.bench.writers import measure_writers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 USAGE = {
     *("relay_cpu_us", "postgres_cpu_us", "kafka_cpu_us", "rss_mb", "postgres_rss_mb", "kafka_rss_mb"),
-    *("wal_bytes", "commits", "wal_fsyncs"),
+    *("all_cpu_us", "wal_bytes", "disk_bytes", "commits", "wal_fsyncs"),
 }
 
 
@@ -56,14 +58,14 @@ def check(report: Report, figures: set[str]) -> None:
     assert found["findings"]
     for finding in found["findings"]:
         assert finding["values"], finding["what"]
-    assert found["machine"].keys() >= {"cores", "Python", "PostgreSQL", "Kafka", "aiokafka"}
+    assert found["machine"].keys() >= {"cores", "Python", "interpreter", "PostgreSQL", "Kafka", "aiokafka"}
     assert len(report.markdown()) == len(report.findings)
 
 
 @pytest.mark.slow
 def test_the_command_prints_json_with_the_figures_and_draws_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "drain.svg"
-    command = ["drain", "--events", "2000", "--rounds", "2", "--json", "-", "--picture", str(picture)]
+    command = ["drain", "--events", "2000", "--rounds", "2", "--warm-up", "1", "--json", "-", "--picture", str(picture)]
     answer = subprocess.run(
         [sys.executable, "-m", "tests.bench", *command], capture_output=True, text=True, check=False, timeout=400
     )
@@ -75,6 +77,9 @@ def test_the_command_prints_json_with_the_figures_and_draws_a_picture(tmp_path: 
     assert [each["events"] for each in report.series["drain"]] == [2000, 2000]
     assert all(each["events_per_second"] > 0 for each in report.series["drain"])
     assert "Where the time goes" in markdown([report])
+    assert report.machine["broker warmed up for"] == "1 s"
+    rows = {finding.what for finding in report.findings}
+    assert {"CPU of all processes per event while draining", "WAL per event while draining"} < rows
     texts = [element.text for element in ElementTree.parse(picture).iter() if element.tag.endswith("text")]
     assert "events/s" in texts
 
@@ -127,34 +132,66 @@ async def test_missing_topic_compares_the_same_events(place: Place) -> None:
 
 
 @pytest.mark.slow
-async def test_compare_says_clearly_when_debezium_cannot_be_had(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*, fetch: bool) -> Path:
+async def test_compare_says_clearly_which_contenders_cannot_be_had(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_maven(*, fetch: bool) -> Path:
         raise MissingPartError("there is no mvn; install it")
 
-    monkeypatch.setattr(debezium, "distribution", missing)
+    def no_network(*, fetch: bool) -> Path:
+        raise MissingPartError("check the network")
+
+    monkeypatch.setattr(debezium, "distribution", no_maven)
+    monkeypatch.setattr(connect, "plugin", no_network)
     report = await compare.measure_compare(place, events=2_000, rate=50, seconds=1, rounds=1)
     assert list(report.series) == ["this relay", "naive relay"]
     check(report, {"events_per_second", *USAGE})
-    assert report.series["this relay"][0]["p50_ms"] > 0
+    (ours,) = report.series["this relay"]
+    assert ours["p50_ms"] > 0
+    assert ours["all_cpu_us"] == pytest.approx(sum(ours[f"{one}_cpu_us"] for one in ("relay", "postgres", "kafka")))
+    rows = {finding.what for finding in report.findings}
+    assert rows >= {
+        f"This relay: {what} per event" for what in ("CPU of all processes", "CPU of PostgreSQL", "WAL", "disk")
+    }
     assert "WITHOUT Debezium Server: there is no mvn; install it" in report.notes
+    for name in ("Kafka Connect", "Kafka Connect, exactly once"):
+        assert f"WITHOUT {name}: check the network" in report.notes
 
 
-def debezium_is_here() -> str:
-    """Why Debezium Server cannot run without a download; empty if it can."""
-    try:
-        debezium.java()
-        debezium.distribution(fetch=False)
-    except MissingPartError as missing:
-        return str(missing)
-    return ""
+def streaming(names: Sequence[str] = STREAMING) -> list[object]:
+    """Those of Debezium, each skipped with what is missing if it cannot run without a download."""
+    missing = {name: what_is_missing(name, fetch=False) for name in names}
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(why != "", reason=why), id=name) for name, why in missing.items()
+    ]
 
 
-@pytest.mark.skipif(debezium_is_here() != "", reason=debezium_is_here())
-async def test_debezium_streams_a_backlog_and_what_follows(place: Place) -> None:
-    drained = await compare.drain(place, "Debezium Server", 2_000)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", streaming())
+async def test_debezium_streams_a_backlog(place: Place, name: str) -> None:
+    drained = await compare.drain(place, name, 2_000)
     assert drained.keys() >= {"events_per_second", *USAGE}
-    waited = await compare.wait(place, "Debezium Server", rate=50, seconds=1)
-    assert waited.keys() == {"p50_ms", "p99_ms", "max_ms", "before_commit_returned"}
+    assert drained["events"] == 2_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", streaming())
+async def test_debezium_moves_events_at_a_rate(place: Place, name: str) -> None:
+    waited = await compare.wait(place, name, rate=50, seconds=1)
+    assert waited.keys() == set(compare.AT_A_RATE)
+    assert waited["p50_ms"] > 0
+
+
+@pytest.mark.slow
+async def test_the_broker_is_warmed_up_by_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warming, "BACKLOG", 500)
+    monkeypatch.setattr(place, "warm_up_seconds", 3.0)
+    begin = time.monotonic()
+    await warming.warm_up(place)
+    assert time.monotonic() - begin >= 3
+    monkeypatch.setattr(place, "warm_up_seconds", 0.0)
+    monkeypatch.setattr(place, "topic", None)
+    await warming.warm_up(place)
 
 
 @pytest.mark.slow
@@ -162,6 +199,8 @@ async def test_writers(place: Place) -> None:
     report = await measure_writers(place, seconds=2, rate=50, rounds=1)
     check(report, {"transactions_per_second", "average_ms", "postgres_cpu_percent", "wal_fsyncs_per_second"})
     assert report.series["relay, 50/s"][0]["lag_events"] >= 0
+    rows = {finding.what for finding in report.findings}
+    assert "Writers at 50/s: CPU of PostgreSQL that the relay adds" in rows
 
 
 @pytest.mark.slow

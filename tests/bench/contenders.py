@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench import debezium, naive
+from relay.local.errors import MissingPartError
+from tests.bench import connect, debezium, naive
 from tests.bench.place import KEYS, sql_key
 from tests.bench.process import ROOT, Tool
 
@@ -34,6 +36,8 @@ class Scene:
     fill: Callable[[int], Awaitable[None]]
     insert: Insert
     tool: Tool
+    in_transactions: bool = False
+    """Whether it delivers in Kafka's transactions, of which each has a marker per partition in the topic."""
 
 
 @asynccontextmanager
@@ -71,7 +75,29 @@ async def naive_relay(place: Place) -> AsyncIterator[Scene]:
 
 @asynccontextmanager
 async def debezium_server(place: Place) -> AsyncIterator[Scene]:
-    """Debezium Server; its slot is there before the backlog is, and it streams that."""
+    """Debezium Server."""
+
+    def server(folder: Path, dsn: str) -> Tool:
+        return debezium.DebeziumServer(folder, dsn, place.kafka.bootstrap_servers)
+
+    async with _streamed(place, server) as scene:
+        yield scene
+
+
+@asynccontextmanager
+async def kafka_connect(place: Place, *, exactly_once: bool = False) -> AsyncIterator[Scene]:
+    """Kafka Connect with Debezium's connector."""
+
+    def worker(folder: Path, dsn: str) -> Tool:
+        return connect.KafkaConnect(folder, dsn, place.kafka.bootstrap_servers, exactly_once=exactly_once)
+
+    async with _streamed(place, worker) as scene:
+        yield replace(scene, in_transactions=exactly_once)
+
+
+@asynccontextmanager
+async def _streamed(place: Place, tool: Callable[[Path, str], Tool]) -> AsyncIterator[Scene]:
+    """Debezium of some kind; its slot is there before the backlog is, and it streams that."""
     topic = await place.topic()
     insert = "INSERT INTO outbox_event (aggregatetype, aggregateid, payload)"
 
@@ -96,11 +122,32 @@ async def debezium_server(place: Place) -> AsyncIterator[Scene]:
         await debezium.create_outbox(connection)
         try:
             with tempfile.TemporaryDirectory(prefix="bench-debezium-") as folder:
-                tool = debezium.Debezium(Path(folder), dsn, place.kafka.bootstrap_servers)
-                yield Scene(connection, dsn, topic, fill, insert_one, tool)
+                yield Scene(connection, dsn, topic, fill, insert_one, tool(Path(folder), dsn))
         finally:
             # A database with a slot cannot be dropped.
             await debezium.drop_slot(connection)
 
 
-CONTENDERS = {"this relay": this_relay, "naive relay": naive_relay, "Debezium Server": debezium_server}
+CONTENDERS: dict[str, Callable[[Place], AbstractAsyncContextManager[Scene]]] = {
+    "this relay": this_relay,
+    "naive relay": naive_relay,
+    "Debezium Server": debezium_server,
+    "Kafka Connect": kafka_connect,
+    "Kafka Connect, exactly once": partial(kafka_connect, exactly_once=True),
+}
+STREAMING = ("Debezium Server", "Kafka Connect", "Kafka Connect, exactly once")
+"""Those with Debezium in them."""
+
+
+def what_is_missing(name: str, *, fetch: bool) -> str:
+    """Why this one cannot run here, after fetching what can be fetched if that is wanted; empty if it can."""
+    try:
+        if name in STREAMING:
+            debezium.java()
+        if name == "Debezium Server":
+            debezium.distribution(fetch=fetch)
+        elif name in STREAMING:
+            connect.plugin(fetch=fetch)
+    except MissingPartError as missing:
+        return str(missing)
+    return ""

@@ -1,4 +1,7 @@
-"""Debezium Server for comparison: fetched from Maven Central once, tuned, with the outbox event router."""
+"""Debezium Server for comparison: fetched from Maven Central once, tuned, with the outbox event router.
+
+The table, the slot and the connector's settings are those of Kafka Connect too.
+"""
 
 from __future__ import annotations
 
@@ -38,26 +41,34 @@ TABLE = """
         payload       text   NOT NULL
     )
 """
-# Text and no JSON: what it decodes and encodes at the least cost. Larger batches and queues were slower (20,480 and
-# 81,920: half), a longer linger no faster; it waits for all acknowledgements of a batch before the next.
+# Larger batches and queues were slower (20,480 and 81,920: half).
+SOURCE = {
+    "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+    "topic.prefix": "bench",
+    "plugin.name": "pgoutput",
+    "slot.name": SLOT,
+    "publication.name": SLOT,
+    "publication.autocreate.mode": "disabled",
+    "table.include.list": "public.outbox_event",
+    "snapshot.mode": "no_data",
+    "tombstones.on.delete": "false",
+    "provide.transaction.metadata": "false",
+    "max.batch.size": "2048",
+    "max.queue.size": "8192",
+    "poll.interval.ms": "5",
+}
+"""Of the connector, in the Server and in Kafka Connect."""
+ROUTER = {
+    "transforms": "outbox",
+    "transforms.outbox.type": "io.debezium.transforms.outbox.EventRouter",
+    "transforms.outbox.route.topic.replacement": "$1",
+}
+# Text and no JSON: what it decodes and encodes at the least cost. A longer linger was no faster; it waits for all
+# acknowledgements of a batch before the next.
 PROPERTIES = {
-    "debezium.source.connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-    "debezium.source.topic.prefix": "bench",
-    "debezium.source.plugin.name": "pgoutput",
-    "debezium.source.slot.name": SLOT,
-    "debezium.source.publication.name": SLOT,
-    "debezium.source.publication.autocreate.mode": "disabled",
-    "debezium.source.table.include.list": "public.outbox_event",
-    "debezium.source.snapshot.mode": "no_data",
-    "debezium.source.tombstones.on.delete": "false",
-    "debezium.source.provide.transaction.metadata": "false",
-    "debezium.source.max.batch.size": "2048",
-    "debezium.source.max.queue.size": "8192",
-    "debezium.source.poll.interval.ms": "5",
+    **{f"debezium.source.{name}": value for name, value in SOURCE.items()},
+    **{f"debezium.{name}": value for name, value in ROUTER.items()},
     "debezium.source.offset.flush.interval.ms": "1000",
-    "debezium.transforms": "outbox",
-    "debezium.transforms.outbox.type": "io.debezium.transforms.outbox.EventRouter",
-    "debezium.transforms.outbox.route.topic.replacement": "$1",
     "debezium.format.key": "simplestring",
     "debezium.format.value": "simplestring",
     "debezium.sink.type": "kafka",
@@ -96,7 +107,7 @@ def java() -> Path:
     for home in homes:
         if java_version(home) >= OLDEST_JAVA:
             return home / "bin" / "java"
-    raise MissingPartError(f"Debezium Server needs Java {OLDEST_JAVA} or later, and none was found; set JAVA_HOME")
+    raise MissingPartError(f"Debezium needs Java {OLDEST_JAVA} or later, and none was found; set JAVA_HOME")
 
 
 async def create_outbox(connection: asyncpg.Connection) -> None:
@@ -118,7 +129,7 @@ async def drop_slot(connection: asyncpg.Connection) -> None:
                 return
 
 
-class Debezium(Tool):
+class DebeziumServer(Tool):
     """Debezium Server, streaming from a database; `folder` is its own, for configuration and offsets."""
 
     def __init__(self, folder: Path, dsn: str, bootstrap_servers: str, **properties: str) -> None:

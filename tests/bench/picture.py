@@ -22,7 +22,7 @@ VALUES = 110
 BAR = 26
 PLOT = 150
 """Height of a panel of curves."""
-COLOURS = 4
+COLOURS = 5
 NOTE_LETTERS = 130
 
 STYLE = """
@@ -34,11 +34,13 @@ STYLE = """
     .axis { stroke: #8c959f; fill: none }
     .c0 { fill: #0969da; stroke: #0969da } .c1 { fill: #8c959f; stroke: #8c959f }
     .c2 { fill: #bc4c00; stroke: #bc4c00 } .c3 { fill: #1a7f37; stroke: #1a7f37 }
+    .c4 { fill: #8250df; stroke: #8250df }
     rect { stroke: none } polyline { fill: none; stroke-width: 2 }
     @media (prefers-color-scheme: dark) {
       text { fill: #e6edf3 } .note { fill: #9198a1 } .page { fill: #0d1117 }
       .c0 { fill: #4493f8; stroke: #4493f8 } .c1 { fill: #6e7681; stroke: #6e7681 }
       .c2 { fill: #f0883e; stroke: #f0883e } .c3 { fill: #3fb950; stroke: #3fb950 }
+      .c4 { fill: #a371f7; stroke: #a371f7 }
       polyline { fill: none }
     }
 """
