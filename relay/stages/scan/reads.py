@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class LaneReads:
-    """Both ends of it; the methods say who calls them."""
+    """What each of the two tells the other.
+
+    Both call `take`. The sweeps call `look_at_once`, `found_quiet`, `sweeping` and `lane_sent`, the scan all else; the
+    session, too, has the scan look at once, and claim sends lanes to the sweeps.
+    """
 
     def __init__(
         self,
@@ -43,8 +47,6 @@ class LaneReads:
         self._pass_on(events)
         return taken_bytes
 
-    # The scan is told.
-
     def look_at_once(self) -> None:
         """Have the scan look at once instead of at its next poll: a writer may have committed, or a sweep is over."""
         self._wanted_at_once = True
@@ -54,8 +56,6 @@ class LaneReads:
         """Leave the scan transactions found without an event id, and the sequence's value before that look."""
         # Into what is there now: the scan may have taken what was there when the look began.
         self._quiet.update(dict.fromkeys(xids, value))
-
-    # The scan asks and says.
 
     @property
     def wanted_at_once(self) -> bool:
@@ -83,8 +83,6 @@ class LaneReads:
     def since_look(self) -> float:
         """Seconds since the scan last saw all there was."""
         return self._clock() - self._known_at
-
-    # The sweeps are told, and wait.
 
     def lane_needs_sweep(self) -> None:
         """Have the sweeps begin: a lane was claimed, or its sweep is too long for a scan."""
