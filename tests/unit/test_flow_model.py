@@ -19,9 +19,9 @@ from relay.stages.publish.partition import Partition
 from relay.stages.publish.publish import Publish
 from relay.stages.settle.outcomes import Outcomes
 from tests.support.models.flow_model import FlowModel
+from tests.support.models.simulated_connection import Instant
 from tests.support.models.simulated_kafka import ROOM_FOR_SMALL
 from tests.support.models.simulated_postgres import Violation
-from tests.support.models.simulated_relay import Instant
 from tests.unit.test_scan_model import SIZES, few_rungs, random_schedule
 
 if TYPE_CHECKING:

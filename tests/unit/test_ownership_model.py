@@ -18,7 +18,7 @@ from relay.stages.claim import claim
 from relay.stages.claim.claim import Claim
 from relay.stages.tenure import Tenure
 from tests.support.models.ownership_model import OwnershipModel
-from tests.support.models.simulated_leases import LEASE, Clock, SimulatedDatabase
+from tests.support.models.simulated_leases import LEASE, Clock, SimulatedLeases
 from tests.support.models.simulated_ownership import SimulatedReplica
 from tests.support.models.simulated_postgres import Violation
 
@@ -130,12 +130,12 @@ def publish_without_a_look_at_the_lease(monkeypatch: pytest.MonkeyPatch) -> None
 def claim_without_comparing_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lane was seen free, and somebody else has claimed it since."""
 
-    def mutant(self: SimulatedDatabase, replica: UUID, seen: Sequence[LaneRow]) -> list[LaneRow]:
+    def mutant(self: SimulatedLeases, replica: UUID, seen: Sequence[LaneRow]) -> list[LaneRow]:
         current = [each._replace(epoch=self.rows[each.lane].epoch) for each in seen]
         return original(self, replica, current)
 
-    original = SimulatedDatabase.claim
-    monkeypatch.setattr(SimulatedDatabase, "claim", mutant)
+    original = SimulatedLeases.claim
+    monkeypatch.setattr(SimulatedLeases, "claim", mutant)
 
 
 def extend_a_lease_that_was_found_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,26 +152,26 @@ def renew_a_lease_that_has_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others may have claimed the lanes meanwhile. There are two guards; without both:"""
     extend_a_lease_that_was_found_over(monkeypatch)
 
-    def mutant(self: SimulatedDatabase, replica: UUID) -> bool:
+    def mutant(self: SimulatedLeases, replica: UUID, lease: float) -> bool:
         if replica in self.replicas:
-            self.replicas[replica].lease_ends = self.now + LEASE
+            self.replicas[replica].lease_ends = self.now + lease
         return replica in self.replicas
 
-    monkeypatch.setattr(SimulatedDatabase, "renew", mutant)
+    monkeypatch.setattr(SimulatedLeases, "renew", mutant)
 
 
 def judge_leases_by_a_clock_that_is_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when each replica compared with its own: lanes look free before they are."""
 
-    def mutant(self: SimulatedDatabase) -> list[LaneRow]:
+    def mutant(self: SimulatedLeases) -> list[LaneRow]:
         rows = original(self)
         return [
             row._replace(free=row.free or self.replicas[row.owner].lease_ends < self.now + 0.5)  # type: ignore[index]
             for row in rows
         ]
 
-    original = SimulatedDatabase.lanes
-    monkeypatch.setattr(SimulatedDatabase, "lanes", mutant)
+    original = SimulatedLeases.lanes
+    monkeypatch.setattr(SimulatedLeases, "lanes", mutant)
 
 
 def leave_before_everything_is_drained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,10 +194,8 @@ def stop_looking_for_leases_that_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def share_lanes_with_who_cannot_publish(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica with a wrong address of Kafka took its share from one that works."""
-    original = SimulatedDatabase.live
-    monkeypatch.setattr(
-        SimulatedDatabase, "live", lambda self: [each._replace(waiting=False) for each in original(self)]
-    )
+    original = SimulatedLeases.live
+    monkeypatch.setattr(SimulatedLeases, "live", lambda self: [each._replace(waiting=False) for each in original(self)])
 
 
 def keep_lanes_whose_events_cannot_be_published(monkeypatch: pytest.MonkeyPatch) -> None:

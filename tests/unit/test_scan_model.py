@@ -20,8 +20,8 @@ from relay.decide.lane_scan import Bound, LaneScan, LongSweep
 from relay.stages import tenure
 from relay.stages.scan.sweep import Sweep
 from tests.support.models.scan_model import Model
+from tests.support.models.simulated_connection import SimulatedConnection
 from tests.support.models.simulated_postgres import SimulatedPostgres, Violation
-from tests.support.models.simulated_relay import SimulatedConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

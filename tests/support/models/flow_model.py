@@ -48,6 +48,7 @@ class FlowModel(Model):
         self.kafka = SimulatedKafka(self._landed)
         self._swarm = self._draw_swarm()
         super().__init__(numbers, batch_events, step_ids)
+        self.postgres.retries_are_due = True
 
     def _draw_swarm(self) -> dict[str, int]:
         """How often each kind of action happens in this schedule, or never.

@@ -22,8 +22,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from tests.support.models.simulated_leases import LEASE, Clock, SimulatedDatabase
-from tests.support.models.simulated_ownership import SimulatedReplica
+from tests.support.models.simulated_leases import LEASE, Clock
+from tests.support.models.simulated_ownership import OwnedOutbox, SimulatedReplica
 from tests.support.models.simulated_postgres import Violation
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class OwnershipModel:
         self._schedule = iter(schedule)
         self._clock = clock
         self.trace: list[str] = []
-        self.database = SimulatedDatabase(clock, LANES)
+        self.outbox = OwnedOutbox(clock, LANES)
+        self.leases = self.outbox.leases
         self.replicas: list[SimulatedReplica] = []
         self.log: dict[int, list[int]] = {lane: [] for lane in range(LANES)}
         """What is in Kafka, by lane."""
@@ -118,7 +119,7 @@ class OwnershipModel:
     def write(self) -> None:
         """An event is committed."""
         self._written += 1
-        self.database.events[self._number(LANES)].append(self._written)
+        self.outbox.events[self._number(LANES)].append(self._written)
 
     def start(self) -> None:
         self._start_one(reaches_kafka=bool(self._number(4)))
@@ -127,7 +128,7 @@ class OwnershipModel:
         self._started += 1
         # Clocks that have nothing to do with each other.
         offset = 1e4 * self._started
-        replica = SimulatedReplica(f"r{self._started}", self._clock, self.database, offset, reaches_kafka=reaches_kafka)
+        replica = SimulatedReplica(f"r{self._started}", self._clock, self.outbox, offset, reaches_kafka=reaches_kafka)
         self.replicas.append(replica)
 
     def ask(self) -> None:
@@ -135,7 +136,7 @@ class OwnershipModel:
         if self._number(3):
             return
         targets = [replica.id for replica in self.replicas] + [None, None]
-        self.database.ask(self._number(LANES), self._pick(targets), (0.0, 2.0, 8.0)[self._number(3)])
+        self.leases.ask(self._number(LANES), self._pick(targets), (0.0, 2.0, 8.0)[self._number(3)])
 
     def hit(self, replica: SimulatedReplica) -> None:
         """Something happens to a replica, rarely."""
@@ -186,12 +187,12 @@ class OwnershipModel:
     # What is promised
 
     def _handed_over(self, replica: SimulatedReplica, lane: int, id_: int) -> None:
-        if not self.database.owns(replica.id, lane):
+        if not self.leases.owns(replica.id, lane):
             raise replica.violation(f"publishes {id_} of lane {lane}, which is not its own")
         before = self.handed.get((lane, id_))
         if before is not None:
             self.repeats += 1
-            if before.left or before is replica.tenancy or self.database.alive(before.tenure.replica):
+            if before.left or before is replica.tenancy or self.leases.alive(before.tenure.replica):
                 raise replica.violation(f"publishes {id_} of lane {lane} again, which nobody lost")
         self.handed[lane, id_] = replica.tenancy
 
@@ -217,16 +218,16 @@ class OwnershipModel:
             for replica in self.replicas:
                 self._claim(replica)
                 self._relay(replica)
-            wanted = {replica.id for replica in owners if self.database.alive(replica.id)}
-            owned = owned or all(row.owner in wanted for row in self.database.rows.values())
+            wanted = {replica.id for replica in owners if self.leases.alive(replica.id)}
+            owned = owned or all(row.owner in wanted for row in self.leases.rows.values())
             if not owned and self._clock.now > healed + TAKE_OVER:
                 raise Violation(
-                    f"long after the leases of the dead have ended, a lane has no live owner: {self.database.rows}"
+                    f"long after the leases of the dead have ended, a lane has no live owner: {self.leases.rows}"
                 )
             if owned and self._all_arrived() and self._all_even(owners):
                 return
             self._clock.now += 0.05
-        raise Violation(f"{self.replicas} come to no rest: {self.log} of {self.database.events}")
+        raise Violation(f"{self.replicas} come to no rest: {self.log} of {self.outbox.events}")
 
     def _heal(self) -> None:
         for replica in list(self.replicas):
@@ -238,9 +239,9 @@ class OwnershipModel:
         self.replicas = [replica for replica in self.replicas if not replica.stopped]
         if not self.replicas:
             self._start_one(reaches_kafka=True)
-        for row in self.database.rows.values():
-            row.until = min(row.until, self.database.now)
-        self.database.notify()
+        for row in self.leases.rows.values():
+            row.until = min(row.until, self.leases.now)
+        self.leases.notify()
 
     def _claim(self, replica: SimulatedReplica) -> None:
         """All that its claim stage would do by now."""
@@ -269,10 +270,10 @@ class OwnershipModel:
             replica.hear_of_receipt()
 
     def _all_arrived(self) -> bool:
-        return all(set(self.database.events[lane]) == set(self.log[lane]) for lane in range(LANES))
+        return all(set(self.outbox.events[lane]) == set(self.log[lane]) for lane in range(LANES))
 
     def _all_even(self, owners: list[SimulatedReplica]) -> bool:
-        owned = [sum(row.owner == replica.id for row in self.database.rows.values()) for replica in owners]
+        owned = [sum(row.owner == replica.id for row in self.leases.rows.values()) for replica in owners]
         return sum(owned) == LANES and max(owned) - min(owned) <= 1
 
     # Choosing

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from relay.decide.admission import Admission
-from relay.decide.failing import Retry
 from relay.decide.limits import TopicLimits
 from relay.retry import Backoff
 from relay.settings import FailureSettings, PublishSettings, ScanSettings
@@ -20,23 +19,18 @@ from relay.stages.publish.publish import Publish
 from relay.stages.publish.queues import Topics
 from relay.stages.publish.topic import Topic
 from relay.stages.tenure import TenureLostError
+from tests.support.models.simulated_connection import SimulatedConnection
 from tests.support.models.simulated_kafka import PARTITIONS, SimulatedProducers, SimulatedWatch
 from tests.support.models.simulated_postgres import TOPIC
-from tests.support.models.simulated_relay import Instant, SilentTelemetry, SimulatedConnection, SimulatedRelay
+from tests.support.models.simulated_relay import SilentTelemetry, SimulatedRelay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from uuid import UUID
 
-    from relay.decide.closed import BlockedKey
-    from relay.decide.failing import Verdict
     from relay.event import PendingEvent
-    from relay.outcome import PublishError
-    from relay.stages.hold.ports import DueFailure
     from relay.stages.publish.ports import Producer
     from relay.stages.publish.producers import Pair
     from relay.stages.publish.watch import Watch
-    from relay.stages.settle.ports import Receipts
     from relay.telemetry import Telemetry
     from tests.support.models.simulated_kafka import SimulatedKafka
     from tests.support.models.simulated_postgres import SimulatedPostgres
@@ -48,76 +42,8 @@ def _hash_keys(keys: Sequence[bytes]) -> list[int]:
     return [int(key) for key in keys]
 
 
-class FlowConnection(SimulatedConnection):
-    """Every port of the stages, with failures and held events."""
-
-    async def settle(self, receipts: Receipts) -> int:
-        return await self.settle_recorded(receipts, [])
-
-    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
-        transaction = await self._begin()
-        new = self.postgres.settle(zip(receipts.lanes, receipts.ids, strict=True), recorded)
-        await self._commit(transaction)
-        return new
-
-    async def hold(self, replica: UUID, events: Sequence[PendingEvent], epochs: dict[int, int]) -> int | None:
-        transaction = await self._begin()
-        owned = self.postgres.owns(replica, epochs)
-        if owned:
-            self.postgres.hold(events)
-        await self._commit(transaction)
-        return 0 if owned else None
-
-    async def fail(self, replica: UUID, event: PendingEvent, verdict: Verdict, error: PublishError, epoch: int) -> bool:
-        transaction = await self._begin()
-        owned = self.postgres.owns(replica, {event.lane: epoch})
-        if owned:
-            state = "retrying" if isinstance(verdict, Retry) else "failed"
-            self.postgres.fail(event, state, verdict.attempts)
-        await self._commit(transaction)
-        return owned
-
-    async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
-        return await self._read(lambda: self.postgres.blocking(lanes))
-
-    async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
-        return await self._read(lambda: [(lane, TOPIC) for lane, _ in self.postgres.held if lane in lanes])
-
-    async def has_failures(self, lanes: Sequence[int]) -> bool:
-        return await self._read(lambda: any(lane in lanes for lane, _ in self.postgres.failures))
-
-    async def due_failures(
-        self,
-        lanes: Sequence[int],
-        max_events: int,
-        max_bytes: int,
-        paused: Sequence[str],
-        under_way: Sequence[tuple[int, int]],
-    ) -> list[DueFailure]:
-        return await self._read(lambda: [] if paused else self.postgres.due_failures(lanes, max_events, under_way))
-
-    async def held_events(
-        self, lane: int, above: int, max_events: int, max_bytes: int, paused: Sequence[str]
-    ) -> list[PendingEvent]:
-        return await self._read(lambda: [] if paused else self.postgres.held_events(lane, above, max_events))
-
-    async def still_unreadable(self, lanes: Sequence[int], why: str) -> bool:
-        raise AssertionError("everything can be read here")
-
-    async def finish_replays(self) -> None:
-        pass
-
-    async def _read(self, statement: Callable[[], T]) -> T:
-        await Instant()
-        found = statement()
-        await Instant()
-        return found
-
-
 class FlowRelay(SimulatedRelay):
     """One replica with all stages of the flow."""
-
-    port: FlowConnection
 
     def __init__(
         self,
@@ -168,8 +94,8 @@ class FlowRelay(SimulatedRelay):
             replays_may_be_over=lambda: None,
         )
 
-    def connect(self, postgres: SimulatedPostgres) -> FlowConnection:
-        return FlowConnection(postgres)
+    def connect(self, postgres: SimulatedPostgres) -> SimulatedConnection:
+        return SimulatedConnection(postgres)
 
     def believe(self, limit: int | None) -> None:
         """Know the topic's limit from a reading of long ago."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from relay.decide.limits import TopicLimits
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
+from tests.support.models.simulated_connection import Instant
 from tests.support.models.simulated_postgres import Violation
-from tests.support.models.simulated_relay import Instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

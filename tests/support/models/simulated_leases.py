@@ -1,11 +1,11 @@
-"""A database with replicas, leases and lanes: what the statements of sql/queries/lanes.sql do, each in one instant.
+"""Replicas, leases and lanes of a simulated PostgreSQL: what the statements of sql/queries/lanes.sql do.
 
-Time is a number that only the schedule moves.
+Every method is one instant. Time is a number that only a schedule moves.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from relay.decide.shares import LaneRow, LiveReplica
@@ -36,6 +36,8 @@ class Registered:
     lease_ends: float
     draining: bool = False
     waiting: bool = False
+    put_off: dict[str, str] = field(default_factory=dict)
+    """Chore -> error."""
 
 
 @dataclass
@@ -44,30 +46,24 @@ class Row:
 
     owner: UUID | None = None
     epoch: int = 0
+    position: int = 0
     wanted_by: UUID | None = None
     asked_epoch: int | None = None
     until: float = 0.0
 
 
-class SimulatedDatabase:
+class SimulatedLeases:
     """What the statements of sql/queries/lanes.sql do. `clock` is its own."""
 
     def __init__(self, clock: Clock, lanes: int) -> None:
         self._clock = clock
         self.rows = {lane: Row() for lane in range(lanes)}
         self.replicas: dict[UUID, Registered] = {}
-        self.events: dict[int, list[int]] = {lane: [] for lane in range(lanes)}
-        self.receipts: set[tuple[int, int]] = set()
         self.listeners: list[Callable[[], None]] = []
-        self._xid = 700
 
     @property
     def now(self) -> float:
         return self._clock.now + 5e8
-
-    def xid(self) -> int:
-        self._xid += 1
-        return self._xid
 
     def notify(self) -> None:
         for hear in self.listeners:
@@ -81,15 +77,37 @@ class SimulatedDatabase:
         """Whether nobody else may claim the lane now."""
         return self.rows[lane].owner == replica and self.alive(replica)
 
-    def register(self, replica: UUID, *, waiting: bool) -> None:
-        self.replicas[replica] = Registered(self.now + LEASE, waiting=waiting)
+    def register(self, replica: UUID, lease: float, former: UUID | None = None, *, waiting: bool = False) -> None:
+        if former is not None:
+            self.replicas.pop(former, None)
+        self.replicas[replica] = Registered(self.now + lease, waiting=waiting)
         self.notify()
 
-    def renew(self, replica: UUID) -> bool:
+    def renew(self, replica: UUID, lease: float) -> bool:
         if not self.alive(replica):
             return False
-        self.replicas[replica].lease_ends = self.now + LEASE
+        self.replicas[replica].lease_ends = self.now + lease
         return True
+
+    def drain(self, replica: UUID) -> None:
+        if replica in self.replicas:
+            self.replicas[replica].draining = True
+            self.replicas[replica].waiting = False
+            self.notify()
+
+    def take_part(self, replica: UUID) -> None:
+        if replica in self.replicas:
+            self.replicas[replica].waiting = False
+            self.notify()
+
+    def unregister(self, replica: UUID) -> None:
+        self.replicas.pop(replica, None)
+        self.notify()
+
+    def forget(self, seconds: float) -> None:
+        """Remove the replicas whose lease ended so long ago."""
+        for replica in [each for each, row in self.replicas.items() if row.lease_ends < self.now - seconds]:
+            del self.replicas[replica]
 
     def live(self) -> list[LiveReplica]:
         return [

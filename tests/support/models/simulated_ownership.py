@@ -1,8 +1,8 @@
-"""Replicas with the real claim stage on a simulated database.
+"""Replicas with the real claim stage on a simulated PostgreSQL.
 
-Every port method stops before its statement and before its answer, so
-that anything may happen in between: a statement may be carried out long after it was sent, and its answer may come
-long after that. Writing, scanning and Kafka are as simple as can be: an event is a number, a partition is a lane.
+Every port method stops before its statement and before its answer, so that anything may happen in between: a statement
+may be carried out long after it was sent, and its answer may come long after that. Writing, scanning and Kafka are as
+simple as can be: an event is a number, a partition is a lane.
 """
 
 from __future__ import annotations
@@ -12,116 +12,32 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from relay.decide.room import Room
-from relay.decide.snapshot import Snapshot
 from relay.settings import ReplicaSettings
 from relay.stages.claim.claim import Claim
-from relay.stages.claim.ports import ClaimedLane, Renewal
 from relay.stages.claim.totals import Totals
 from relay.stages.tenure import LanesCededError, Tenure, TenureLostError
-from tests.support.models.simulated_leases import LEASE, Clock, SimulatedDatabase
-from tests.support.models.simulated_postgres import Violation
-from tests.support.models.simulated_relay import Instant, SilentTelemetry
+from tests.support.models.simulated_connection import ConnectionWithoutFailures
+from tests.support.models.simulated_leases import LEASE, Clock
+from tests.support.models.simulated_postgres import SimulatedPostgres, Violation
+from tests.support.models.simulated_relay import SilentTelemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine
     from uuid import UUID
 
-    from relay.decide.closed import BlockedKey
-    from relay.decide.lane_scan import LanePosition
-    from relay.decide.shares import LaneRow, LiveReplica
-    from relay.stages.claim.ports import Report
     from relay.telemetry import Telemetry
 
 BEAT = 1.0
 
 
-class OwnershipPort:
-    """The claim stage's port."""
+class OwnedOutbox:
+    """Replicas, leases and lanes of a simulated PostgreSQL, and events that are no more than numbers."""
 
-    def __init__(self, database: SimulatedDatabase) -> None:
-        self._database = database
-
-    async def _run(self, statement: Callable[[], Any]) -> Any:
-        await Instant()
-        result = statement()
-        await Instant()
-        return result
-
-    async def sequence_value(self) -> int:
-        return 0
-
-    async def register(
-        self, replica: UUID, name: str, version: str, lease: float, former: UUID | None, waiting: str | None
-    ) -> int:
-        def statement() -> int:
-            if former is not None:
-                self._database.replicas.pop(former, None)
-            self._database.register(replica, waiting=waiting is not None)
-            return self._database.xid()
-
-        return cast("int", await self._run(statement))
-
-    async def renew(self, replica: UUID, lease: float, report: Report) -> Renewal | None:
-        if await self._run(lambda: self._database.renew(replica)):
-            return Renewal(self._database.xid(), open_replays=False)
-        return None
-
-    async def live_replicas(self) -> list[LiveReplica]:
-        return cast("list[LiveReplica]", await self._run(self._database.live))
-
-    async def lanes(self) -> list[LaneRow]:
-        return cast("list[LaneRow]", await self._run(self._database.lanes))
-
-    async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
-        claimed = await self._run(lambda: self._database.claim(replica, seen))
-        xid = self._database.xid()
-        return [ClaimedLane(row.lane, row.epoch, 0, 0, Snapshot(xid, xid, frozenset())) for row in claimed]
-
-    async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
-        return []
-
-    async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
-        return []
-
-    async def has_failures(self, lanes: Sequence[int]) -> bool:
-        return False
-
-    async def advance_positions(self, replica: UUID, positions: Sequence[LanePosition]) -> None:
-        pass
-
-    async def release(self, replica: UUID, positions: Sequence[LanePosition]) -> None:
-        def statement() -> None:
-            for lane, epoch, _ in positions:
-                self._database.release(replica, lane, epoch)
-
-        await self._run(statement)
-
-    async def drain(self, replica: UUID) -> None:
-        def statement() -> None:
-            if replica in self._database.replicas:
-                self._database.replicas[replica].draining = True
-                self._database.replicas[replica].waiting = False
-                self._database.notify()
-
-        await self._run(statement)
-
-    async def take_part(self, replica: UUID) -> None:
-        def statement() -> None:
-            if replica in self._database.replicas:
-                self._database.replicas[replica].waiting = False
-                self._database.notify()
-
-        await self._run(statement)
-
-    async def unregister(self, replica: UUID) -> None:
-        def statement() -> None:
-            self._database.replicas.pop(replica, None)
-            self._database.notify()
-
-        await self._run(statement)
-
-    async def wake_others(self) -> None:
-        """The statements before it did so, at the moment of their commit."""
+    def __init__(self, clock: Clock, lanes: int) -> None:
+        self.postgres = SimulatedPostgres(lanes, clock)
+        self.leases = self.postgres.leases
+        self.events: dict[int, list[int]] = {lane: [] for lane in range(lanes)}
+        self.receipts: set[tuple[int, int]] = set()
 
 
 @dataclass(eq=False)
@@ -140,14 +56,14 @@ class SimulatedReplica:
     """One process. Its `wire` outlives its tenures: what is on it lands in order, or the rest of it is lost."""
 
     def __init__(
-        self, name: str, clock: Clock, database: SimulatedDatabase, offset: float, *, reaches_kafka: bool = True
+        self, name: str, clock: Clock, outbox: OwnedOutbox, offset: float, *, reaches_kafka: bool = True
     ) -> None:
         self.name = name
         self.reaches_kafka = reaches_kafka
         """Whether it has had a producer: who loses it later keeps its lanes."""
         self.ceded = 0
         """How often it left its lanes to others that can publish."""
-        self.database = database
+        self.outbox = outbox
         self.paused = False
         self.cut_off = False
         """PostgreSQL does not answer, nor is it reached."""
@@ -181,14 +97,14 @@ class SimulatedReplica:
         settings = ReplicaSettings(name=self.name, lease=LEASE)
         telemetry = cast("Telemetry", SilentTelemetry())
         claim = Claim(
-            port=OwnershipPort(self.database),
+            port=ConnectionWithoutFailures(self.outbox.postgres),
             tenure=tenure,
             on_claimed=lambda: None,
             settings=settings,
             totals=Totals(),
             telemetry=telemetry,
         )
-        self.database.listeners.append(tenure.lanes_may_be_free)
+        self.outbox.leases.listeners.append(tenure.lanes_may_be_free)
         self.tenancy = Tenancy(tenure, claim)
         self._start(claim.register(former, lambda: None if self.reaches_kafka else "Kafka is not reached"))
         return self.tenancy
@@ -250,7 +166,7 @@ class SimulatedReplica:
             self._work.close()
             self._work = None
         former = self.tenancy.tenure
-        self.database.listeners.remove(former.lanes_may_be_free)
+        self.outbox.leases.listeners.remove(former.lanes_may_be_free)
         self._begin(former.replica)
 
     def lease_is_over(self) -> bool:
@@ -261,7 +177,7 @@ class SimulatedReplica:
     def crash(self) -> None:
         """It is gone; a statement under way may have been carried out or not."""
         self.stopped = True
-        self.database.listeners.remove(self.tenancy.tenure.lanes_may_be_free)
+        self.outbox.leases.listeners.remove(self.tenancy.tenure.lanes_may_be_free)
         if self._work is not None:
             self._work.close()
             self._work = None
@@ -275,8 +191,8 @@ class SimulatedReplica:
                 state.about_to_read()
                 pending = [
                     id_
-                    for id_ in self.database.events[state.lane]
-                    if (state.lane, id_) not in self.database.receipts and id_ not in state.taken
+                    for id_ in self.outbox.events[state.lane]
+                    if (state.lane, id_) not in self.outbox.receipts and id_ not in state.taken
                 ][:most]
                 state.taken.update(pending)
                 self.tenancy.queues.setdefault(state.lane, deque()).extend(pending)
@@ -302,7 +218,7 @@ class SimulatedReplica:
     def commit_receipt(self) -> None:
         """The receipt of the oldest acknowledgement commits."""
         self.settling = self.acknowledged.popleft()
-        self.database.receipts.add(self.settling[1:])
+        self.outbox.receipts.add(self.settling[1:])
 
     def hear_of_receipt(self) -> None:
         """The answer that it did."""

@@ -6,20 +6,32 @@ xid, then ids, then ends for snapshots, and only then gives up its locks, the se
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, cast
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from relay.decide.closed import BlockedKey
-from relay.decide.shares import LaneRow
+from relay.decide.failing import Retry
 from relay.decide.snapshot import Snapshot
+from relay.errors import StatementFailedError
 from relay.event import EventTuple, PendingEvent
+from relay.headers import REPLAY
 from relay.stages.hold.ports import DueFailure
+from tests.support.models.simulated_leases import Clock, SimulatedLeases
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from relay.decide.failing import Verdict
+    from relay.decide.lane_scan import LanePosition
+    from relay.decide.republishing import ReplayRequest
+    from relay.outcome import PublishError
+    from relay.stages.republish.ports import Landed
     from relay.stages.scan.ports import LaneRequest
+
+Place = tuple[int, int]
+"""Lane and id of an event."""
 
 FIRST_XID = 700
 TOPIC = "orders"
@@ -44,18 +56,36 @@ class Transaction:
 class Failed:
     """A row of outbox.failure."""
 
-    key: bytes
+    topic: str
+    key: bytes | None
     state: str
     attempts: int
+    policy: str = "block"
+    error: str = ""
+    due_at: float = 0.0
+
+    @property
+    def blocks(self) -> bool:
+        """Whether later events of the key wait."""
+        return self.state in ("retrying", "replaying") or (self.state, self.policy) == ("failed", "block")
+
+
+class Receipt(NamedTuple):
+    """A row of outbox.delivery."""
+
+    partition: int
+    offset: int
+    at: float
 
 
 @dataclass
-class Lane:
-    """A row of outbox.lane."""
+class Replay:
+    """A row of outbox.action, and the places that have a receipt of it."""
 
-    owner: UUID | None = None
-    epoch: int = 0
-    position: int = 0
+    request: ReplayRequest
+    finished: bool = False
+    settled: dict[tuple[int, int], str | None] = field(default_factory=dict)
+    """Place -> Kafka's error, if it refused the event."""
 
 
 class Read(NamedTuple):
@@ -66,9 +96,9 @@ class Read(NamedTuple):
 
 
 class SimulatedPostgres:
-    """One server with one outbox whose keys are small numbers; key k is in lane k mod `lanes`."""
+    """One server with one outbox."""
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: int, clock: Clock | None = None) -> None:
         self.next_xid = FIRST_XID
         self.latest_completed = FIRST_XID - 1
         self.sequence = 0
@@ -77,13 +107,20 @@ class SimulatedPostgres:
         """Ended for snapshots, but not yet out of pg_locks, where it lacks the sequence's lock already."""
         self.visible: list[PendingEvent] = []
         """Committed events, in id order."""
-        self.receipts: set[tuple[int, int]] = set()
-        self.failures: dict[tuple[int, int], Failed] = {}
-        self.held: dict[tuple[int, int], bytes] = {}
+        self.receipts: dict[Place, Receipt] = {}
+        self.failures: dict[Place, Failed] = {}
+        self.held: dict[Place, tuple[str, bytes | None]] = {}
+        """Topic and key of each."""
+        self.unreadable: set[Place] = set()
+        """Events that every statement that returns them fails on."""
+        self.retries_are_due = False
+        """Whether no retry waits, for a model in which no time passes."""
+        self.replays: dict[int, Replay] = {}
         self.committed: dict[bytes, list[int]] = {}
         """Ids of each key in the order in which their transactions committed."""
-        self.lanes = {lane: Lane() for lane in range(lanes)}
-        self.replicas: dict[UUID, None] = {}
+        self.leases = SimulatedLeases(clock or Clock(), lanes)
+        self.lanes = self.leases.rows
+        self.replicas = self.leases.replicas
 
     # Transactions
 
@@ -107,20 +144,28 @@ class SimulatedPostgres:
         return self.sequence
 
     def insert(self, transaction: Transaction, key: int, size: int) -> None:
-        """Enqueue an event; its key must be locked."""
+        """Enqueue an event whose key is a number, and locked; key k is in lane k mod the number of lanes."""
         assert key in transaction.keys
+        self.insert_event(transaction, key % len(self.lanes), TOPIC, b"%d" % key, b"", size)
+
+    def insert_event(
+        self, transaction: Transaction, lane: int, topic: str, key: bytes | None, payload: bytes | None, size: int
+    ) -> EventTuple:
+        """Enqueue an event."""
         transaction.has_sequence_lock = True
         id_ = self.take_id()
-        lane = key % len(self.lanes)
-        name = b"%d" % key
-        transaction.events.append(EventTuple(lane, id_, UUID(int=id_), TOPIC, name, b"", None, None, 0, size))
+        event = EventTuple(lane, id_, UUID(int=id_), topic, key, payload, None, None, 0, size)
+        transaction.events.append(event)
+        return event
 
     def commit(self, transaction: Transaction) -> None:
         """Its events become visible, all at once."""
         self._end(transaction)
         for event in transaction.events:
-            self.committed.setdefault(cast("bytes", event.key), []).append(event.id)
-        self.visible = sorted([*self.visible, *transaction.events], key=lambda event: event.id)
+            if event.key is not None:
+                self.committed.setdefault(event.key, []).append(event.id)
+        if transaction.events:
+            self.visible = sorted([*self.visible, *transaction.events], key=lambda event: event.id)
 
     def roll_back(self, transaction: Transaction) -> None:
         """Nothing of it remains but the gap in the ids."""
@@ -172,95 +217,212 @@ class SimulatedPostgres:
         place = event.lane, event.id
         return place in self.receipts or place in self.failures or place in self.held
 
+    def pending_ids(self, lane: int, above: int, up_to: int, most: int) -> list[PendingEvent]:
+        """The statement `pending_ids`."""
+        found = [
+            EventTuple(lane, event.id, event.event_id, event.topic, event.key, None, None, None, 0, 0)
+            for event in self.visible
+            if event.lane == lane and above < event.id <= up_to and not self.settled(event)
+        ]
+        return list(found[:most])
+
     def _read(self, lane: int, above: int, up_to: int, events: int, size: int, *, pending: bool) -> list[PendingEvent]:
+        return self._within(
+            (
+                event
+                for event in self.visible
+                if event.lane == lane and above < event.id <= up_to and not (pending and self.settled(event))
+            ),
+            events,
+            size,
+        )
+
+    def _within(self, events: Iterable[PendingEvent], most: int, size: int) -> list[PendingEvent]:
+        """The first of the events, up to a number and to bytes that only the last one may exceed."""
         found: list[PendingEvent] = []
-        for event in self.visible:
-            if event.lane != lane or not above < event.id <= up_to:
-                continue
-            if pending and self.settled(event):
-                continue
-            if len(found) == events or size <= 0:
+        for event in events:
+            if len(found) == most or size <= 0:
                 break
+            if (event.lane, event.id) in self.unreadable:
+                raise StatementFailedError("invalid byte sequence")
             found.append(event)
             size -= event.size
         return found
 
-    # Failures and held events, as sql/queries/settle.sql and resume.sql do: one topic, policy `block`
+    # Failures and held events, as sql/queries/settle.sql and resume.sql do
 
     def owns(self, replica: UUID, epochs: Mapping[int, int]) -> bool:
         """Whether the lanes are all the replica's, at these epochs."""
-        return all((self.lanes[lane].owner, self.lanes[lane].epoch) == (replica, epochs[lane]) for lane in epochs)
+        return all(
+            lane in self.lanes and (self.lanes[lane].owner, self.lanes[lane].epoch) == (replica, epoch)
+            for lane, epoch in epochs.items()
+        )
 
-    def hold(self, events: Iterable[PendingEvent]) -> None:
-        """The statement `hold`."""
+    def hold(self, events: Iterable[PendingEvent]) -> int:
+        """The statement `hold`; returns how many rows are new."""
+        before = len(self.held)
         for event in events:
             if (event.lane, event.id) not in self.failures:
-                self.held[event.lane, event.id] = cast("bytes", event.key)
+                self.held.setdefault((event.lane, event.id), (event.topic, event.key))
+        return len(self.held) - before
 
-    def fail(self, event: PendingEvent, state: str, attempts: int) -> None:
+    def fail(self, event: PendingEvent, verdict: Verdict, error: PublishError) -> None:
         """The statement `fail`."""
-        self.held.pop((event.lane, event.id), None)
-        self.failures[event.lane, event.id] = Failed(cast("bytes", event.key), state, attempts)
+        place = event.lane, event.id
+        self.held.pop(place, None)
+        if place in self.failures and self.failures[place].state == "discarded":
+            return
+        failed = Failed(event.topic, event.key, "failed", verdict.attempts, error=error.name)
+        if isinstance(verdict, Retry):
+            failed.state, failed.due_at = "retrying", self.leases.now + verdict.delay
+        else:
+            failed.policy = verdict.policy
+        self.failures[place] = failed
 
-    def settle(self, settled: Iterable[tuple[int, int]], recorded: Iterable[tuple[int, int]]) -> int:
-        """The statements `settle` and `settle_recorded`; returns how many receipts are new."""
+    def settle(self, settled: Mapping[Place, tuple[int, int]], recorded: Iterable[Place]) -> int:
+        """The statements `settle` and `settle_recorded`, with partition and offset of each place.
+
+        Returns how many receipts are new.
+        """
         for place in recorded:
             self.failures.pop(place, None)
             self.held.pop(place, None)
-        new = set(settled) - self.receipts
-        self.receipts |= new
-        return len(new)
+        before = len(self.receipts)
+        for place, (partition, offset) in settled.items():
+            self.receipts.setdefault(place, Receipt(partition, offset, self.leases.now))
+        return len(self.receipts) - before
+
+    def is_still(self, place: Place, event_id: UUID) -> bool:
+        """Whether the event at a place is the one with this event_id."""
+        return any((event.lane, event.id) == place and event.event_id == event_id for event in self.visible)
+
+    def count_duplicates(self, settled: Mapping[Place, tuple[int, int]]) -> int:
+        """The statement `count_duplicates`."""
+        return sum(place in self.receipts and self.receipts[place][:2] != where for place, where in settled.items())
 
     def blocking(self, lanes: Iterable[int]) -> list[BlockedKey]:
         """The statement `blocking`."""
-        return [BlockedKey(lane, TOPIC, failed.key) for (lane, _), failed in self.failures.items() if lane in lanes]
-
-    def due_failures(self, lanes: Iterable[int], most: int, under_way: Collection[tuple[int, int]]) -> list[DueFailure]:
-        """The statement `due_failures`; whatever is to be retried is due."""
-        found = [
-            DueFailure(event, self.failures[event.lane, event.id].attempts)
-            for event in self.visible
-            if event.lane in lanes
-            and (event.lane, event.id) in self.failures
-            and self.failures[event.lane, event.id].state != "failed"
-            and (event.lane, event.id) not in under_way
+        return [
+            BlockedKey(lane, failed.topic, failed.key)
+            for (lane, _), failed in self.failures.items()
+            if lane in lanes and failed.blocks and failed.key is not None
         ]
-        return found[:most]
 
-    def held_events(self, lane: int, above: int, most: int) -> list[PendingEvent]:
+    def held_topics(self, lanes: Iterable[int]) -> list[tuple[int, str]]:
+        """The statement `held_topics`."""
+        return sorted({(lane, topic) for (lane, _), (topic, _) in self.held.items() if lane in lanes})
+
+    def has_failures(self, lanes: Iterable[int]) -> bool:
+        """The statement `has_failures`."""
+        return any(lane in lanes and failed.state != "discarded" for (lane, _), failed in self.failures.items())
+
+    def due_failures(
+        self, lanes: Iterable[int], most: int, size: int, paused: Collection[str], under_way: Collection[Place]
+    ) -> list[DueFailure]:
+        """The statement `due_failures`."""
+        due = [event for event in self.visible if event.lane in lanes and self._is_due(event, paused, under_way)]
+        return [
+            DueFailure(event, self.failures[event.lane, event.id].attempts) for event in self._within(due, most, size)
+        ]
+
+    def _is_due(self, event: PendingEvent, paused: Collection[str], under_way: Collection[Place]) -> bool:
+        failed = self.failures.get((event.lane, event.id))
+        if failed is None or event.topic in paused or (event.lane, event.id) in under_way:
+            return False
+        return failed.state == "replaying" or (
+            failed.state == "retrying" and (self.retries_are_due or failed.due_at <= self.leases.now)
+        )
+
+    def still_unreadable(self, lanes: Iterable[int]) -> bool:
+        """The statement `still_unreadable`."""
+        found = [
+            failed
+            for (lane, _), failed in self.failures.items()
+            if lane in lanes and failed.state in ("retrying", "replaying") and failed.error == "UnreadableEvent"
+        ]
+        for failed in found:
+            failed.state, failed.attempts = "failed", failed.attempts + 1
+        return bool(found)
+
+    def held_events(self, lane: int, above: int, most: int, size: int, paused: Collection[str]) -> list[PendingEvent]:
         """The statement `held_events`."""
-        blocked = {key for _, _, key in self.blocking([lane])}
-        found = [
-            event
-            for event in self.visible
-            if event.lane == lane and event.id > above and (lane, event.id) in self.held and event.key not in blocked
+        blocked = {(topic, key) for _, topic, key in self.blocking([lane])}
+        return self._within(
+            (
+                event
+                for event in self.visible
+                if event.lane == lane
+                and event.id > above
+                and (lane, event.id) in self.held
+                and event.topic not in paused
+                and (event.topic, event.key) not in blocked
+            ),
+            most,
+            size,
+        )
+
+    # Replays of delivered events, as sql/queries/replay.sql does
+
+    def open_replays(self) -> list[ReplayRequest]:
+        """The statement `open_replays`."""
+        return [
+            replace(replay.request, positions=dict(replay.request.positions))
+            for replay in self.replays.values()
+            if not replay.finished
         ]
-        return found[:most]
+
+    def events_to_replay(
+        self, request: ReplayRequest, lane: int, above: int, up_to: int, most: int, size: int
+    ) -> list[PendingEvent]:
+        """The statement `events_to_replay`."""
+        settled = self.replays[request.action].settled
+        since, until = request.since.timestamp(), request.until.timestamp()
+        header = json.dumps({REPLAY: str(request.action)})
+        found = (
+            EventTuple._make(event)._replace(headers=header)
+            for event in self.visible
+            if event.lane == lane
+            and above < event.id <= up_to
+            and event.topic == request.topic
+            and request.key in (None, event.key)
+            and (lane, event.id) in self.receipts
+            and since <= self.receipts[lane, event.id].at <= until
+            and (lane, event.id) not in settled
+        )
+        return self._within(found, most, size)
+
+    def settle_replayed(self, action: int, landed: Iterable[Landed[object]]) -> None:
+        """The statement `settle_replayed`."""
+        for each in landed:
+            place = each.event.lane, each.event.id
+            if action in self.replays and self.is_still(place, each.event.event_id):
+                self.replays[action].settled.setdefault(place, each.error)
+
+    def advance_replay(self, action: int, replica: UUID, positions: Iterable[LanePosition]) -> None:
+        """The statement `advance_replay`."""
+        replay = self.replays.get(action)
+        if replay is None or replay.finished:
+            return
+        for lane, epoch, position in positions:
+            if self.owns(replica, {lane: epoch}):
+                replay.request.positions[lane] = position
+        replay.finished = not replay.request.open_lanes()
 
     # Lanes
 
-    def lane_rows(self) -> list[LaneRow]:
-        """The statement `lanes`."""
+    def unseen(self) -> list[Place]:
+        """Events below their lane's position of which nothing is recorded."""
         return [
-            LaneRow(number, lane.epoch, lane.owner, lane.owner not in self.replicas)
-            for number, lane in self.lanes.items()
+            (event.lane, event.id)
+            for event in self.visible
+            if event.id <= self.lanes[event.lane].position and not self.settled(event)
         ]
-
-    def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[LaneRow]:
-        """The statement `claim`."""
-        claimed = []
-        for row in seen:
-            lane = self.lanes[row.lane]
-            if lane.epoch == row.epoch:
-                lane.owner, lane.epoch = replica, lane.epoch + 1
-                claimed.append(LaneRow(row.lane, lane.epoch, replica, free=False))
-        return claimed
 
     def advance_position(self, replica: UUID, lane: int, epoch: int, position: int) -> bool:
         """Raise a position, fenced; returns whether the lane is still owned."""
-        row = self.lanes[lane]
-        if (row.owner, row.epoch) != (replica, epoch):
+        if not self.owns(replica, {lane: epoch}):
             return False
+        row = self.lanes[lane]
         row.position = max(row.position, position)
         self.check_position(lane)
         return True
