@@ -94,7 +94,7 @@ async def test_a_database_that_does_not_exist_ends_it_with_3(here: Place) -> Non
     assert 'database "no such" does not exist' in text
 
 
-async def test_without_an_outbox_it_ends_with_1_and_says_what_to_run(database: str, kafka: servers.Kafka) -> None:
+async def test_a_relay_without_an_outbox_ends_with_1_and_says_what_to_run(database: str, kafka: servers.Kafka) -> None:
     code, text = await outcome(postgres_dsn=database, kafka_bootstrap_servers=kafka.bootstrap_servers)
     assert code == 1
     assert text.startswith("relay: there is no outbox in the schema outbox of this database; run `relay migrate`")

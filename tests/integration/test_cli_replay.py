@@ -213,7 +213,7 @@ def test_an_outbox_that_has_delivered_nothing_says_so(database: str) -> None:
     assert (shown.exit_code, shown.output) == (1, "relay: no event has been delivered; nothing was changed\n")
 
 
-def test_without_a_server_it_is_3(database: str) -> None:
+def test_the_exit_code_without_a_server_is_3(database: str) -> None:
     shown = Shell("postgresql://postgres@127.0.0.1:1/postgres")("--topic", "orders", "--since", "1h")
     assert shown.exit_code == 3
 

@@ -390,7 +390,7 @@ async def test_actions_are_listed_the_latest_first_and_go_on(database: str) -> N
         assert [action.reason for action in await failures.actions(9, only=page[1].id)] == ["reason 1"]
 
 
-async def test_who_may_not_write_still_reads(database: str) -> None:
+async def test_a_role_that_may_not_write_still_reads(database: str) -> None:
     async with outbox(database) as (connection, _), connected(database) as reader:
         event = await add_failed(connection)
         await replay(Failures(connection, "outbox"))

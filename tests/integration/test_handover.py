@@ -35,7 +35,7 @@ async def owners(connection: asyncpg.Connection) -> dict[object, int]:
 
 
 @pytest.mark.usefixtures("_patience")
-async def test_who_comes_gets_its_share_and_who_drains_leaves_it_to_the_others(outbox: str) -> None:
+async def test_a_replica_that_comes_gets_its_share_and_one_that_drains_leaves_it_to_the_others(outbox: str) -> None:
     async with running(outbox) as first, connected(outbox) as connection:
         await owns(first, LANES)
         async with running(outbox) as second:
@@ -112,7 +112,7 @@ async def test_lanes_that_were_given_back_for_a_replica_that_died_are_claimed_ag
 
 
 @pytest.mark.usefixtures("_patience")
-async def test_two_that_find_the_same_lanes_free_share_them_without_waiting_for_a_beat(outbox: str) -> None:
+async def test_two_replicas_that_find_the_same_lanes_free_share_them_without_waiting_for_a_beat(outbox: str) -> None:
     """Both try the first ones; who was slower has to look again."""
     async with connected(outbox) as connection, running(outbox) as first, running(outbox) as second:
         await owns(first, 8)

@@ -209,7 +209,7 @@ def test_a_wrong_login_tried_again_and_again_takes_no_more_descriptors(
 
 @on_both_loops
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
-def test_who_waits_no_longer_for_a_silent_broker_leaves_no_socket_open(
+def test_a_client_that_gives_up_a_silent_broker_leaves_no_socket_open(
     secured: SecuredKafka, protocol: str, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     """It takes connections and says nothing, not even that it is about to close them."""

@@ -246,7 +246,7 @@ async def test_locks_that_anybody_can_take_hold_up_nothing(
 
 
 @pytest.mark.parametrize("statement", ["COMMENT ON SCHEMA outbox IS 'mine'", "LOCK TABLE outbox.migration", None])
-async def test_who_holds_up_a_migration_is_named_after_a_while(
+async def test_a_session_that_holds_up_a_migration_is_named_after_a_while(
     admin: asyncpg.Connection, attacker: Attacker, database: str, monkeypatch: pytest.MonkeyPatch, statement: str | None
 ) -> None:
     monkeypatch.setattr(migrating, "LOCK_ATTEMPTS", 2)

@@ -77,7 +77,7 @@ async def test_events_are_not_hidden_and_not_lost(
     assert await owner.fetchval("SELECT count(*) FROM outbox.event") == 1
 
 
-async def test_where_it_binds_the_owner_too_no_segment_is_dropped(owner: asyncpg.Connection) -> None:
+async def test_no_segment_is_dropped_where_row_security_binds_the_owner_too(owner: asyncpg.Connection) -> None:
     await owner.execute(
         "CREATE ROLE plain; GRANT ALL ON SCHEMA outbox TO plain;"
         "UPDATE outbox.lane SET position = 5000001; SELECT setval('outbox.event_id', 5000000)"

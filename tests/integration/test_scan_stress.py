@@ -70,7 +70,7 @@ async def test_nothing_is_lost_repeated_or_reordered_and_lanes_move_between_two_
 
 
 @pytest.mark.slow
-async def test_the_same_with_id_greater_than_the_last_one_breaks_the_promise(
+async def test_a_scan_from_the_last_id_on_breaks_the_promise(
     database: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or else the test above could not fail."""

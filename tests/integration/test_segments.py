@@ -68,7 +68,7 @@ async def test_whole_segments_are_kept_ahead_of_the_newest_id(connection: asyncp
     assert (await bounds(connection))[-1] == (5_002_001, 5_003_001)
 
 
-async def test_another_size_counts_from_the_next_segment_on(connection: asyncpg.Connection) -> None:
+async def test_another_segment_size_counts_from_the_next_segment_on(connection: asyncpg.Connection) -> None:
     await ensure_segments(connection, 5_000_000, 2)
     await ensure_segments(connection, 9_000_000, 2)
     assert await bounds(connection) == [(1, 5_000_001), (5_000_001, 10_000_001), (10_000_001, 19_000_001)]
@@ -244,7 +244,9 @@ class TestPrune:
         assert await connection.fetchval("SELECT outbox.drop_segment(77)") is False
 
 
-async def test_both_refuse_a_snapshot_from_before_their_locks(connection: asyncpg.Connection) -> None:
+async def test_making_and_dropping_segments_is_refused_in_a_snapshot_from_before_their_locks(
+    connection: asyncpg.Connection,
+) -> None:
     for call in ("outbox.drop_segment(1)", "outbox.add_segment(5000001, 5000011)"):
         with pytest.raises(asyncpg.ActiveSQLTransactionError, match="READ COMMITTED"):
             async with connection.transaction(isolation="repeatable_read"):

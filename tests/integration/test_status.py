@@ -214,7 +214,7 @@ async def test_only_what_lies_above_the_positions_is_read_whatever_the_statistic
     assert rows_read(plan[0]["Plan"]) < 500
 
 
-async def test_without_an_outbox_it_says_what_to_run(database: str) -> None:
+async def test_the_status_of_no_outbox_says_what_to_run(database: str) -> None:
     async with connected(database) as connection:
         with pytest.raises(SchemaError, match="run `relay migrate`"):
             await read_status(connection)

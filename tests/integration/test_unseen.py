@@ -126,7 +126,7 @@ async def test_an_event_that_appeared_behind_the_position_is_published_once_the_
     assert checked.reasons() == []
 
 
-async def test_many_of_which_nothing_is_recorded_are_counted_and_a_few_of_them_named(checked: Checked) -> None:
+async def test_many_events_of_which_nothing_is_recorded_are_counted_and_a_few_of_them_named(checked: Checked) -> None:
     await checked.sql("DELETE FROM outbox.delivery")
     with pytest.raises(UnseenEventsError, match=r"10 events .* id 1, 2, 3, 4, 5, \.\.\.;"):
         await checked.look()

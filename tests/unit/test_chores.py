@@ -25,7 +25,7 @@ def test_the_pause_of_one_that_does_not_work_out_grows_up_to_a_bound() -> None:
     assert pace.due == 60.0, "once it has worked, the pause begins anew"
 
 
-def test_it_counts_as_put_off_from_the_first_error_until_it_works() -> None:
+def test_a_chore_counts_as_put_off_from_the_first_error_until_it_works() -> None:
     pace = Pace(1.0, 0.0)
     pace.put_off(10.0, "locked", "locked")
     pace.put_off(20.0, "view", "view")

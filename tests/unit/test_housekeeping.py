@@ -130,7 +130,7 @@ async def test_a_chore_that_fails_is_put_off_and_the_others_are_done(chore: str,
                 await house.until_done(other, 3)
 
 
-async def test_it_is_told_once_and_shown_until_it_works_again() -> None:
+async def test_a_chore_that_is_put_off_is_told_once_and_shown_until_it_works_again() -> None:
     port = Port(prune=pg.DependentObjectsStillExistError("a view\ndepends on it"))
     text = "DependentObjectsStillExistError: a view depends on it"
     async with keeping(port) as house:

@@ -67,7 +67,7 @@ def test_ctrl_c_while_it_waits() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_what_it_returns_and_raises_goes_through() -> None:
+def test_results_and_errors_go_through() -> None:
     async def seven() -> int:
         return 7
 

@@ -59,7 +59,7 @@ async def ask(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> list[object]
         await producer.close(0.1)
 
 
-async def test_many_that_ask_at_once_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_questions_at_once_share_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
     clients = Clients()
     given = await ask(clients, monkeypatch)
     assert [type(each) for each in given] == [Client] * 5
@@ -67,7 +67,7 @@ async def test_many_that_ask_at_once_share_one(monkeypatch: pytest.MonkeyPatch) 
     assert (clients.made, clients.running) == (1, 0), "some are still running after the producer was closed"
 
 
-async def test_one_that_does_not_start_is_closed_and_the_next_who_asks_tries_again(
+async def test_a_client_that_does_not_start_is_closed_and_the_next_question_tries_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clients = Clients(failing=1)

@@ -64,7 +64,7 @@ def test_no_schedule_lets_two_own_a_lane_or_breaks_the_order(clock: Clock, sched
     play(clock, schedule)
 
 
-def test_no_random_schedule_does(clock: Clock) -> None:
+def test_no_random_schedule_lets_two_own_a_lane_or_breaks_the_order(clock: Clock) -> None:
     play_random_schedules(clock, 150)
 
 

@@ -91,7 +91,7 @@ def test_the_first_batch_of_a_producer_goes_alone_until_it_is_acknowledged() -> 
     assert partition.may_send(MAIN, 0.0)
 
 
-def test_then_one_is_in_flight_and_one_is_queued_behind_it() -> None:
+def test_a_producer_that_was_answered_has_one_batch_in_flight_and_one_queued_behind_it() -> None:
     partition = new_partition()
     send(partition, MAIN)
     acknowledge(partition, 0.0)
@@ -154,7 +154,7 @@ def test_an_acknowledged_batch_does_not_wait_for_those_behind_it() -> None:
     assert partition.ended(second, refused) == [(second, refused)]
 
 
-def test_another_producer_begins_alone_again() -> None:
+def test_another_producer_begins_with_a_single_batch_again() -> None:
     partition = new_partition()
     send(partition, MAIN)
     acknowledge(partition, 0.0)
@@ -168,7 +168,7 @@ def test_a_new_producer_waits_for_what_the_former_one_has_in_flight() -> None:
     assert not partition.may_send(SIDE, 0.0)
 
 
-def test_after_long_idleness_and_after_a_change_of_the_topic_it_begins_alone_again() -> None:
+def test_a_partition_begins_with_a_single_batch_after_long_idleness_and_after_a_change_of_the_topic() -> None:
     partition = new_partition()
     send(partition, MAIN)
     acknowledge(partition, 0.0)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 @given(st.binary(max_size=200))
-def test_it_equals_the_hash_of_the_kafka_client(data: bytes) -> None:
+def test_the_hash_of_a_key_equals_that_of_the_kafka_client(data: bytes) -> None:
     assert murmur2(data) == aiokafka.partitioner.murmur2(data) & 0xFFFFFFFF
 
 
 @given(st.integers(0, 40), st.integers(0, 60), st.randoms(use_true_random=False), st.lists(st.binary(max_size=9)))
-def test_many_at_once_have_the_hashes_that_each_has_alone(
+def test_many_keys_at_once_have_the_hashes_that_each_has_alone(
     length: int, count: int, random: Random, others: list[bytes]
 ) -> None:
     keys = others + [random.randbytes(length) for _ in range(count)]
@@ -34,5 +34,5 @@ def test_many_at_once_have_the_hashes_that_each_has_alone(
     # From Kafka's own UtilsTest.testMurmur2.
     [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)],
 )
-def test_it_gives_the_values_that_the_java_client_is_tested_with(data: bytes, signed: int) -> None:
+def test_the_hash_of_a_key_has_the_values_that_the_java_client_is_tested_with(data: bytes, signed: int) -> None:
     assert murmur2(data) == signed & 0xFFFFFFFF

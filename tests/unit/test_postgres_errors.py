@@ -65,7 +65,9 @@ from relay.postgres.errors import PostgresRefusedError, PrivilegeError, running,
         (pg.ClientConfigurationError("invalid DSN: geheim"), SettingsError, "RELAY_POSTGRES_DSN cannot be read"),
     ],
 )
-def test_each_has_a_kind_and_says_what_to_do(foreign: Exception, kind: type[RelayError], says: str) -> None:
+def test_each_error_of_the_driver_has_a_kind_and_says_what_to_do(
+    foreign: Exception, kind: type[RelayError], says: str
+) -> None:
     with pytest.raises(RelayError) as raised, translated():
         raise foreign
     assert type(raised.value) is kind

@@ -44,7 +44,7 @@ def test_a_superuser_runs_no_functions_of_others_unless_it_was_made_a_member() -
     assert refused_to_use([replace(each, ours=True) for each in found], "outbox") is None
 
 
-def test_who_migrates_looks_only_at_what_is_ours_or_of_somebody_with_more_rights() -> None:
+def test_a_migrating_role_looks_only_at_what_is_ours_or_of_somebody_with_more_rights() -> None:
     found = [replace(each, ours=False) for each in (SCHEMA, TABLE)]
     assert str(refused_to_look(found, "outbox")).startswith("the schema outbox belongs to shop")
     assert refused_to_look([replace(each, above_us=True) for each in found], "outbox") is None

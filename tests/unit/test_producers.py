@@ -64,7 +64,7 @@ def test_an_acknowledgement_is_the_keepers_whose_producer_it_came_through(
     assert (len(keepers[0].told), len(keepers[1].told)) == told
 
 
-def test_one_is_discarded_whichever_it_is_or_both(producers: Pair, keepers: tuple[NotingKeeper, NotingKeeper]) -> None:
+def test_either_producer_is_discarded_or_both(producers: Pair, keepers: tuple[NotingKeeper, NotingKeeper]) -> None:
     main, side = keepers
     producers.discard(SIDE, "refused")
     producers.discard(FORMER, "late")

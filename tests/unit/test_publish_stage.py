@@ -178,7 +178,7 @@ async def test_an_event_that_is_not_sent_fails_only_when_nothing_of_its_partitio
     assert await publishing.recorded() == [(Delivered, [3]), (Held, [5]), (Failed, [4])]
 
 
-async def test_if_the_one_in_flight_is_refused_it_is_held_back_behind_that_and_does_not_fail(
+async def test_an_event_behind_one_in_flight_that_is_refused_is_held_back_and_does_not_fail(
     publishing: Publishing,
 ) -> None:
     publishing.publish.hand_in([event(3), event(4, size=TOO_LARGE)])

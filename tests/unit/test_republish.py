@@ -213,7 +213,7 @@ async def test_hints_that_anybody_may_send_cost_few_connections() -> None:
         assert 1 <= tables.connections <= 1 + (time.monotonic() - begun) / LOOK_INTERVAL
 
 
-async def test_it_takes_nothing_while_live_events_need_the_room() -> None:
+async def test_a_replay_takes_nothing_while_live_events_need_the_room() -> None:
     bench = Bench(FakeTables())
     full = [EventTuple(3, id_, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10) for id_ in range(19_000)]
     bench.tenure.room.add(3, full)
@@ -224,7 +224,7 @@ async def test_it_takes_nothing_while_live_events_need_the_room() -> None:
         await bench.handed_in(2 * MOST_EVENTS)
 
 
-async def test_it_takes_nothing_for_a_paused_topic() -> None:
+async def test_a_replay_takes_nothing_for_a_paused_topic() -> None:
     bench = Bench(FakeTables())
     bench.tenure.paused.add("orders")
     async with running(bench):
@@ -296,7 +296,7 @@ async def test_the_share_of_a_rate_is_that_of_the_lanes_that_are_left() -> None:
         await until("the share is all of it", all_of_it, 5)
 
 
-async def test_without_a_connection_the_tenure_goes_on_and_it_is_tried_again() -> None:
+async def test_without_a_connection_the_tenure_goes_on_and_the_stage_tries_again() -> None:
     tables = FakeTables()
     tables.refuse_connections = 3
     bench = Bench(tables)

@@ -86,13 +86,13 @@ def test_no_more_goes_than_the_rate_and_one_burst(rate: float, share: float, ste
         assert allowed <= max(1.0, rate * share * BURST)
 
 
-def test_after_the_delay_something_may_go() -> None:
+def test_an_event_may_go_after_the_delay() -> None:
     allowance = Allowance(2.0, 0.5)
     assert allowance.available(0.0) == 0
     assert allowance.available(allowance.delay() + 1e-6) == 1
 
 
-def test_without_a_rate_everything_may_go() -> None:
+def test_every_event_may_go_where_there_is_no_rate() -> None:
     assert Allowance(0.0).available(0.0) is None
 
 

@@ -294,7 +294,7 @@ async def test_a_lane_that_was_given_back_and_claimed_again_during_the_look_wait
     assert await setting.one_turn() == []
 
 
-async def test_it_looks_less_and_less_often_while_nothing_happens_and_soon_again_when_woken_up() -> None:
+async def test_the_stage_looks_less_and_less_often_while_nothing_happens_and_soon_again_when_woken_up() -> None:
     setting = Setting()
     pauses: list[float] = []
 
@@ -309,7 +309,7 @@ async def test_it_looks_less_and_less_often_while_nothing_happens_and_soon_again
     assert pauses == [0.5, 1.0, 2.0, 4.0, 4.0, 0.5, 1.0]
 
 
-async def test_a_failure_that_is_recorded_while_it_looks_whether_there_are_any_is_looked_at_again() -> None:
+async def test_a_failure_that_is_recorded_during_the_look_for_any_is_looked_at_again() -> None:
     setting = Setting()
     setting.tenure.expect_failures()
 

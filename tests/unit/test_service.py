@@ -94,7 +94,7 @@ async def test_a_lease_that_the_database_took_away_is_lost_though_our_own_clock_
     assert not first.tenure.holds_lease()
 
 
-async def test_who_left_has_no_lease_to_lose() -> None:
+async def test_a_replica_that_left_has_no_lease_to_lose() -> None:
     first, second = FakeSession(LOST, has_left=True, lease=0.0), FakeSession(None)
     assert await run(first, second) == 0
     assert second.former is None

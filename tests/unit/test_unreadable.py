@@ -56,14 +56,14 @@ def looking(*bad: int) -> tuple[Table, LaneScan, Unreadable, list[int]]:
 
 
 @pytest.mark.parametrize("bad", [1, 2, 50, 99, 100])
-async def test_it_is_found_in_few_reads(bad: int) -> None:
+async def test_an_unreadable_event_is_found_in_few_reads(bad: int) -> None:
     table, state, unreadable, _ = looking(bad, 100)
     found = await unreadable.find(state, 0, ID_MAX, 1_000, 1_000)
     assert found == Found(event(bad, lane=LANE), first=bad == 1)
     assert table.reads <= 9
 
 
-async def test_it_is_not_the_first_while_something_before_it_was_not_taken() -> None:
+async def test_an_unreadable_event_is_not_the_first_while_something_before_it_was_not_taken() -> None:
     _, state, unreadable, _ = looking(3)
     for taken, first in (({1}, False), ({1, 2}, True)):
         state.taken = set(taken)
@@ -78,7 +78,9 @@ async def test_nothing_is_found_when_each_event_can_be_read_or_none_is_there() -
     assert await unreadable.find(state, 100, ID_MAX, 49, 1_000) is None
 
 
-async def test_it_fails_once_and_counts_as_taken_until_that_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_event_fails_once_and_counts_as_taken_until_that_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("relay.stages.scan.unreadable.WAIT", 0)
     _, state, unreadable, failed = looking(1)
     for _ in range(2):
@@ -87,7 +89,9 @@ async def test_it_fails_once_and_counts_as_taken_until_that_is_recorded(monkeypa
     assert state.taken == {1}
 
 
-async def test_it_fails_only_once_what_was_taken_before_it_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_event_fails_only_once_what_was_taken_before_it_is_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An earlier event of its key that comes back, or is taken by another owner, would be held behind its failure."""
     monkeypatch.setattr("relay.stages.scan.unreadable.WAIT", 0)
     _, state, unreadable, failed = looking(5)

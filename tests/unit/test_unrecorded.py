@@ -107,7 +107,7 @@ async def test_nobody_waits_for_what_is_set_aside_and_a_held_lane_is_not_opened_
     assert bench.state.aside == 0
 
 
-async def test_when_all_are_refused_the_rows_are_not_to_blame() -> None:
+async def test_rows_are_not_to_blame_when_all_of_them_are_refused() -> None:
     bench = Bench(*range(1, 101))
     with pytest.raises(StatementFailedError):
         await bench.record(bench.delivery(1, 100))
