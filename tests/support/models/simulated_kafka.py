@@ -6,6 +6,7 @@ producer leaves behind when it is given up, which may land at any later time.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING
 from relay.decide.limits import TopicLimits
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from tests.support.models.simulated_connection import Instant
-from tests.support.models.simulated_postgres import Violation
+from tests.support.models.simulated_postgres import TOPIC, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from relay.event import PendingEvent
@@ -43,21 +44,31 @@ class Batch:
     size: int
     allowed: Callable[[], bool] = lambda: True
     done: Callable[[BatchOutcome], None] = lambda outcome: None
+    where: tuple[str, int] = ("", 0)
+    """Topic and partition."""
     landed: bool = False
+    base_offset: int = -1
     restamped: int = 0
 
 
 @dataclass(eq=False)
 class SimulatedKafka:
-    """One topic."""
+    """One cluster. What lands is told to the schedule."""
 
     on_landed: Callable[[list[PendingEvent]], None]
     limit: int | None = None
+    """Of a record batch, in every topic."""
+    topics: dict[str, int] = field(default_factory=lambda: {TOPIC: PARTITIONS})
+    """Name -> number of partitions."""
+    ends: dict[tuple[str, int], int] = field(default_factory=dict)
+    """The next offset of each partition that has a record."""
     left_behind: list[deque[Batch]] = field(default_factory=list)
     """What producers that were given up had sent in a partition, and may yet land in order."""
 
     def land(self, batch: Batch) -> None:
         batch.landed = True
+        batch.base_offset = self.ends.get(batch.where, 0)
+        self.ends[batch.where] = batch.base_offset + len(batch.events)
         self.on_landed(batch.events)
 
     def land_late(self, left: deque[Batch]) -> None:
@@ -71,14 +82,57 @@ class SimulatedKafka:
 
 
 class SimulatedProducer:
-    """One producer, whose batches wait for what the schedule lets Kafka do."""
+    """The shared fake of Kafka's producers, whose batches wait for what the schedule lets Kafka do.
+
+    `tests/contract` holds it to what the real one does. All that one sends goes to one topic.
+    """
 
     def __init__(self, kafka: SimulatedKafka) -> None:
         self.kafka = kafka
+        self._known: dict[str, int] = {}
+        self._died: asyncio.Future[str] | None = None
         self.sent: dict[int, deque[Batch]] = {number: deque() for number in range(PARTITIONS)}
         self._warm: set[int] = set()
         """Partitions whose broker knows this producer's sequence, and refuses a gap in it."""
         self._gap: set[int] = set()
+
+    @property
+    def died(self) -> asyncio.Future[str]:
+        if self._died is None:
+            self._died = asyncio.get_running_loop().create_future()
+        return self._died
+
+    def trouble(self) -> str | None:
+        return None
+
+    async def partition_count(self, topic: str) -> int:
+        await Instant()
+        if topic not in self.kafka.topics:
+            raise PublishError(FailureKind.TOPIC, f"topic {topic} does not exist; create it")
+        self._known[topic] = self.kafka.topics[topic]
+        return self._known[topic]
+
+    async def existing(self, topics: Sequence[str]) -> list[str]:
+        await Instant()
+        return [topic for topic in topics if topic in self.kafka.topics]
+
+    def known_partition_count(self, topic: str) -> int:
+        return self._known.get(topic, 0)
+
+    def leaderless(self, topic: str, partition: int) -> bool:
+        return False
+
+    async def refresh_topic(self, topic: str) -> None:
+        self.forget_topic(topic)
+        await self.partition_count(topic)
+
+    def forget_topic(self, topic: str) -> None:
+        self._known.pop(topic, None)
+
+    async def close(self, timeout: float) -> None:
+        self.give_up()
+        if not self.died.done():
+            self.died.cancel()
 
     async def limits(self, topic: str) -> TopicLimits:
         await Instant()
@@ -92,6 +146,8 @@ class SimulatedProducer:
             if max_bytes is not None and batch.events and event.size + 256 > max_bytes:
                 break
             batch.events.append(event)
+            batch.size += event.size
+            batch.restamped += not times[0] <= event.created_ms <= times[1]
         return batch
 
     async def send(
@@ -102,7 +158,9 @@ class SimulatedProducer:
         allowed: Callable[[], bool],
         done: Callable[[BatchOutcome], None],
     ) -> None:
-        batch.allowed, batch.done = allowed, done
+        if partition >= self.kafka.topics.get(topic, 0):
+            raise PublishError(FailureKind.TOPIC, f"topic {topic} has no partition {partition}", "NoSuchPartition")
+        batch.allowed, batch.done, batch.where = allowed, done, (topic, partition)
         self.sent[partition].append(batch)
 
     def unanswered(self) -> list[int]:
@@ -113,7 +171,7 @@ class SimulatedProducer:
         """The oldest batch without an answer arrives, and is refused or answered later."""
         batch = self.sent[partition][0]
         if batch.landed:
-            self._answer(partition, Acknowledged(batch.events[0].id))
+            self._answer(partition, Acknowledged(batch.base_offset))
         elif partition in self._gap or not batch.allowed():
             self.refuse(partition, FailureKind.CLUSTER)
         elif not self.kafka.fits(batch):
