@@ -16,7 +16,8 @@ from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.stages.tenure import LeaseLostError
 from tests.support.events import ids
 from tests.support.postgres.outbox import connected, migrated
-from tests.support.relay.stages import Between, HandRelay, hand_relay, lane_of, relay_connections, writer
+from tests.support.relay.between import Between
+from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, writer
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

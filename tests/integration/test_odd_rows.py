@@ -56,8 +56,8 @@ async def test_an_event_with_a_time_that_is_no_date_is_read_by_every_statement(
         refused = PublishError(FailureKind.EVENT, "too large")
         lane = events[0][0]
         relay.tenure.closed_in(lane).close_key("orders", b"k")
-        await relay.settler._record([Failed(relay.tenure, [events[0]], Fail(1, "skip"), refused)])
-        await relay.settler._record([Held(relay.tenure, events[1:2])])
+        await relay.settler.record([Failed(relay.tenure, [events[0]], Fail(1, "skip"), refused)])
+        await relay.settler.record([Held(relay.tenure, events[1:2])])
         await connection.execute("UPDATE outbox.failure SET state = 'replaying'")
         port = ResumeConnection(relay.connections["control"], "outbox")
         ((due, _),) = await port.due_failures([lane], 10, 1_000_000, [], [])
@@ -89,8 +89,8 @@ async def test_an_event_with_a_key_of_any_length_can_fail_and_hold_back_others(
     async with hand_relay(database) as relay:
         events = sorted(await relay.take_all(), key=lambda event: event[1])
         refused = PublishError(FailureKind.EVENT, "too large")
-        await relay.settler._record([Failed(relay.tenure, [events[0]], Fail(1, "block"), refused)])
-        await relay.settler._record([Held(relay.tenure, events[1:])])
+        await relay.settler.record([Failed(relay.tenure, [events[0]], Fail(1, "block"), refused)])
+        await relay.settler.record([Held(relay.tenure, events[1:])])
         port = ResumeConnection(relay.connections["control"], "outbox")
         assert [row[2] for row in await port.blocking(list(range(16)))] == [LONG]
         free = [event[1] for lane in range(16) for event in await port.held_events(lane, 0, 10, 10_000_000, [])]

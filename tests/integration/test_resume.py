@@ -41,11 +41,11 @@ class Retried:
         first, second = await self.relay.take_all()
         self.relay.tenure.closed_in(LANE).close_key("orders", b"k")
         refused = PublishError(FailureKind.UNKNOWN, "who knows")
-        await self.relay.settler._record([Failed(self.relay.tenure, [first], Retry(1, 0.0), refused)])
+        await self.relay.settler.record([Failed(self.relay.tenure, [first], Retry(1, 0.0), refused)])
         await self.hold_back(second)
 
     async def hold_back(self, event: PendingEvent) -> None:
-        await self.relay.settler._record([Held(self.relay.tenure, [event])])
+        await self.relay.settler.record([Held(self.relay.tenure, [event])])
 
     async def pause_topic(self) -> None:
         """What of the topic is in publish's hands is held back."""
@@ -100,7 +100,7 @@ async def test_what_was_in_flight_when_its_owner_was_killed_goes_before_what_is_
     async with hand_relay(outbox) as killed, writer(outbox) as service:
         await service.enqueue_many(2)
         first, second = await killed.take_all()
-        await killed.settler._record([Held(killed.tenure, [second])])
+        await killed.settler.record([Held(killed.tenure, [second])])
         async with relay_connections(outbox) as connections:
             relay = HandRelay(connections)
             await relay.start(former=killed.tenure.replica)

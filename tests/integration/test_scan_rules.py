@@ -18,7 +18,8 @@ from relay.stages.settle.outcomes import Delivered, Held, Outcomes
 from relay.stages.tenure import SequenceWentBackError
 from tests.support.events import ids
 from tests.support.postgres.outbox import add_receipts, connected, migrated
-from tests.support.relay.stages import Between, HandRelay, hand_relay, lane_of, relay_connections, same_lane, writer
+from tests.support.relay.between import Between
+from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, same_lane, writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,7 +61,7 @@ class TestWhileNothingEnds:
     async def still(self, relay: HandRelay) -> None:
         await relay.take_all()
         await relay.take()
-        assert await relay.scan._nothing_new()
+        assert await relay.scan.nothing_new()
 
     async def test_an_event_whose_id_is_older_than_the_last_scan(self, outbox: str) -> None:
         async with hand_relay(outbox) as relay, writer(outbox) as straggler:
@@ -68,7 +69,7 @@ class TestWhileNothingEnds:
             event = await straggler.enqueue()
             await self.still(relay)
             await straggler.commit()
-            assert not await relay.scan._nothing_new()
+            assert not await relay.scan.nothing_new()
             assert ids(await relay.take()) == [event.id]
 
     async def test_an_event_of_a_savepoint(self, outbox: str) -> None:
@@ -77,7 +78,7 @@ class TestWhileNothingEnds:
             await service.execute(
                 "BEGIN; SAVEPOINT one; SELECT outbox.enqueue('orders', 'k', 'x'::text); RELEASE one; COMMIT"
             )
-            assert not await relay.scan._nothing_new()
+            assert not await relay.scan.nothing_new()
             assert len(await relay.take()) == 1
 
     async def test_it_is_a_scan_that_follows_a_heartbeat(self, outbox: str) -> None:
@@ -85,9 +86,9 @@ class TestWhileNothingEnds:
         async with hand_relay(outbox) as relay:
             await self.still(relay)
             await relay.claim.beat()
-            assert not await relay.scan._nothing_new()
+            assert not await relay.scan.nothing_new()
             await relay.take()
-            assert await relay.scan._nothing_new()
+            assert await relay.scan.nothing_new()
 
 
 class Answers:
@@ -167,7 +168,7 @@ class TestTheLadder:
             await relay.take_all()
             await old.begin()
             await old.enqueue()
-            found = await relay.scan_port.scan(relay.scan._requests(), 1_000)
+            found = await relay.scan_port.scan(relay.scan.requests(), 1_000)
             assert found.next_xid > found.snapshot.xmax, "the snapshot tells as much"
             assert await soon.fetchval("SELECT pg_current_xact_id()::text") == str(found.next_xid)
 
@@ -191,7 +192,7 @@ class TestTheLadder:
         async with hand_relay(outbox) as relay, writer(outbox) as last, writer(outbox) as soon:
             await relay.take_all()
             await soon.begin()
-            result = await relay.scan_port.scan(relay.scan._requests(), 1_000)
+            result = await relay.scan_port.scan(relay.scan.requests(), 1_000)
             await last.begin()
             first = await last.enqueue()
             relay.scan._port = Answers(result._replace(sequence_value=first.id))  # type: ignore[assignment]
@@ -481,7 +482,7 @@ class TestRule7:
             await relay.take_all()
             await relay.claim.beat()
             assert await position(service.connection) == blocked.id - 1
-            await relay.settler._record([Held(relay.tenure, [blocked])])
+            await relay.settler.record([Held(relay.tenure, [blocked])])
             assert await relay.take_all() == []
             await relay.claim.beat()
             assert await position(service.connection) == others[-1].id
@@ -679,7 +680,7 @@ class TestRule9:
             rows = await service.connection.fetch("SELECT id, event_id FROM outbox.event ORDER BY id")
             assert [row["id"] for row in rows] == [1, 2, 3, 4, 5, 6, 7], "no id was used again: nothing is tested"
             relay = HandRelay(connections, outcomes=outcomes)
-            await relay.settler._record(await outcomes.take(100))
+            await relay.settler.record(await outcomes.take(100))
             assert await service.connection.fetchval("SELECT count(*) FROM outbox.delivery") == 0
             await relay.start(former.tenure.replica)
             assert [event.event_id for event in await relay.take_all()] == [row["event_id"] for row in rows]
@@ -697,7 +698,7 @@ class TestRule9:
                 outcomes.add(Delivered(former.tenure, (await former.take_all())[:2], 0, 100))
             async with relay_connections(outbox) as connections:
                 relay = HandRelay(connections, outcomes=outcomes)
-                await relay.settler._record(await outcomes.take(100))
+                await relay.settler.record(await outcomes.take(100))
                 await relay.start(former.tenure.replica)
                 assert ids(await relay.take_all()) == [3]
 

@@ -46,7 +46,7 @@ class TestReceipts:
             for _ in range(5):
                 await service.enqueue()
             taken = await relay.take_all()
-            await relay.settler._record(
+            await relay.settler.record(
                 [Delivered(relay.tenure, taken[:3], 7, 100), Delivered(relay.tenure, taken[3:], 8, 50)]
             )
             assert await receipts(service.connection) == [(1, 7, 100), (2, 7, 101), (3, 7, 102), (4, 8, 50), (5, 8, 51)]
@@ -55,7 +55,7 @@ class TestReceipts:
         async with hand_relay(outbox) as relay, writer(outbox) as service:
             for _ in range(2):
                 await service.enqueue()
-            await relay.settler._record([Delivered(relay.tenure, await relay.take_all(), 7, -1)])
+            await relay.settler.record([Delivered(relay.tenure, await relay.take_all(), 7, -1)])
             assert await receipts(service.connection) == [(1, 7, -1), (2, 7, -1)]
 
     async def test_the_events_leave_the_buffer_and_their_lanes(self, outbox: str) -> None:
@@ -190,7 +190,7 @@ class TestLostConnections:
             await former.settle_port.settle(Receipts([LANE], [1], [1], [0], [10]))
             async with relay_connections(outbox) as connections:
                 relay = HandRelay(connections, outcomes=outcomes)
-                await relay.settler._record([delivery])
+                await relay.settler.record([delivery])
                 assert not relay.telemetry.value("duplicate_events_total")
 
     async def test_a_receipt_of_an_event_that_is_not_there_any_more_is_not_written(self, outbox: str) -> None:
@@ -199,9 +199,9 @@ class TestLostConnections:
             (known,) = await former.take_all()
             stranger = event(known.id, lane=known.lane)
             relay = HandRelay(connections)
-            await relay.settler._record([Delivered(former.tenure, [stranger], 0, 10)])
+            await relay.settler.record([Delivered(former.tenure, [stranger], 0, 10)])
             assert await receipts(service.connection) == []
-            await relay.settler._record([Delivered(former.tenure, [known], 0, 11)])
+            await relay.settler.record([Delivered(former.tenure, [known], 0, 11)])
             assert await receipts(service.connection) == [(1, 0, 11)]
 
 

@@ -13,6 +13,7 @@ from relay.decide.admission import Admission
 from relay.decide.lane_scan import LaneScan
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
+from relay.keys import LANES
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
 from relay.settings import FailureSettings, SettleSettings
@@ -27,34 +28,15 @@ from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 from tests.support.events import event
+from tests.support.models.simulated_connection import SimulatedConnection
+from tests.support.models.simulated_postgres import SimulatedPostgres
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from uuid import UUID
-
-    from relay.decide.failing import Verdict
     from relay.event import PendingEvent
     from relay.stages.publish.faults import Faults
     from relay.stages.settle.outcomes import EventOutcome
-    from relay.stages.settle.ports import SettlePort
 
 LANE = 3
-
-
-class Tables:
-    """Takes what is recorded, and notes it."""
-
-    def __init__(self) -> None:
-        self.held: list[tuple[str, int]] = []
-        self.failed: list[tuple[str, int]] = []
-
-    async def hold(self, replica: UUID, events: Sequence[PendingEvent], epochs: dict[int, int]) -> int:
-        self.held += [(each.topic, each.id) for each in events]
-        return 1
-
-    async def fail(self, replica: UUID, event: PendingEvent, verdict: Verdict, error: PublishError, epoch: int) -> bool:
-        self.failed.append((event.topic, event.id))
-        return True
 
 
 def new_topic(name: str) -> Topic:
@@ -65,13 +47,14 @@ class Setting:
     """One lane with one event of `orders` that was taken, and fails under the policy `dead-letter`."""
 
     def __init__(self) -> None:
-        self.tables = Tables()
+        self.postgres = SimulatedPostgres(LANES)
         self.outcomes = Outcomes()
         self.telemetry = Telemetry()
         self.handed_in: list[PendingEvent] = []
         self.errors: list[weakref.ref[PublishError]] = []
         self.tenure = Tenure(Room(1_000, 1_000_000))
         self.tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+        self.postgres.lanes[LANE].owner, self.postgres.lanes[LANE].epoch = self.tenure.replica, 1
         self.gate = Gate(self.outcomes)
         self.gate.serve(self.tenure, self.handed_in.extend)
         failures = Failures(
@@ -113,7 +96,7 @@ class Setting:
 
     async def settle(self) -> None:
         settle = Settle(
-            port=cast("SettlePort", self.tables),
+            port=SimulatedConnection(self.postgres),
             outcomes=self.outcomes,
             tenure=self.tenure,
             settings=SettleSettings(),
@@ -121,7 +104,7 @@ class Setting:
         )
         while self.outcomes.events:
             taken = await self.outcomes.take(100)
-            await settle._record(taken)
+            await settle.record(taken)
             self.outcomes.settled(taken)
 
 
@@ -136,7 +119,9 @@ async def test_a_dead_letter_that_is_held_back_frees_the_room_that_its_event_too
     topic.route([letter])
     setting.gate.close(topic.name, topic.withdraw())
     await setting.settle()
-    assert setting.tables.held == [(letter.topic, 5)], "it does not wait for the dead letters' topic"
+    assert setting.postgres.held == {(LANE, 5): (letter.topic, letter.key)}, (
+        "it does not wait for the dead letters' topic"
+    )
     assert (setting.tenure.room.events, setting.tenure.room.bytes) == (0, 0)
 
 

@@ -2,85 +2,86 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-from uuid import UUID
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from relay.decide.closed import BlockedKey, Closed
+from relay.decide.closed import Closed
 from relay.decide.failing import Fail
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, Reach
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
-from relay.event import EventTuple, PendingEvent, id_of
+from relay.keys import LANES
 from relay.outcome import FailureKind, PublishError
 from relay.settings import ScanSettings
-from relay.stages.hold.ports import DueFailure
 from relay.stages.hold.resume import Resume
 from relay.stages.settle.outcomes import Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
+from tests.support import events
+from tests.support.models.simulated_connection import SimulatedConnection
+from tests.support.models.simulated_postgres import Failed as FailureRow
+from tests.support.models.simulated_postgres import SimulatedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from relay.decide.closed import BlockedKey
+    from relay.event import EventTuple, PendingEvent
+
+T = TypeVar("T")
 
 LANE = 3
 QUIET = Snapshot(1, 1, frozenset())
 WIDE = Reach(1_000, 1_000_000)
 
 
-def event(id_: int, key: bytes = b"k", topic: str = "t") -> PendingEvent:
-    return EventTuple(LANE, id_, UUID(int=id_), topic, key, b"", None, None, 0, 1)
+def event(id_: int, key: bytes = b"k", topic: str = "t") -> EventTuple:
+    return events.event(id_, lane=LANE, key=key, topic=topic, size=1)
 
 
-class Tables:
-    """The failure and held tables of one lane, and what happens while they are read."""
+class Tables(SimulatedConnection):
+    """The failures and held events of one lane, and what happens while they are read."""
 
     def __init__(self) -> None:
-        self.blocked: list[tuple[str, bytes]] = []
-        self.held: list[PendingEvent] = []
-        self.while_reading: list[Callable[[], None]] = []
-        self.due: list[PendingEvent] = []
-        self.finished = 0
+        super().__init__(SimulatedPostgres(LANES))
+        self.while_reading: list[Callable[[], object]] = []
+        """After a statement, before its answer."""
         self.while_blocking: Callable[[], None] = lambda: None
+        self.finished = 0
 
-    async def due_failures(
-        self,
-        lanes: Sequence[int],
-        max_events: int,
-        max_bytes: int,
-        paused: Sequence[str],
-        under_way: Sequence[tuple[int, int]],
-    ) -> list[DueFailure]:
-        return [DueFailure(each, 0) for each in self.due if (each.lane, each.id) not in under_way]
+    def have_held(self, *held: PendingEvent) -> None:
+        self.postgres.have(*held)
+        self.postgres.hold(held)
+
+    def have_failed(self, *failed: PendingEvent, state: str = "failed") -> None:
+        self.postgres.have(*failed)
+        for each in failed:
+            self.postgres.failures[each.lane, each.id] = FailureRow(each.topic, each.key, state, 1)
+
+    def forget(self, id_: int) -> None:
+        """The event's failure and held row go, as with its receipt."""
+        self.postgres.settle({}, [(LANE, id_)])
 
     def finish_replays_soon(self) -> None:
         self.finished += 1
 
-    async def still_unreadable(self, lanes: Sequence[int], why: str) -> bool:
-        return False
-
     async def has_failures(self, lanes: Sequence[int]) -> bool:
-        found = bool(self.blocked)
-        if self.while_reading:
-            self.while_reading.pop(0)()
-        return found
+        return self._read(await super().has_failures(lanes))
 
     async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
         self.while_blocking()
-        return [BlockedKey(LANE, topic, key) for topic, key in self.blocked]
+        return await super().blocking(lanes)
 
     async def held_events(
         self, lane: int, above: int, max_events: int, max_bytes: int, paused: Sequence[str]
     ) -> list[PendingEvent]:
-        found = [
-            each
-            for each in sorted(self.held, key=id_of)
-            if each.id > above and each.topic not in paused and (each.topic, each.key) not in self.blocked
-        ]
+        return self._read(await super().held_events(lane, above, max_events, max_bytes, paused))
+
+    def _read(self, answer: T) -> T:
         if self.while_reading:
             self.while_reading.pop(0)()
-        return found[:max_events]
+        return answer
 
 
 class Setting:
@@ -124,7 +125,7 @@ class Setting:
 
 async def test_held_events_go_on_in_order_and_their_key_is_open_afterwards() -> None:
     setting = Setting()
-    setting.tables.held = [event(7), event(5), event(6)]
+    setting.tables.have_held(event(7), event(5), event(6))
     await setting.one_pass()
     assert setting.handed_in == [5, 6, 7]
     assert not setting.closed.holds_back("t", b"k")
@@ -132,7 +133,7 @@ async def test_held_events_go_on_in_order_and_their_key_is_open_afterwards() -> 
 
 async def test_what_is_under_way_is_not_handed_in_again() -> None:
     setting = Setting()
-    setting.tables.held = [event(5)]
+    setting.tables.have_held(event(5))
     await setting.one_pass()
     setting.closed.close_key("t", b"k")
     await setting.one_pass()
@@ -141,8 +142,8 @@ async def test_what_is_under_way_is_not_handed_in_again() -> None:
 
 async def test_a_blocked_key_stays_closed_and_its_events_held() -> None:
     setting = Setting()
-    setting.tables.blocked = [("t", b"k")]
-    setting.tables.held = [event(5), event(6, b"other")]
+    setting.tables.have_failed(event(1))
+    setting.tables.have_held(event(5), event(6, b"other"))
     await setting.one_pass()
     assert setting.handed_in == [6]
     assert setting.closed.holds_back("t", b"k")
@@ -150,15 +151,15 @@ async def test_a_blocked_key_stays_closed_and_its_events_held() -> None:
 
 async def test_the_end_of_a_replay_is_recorded_once_when_the_last_of_its_events_is_settled() -> None:
     setting = Setting()
-    setting.tables.due = [event(5), event(6)]
+    setting.tables.have_failed(event(5), event(6), state="replaying")
     await setting.resume.resume_failures()
     assert setting.handed_in == [5, 6]
     await setting.resume.resume_failures()
-    setting.tables.due = [event(6)]
+    setting.tables.forget(5)
     setting.state.settle([5])
     await setting.resume.resume_failures()
     assert setting.tables.finished == 0
-    setting.tables.due = []
+    setting.tables.forget(6)
     setting.state.settle([6])
     for _ in range(2):
         await setting.resume.resume_failures()
@@ -168,7 +169,7 @@ async def test_the_end_of_a_replay_is_recorded_once_when_the_last_of_its_events_
 async def test_nothing_is_resumed_behind_a_failure_that_is_not_written_yet() -> None:
     """46 of 3,000 events overtook a failed one of their key before this was looked at."""
     setting = Setting()
-    setting.tables.held = [event(6)]
+    setting.tables.have_held(event(6))
     error = PublishError(FailureKind.EVENT, "too large")
     setting.outcomes.add(Failed(setting.tenure, [event(5)], Fail(1, "block"), error))
     await setting.one_pass()
@@ -178,10 +179,10 @@ async def test_nothing_is_resumed_behind_a_failure_that_is_not_written_yet() -> 
 
 async def test_a_key_released_half_way_through_a_pass_waits_for_the_next() -> None:
     setting = Setting()
-    setting.tables.blocked = [("t", b"k")]
-    setting.tables.held = [event(5), event(6, b"other"), event(9)]
+    setting.tables.have_failed(event(1))
+    setting.tables.have_held(event(5), event(6, b"other"), event(9))
     # The pass goes by event 5, which is blocked; then the failure is resolved.
-    setting.tables.while_reading = [setting.tables.blocked.clear]
+    setting.tables.while_reading = [setting.tables.postgres.failures.clear]
     await setting.one_pass()
     assert setting.handed_in == [6]
     assert setting.closed.holds_back("t", b"k")
@@ -192,7 +193,7 @@ async def test_a_key_released_half_way_through_a_pass_waits_for_the_next() -> No
 
 async def test_a_key_that_fails_during_a_pass_is_closed_at_once() -> None:
     setting = Setting()
-    setting.tables.held = [event(5), event(6)]
+    setting.tables.have_held(event(5), event(6))
     setting.tables.while_reading = [lambda: setting.closed.close_key("t", b"k")]
     await setting.one_pass()
     assert setting.handed_in == []
@@ -201,12 +202,12 @@ async def test_a_key_that_fails_during_a_pass_is_closed_at_once() -> None:
 
 async def test_a_straggler_held_back_behind_the_pass_is_found_before_its_key_opens() -> None:
     setting = Setting()
-    setting.tables.held = [event(50, b"other")]
+    setting.tables.have_held(event(50, b"other"))
     straggler = event(5)
 
     def hold_back() -> None:
         setting.closed.note_held([straggler])
-        setting.tables.held.append(straggler)
+        setting.tables.have_held(straggler)
 
     # Held back while the pass reads above 50 already.
     setting.tables.while_reading = [lambda: None, hold_back]
@@ -219,7 +220,7 @@ async def test_a_straggler_held_back_behind_the_pass_is_found_before_its_key_ope
 async def test_nothing_is_resumed_before_an_earlier_event_of_its_key_whose_held_row_is_not_committed(when: str) -> None:
     """Event 5 was in flight when its topic was paused, and event 6 held; then 5 came back, and the topic is resumed."""
     setting = Setting()
-    setting.tables.held = [event(6), event(7, b"other")]
+    setting.tables.have_held(event(6), event(7, b"other"))
     record = Held(setting.tenure, [event(5)])
 
     def hold_back() -> None:
@@ -227,7 +228,7 @@ async def test_nothing_is_resumed_before_an_earlier_event_of_its_key_whose_held_
         setting.closed.note_held([event(5)])
 
     def commit() -> None:
-        setting.tables.held.append(event(5))
+        setting.tables.have_held(event(5))
         setting.outcomes.settled([record])
 
     if when == "before the pass":
@@ -250,7 +251,7 @@ async def test_a_key_does_not_open_while_an_event_of_it_is_being_held_back() -> 
     setting.outcomes.add(record)
     await setting.one_pass()
     assert setting.closed.holds_back("t", b"k")
-    setting.tables.held = [event(5)]
+    setting.tables.have_held(event(5))
     setting.outcomes.settled([record])
     await setting.one_pass()
     assert setting.handed_in == [5]
@@ -263,9 +264,9 @@ async def test_nothing_of_a_lane_is_resumed_before_the_sweep_of_its_take_over_is
     setting = Setting(highest_settled=6)
     setting.tenure.expect_failures()
     if rows == "failed":
-        setting.tables.due = [event(6)]
+        setting.tables.have_failed(event(6), state="replaying")
     else:
-        setting.tables.held = [event(6)]
+        setting.tables.have_held(event(6))
     assert await setting.one_turn() == []
     assert setting.tenure.has_failures, "nobody looks again once the sweep is over"
     assert setting.state.next_step(1_000) == (0, 6)
@@ -277,14 +278,14 @@ async def test_nothing_of_a_lane_is_resumed_before_the_sweep_of_its_take_over_is
 
 async def test_a_sweep_after_that_of_the_take_over_is_no_reason_to_wait() -> None:
     setting = Setting()
-    setting.tables.held = [event(5)]
+    setting.tables.have_held(event(5))
     setting.state.start_long_sweep(QUIET, 0)
     assert await setting.one_turn() == [5]
 
 
 async def test_a_lane_that_was_given_back_and_claimed_again_during_the_look_waits_for_its_new_sweep() -> None:
     setting = Setting()
-    setting.tables.held = [event(6)]
+    setting.tables.have_held(event(6))
 
     def claim_again() -> None:
         setting.tenure.remove_lane(LANE)
@@ -330,12 +331,12 @@ async def test_a_failure_that_is_recorded_during_the_look_for_any_is_looked_at_a
 async def test_an_event_that_is_settled_while_its_held_row_is_read_is_not_handed_in_again() -> None:
     """The read's snapshot still has the row, but the event is not under way any more when the answer is there."""
     setting = Setting()
-    setting.tables.held = [event(5)]
+    setting.tables.have_held(event(5))
     await setting.one_pass()
     setting.closed.close_key("t", b"k")
 
     def settle() -> None:
-        setting.tables.held = []
+        setting.tables.forget(5)
         setting.state.settle([5])
 
     setting.tables.while_reading = [settle]
@@ -355,7 +356,7 @@ async def test_a_held_row_that_is_read_before_settle_hears_of_its_commit_is_read
     def hold_back() -> None:
         setting.outcomes.add(record)
         setting.closed.note_held([taken])
-        setting.tables.held = [taken]
+        setting.tables.have_held(taken)
 
     def settle() -> None:
         setting.state.settle([5])
@@ -375,7 +376,7 @@ async def test_a_held_row_that_is_read_before_settle_hears_of_its_commit_is_read
 async def test_a_failure_that_is_read_before_settle_hears_of_its_commit_is_read_again() -> None:
     setting = Setting()
     setting.take(event(5))
-    setting.tables.due = [event(5)]
+    setting.tables.have_failed(event(5), state="replaying")
     await setting.resume.resume_failures()
     assert setting.handed_in == []
     setting.state.settle([5])

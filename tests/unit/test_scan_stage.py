@@ -91,7 +91,7 @@ class Scanning:
         return self.pauses
 
     async def once(self) -> None:
-        await self.scan.scan_once(self.scan._requests())
+        await self.scan.scan_once(self.scan.requests())
 
 
 class TestPace:
@@ -154,7 +154,7 @@ class TestPace:
         scanning = Scanning(answer(*events(*range(1, 11), lane=3)), answer(*events(*range(11, 21), lane=3)))
         assert len(await scanning.run(1)) == 1
         assert len(scanning.port.asked) == 2
-        assert [request.lane for request in scanning.scan._requests()] == [5]
+        assert [request.lane for request in scanning.scan.requests()] == [5]
 
     async def test_receipts_do_not_end_the_pause_when_no_lane_has_more(self) -> None:
         scanning = Scanning(answer(event(1, lane=3)), answer())
@@ -190,30 +190,30 @@ class TestPace:
 
     async def test_the_batch_is_shared_among_the_lanes_that_are_asked_for(self) -> None:
         scanning = Scanning()
-        assert [request.fresh.events for request in scanning.scan._requests()] == [10, 10]
+        assert [request.fresh.events for request in scanning.scan.requests()] == [10, 10]
         scanning.tenure.lanes[5].releasing = True
-        assert [request.fresh.events for request in scanning.scan._requests()] == [20]
+        assert [request.fresh.events for request in scanning.scan.requests()] == [20]
 
     async def test_a_lane_that_has_more_gets_most_of_the_batch(self) -> None:
         scanning = Scanning()
         scanning.tenure.lanes[5].exhausted = True
-        assert [request.fresh.events for request in scanning.scan._requests()] == [15, 5]
+        assert [request.fresh.events for request in scanning.scan.requests()] == [15, 5]
         scanning.tenure.lanes[3].exhausted = True
-        assert [request.fresh.events for request in scanning.scan._requests()] == [10, 10]
+        assert [request.fresh.events for request in scanning.scan.requests()] == [10, 10]
 
     async def test_a_lane_that_has_more_gets_most_of_the_room(self) -> None:
         scanning = Scanning(max_events=54)
-        assert [request.fresh.events for request in scanning.scan._requests()] == [10, 10]
+        assert [request.fresh.events for request in scanning.scan.requests()] == [10, 10]
         scanning.tenure.room.add(0, events(*range(24), lane=0))
-        assert [request.fresh.events for request in scanning.scan._requests()] == [7, 7]
+        assert [request.fresh.events for request in scanning.scan.requests()] == [7, 7]
         scanning.tenure.lanes[5].exhausted = True
-        assert [request.fresh.events for request in scanning.scan._requests()] == [10, 1]
+        assert [request.fresh.events for request in scanning.scan.requests()] == [10, 1]
 
     async def test_events_that_are_taken_do_not_use_up_the_sweeps_limit(self) -> None:
         """Or a sweep that meets them all again would be cut off for ever."""
         scanning = Scanning(answer(*events(1, 2, 3, lane=3)))
         await scanning.once()
-        (request, _) = scanning.scan._requests()
+        (request, _) = scanning.scan.requests()
         assert request.sweep.events == request.fresh.events + 3
         assert request.sweep.bytes > request.fresh.bytes
 
@@ -242,7 +242,7 @@ class TestWhenNothingHappens:
         for _ in range(2):
             await scanning.once()
         scanning.reads.look_at_once()
-        assert not await scanning.scan._nothing_new()
+        assert not await scanning.scan.nothing_new()
         assert scanning.port.looks == 0
 
     async def test_a_lane_that_was_claimed_meanwhile_is_scanned(self) -> None:
@@ -256,14 +256,14 @@ class TestWhenNothingHappens:
             scanning.tenure.add_lane(state, Closed())
 
         scanning.port.meanwhile = claim
-        assert not await scanning.scan._nothing_new()
+        assert not await scanning.scan.nothing_new()
 
     async def test_what_was_found_out_about_quiet_transactions_is_for_a_scan(self) -> None:
         scanning = Scanning(answer(), answer(), answer())
         for _ in range(2):
             await scanning.once()
         scanning.reads.found_quiet([45], 9)
-        assert not await scanning.scan._nothing_new()
+        assert not await scanning.scan.nothing_new()
         assert scanning.port.looks == 0
 
     async def test_a_lane_whose_events_wait_for_room_is_scanned(self) -> None:
@@ -271,7 +271,7 @@ class TestWhenNothingHappens:
         for _ in range(2):
             await scanning.once()
         scanning.tenure.lanes[5].exhausted = False
-        assert not await scanning.scan._nothing_new()
+        assert not await scanning.scan.nothing_new()
         assert scanning.port.looks == 0
 
     async def test_transaction_ids_that_go_back_end_the_tenure(self) -> None:
@@ -279,7 +279,7 @@ class TestWhenNothingHappens:
         for _ in range(2):
             await scanning.once()
         with pytest.raises(TenureLostError, match="went back from 50 to 49"):
-            await scanning.scan._nothing_new()
+            await scanning.scan.nothing_new()
 
 
 class TestWhatEndsTheTenure:

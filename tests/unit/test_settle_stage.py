@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
 from relay.decide.lane_scan import LaneScan
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
+from relay.keys import LANES
 from relay.settings import SettleSettings
 from relay.stages.settle import settle as module
 from relay.stages.settle.outcomes import Delivered, Held, Outcomes
@@ -18,41 +19,40 @@ from relay.stages.settle.settle import Settle
 from relay.stages.tenure import LeaseLostError, Tenure
 from relay.telemetry import Telemetry
 from tests.support.events import event, events
+from tests.support.models.simulated_connection import SimulatedConnection
+from tests.support.models.simulated_postgres import SimulatedPostgres
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from uuid import UUID
-
-    from relay.event import PendingEvent
     from relay.stages.settle.outcomes import EventOutcome
     from relay.stages.settle.ports import Receipts, SettlePort
 
 LANE = 3
 
 
-class Tables:
-    """Takes receipts, and held rows for lanes that are owned."""
+class Noting(SimulatedConnection):
+    """Notes how many receipts were written at once."""
 
-    def __init__(self) -> None:
-        self.held: list[dict[int, int]] = []
+    def __init__(self, postgres: SimulatedPostgres) -> None:
+        super().__init__(postgres)
         self.written: list[int] = []
-
-    async def hold(self, replica: UUID, events: Sequence[PendingEvent], epochs: dict[int, int]) -> int | None:
-        self.held.append(epochs)
-        return 1 if epochs.items() <= {LANE: 1}.items() else None
 
     async def settle(self, receipts: Receipts) -> int:
         self.written.append(len(receipts.ids))
-        return len(receipts.ids)
-
-    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
-        return len(receipts.ids)
+        return await super().settle(receipts)
 
 
-def settle_on(tables: Tables, tenure: Tenure, outcomes: Outcomes | None = None) -> Settle:
-    """The stage on these tables."""
+def owned_by(tenure: Tenure) -> Noting:
+    """An outbox whose lane LANE the tenure owns."""
+    postgres = SimulatedPostgres(LANES)
+    postgres.lanes[LANE].owner, postgres.lanes[LANE].epoch = tenure.replica, 1
+    tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+    return Noting(postgres)
+
+
+def settle_on(port: SettlePort, tenure: Tenure, outcomes: Outcomes | None = None) -> Settle:
+    """The stage on this outbox."""
     return Settle(
-        port=cast("SettlePort", tables),
+        port=port,
         outcomes=outcomes or Outcomes(),
         tenure=tenure,
         settings=SettleSettings(),
@@ -62,34 +62,34 @@ def settle_on(tables: Tables, tenure: Tenure, outcomes: Outcomes | None = None) 
 
 async def test_the_attempts_of_a_failed_event_are_forgotten_when_it_is_published() -> None:
     tenure = Tenure(Room(1_000, 1_000_000))
-    state = tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+    settle = settle_on(owned_by(tenure), tenure)
+    state = tenure.lanes[LANE]
     retried, other = event(5, lane=LANE), event(6, lane=LANE)
     for each in (retried, other):
         state.resuming.add(each.id)
         tenure.attempts[LANE, each.id] = 2
     tenure.room.add(LANE, [retried, other])
-    settle = settle_on(Tables(), tenure)
-    await settle._record([Delivered(tenure, [retried], 0, 100)])
+    await settle.record([Delivered(tenure, [retried], 0, 100)])
     assert tenure.attempts == {(LANE, 6): 2}
 
 
 async def test_nothing_is_held_back_in_a_lane_that_is_not_owned() -> None:
     """Lanes that are not owned went unmentioned: if none was, nothing was compared, and the rows were written."""
-    tenure, tables = Tenure(Room(1_000, 1_000_000)), Tables()
-    tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
-    settle = settle_on(tables, tenure)
-    await settle._record([Held(tenure, [event(5, lane=LANE)])])
+    tenure = Tenure(Room(1_000, 1_000_000))
+    port = owned_by(tenure)
+    settle = settle_on(port, tenure)
+    await settle.record([Held(tenure, [event(5, lane=LANE)])])
     for lanes in ([LANE + 1], [LANE, LANE + 1]):
         with pytest.raises(LeaseLostError, match=f"one of the lanes \\[.*{LANE + 1}\\] has another owner"):
-            await settle._record([Held(tenure, [event(6, lane=lane) for lane in lanes])])
-    assert tables.held == [{LANE: 1}, {LANE + 1: -1}, {LANE: 1, LANE + 1: -1}]
+            await settle.record([Held(tenure, [event(6, lane=lane) for lane in lanes])])
+    assert list(port.postgres.held) == [(LANE, 5)]
 
 
 async def test_little_is_written_at_intervals_and_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what had to be left, because it is of another kind, does not wait once more."""
     pauses: list[float] = []
-    outcomes, tables, tenure = Outcomes(), Tables(), Tenure(Room(160, 1_000_000))
-    tenure.lanes[LANE] = LaneScan.take_over(LANE, 1, 0, 0, Snapshot(1, 1, frozenset()))
+    outcomes, tenure = Outcomes(), Tenure(Room(160, 1_000_000))
+    port = owned_by(tenure)
     much = events(*range(10, 20), lane=LANE)
     batches: list[list[EventOutcome]] = [
         [Delivered(tenure, [event(1, lane=LANE)], 0, 0), Delivered(tenure, [event(2, lane=LANE)], 0, 1)],
@@ -108,11 +108,11 @@ async def test_little_is_written_at_intervals_and_much_at_once(monkeypatch: pyte
     monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=note))
     # On a slow machine it would be over before the next look.
     monkeypatch.setattr(module, "INTERVAL", 60.0)
-    settling = asyncio.create_task(settle_on(tables, tenure, outcomes).run())
+    settling = asyncio.create_task(settle_on(port, tenure, outcomes).run())
     async with asyncio.timeout(5):
         while len(pauses) < 5:  # noqa: ASYNC110 it is told by nothing else
             await asyncio.sleep(0)
     settling.cancel()
-    assert tables.written == [2, 10, 1]
+    assert port.written == [2, 10, 1]
     assert [pause > 0 for pause in pauses] == [False, True, False, False, True]
     assert max(pauses) <= 60

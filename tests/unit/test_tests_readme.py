@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS / "README.md").read_text()
-NAMED = sorted(set(re.findall(r"`((?:unit|integration|acceptance)/test_\w+\.py(?:::\w+)*)`", PAGE)))
+NAMED = sorted(set(re.findall(r"`((?:unit|contract|integration|acceptance)/test_\w+\.py(?:::\w+)*)`", PAGE)))
 HELPERS = sorted(set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)`", PAGE.split("## Situations")[0])))
 SITUATIONS = [line.strip("| ").split(" | ") for line in PAGE.split("## Situations")[1].splitlines() if line[:1] == "|"]
 

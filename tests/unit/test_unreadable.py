@@ -155,9 +155,9 @@ async def test_a_read_that_failed_for_what_has_failed_since_is_made_once_more(fa
     tenure.add_lane(state, Closed())
     if failing > 1:
         with pytest.raises(StatementFailedError):
-            await scan.scan_once(scan._requests())
+            await scan.scan_once(scan.requests())
     else:
-        assert (await scan.scan_once(scan._requests()))[0] == len(taken) == 5
+        assert (await scan.scan_once(scan.requests()))[0] == len(taken) == 5
 
 
 @pytest.mark.parametrize("failing", [1, 2])

@@ -67,10 +67,10 @@ class Scan:
         """Scan until cancelled, or until the tenure drains."""
         pause = self._settings.busy_interval
         while not self._tenure.draining:
-            if await self._nothing_new():
+            if await self.nothing_new():
                 pause = min(pause * 2, self._settings.idle_interval)
                 await self._pause(pause)
-            elif requests := self._requests():
+            elif requests := self.requests():
                 found, more = await self.scan_once(requests)
                 if more:
                     continue
@@ -156,8 +156,8 @@ class Scan:
                 any_found = True
         return any_found
 
-    async def _nothing_new(self) -> bool:
-        """Whether it is certain that a scan would find nothing: no transaction has ended since all lanes were read.
+    async def nothing_new(self) -> bool:
+        """Return whether a scan is certain to find nothing: no transaction has ended since all lanes were read.
 
         Asked for only when that was so the last time. It costs half of a scan, and in a database where others write
         each scan sees another snapshot.
@@ -177,8 +177,8 @@ class Scan:
         # As they are now: one may have been claimed meanwhile.
         return all(state.exhausted and state.snapshot == snapshot for state in self._scannable())
 
-    def _requests(self) -> list[LaneRequest]:
-        """Every lane that may be scanned, with what it may return."""
+    def requests(self) -> list[LaneRequest]:
+        """Return every lane that may be scanned, with what the scan may return of it."""
         room = self._tenure.room
         ready = [state for state in self._scannable() if room.worth_reading(state.lane)]
         quiet_part, others_part = self._parts(len(ready), sum(not state.exhausted for state in ready))

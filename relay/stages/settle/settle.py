@@ -60,7 +60,7 @@ class Settle:
                 busy = self._outcomes.waiting or self._tenure.room.share(self._outcomes.events) >= MUCH
                 next_at = 0.0 if busy else time.monotonic() + INTERVAL
                 try:
-                    aside = await self.unrecorded.record(taken, self._record)
+                    aside = await self.unrecorded.record(taken, self.record)
                 except BaseException:
                     self._outcomes.put_back(taken)
                     raise
@@ -68,7 +68,8 @@ class Settle:
         finally:
             self.unrecorded.end()
 
-    async def _record(self, outcomes: list[EventOutcome]) -> None:
+    async def record(self, outcomes: list[EventOutcome]) -> None:
+        """Record outcomes of one kind, at least one. Raises LeaseLostError if a lane has another owner by now."""
         match outcomes[0]:
             case Delivered():
                 await self._deliver([each for each in outcomes if isinstance(each, Delivered)])

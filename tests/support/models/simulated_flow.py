@@ -115,7 +115,7 @@ class FlowRelay(SimulatedRelay):
 
     def begin_scan(self) -> None:
         if not self.tenure.draining:
-            requests = [request for request in self._scan._requests() if request.lane not in self.full]
+            requests = [request for request in self._scan.requests() if request.lane not in self.full]
             if requests:
                 self.start("scan", self._scan.scan_once(requests))
 
@@ -125,7 +125,7 @@ class FlowRelay(SimulatedRelay):
 
     async def _settle_some(self, most: int) -> None:
         taken = await self.outcomes.take(most)
-        await self._settle._record(taken)
+        await self._settle.record(taken)
         self.outcomes.settled(taken)
 
     def begin_resume(self) -> None:

@@ -167,6 +167,11 @@ class SimulatedPostgres:
         if transaction.events:
             self.visible = sorted([*self.visible, *transaction.events], key=lambda event: event.id)
 
+    def have(self, *events: PendingEvent) -> None:
+        """Have events that are committed already, whoever wrote them."""
+        new = [event for event in events if event not in self.visible]
+        self.visible = sorted([*self.visible, *new], key=lambda event: event.id)
+
     def roll_back(self, transaction: Transaction) -> None:
         """Nothing of it remains but the gap in the ids."""
         self._end(transaction)

@@ -140,7 +140,7 @@ class SimulatedRelay:
         self.postgres.replicas.pop(self.tenure.replica, None)
 
     def begin_scan(self) -> None:
-        if not self.tenure.draining and (requests := self._scan._requests()):
+        if not self.tenure.draining and (requests := self._scan.requests()):
             self.start("scan", self._scan.scan_once(requests))
 
     def begin_sweep(self) -> None:
@@ -155,7 +155,7 @@ class SimulatedRelay:
         """These were acknowledged."""
         for event in events:
             self.unsettled.remove(event)
-        self.start("settle", self._settle._record([Delivered(self.tenure, [event], 0, event.id) for event in events]))
+        self.start("settle", self._settle.record([Delivered(self.tenure, [event], 0, event.id) for event in events]))
 
     def begin_beat(self) -> None:
         self.start("claim", self._beat())

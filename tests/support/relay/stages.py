@@ -103,7 +103,7 @@ class HandRelay:
     async def take(self) -> list[PendingEvent]:
         """One scan of every lane that has room and is not being swept; returns what it found."""
         before = len(self.taken)
-        if requests := self.scan._requests():
+        if requests := self.scan.requests():
             await self.scan.scan_once(requests)
         return self.taken[before:]
 
@@ -135,7 +135,7 @@ class HandRelay:
         """Write the receipts of events: Kafka acknowledged them, at the offset that is their id."""
         deliveries: list[EventOutcome] = [Delivered(self.tenure, [event], 0, event.id) for event in events]
         if deliveries:
-            await self.settler._record(deliveries)
+            await self.settler.record(deliveries)
 
     async def look_at_locks(self, *, twice: bool = True) -> None:
         """Look for quiet transactions, and once more when those that are known by now are old enough."""
@@ -232,30 +232,3 @@ def same_lane(key: str, count: int) -> list[str]:
         if len(found) == count:
             break
     return found
-
-
-class Between:
-    """Stands before a port and lets something happen between an answer and its arrival, or before a question."""
-
-    def __init__(self, port: object, method: str) -> None:
-        self._port = port
-        self._method = method
-        self.before: Callable[[], object] | None = None
-        self.after: Callable[[], object] | None = None
-
-    def __getattr__(self, name: str) -> object:
-        found = getattr(self._port, name)
-        if name != self._method:
-            return found
-
-        async def call(*arguments: object) -> object:
-            if (before := self.before) is not None:
-                self.before = None
-                await before()  # type: ignore[misc]
-            result = await found(*arguments)
-            if (after := self.after) is not None:
-                self.after = None
-                await after()  # type: ignore[misc]
-            return result
-
-        return call
