@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -17,6 +16,7 @@ from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.errors import PostgresLostError, UnreachableError
 from relay.event import EventTuple, PendingEvent
+from relay.keys import LANES
 from relay.retry import Backoff
 from relay.settings import BufferSettings, PublishSettings
 from relay.stages.publish.line import withdrawn
@@ -25,26 +25,36 @@ from relay.stages.republish.republish import LOOK_INTERVAL, Republish
 from relay.stages.settle.outcomes import Delivered, Outcomes
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
+from tests.support.models.simulated_connection import SimulatedConnection
+from tests.support.models.simulated_postgres import Replay, SimulatedPostgres
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from uuid import UUID
 
-    from relay.decide.lane_scan import LanePosition
     from relay.event import PendingEvent
     from relay.stages.republish.ports import Landed
 
-NOW = datetime(2026, 5, 17, tzinfo=UTC)
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
+REPLAYED = (3, 4)
+LAST_ID = 2_000
 
 
-class FakeTables:
-    """Events of two lanes with every id up to 2,000, all delivered, and what the stage writes."""
+class ReplayTables(SimulatedConnection):
+    """Events of two lanes with every id up to 2,000, all delivered, and a replay of them."""
 
     def __init__(self, rate: float = 0.0) -> None:
-        self.open = {7: ReplayRequest(7, "orders", None, NOW, NOW, rate, 2_000, dict.fromkeys(range(16), 2_000))}
-        self.open[7].positions.update({3: 0, 4: 0})
-        self.receipts: list[tuple[int, int]] = []
+        super().__init__(SimulatedPostgres(LANES))
+        events = [
+            EventTuple(lane, id_, uuid4(), "orders", b"%d" % (id_ % 5), b"x", "{}", None, 0, 10)
+            for lane in REPLAYED
+            for id_ in range(1, LAST_ID + 1)
+        ]
+        self.postgres.have(*events)
+        self.postgres.settle({(event.lane, event.id): (0, event.id) for event in events}, [])
+        positions = {lane: 0 if lane in REPLAYED else LAST_ID for lane in range(LANES)}
+        self.request = ReplayRequest(7, "orders", None, EARLIEST, LATEST, rate, LAST_ID, positions)
+        self.replay = self.postgres.replays[7] = Replay(self.request)
         self.reads = 0
         self.connections = 0
         self.closed = 0
@@ -52,40 +62,34 @@ class FakeTables:
         self.break_next = False
         self.while_reading: Callable[[], None] = lambda: None
 
-    async def connect(self) -> FakeTables:
+    @property
+    def receipts(self) -> list[tuple[int, int]]:
+        """Of the replay."""
+        return list(self.replay.settled)
+
+    def cancel(self) -> None:
+        self.replay.finished = True
+
+    async def connect(self) -> ReplayTables:
         if self.refuse_connections:
             self.refuse_connections -= 1
             raise UnreachableError("too many clients, or the password was changed")
         self.connections += 1
         return self
 
-    async def open_replays(self) -> list[ReplayRequest]:
-        return [replace(each, positions=dict(each.positions)) for each in self.open.values()]
-
     async def events_to_replay(
         self, request: ReplayRequest, lane: int, above: int, up_to: int, max_events: int, max_bytes: int
     ) -> list[PendingEvent]:
         self.reads += 1
-        await asyncio.sleep(0)
+        found = await super().events_to_replay(request, lane, above, up_to, max_events, max_bytes)
         self.while_reading()
-        ids = [id_ for id_ in range(above + 1, up_to + 1) if (lane, id_) not in self.receipts]
-        most = min(max_events, max(1, -(-max_bytes // 10)))
-        return [
-            EventTuple(lane, id_, uuid4(), "orders", b"%d" % (id_ % 5), b"x", "{}", None, 0, 10) for id_ in ids[:most]
-        ]
+        return found
 
     async def settle_replayed(self, action: int, landed: Sequence[Landed[object]]) -> None:
-        await asyncio.sleep(0)
         if self.break_next:
             self.break_next = False
             raise PostgresLostError("the statement was given up")
-        self.receipts += [(each.event.lane, each.event.id) for each in landed]
-
-    async def advance_replay(self, action: int, replica: UUID, positions: Sequence[LanePosition]) -> None:
-        if request := self.open.get(action):
-            request.positions.update({lane: position for lane, _, position in positions})
-            if not request.open_lanes():
-                del self.open[action]
+        await super().settle_replayed(action, landed)
 
     def close(self) -> None:
         self.closed += 1
@@ -96,16 +100,18 @@ class Bench:
 
     def __init__(
         self,
-        tables: FakeTables,
+        tables: ReplayTables,
         buffer: BufferSettings | None = None,
         publish: PublishSettings | None = None,
     ) -> None:
         self.tables = tables
         self.tenure = Tenure(Room(20_000, 1 << 25))
         self.tenure.lease_ends = float("inf")
-        for number in (3, 4):
+        for number in REPLAYED:
             state = LaneScan.take_over(number, 1, 0, 0, Snapshot.parse("10:10:"))
             self.tenure.lanes[number] = state
+            lane = tables.postgres.lanes[number]
+            lane.owner, lane.epoch = self.tenure.replica, 1
         self.kafka: list[PendingEvent] = []
         self.republished = Republished()
         self.telemetry = Telemetry()
@@ -164,7 +170,7 @@ async def running(bench: Bench) -> AsyncIterator[None]:
 
 
 async def test_no_more_is_under_way_than_a_lane_may_have() -> None:
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     async with running(bench):
         await bench.handed_in(2 * MOST_EVENTS)
         # A read costs the same for few as for many: it goes on when half is free.
@@ -173,19 +179,19 @@ async def test_no_more_is_under_way_than_a_lane_may_have() -> None:
 
 
 async def test_a_small_buffer_and_a_limited_rate_leave_less_under_way() -> None:
-    bench = Bench(FakeTables(), BufferSettings(max_events=160))
+    bench = Bench(ReplayTables(), BufferSettings(max_events=160))
     async with running(bench):
         await bench.handed_in(2 * 160 // 2 // 4)
-    bench = Bench(FakeTables(), publish=PublishSettings(events_per_second=80))
+    bench = Bench(ReplayTables(), publish=PublishSettings(events_per_second=80))
     async with running(bench):
         await bench.handed_in(2 * 80 // 2 // 4)
-    bench = Bench(FakeTables(), publish=PublishSettings(bytes_per_second=800))
+    bench = Bench(ReplayTables(), publish=PublishSettings(bytes_per_second=800))
     async with running(bench):
         await bench.handed_in(2 * 800 // 2 // 4 // 10)
 
 
 async def test_everything_is_handed_in_once_and_in_id_order_and_then_the_connection_is_closed() -> None:
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     seen: list[tuple[int, int]] = []
     async with running(bench):
 
@@ -202,8 +208,8 @@ async def test_everything_is_handed_in_once_and_in_id_order_and_then_the_connect
 
 
 async def test_hints_that_anybody_may_send_cost_few_connections() -> None:
-    tables = FakeTables()
-    tables.open.clear()
+    tables = ReplayTables()
+    tables.cancel()
     bench = Bench(tables)
     async with running(bench):
         begun = time.monotonic()
@@ -214,7 +220,7 @@ async def test_hints_that_anybody_may_send_cost_few_connections() -> None:
 
 
 async def test_a_replay_takes_nothing_while_live_events_need_the_room() -> None:
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     full = [EventTuple(3, id_, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10) for id_ in range(19_000)]
     bench.tenure.room.add(3, full)
     async with running(bench):
@@ -225,7 +231,7 @@ async def test_a_replay_takes_nothing_while_live_events_need_the_room() -> None:
 
 
 async def test_a_replay_takes_nothing_for_a_paused_topic() -> None:
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     bench.tenure.paused.add("orders")
     async with running(bench):
         await bench.handed_in(0)
@@ -234,7 +240,7 @@ async def test_a_replay_takes_nothing_for_a_paused_topic() -> None:
 
 
 async def test_what_waits_of_a_lane_that_is_given_back_is_taken_back_and_what_is_in_flight_is_settled() -> None:
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     async with running(bench):
         await bench.handed_in(2 * MOST_EVENTS)
         in_flight = [event for event in bench.kafka if event[0] == 3][:10]
@@ -253,7 +259,7 @@ async def test_what_waits_of_a_lane_that_is_given_back_is_taken_back_and_what_is
 
 
 async def test_a_drain_takes_back_everything_that_waits() -> None:
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     async with running(bench):
         await bench.handed_in(2 * MOST_EVENTS)
         bench.tenure.drain_begun.set()
@@ -263,10 +269,10 @@ async def test_a_drain_takes_back_everything_that_waits() -> None:
 
 
 async def test_a_cancelled_replay_is_taken_back() -> None:
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     async with running(bench):
         await bench.handed_in(2 * MOST_EVENTS)
-        bench.tables.open.clear()
+        bench.tables.cancel()
 
         async def closed() -> bool:
             return bool(bench.tables.closed)
@@ -277,8 +283,8 @@ async def test_a_cancelled_replay_is_taken_back() -> None:
 
 
 async def test_the_share_of_a_rate_is_that_of_the_lanes_that_are_left() -> None:
-    tables = FakeTables(rate=1_000.0)
-    tables.open[7].positions.update(dict.fromkeys(range(6), 0))
+    tables = ReplayTables(rate=1_000.0)
+    tables.request.positions.update(dict.fromkeys(range(6), 0))
     bench = Bench(tables)
     async with running(bench):
 
@@ -288,7 +294,7 @@ async def test_the_share_of_a_rate_is_that_of_the_lanes_that_are_left() -> None:
         await until("the replay is taken up", started, 5)
         assert bench.stage._allowances[7].share == 2 / 6
         # Others have finished theirs.
-        tables.open[7].positions.update(dict.fromkeys((0, 1, 2, 5), 2_000))
+        tables.request.positions.update(dict.fromkeys((0, 1, 2, 5), 2_000))
 
         async def all_of_it() -> bool:
             return bench.stage._allowances[7].share == 1.0
@@ -297,7 +303,7 @@ async def test_the_share_of_a_rate_is_that_of_the_lanes_that_are_left() -> None:
 
 
 async def test_without_a_connection_the_tenure_goes_on_and_the_stage_tries_again() -> None:
-    tables = FakeTables()
+    tables = ReplayTables()
     tables.refuse_connections = 3
     bench = Bench(tables)
     async with running(bench):
@@ -305,7 +311,7 @@ async def test_without_a_connection_the_tenure_goes_on_and_the_stage_tries_again
 
 
 async def test_what_came_back_is_handed_in_again_and_what_is_still_in_flight_above_it_is_not() -> None:
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     async with running(bench):
         await bench.handed_in(2 * MOST_EVENTS)
         in_flight = [event for event in bench.kafka if event[0] == 3 and event[1] > 200]
@@ -331,7 +337,7 @@ async def test_what_came_back_is_handed_in_again_and_what_is_still_in_flight_abo
 
 async def test_what_comes_back_during_a_read_goes_before_what_was_read() -> None:
     """A topic is paused at any moment: going on above what came back would leave it out, or let it be overtaken."""
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     turns = 0
 
     def pull_everything() -> None:
@@ -354,7 +360,7 @@ async def test_what_comes_back_during_a_read_goes_before_what_was_read() -> None
 
 
 async def test_a_connection_that_is_lost_is_made_again_and_nothing_is_repeated() -> None:
-    bench = Bench(FakeTables())
+    bench = Bench(ReplayTables())
     async with running(bench):
         await bench.handed_in(2 * MOST_EVENTS)
         bench.tables.break_next = True
@@ -371,7 +377,7 @@ async def test_a_connection_that_is_lost_is_made_again_and_nothing_is_repeated()
 
 
 async def test_receipts_that_could_not_be_written_are_written_by_the_next_tenure() -> None:
-    tables = FakeTables()
+    tables = ReplayTables()
     bench = Bench(tables)
     async with running(bench):
         await bench.handed_in(2 * MOST_EVENTS)
@@ -380,7 +386,7 @@ async def test_receipts_that_could_not_be_written_are_written_by_the_next_tenure
     after = Bench(tables)
     after.republished = bench.republished
     after.stage._republished = bench.republished
-    tables.open.clear()
+    tables.cancel()
     task = asyncio.create_task(after.stage.run())
     try:
 

@@ -89,12 +89,9 @@ class SimulatedConnection:
 
     async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> int:
         def statement() -> int:
-            still = [
-                place
-                for place, event_id in zip(_places(receipts), event_ids, strict=True)
-                if self.postgres.is_still(place, event_id)
-            ]
-            return self.postgres.settle({place: _places(receipts)[place] for place in still}, still)
+            places, known = _places(receipts), self.postgres.event_ids()
+            still = [place for place, id_ in zip(places, event_ids, strict=True) if known.get(place) == id_]
+            return self.postgres.settle({place: places[place] for place in still}, still)
 
         return await self._write(statement)
 

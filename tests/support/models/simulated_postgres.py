@@ -297,9 +297,9 @@ class SimulatedPostgres:
             self.receipts.setdefault(place, Receipt(partition, offset, self.leases.now))
         return len(self.receipts) - before
 
-    def is_still(self, place: Place, event_id: UUID) -> bool:
-        """Whether the event at a place is the one with this event_id."""
-        return any((event.lane, event.id) == place and event.event_id == event_id for event in self.visible)
+    def event_ids(self) -> dict[Place, UUID]:
+        """Whose event each id is: one that a fail-over took back may have been used again."""
+        return {(event.lane, event.id): event.event_id for event in self.visible}
 
     def count_duplicates(self, settled: Mapping[Place, tuple[int, int]]) -> int:
         """The statement `count_duplicates`."""
@@ -398,9 +398,10 @@ class SimulatedPostgres:
 
     def settle_replayed(self, action: int, landed: Iterable[Landed[object]]) -> None:
         """The statement `settle_replayed`."""
+        known = self.event_ids()
         for each in landed:
             place = each.event.lane, each.event.id
-            if action in self.replays and self.is_still(place, each.event.event_id):
+            if action in self.replays and known.get(place) == each.event.event_id:
                 self.replays[action].settled.setdefault(place, each.error)
 
     def advance_replay(self, action: int, replica: UUID, positions: Iterable[LanePosition]) -> None:
