@@ -12,6 +12,7 @@ import pytest
 from relay.local import create_topic
 from tests.support.kafka.consumer import read_topic
 from tests.support.kafka.topics import admin, alter_topic, delete_topic
+from tests.support.postgres.outbox import add_event
 from tests.support.postgres.writers import fill
 from tests.support.waiting import until
 
@@ -25,12 +26,7 @@ MAX_EVENT_BYTES = 10_000_000
 
 async def enqueue(here: Place, key: str, payload: bytes, topic: str | None = None) -> int:
     """Commit one event; returns its id."""
-    id_: int = await here.connection.fetchval(
-        "INSERT INTO outbox.event (topic, key, payload) VALUES ($1, convert_to($2, 'UTF8'), $3) RETURNING id",
-        topic or here.topic,
-        key,
-        payload,
-    )
+    id_: int = (await add_event(here.connection, key, topic or here.topic, payload))["id"]
     return id_
 
 

@@ -24,7 +24,7 @@ from relay.stages.scan.ports import ScanPort, SweepPort, UnreadablePort
 from tests.support.models.simulated_connection import SimulatedConnection
 from tests.support.models.simulated_leases import Clock
 from tests.support.models.simulated_postgres import Replay, SimulatedPostgres
-from tests.support.postgres.outbox import connected, migrated
+from tests.support.postgres.outbox import add_event, connected, migrated
 from tests.support.postgres.replays import insert_action
 
 if TYPE_CHECKING:
@@ -135,10 +135,7 @@ class RealWriting:
         self.xid = xid
 
     async def enqueue(self, key: bytes = b"k", topic: str = "orders", payload: bytes = b"x") -> Place:
-        row = await self._connection.fetchrow(
-            "INSERT INTO outbox.event (topic, key, payload) VALUES ($1, $2, $3) RETURNING lane, id", topic, key, payload
-        )
-        return Place(*row)
+        return Place(*await add_event(self._connection, key, topic, payload))
 
     async def commit(self) -> None:
         await self._connection.execute("COMMIT")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID, uuid4
 
 from relay.decide.failing import Fail, Retry
-from relay.event import EventTuple
 from relay.outcome import FailureKind, PublishError
 from relay.stages.settle.ports import Receipts
 from tests.contract.outboxes import LEASE
+from tests.support.events import event
 
 if TYPE_CHECKING:
     from relay.decide.failing import Policy, Verdict
@@ -46,7 +46,7 @@ async def acknowledge(outbox: Outbox, *places: Place, base: int = 100) -> int:
 
 def at(place: Place, topic: str = "orders", key: bytes | None = b"k") -> PendingEvent:
     """An event as a stage hands it to what records outcomes."""
-    return EventTuple(place.lane, place.id, UUID(int=place.id), topic, key, b"x", None, None, 0, 2)
+    return event(place.id, lane=place.lane, key=key, topic=topic, payload=b"x", size=2)
 
 
 async def fail(

@@ -76,7 +76,7 @@ class TestSending:
     async def test_an_event_above_the_topics_limit_is_at_fault(self, cluster: Cluster) -> None:
         topic = cluster.make_topic(max_bytes=2_000)
         await cluster.producer.partition_count(topic)
-        large = event(1, size=5_000)._replace(payload=b"x" * 5_000)
+        large = event(1, payload=b"x" * 5_000, size=5_000)
         refused = await sent(cluster, topic, [large])
         assert isinstance(refused, Refused)
         assert refused.error.kind is FailureKind.EVENT

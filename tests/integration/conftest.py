@@ -1,4 +1,4 @@
-"""The PostgreSQL of the tests of single parts: nothing happens in it but what they do."""
+"""The PostgreSQL of the tests of single parts, in which nothing happens but what they do, and an outbox in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.postgres.outbox import migrated
 from tests.support.servers import shared as servers
 
 if TYPE_CHECKING:
@@ -25,3 +26,10 @@ def postgres() -> Iterator[servers.Postgres]:
         servers.postgres_for_the_session(folder, {"autovacuum": "off"}) as server,
     ):
         yield server
+
+
+@pytest.fixture
+async def outbox(database: str) -> str:
+    """The DSN of a database with an outbox."""
+    async with migrated(database):
+        return database

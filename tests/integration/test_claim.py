@@ -15,7 +15,7 @@ from relay.postgres.admin.migrate import make_roles
 from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.stages.tenure import LeaseLostError
 from tests.support.events import ids
-from tests.support.postgres.outbox import connected, migrated
+from tests.support.postgres.outbox import connected
 from tests.support.relay.between import Between
 from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, writer
 from tests.support.waiting import until
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 LANE = lane_of("k")
 OWNERS = "SELECT owner, count(*) FROM outbox.lane GROUP BY owner"
 EXPIRE = "UPDATE outbox.replica SET lease_expires_at = clock_timestamp() - interval '1 ms' WHERE id = $1"
-
-
-@pytest.fixture
-async def outbox(database: str) -> str:
-    """The DSN of a database with an outbox."""
-    async with migrated(database):
-        return database
 
 
 async def owners(connection: asyncpg.Connection) -> dict[object, int]:

@@ -9,7 +9,7 @@ import pytest
 
 from relay.decide import shares
 from relay.keys import LANES
-from tests.support.postgres.outbox import connected, migrated
+from tests.support.postgres.outbox import connected
 from tests.support.relay.claiming import KEYS, LONG, owns, running
 from tests.support.relay.stages import HandRelay, relay_connections, writer
 
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine no replica is to be taken for a silent one."""
     monkeypatch.setattr(shares, "ORPHAN_AFTER", LONG)
-
-
-@pytest.fixture
-async def outbox(database: str) -> str:
-    """The DSN of a database with an outbox."""
-    async with migrated(database):
-        return database
 
 
 async def owners(connection: asyncpg.Connection) -> dict[object, int]:

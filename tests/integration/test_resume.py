@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import pytest
-
 from relay.decide.failing import Retry
 from relay.outcome import FailureKind, PublishError
 from relay.postgres.admin.failures import FailureFilter, Failures
@@ -15,7 +13,6 @@ from relay.settings import ScanSettings
 from relay.stages.hold.resume import Resume
 from relay.stages.settle.outcomes import Failed, Held
 from tests.support.events import ids
-from tests.support.postgres.outbox import migrated
 from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:
@@ -86,13 +83,6 @@ async def retried(dsn: str) -> AsyncIterator[Retried]:
         setting = Retried(relay, service.connection)
         await setting.fail()
         yield setting
-
-
-@pytest.fixture
-async def outbox(database: str) -> str:
-    """The DSN of a database with an outbox."""
-    async with migrated(database):
-        return database
 
 
 async def test_what_was_in_flight_when_its_owner_was_killed_goes_before_what_is_held_behind_it(outbox: str) -> None:

@@ -38,13 +38,6 @@ RECORD = {
 CACHE_20 = "ALTER SEQUENCE outbox.event_id CACHE 20"
 
 
-@pytest.fixture
-async def outbox(database: str) -> str:
-    """The DSN of a database with an outbox."""
-    async with migrated(database):
-        return database
-
-
 async def position(connection: asyncpg.Connection, lane: int = LANE) -> int:
     found: int = await connection.fetchval("SELECT position FROM outbox.lane WHERE lane = $1", lane)
     return found

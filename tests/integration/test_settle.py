@@ -14,7 +14,7 @@ from relay.outcome import FailureKind, PublishError
 from relay.stages.settle.outcomes import Delivered, Outcomes
 from relay.stages.settle.ports import Receipts
 from tests.support.events import event, ids
-from tests.support.postgres.outbox import connected, migrated
+from tests.support.postgres.outbox import connected
 from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 
 LANE = lane_of("k")
 RECEIPTS = "SELECT id, kafka_partition, kafka_offset FROM outbox.delivery ORDER BY id"
-
-
-@pytest.fixture
-async def outbox(database: str) -> str:
-    """The DSN of a database with an outbox."""
-    async with migrated(database):
-        return database
 
 
 async def receipts(connection: asyncpg.Connection) -> list[tuple[int, int, int]]:

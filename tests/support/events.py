@@ -7,9 +7,17 @@ from uuid import UUID
 from relay.event import EventTuple, PendingEvent
 
 
-def event(id_: int, *, lane: int = 0, key: bytes | None = b"k", topic: str = "orders", size: int = 10) -> EventTuple:
+def event(
+    id_: int,
+    *,
+    lane: int = 0,
+    key: bytes | None = b"k",
+    topic: str = "orders",
+    payload: bytes | None = b"",
+    size: int = 10,
+) -> EventTuple:
     """An event as a scan returns it."""
-    return EventTuple(lane, id_, UUID(int=id_), topic, key, b"", None, None, 0, size)
+    return EventTuple(lane, id_, UUID(int=id_), topic, key, payload, None, None, 0, size)
 
 
 def events(*ids: int, lane: int = 0, size: int = 10) -> list[PendingEvent]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from relay.decide.closed import Closed
-from relay.event import EventTuple, PendingEvent
+from tests.support import events
+
+if TYPE_CHECKING:
+    from relay.event import PendingEvent
 
 
 def event(id_: int, key: bytes | None = b"k", topic: str = "t") -> PendingEvent:
-    return EventTuple(0, id_, UUID(int=id_), topic, key, b"", None, None, 0, 1)
+    return events.event(id_, key=key, topic=topic)
 
 
 def test_a_closed_key_holds_back_its_own_events_only() -> None:

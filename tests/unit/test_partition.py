@@ -6,10 +6,8 @@ import asyncio
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
-from uuid import UUID
 
 from relay.decide.room import Room
-from relay.event import EventTuple
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.retry import Backoff
 from relay.stages.publish.partition import COLD_AFTER, MOST_PER_BATCH, Flight, Partition
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
     from relay.stages.publish.ports import Producer
 
-EVENT = EventTuple(0, 1, UUID(int=1), "orders", b"k", b"x", None, None, 0, 2)
+EVENT = event(1, size=2)
 REFUSAL = PublishError(FailureKind.EVENT, "too large")
 
 

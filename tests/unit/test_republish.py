@@ -15,7 +15,7 @@ from relay.decide.republishing import MOST_EVENTS, ReplayRequest
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.errors import PostgresLostError, UnreachableError
-from relay.event import EventTuple, PendingEvent
+from relay.event import PendingEvent
 from relay.keys import LANES
 from relay.retry import Backoff
 from relay.settings import BufferSettings, PublishSettings
@@ -25,6 +25,7 @@ from relay.stages.republish.republish import LOOK_INTERVAL, Republish
 from relay.stages.settle.outcomes import Delivered, Outcomes
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
+from tests.support.events import event
 from tests.support.models.simulated_connection import SimulatedConnection
 from tests.support.models.simulated_postgres import Replay, SimulatedPostgres
 from tests.support.waiting import until
@@ -46,7 +47,7 @@ class ReplayTables(SimulatedConnection):
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__(SimulatedPostgres(LANES))
         events = [
-            EventTuple(lane, id_, uuid4(), "orders", b"%d" % (id_ % 5), b"x", "{}", None, 0, 10)
+            event(id_, lane=lane, key=b"%d" % (id_ % 5))._replace(event_id=uuid4())
             for lane in REPLAYED
             for id_ in range(1, LAST_ID + 1)
         ]
@@ -221,7 +222,7 @@ async def test_hints_that_anybody_may_send_cost_few_connections() -> None:
 
 async def test_a_replay_takes_nothing_while_live_events_need_the_room() -> None:
     bench = Bench(ReplayTables())
-    full = [EventTuple(3, id_, uuid4(), "orders", b"k", b"x", "{}", None, 0, 10) for id_ in range(19_000)]
+    full = [event(id_, lane=3) for id_ in range(19_000)]
     bench.tenure.room.add(3, full)
     async with running(bench):
         await bench.handed_in(MOST_EVENTS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import pytest
 
@@ -12,13 +11,13 @@ from relay.decide.closed import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
-from relay.event import EventTuple
 from relay.settings import ScanSettings
 from relay.stages.scan.ports import ScanResult
 from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.sweep import TURN_STEPS, Sweep
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
+from tests.support.events import event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -152,7 +151,7 @@ async def test_a_turn_is_over_once_its_lane_is_given_back_or_has_no_room() -> No
     assert not await sweep._turn(tenure.lanes[0], TURN_STEPS)
 
     del tenure.lanes[0]
-    full = [EventTuple(1, n, UUID(int=n), "t", None, None, None, None, 0, 1) for n in range(1, 101)]
+    full = [event(n, lane=1, key=None, size=1) for n in range(1, 101)]
     tenure.room.add(1, full)
     assert not await sweep._turn(tenure.lanes[1], TURN_STEPS)
     assert port.lanes == [0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
+
+from tests.support.postgres.outbox import add_event
 
 if TYPE_CHECKING:
     import asyncpg
@@ -27,13 +28,7 @@ async def add(
     headers: dict[str, str] | None = None,
 ) -> Event:
     """Insert an event."""
-    row = await connection.fetchrow(
-        "INSERT INTO outbox.event (topic, key, payload, headers) VALUES ($1, $2, $3, $4) RETURNING lane, id",
-        topic,
-        key,
-        payload,
-        json.dumps(headers or {}),
-    )
+    row = await add_event(connection, key, topic, payload, headers)
     return Event(row["lane"], row["id"], topic, key)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,20 @@ async def migrated(dsn: str, schema: str = "outbox") -> AsyncIterator[asyncpg.Co
         yield connection
 
 
-async def add_event(connection: asyncpg.Connection, key: str | None = "k", topic: str = "orders") -> asyncpg.Record:
+async def add_event(
+    connection: asyncpg.Connection,
+    key: str | bytes | None = "k",
+    topic: str = "orders",
+    payload: str | bytes | None = "x",
+    headers: dict[str, str] | None = None,
+) -> asyncpg.Record:
     """Insert one event as a plain writer does; returns its lane and id."""
     row: asyncpg.Record = await connection.fetchrow(
-        "INSERT INTO outbox.event (topic, key, payload) VALUES ($1, convert_to($2, 'UTF8'), 'x') RETURNING lane, id",
+        "INSERT INTO outbox.event (topic, key, payload, headers) VALUES ($1, $2, $3, $4) RETURNING lane, id",
         topic,
-        key,
+        key.encode() if isinstance(key, str) else key,
+        payload.encode() if isinstance(payload, str) else payload,
+        json.dumps(headers or {}),
     )
     return row
 

@@ -35,30 +35,31 @@ async def fill(
     )
 
 
-class Writers:
-    """Several at once: each transaction locks an account, counts it up and enqueues the new number.
+LOST = (OSError, pg.PostgresError, pg.InterfaceError, pg.InternalClientError)
+
+
+class Services:
+    """Several writers at once, over accounts that are there from the start. What each does is for a subclass.
 
     They go on through restarts of the server, as services do.
     """
 
-    def __init__(self, dsn: str, topic: str, writers: int = 4, pause: float = 0.004) -> None:
+    def __init__(self, dsn: str, topic: str, keys: list[str], writers: int) -> None:
         self._dsn = dsn
         self._topic = topic
+        self._keys = keys
         self._writers = writers
-        self._pause = pause
         self._ending = False
         self.committed = 0
         self.broken = 0
         """Times that a writer lost its connection."""
-        self.slowest = 0.0
-        """Seconds of the longest transaction that was committed."""
 
     async def __aenter__(self) -> Self:
         connection = await asyncpg.connect(self._dsn)
         try:
             await connection.execute(SCHEMA)
             await connection.executemany(
-                "INSERT INTO account VALUES ($1, 0) ON CONFLICT DO NOTHING", [(key,) for key in self._keys()]
+                "INSERT INTO account VALUES ($1, 0) ON CONFLICT DO NOTHING", [(key,) for key in self._keys]
             )
         finally:
             await connection.close()
@@ -81,7 +82,7 @@ class Writers:
         await asyncio.gather(*self._tasks)
 
     async def commit(self, more: int, timeout: float = 30.0) -> None:
-        """Wait until so many more transactions are committed."""
+        """Wait until so many more are committed."""
         goal = self.committed + more
 
         async def reached() -> bool:
@@ -92,31 +93,44 @@ class Writers:
 
         await until(f"{more} more commits", reached, timeout)
 
-    def _keys(self) -> list[str]:
-        return [f"account-{number}" for number in range(self._writers * 5)]
-
     async def _write(self, number: int) -> None:
-        keys = self._keys()
-        turn = number
         while not self._ending:
             connection = None
             try:
                 connection = await asyncpg.connect(self._dsn, timeout=5)
-                while not self._ending:
-                    # A step that shares no factor with the number of keys: writers meet at accounts and wait.
-                    turn = (turn + 7) % len(keys)
-                    began = time.monotonic()
-                    await self._change(connection, keys[turn])
-                    self.committed += 1
-                    self.slowest = max(self.slowest, time.monotonic() - began)
-                    await asyncio.sleep(self._pause)
-            except (OSError, pg.PostgresError, pg.InterfaceError, pg.InternalClientError):
+                await self._serve(connection, number)
+            except LOST:
                 self.broken += 1
                 await asyncio.sleep(0.05)
             finally:
                 if connection is not None:
                     with suppress(Exception):
                         connection.terminate()
+
+    async def _serve(self, connection: asyncpg.Connection, number: int) -> None:
+        """Make one transaction after the other until the end."""
+        raise NotImplementedError
+
+
+class Writers(Services):
+    """Each transaction locks an account, counts it up and enqueues the new number. `committed` counts transactions."""
+
+    def __init__(self, dsn: str, topic: str, writers: int = 4, pause: float = 0.004) -> None:
+        super().__init__(dsn, topic, [f"account-{number}" for number in range(writers * 5)], writers)
+        self._pause = pause
+        self._turns = list(range(writers))
+        self.slowest = 0.0
+        """Seconds of the longest transaction that was committed."""
+
+    async def _serve(self, connection: asyncpg.Connection, number: int) -> None:
+        while not self._ending:
+            # A step that shares no factor with the number of keys: writers meet at accounts and wait.
+            self._turns[number] = (self._turns[number] + 7) % len(self._keys)
+            began = time.monotonic()
+            await self._change(connection, self._keys[self._turns[number]])
+            self.committed += 1
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            await asyncio.sleep(self._pause)
 
     async def _change(self, connection: asyncpg.Connection, key: str) -> None:
         async with connection.transaction():

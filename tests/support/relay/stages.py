@@ -21,7 +21,7 @@ from relay.stages.settle.outcomes import Delivered, Outcomes
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
-from tests.support.postgres.outbox import connected
+from tests.support.postgres.outbox import add_event, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -191,14 +191,7 @@ class Writer:
         return int(await self.connection.fetchval("SELECT pg_current_xact_id()::text"))
 
     async def enqueue(self, key: str | None = "k", topic: str = "orders", payload: str = "x") -> Row:
-        row = await self.connection.fetchrow(
-            "INSERT INTO outbox.event (topic, key, payload)"
-            " VALUES ($1, convert_to($2, 'UTF8'), convert_to($3, 'UTF8')) RETURNING lane, id",
-            topic,
-            key,
-            payload,
-        )
-        return Row(*row)
+        return Row(*await add_event(self.connection, key, topic, payload))
 
     async def enqueue_many(self, number: int, key: str = "k") -> list[int]:
         return [(await self.enqueue(key)).id for _ in range(number)]
