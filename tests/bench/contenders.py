@@ -113,6 +113,8 @@ async def _streamed(place: Place, tool: Callable[[Path, str], Tool]) -> AsyncIte
         await connection.execute("SET synchronous_commit = off")
         await connection.execute(f"CALL fill('{topic}', {events}, {KEYS})")
         await connection.execute("RESET synchronous_commit")
+        # Or autovacuum does it during the drain: 700 bytes of WAL an event, and twice PostgreSQL's CPU.
+        await connection.execute("VACUUM ANALYZE outbox_event")
         await connection.execute("CHECKPOINT")
 
     def insert_one(key: str, payload: str) -> str:
