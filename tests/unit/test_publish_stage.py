@@ -7,13 +7,14 @@ import random
 import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from relay.decide.admission import Admission
-from relay.decide.limits import TopicLimits
+from relay.decide.limits import ANY_TIME, TopicLimits
 from relay.decide.room import Room
 from relay.event import with_origin
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
@@ -55,7 +56,7 @@ class FakeProducer:
     def pack(
         self, waiting: Iterable[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
     ) -> SimpleNamespace:
-        return SimpleNamespace(events=[next(iter(waiting))], size=1, restamped=0)
+        return SimpleNamespace(events=list(islice(waiting, min(1, most))), size=1, restamped=0)
 
     async def send(
         self, batch: Any, topic: str, partition: int, allowed: object, done: Callable[[BatchOutcome], None]
@@ -187,6 +188,27 @@ async def test_an_event_behind_one_in_flight_that_is_refused_is_held_back_and_do
     for _ in range(10):
         await asyncio.sleep(0)
     assert await publishing.recorded() == [(Held, [4]), (Failed, [3])]
+
+
+async def test_what_changes_while_limits_are_read_is_looked_at_before_a_batch_is_sent(publishing: Publishing) -> None:
+    reading, read = asyncio.Event(), asyncio.Event()
+
+    async def times_for(*_: object) -> tuple[int, int]:
+        if publishing.partition.flights:
+            reading.set()
+            await read.wait()
+        return ANY_TIME
+
+    publishing.topic.limits.times_for = times_for  # type: ignore[assignment]
+    publishing.publish.hand_in([event(3), event(4, key=b"another")])
+    answer = await publishing.sent(3)
+    await reading.wait()
+    error = PublishError(FailureKind.EVENT, "invalid")
+    answer(Refused(error, culprits={0: error}, producer_intact=True))
+    read.set()
+    await publishing.sent(4)
+    assert await publishing.recorded() == [(Failed, [3])]
+    assert [sent for sent, _ in publishing.producer.sent] == [[1], [2], [3], [4]]
 
 
 class Heard:

@@ -188,7 +188,11 @@ class Publish:
 
     async def _send(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
         bounds = await topic.limits.times_for(partition.waiting[0], producer)
-        if not partition.waiting or tenure is not self.topics.tenure:
+        # Kafka may have been asked. Meanwhile the tenure may have ended, or what was in flight may have been refused:
+        # then it waits at the head again, and may have to fail.
+        if tenure is not self.topics.tenure or not partition.may_send(producer, time.monotonic()):
+            return
+        if partition.head_condemned() is not None or self.producers.of(partition).current is not producer:
             return
         batch = partition.take_batch(partial(producer.pack, max_bytes=topic.limits.max_bytes, times=bounds))
         self._pacing.charge(batch.events)
