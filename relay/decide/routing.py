@@ -23,7 +23,7 @@ class KnownKeys:
         self._bytes = 0
         self._filled: list[dict[bytes, int]] = []
 
-    def worth_reading(self, keys: Collection[bytes]) -> bool:
+    def has_room(self, keys: Collection[bytes]) -> bool:
         """Return whether these keys may be remembered, too."""
         return self._bytes + _size(keys) <= KNOWN_BYTES
 
@@ -62,7 +62,7 @@ class Router:
         The partition is the one that the Java client's default partitioner chooses.
         """
         new = self._unknown(keys)
-        if new and not self._known_keys.worth_reading(new):
+        if new and not self._known_keys.has_room(new):
             self._known_keys.forget()
             new = self._unknown(keys)
         if new:
