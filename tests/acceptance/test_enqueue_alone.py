@@ -15,7 +15,9 @@ from tests.support.postgres.outbox import migrated
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = dict(re.findall(r"^##+ (.+)\n(.*?)(?=^##|\Z)", page("relay/enqueue/README.md"), re.MULTILINE | re.DOTALL))
+SECTIONS = dict(
+    re.findall(r"^##+ ([^\n]+)\n(.*?)(?=^##|\Z)", page("relay/enqueue/README.md"), re.MULTILINE | re.DOTALL)
+)
 
 # Client -> what to install for it, the sections with its examples, and its environment's program.
 CLIENTS = {

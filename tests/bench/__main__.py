@@ -10,6 +10,7 @@ COMMANDS = {
     "drain": ("drain:drain_command", "Drain a backlog with one replica: speed, cost, memory."),
     "compare": ("compare:compare_command", "This relay, a naive one and Debezium Server, side by side."),
     "writers": ("writers:writers_command", "What the outbox costs the transactions that write to it."),
+    "enqueue": ("enqueue:enqueue_command", "The library for writers on each client, against the same by hand."),
     "memory": ("memory:memory_command", "Memory while draining a small and a large backlog."),
     "held-snapshot": ("drain:held_snapshot_command", "The same beside an old REPEATABLE READ transaction."),
     "latency": ("latency:latency_command", "Commit to consumer, at a rate and when idle most of the time."),

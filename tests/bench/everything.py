@@ -15,6 +15,7 @@ import click
 from tests.bench import machine, warming
 from tests.bench.compare import measure_compare
 from tests.bench.drain import measure_drain, measure_held_snapshot
+from tests.bench.enqueue import measure_enqueue
 from tests.bench.failures import measure_bad_event, measure_missing_topic
 from tests.bench.figures import PARTS, median
 from tests.bench.idle import measure_idle
@@ -84,6 +85,7 @@ PLANS = {
         measure_latency, {"rate": 1_000, "seconds": 15, "rounds": 3}, {"rate": 1_000, "seconds": 5, "rounds": 1}
     ),
     "writers": _plan(measure_writers, {"seconds": 15, "rate": 1_000, "rounds": 3}, {"seconds": 5, "rounds": 1}),
+    "enqueue": _plan(measure_enqueue, {"seconds": 5, "many": 10_000, "rounds": 3}, {"seconds": 1, "rounds": 1}),
     "memory": _plan(
         measure_memory,
         {"small": 1_000_000, "large": 5_000_000, "rounds": 1},

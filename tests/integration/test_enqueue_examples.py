@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 PAGE = page("relay/enqueue/README.md")
-SECTIONS = dict(re.findall(r"^##+ (.+)\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^##+ ([^\n]+)\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
 OF_CLIENTS = {
     "psycopg": "psycopg",
     "psycopg, asynchronous": "psycopg-async",
@@ -35,7 +35,7 @@ ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, state text); INSERT INTO o
 def names_of(section: str) -> dict[str, Any]:
     """What the program of a section defines."""
     (program,) = blocks(SECTIONS[section], "python")
-    found: dict[str, Any] = {"__name__": "example"}
+    found: dict[str, Any] = {"__name__": __name__}
     exec(program, found)
     return found
 
