@@ -5,6 +5,7 @@ And histories that once did, each of which the model tells once its rule is take
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,14 @@ from relay.stages.hold import resume
 from relay.stages.publish.partition import Partition
 from relay.stages.publish.publish import Publish
 from relay.stages.settle.outcomes import Outcomes
-from tests.support.models.flow_model import FlowModel
+from tests.support.models.flow_model import LARGE, FlowModel
 from tests.support.models.simulated_connection import Instant
 from tests.support.models.simulated_kafka import ROOM_FOR_SMALL
 from tests.support.models.simulated_postgres import Violation
 from tests.unit.test_scan_model import SIZES, few_rungs, random_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from relay.decide.snapshot import Snapshot
     from relay.stages.publish.topic import Topic
@@ -36,8 +37,11 @@ __all__ = ["few_rungs"]
 
 LENGTH = 1_000
 
-LARGE = 13
-"""Bytes that exceed the limit ROOM_FOR_SMALL."""
+SHORT = 600
+"""Length of schedules in which a mutant is looked for: what is found at all is found early."""
+
+MOST_SCHEDULES = 3_000
+"""Schedules among which one must catch a mutant. Of the four mutants each is caught by one of 100 to 250."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,14 +55,14 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Partition, "back_off", lambda self: None)
 
 
-def play_random_schedules(seeds: int, batch_events: int, step_ids: int) -> None:
-    for seed in range(seeds):
-        FlowModel(random_schedule(seed, LENGTH), batch_events, step_ids).play()
+def play_random_schedules(seeds: Iterable[int], batch_events: int, step_ids: int, length: int = LENGTH) -> None:
+    for seed in seeds:
+        FlowModel(random_schedule(seed, length), batch_events, step_ids).play()
 
 
 @pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
 def test_no_random_schedule_loses_or_reorders_an_event(batch_events: int, step_ids: int) -> None:
-    play_random_schedules(60, batch_events, step_ids)
+    play_random_schedules(range(60), batch_events, step_ids)
 
 
 # Mutants: each takes out one rule.
@@ -276,9 +280,18 @@ def test_the_model_says_what_is_wrong_when(
         history()
 
 
-def test_some_random_schedule_finds_what_is_resumed_before_an_event_that_is_being_held_back(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("mutate", [mutate for _, mutate in HISTORIES], ids=lambda mutate: mutate.__name__)
+def test_some_random_schedule_finds_by_itself_a_relay_that_would(
+    mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resume_before_what_is_being_held_back(monkeypatch)
+    mutate(monkeypatch)
     with pytest.raises(Violation):
-        play_random_schedules(100, *SIZES[0])
+        play_random_schedules(range(MOST_SCHEDULES), *SIZES[0], length=SHORT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
+def test_a_long_search_finds_nothing(batch_events: int, step_ids: int) -> None:
+    """Other schedules than the short search. RELAY_TEST_SCHEDULES says how many, to look further than CI does."""
+    schedules = int(os.environ.get("RELAY_TEST_SCHEDULES", "1500"))
+    play_random_schedules(range(MOST_SCHEDULES, MOST_SCHEDULES + schedules), batch_events, step_ids)

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from relay.outcome import FailureKind
 from tests.support.models.scan_model import (
+    KEYS,
     LANES,
     MOST_RELAYS,
     MOST_WRITERS,
@@ -26,13 +28,43 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from relay.event import PendingEvent
+    from tests.support.models.simulated_postgres import Transaction
     from tests.support.models.simulated_relay import SimulatedRelay
 
 Kind: TypeAlias = "tuple[str, int, Callable[[], None]]"
 """What can happen: its kind, how often compared with others, and what it does."""
 
+MOST_QUIET = 2
+LARGE = 13
+"""Bytes that exceed the limit ROOM_FOR_SMALL."""
+
 OFTEN = ("begin", "enqueue", "commit", "scan", "send", "answer", "settle", "resume", "advance")
-OPTIONAL = ("limit", "fill", "look", "pause", "crash", "expire", "drain", "start", "late", "roll back", "replay")
+OPTIONAL = (
+    *("limit", "fill", "look", "pause", "crash", "expire", "drain", "start", "late", "roll back", "replay"),
+    *("quiet", "large"),
+)
+EVERYTHING: dict[str, int] = {}
+QUIET = (
+    {"begin": 1, "enqueue": 2, "commit": 1, "scan": 4, "send": 2, "answer": 2, "settle": 12, "resume": 4, "advance": 8}
+    | {"quiet": 2, "look": 8, "fill": 4, "sweep": 8, "beat": 12, "crash": 12, "expire": 2, "drain": 2, "late": 12}
+    | {"replay": 12, "roll back": 4, "start": 0, "pause": 0, "limit": 0, "large": 0}
+)
+"""Transactions that stay open and write nothing, looks at them, and lanes that are not read meanwhile."""
+TROUBLE = (
+    {"begin": 1, "enqueue": 1, "commit": 2, "scan": 2, "send": 4, "answer": 1, "settle": 4, "resume": 8, "advance": 8}
+    | {"pause": 8, "crash": 8, "sweep": 1, "beat": 4, "late": 0, "limit": 0, "fill": 0, "quiet": 0, "look": 0}
+    | {"expire": 0, "drain": 0, "start": 0, "roll back": 0, "large": 0}
+)
+"""Owners that are gone with events in flight, while the topic is in trouble."""
+LIMITS = (
+    {"begin": 1, "enqueue": 1, "commit": 4, "scan": 4, "send": 8, "answer": 2, "settle": 8, "resume": 1, "advance": 8}
+    | {"limit": 4, "large": 4, "crash": 16, "sweep": 4, "beat": 2, "replay": 1, "late": 0, "pause": 0, "fill": 0}
+    | {"quiet": 0, "look": 0, "expire": 0, "drain": 0, "start": 0, "roll back": 0}
+)
+"""Events that are too large, beside others in flight."""
+THEMES = (EVERYTHING, QUIET, TROUBLE, LIMITS)
+"""What a schedule may be about: how often some kinds happen in it. How often others do is drawn."""
+
 REFUSALS = (FailureKind.UNKNOWN, FailureKind.UNKNOWN, FailureKind.CLUSTER, FailureKind.TOPIC)
 
 
@@ -45,6 +77,8 @@ class FlowModel(Model):
         numbers = iter(schedule)
         self._schedule = numbers
         self.first_landed: dict[bytes, int] = {}
+        self.quiet: list[Transaction] = []
+        """Transactions that have not written anything for long."""
         self.kafka = SimulatedKafka(self._landed)
         self._swarm = self._draw_swarm()
         super().__init__(numbers, batch_events, step_ids)
@@ -58,14 +92,15 @@ class FlowModel(Model):
         """
         try:
             swarm = {kind: (1, 1, 1, 4)[self._number(4)] for kind in OFTEN}
-            return swarm | {kind: (0, 1, 1, 4)[self._number(4)] for kind in OPTIONAL}
+            swarm |= {kind: (0, 1, 1, 4)[self._number(4)] for kind in OPTIONAL}
+            return swarm | THEMES[self._number(len(THEMES))]
         except EndOfSchedule:
             return {}
 
     def _possible(self) -> list[Callable[[], None]]:
         kinds: list[Kind] = [("limit", 1, self.change_limit)]
         if len(self.writers) < MOST_WRITERS:
-            kinds.append(("begin", 3, self.begin))
+            kinds += [("begin", 3, self.begin), ("quiet", 1, self.begin_quiet), ("large", 1, self.write_large)]
         if self.writers:
             kinds += [("enqueue", 4, self.enqueue), ("commit", 2, self.commit), ("roll back", 1, self.roll_back)]
         if self.postgres.unlocking:
@@ -117,6 +152,45 @@ class FlowModel(Model):
         if len(self.relays) > 1 and not relay.tenure.draining:
             kinds.append(("drain", 1, partial(self.drain, relay)))
         return kinds
+
+    def begin_quiet(self) -> None:
+        """A transaction of somebody else takes its xid and stays open, or the oldest such one begins to write.
+
+        Perhaps in a burst, just between two writers: it is a snapshot's xmax when only the first one has ended, and
+        the second one may have taken the lower ids.
+        """
+        if len(self.quiet) == MOST_QUIET:
+            if self._number(RARELY // 5) == 0:
+                self.writers.append(self.quiet.pop(0))
+            return
+        in_a_burst = bool(self._number(2))
+        if in_a_burst:
+            self.begin()
+        self.quiet.append(self.postgres.begin())
+        self.trace.append(f"begin {self.quiet[-1].xid}, quiet")
+        if in_a_burst:
+            self.begin()
+            first, second = self.writers[-2:]
+            for transaction in (second, first):
+                self.enqueue(transaction, self._free_key())
+            self.commit(first)
+
+    def write_large(self) -> None:
+        """A transaction enqueues a few events of one key, the last of which is large, and commits at once."""
+        self.begin()
+        transaction = self.writers[-1]
+        key = self._free_key()
+        if self.postgres.lock_key(transaction, key):
+            for size in (*(1,) * (1 + self._number(3)), LARGE):
+                self.postgres.insert(transaction, key, size)
+        self.commit(transaction)
+
+    def _free_key(self) -> int:
+        """A key that nobody has locked, mostly of the lane with most of them; any if all are locked."""
+        locked = {key for transaction in self.writers for key in transaction.keys}
+        free = [key for key in range(KEYS) if key not in locked] or list(range(KEYS))
+        lane, _ = Counter(key % LANES for key in free).most_common()[0]
+        return self._pick([*free, *(key for key in free if key % LANES == lane)])
 
     def start_relay(self) -> None:
         self.relays.append(FlowRelay(self.postgres, self.kafka, self._taken, self._batch_events, self._step_ids))
@@ -223,9 +297,10 @@ class FlowModel(Model):
 
     def _come_to_rest(self) -> None:
         """Writers end, and the relays go on until nothing is left to do."""
-        for transaction in self.writers:
+        for transaction in (*self.writers, *self.quiet):
             self.postgres.commit(transaction)
         self.writers.clear()
+        self.quiet.clear()
         self.postgres.unlocking.clear()
         self.kafka.limit = None
         for _ in range(ROUNDS_TO_THE_END):

@@ -98,17 +98,17 @@ class Model:
         self.writers.append(self.postgres.begin())
         self.trace.append(f"begin {self.writers[-1].xid}")
 
-    def enqueue(self) -> None:
+    def enqueue(self, transaction: Transaction | None = None, key: int | None = None) -> None:
         """A transaction locks a key's row and enqueues, unless it would have to wait."""
-        transaction = self._pick(self.writers)
-        key = self._number(KEYS)
+        transaction = transaction or self._pick(self.writers)
+        key = self._number(KEYS) if key is None else key
         if self.postgres.lock_key(transaction, key):
             for _ in range(1 + self._number(5)):
                 self.postgres.insert(transaction, key, 1 + self._number(4) * 4)
             self.trace.append(f"enqueue {transaction.xid}: up to {transaction.events[-1].id} key {key}")
 
-    def commit(self) -> None:
-        transaction = self._pick(self.writers)
+    def commit(self, transaction: Transaction | None = None) -> None:
+        transaction = transaction or self._pick(self.writers)
         self.writers.remove(transaction)
         self.postgres.commit(transaction)
         self.trace.append(f"commit {transaction.xid}: {[event.id for event in transaction.events]}")
