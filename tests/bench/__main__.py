@@ -18,6 +18,7 @@ COMMANDS = {
     "outage": ("outage:outage_command", "Kafka is killed and comes back."),
     "soak": ("soak:soak_command", "A steady rate for a long time: does anything grow?"),
     "bad-event": ("failures:bad_event_command", "What one event that Kafka refuses costs the others."),
+    "refused-events": ("failures:refused_events_command", "How fast events fail that Kafka refuses, and others go on."),
     "missing-topic": ("failures:missing_topic_command", "What a topic that does not exist costs the others."),
     "profile": ("profiles:profile_command", "Where the relay's time goes."),
     "scale": ("scale:scale_command", "One, two and eight replicas, and two far from the broker."),

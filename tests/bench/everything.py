@@ -16,7 +16,7 @@ from tests.bench import machine, warming
 from tests.bench.compare import measure_compare
 from tests.bench.drain import measure_drain, measure_held_snapshot
 from tests.bench.enqueue import measure_enqueue
-from tests.bench.failures import measure_bad_event, measure_missing_topic
+from tests.bench.failures import measure_bad_event, measure_missing_topic, measure_refused_events
 from tests.bench.figures import PARTS, median
 from tests.bench.idle import measure_idle
 from tests.bench.latency import measure_latency
@@ -98,6 +98,7 @@ PLANS = {
     ),
     "soak": _plan(measure_soak, {"rate": 2_000, "seconds": 120}, {"seconds": 15}),
     "bad-event": _plan(measure_bad_event, {"events": 200_000, "rounds": 5}, {"events": 20_000, "rounds": 1}),
+    "refused-events": _plan(measure_refused_events, {"events": 20_000, "rounds": 3}, {"events": 4_000, "rounds": 1}),
     "missing-topic": _plan(measure_missing_topic, {"events": 220_000, "rounds": 5}, {"events": 22_000, "rounds": 1}),
     "profile": _plan(
         measure_profile,

@@ -1,4 +1,4 @@
-"""What one bad event, or a topic that does not exist, costs the others."""
+"""What one bad event, many of them, or a topic that does not exist, cost the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from relay.local import create_topic
 from tests.bench.command import output, run
 from tests.bench.drain import speed
 from tests.bench.figures import Figures, ratios
-from tests.bench.place import LOOK_INTERVAL, PARTITIONS
+from tests.bench.place import LOOK_INTERVAL, PARTITIONS, sql_key
 from tests.bench.report import Finding, Report, interleave
 from tests.bench.warming import warm_up, warmed
 
@@ -62,6 +62,24 @@ async def measure_missing_topic(place: Place, events: int, rounds: int) -> Repor
     return Report("missing-topic", what, {"events": events}, series, findings, machine=place.machine)
 
 
+async def measure_refused_events(place: Place, events: int, rounds: int) -> Report:
+    """A backlog of which every other event is refused by Kafka for what is in it."""
+    await warm_up(place)
+    series = await interleave(rounds, {"every other one": lambda: refused_events(place, events)})
+    rounds_of_it = series["every other one"]
+    findings = [
+        Finding(
+            "Refused events that are recorded as failed, while as many good ones are delivered",
+            [each["failed_per_second"] for each in rounds_of_it],
+            "/s",
+            200,
+        ),
+        Finding("Good events beside them", [each["events_per_second"] for each in rounds_of_it], "/s", 200),
+    ]
+    what = "A backlog of which every other event has no key, for a compacted topic, so that Kafka refuses it"
+    return Report("refused-events", what, {"events": events}, series, findings, machine=place.machine)
+
+
 @click.command
 @click.option("--events", default=200_000, show_default=True, help="In 1,000 keys.")
 @click.option("--rounds", default=5, show_default=True)
@@ -80,6 +98,42 @@ def bad_event_command(events: int, rounds: int, warm_up: float, json_file: Any, 
 def missing_topic_command(events: int, rounds: int, warm_up: float, json_file: Any, picture: Path | None) -> None:
     """A backlog for eleven topics that are all there, in turn with the same while one is missing."""
     run(lambda place: measure_missing_topic(place, events, rounds), json_file, picture, warm_up)
+
+
+@click.command
+@click.option("--events", default=20_000, show_default=True, help="Half of them are refused.")
+@click.option("--rounds", default=3, show_default=True)
+@output
+def refused_events_command(events: int, rounds: int, json_file: Any, picture: Path | None) -> None:
+    """A backlog of which Kafka refuses every other event for what is in it."""
+    run(lambda place: measure_refused_events(place, events, rounds), json_file, picture)
+
+
+async def refused_events(place: Place, events: int) -> Figures:
+    """How fast the refused ones are recorded, and how fast the good ones are delivered beside them."""
+    async with place.outbox() as outbox:
+        topic = f"{outbox.topic}-compacted"
+        await create_topic(
+            place.kafka.bootstrap_servers, topic, partitions=PARTITIONS, configs={"cleanup.policy": "compact"}
+        )
+        await outbox.connection.execute(
+            "INSERT INTO outbox.event (topic, key, payload)"
+            f" SELECT $1, CASE WHEN i % 2 = 0 THEN convert_to({sql_key('$3::bigint')}, 'UTF8') END,"
+            "        convert_to(rpad(i::text, 500, 'x'), 'UTF8') FROM generate_series(1, $2::bigint) AS i",
+            topic,
+            events,
+            KEYS,
+        )
+        refused = events - events // 2
+        failures = "SELECT count(*) FROM outbox.failure WHERE state = 'failed'"
+        async with place.relay(outbox) as relay, asyncio.timeout(DRAIN_SECONDS):
+            while await outbox.receipts() < events - refused or await outbox.connection.fetchval(failures) < refused:
+                relay.check()
+                await asyncio.sleep(LOOK_INTERVAL)
+        seconds = await outbox.connection.fetchval(
+            "SELECT extract(epoch FROM max(failed_at) - min(failed_at))::float8 FROM outbox.failure"
+        )
+        return {"failed_per_second": refused / max(seconds, 1e-3), **await speed(outbox)}
 
 
 async def bad_event(place: Place, events: int, *, bad: bool) -> Figures:

@@ -27,6 +27,7 @@ PARTS = {
 FIGURES = {
     "events": "events",
     "events_per_second": "events/s",
+    "failed_per_second": "events/s that fail",
     "last_to_second": "last fifth's speed / second fifth's",
     "p50_ms": "latency ms, p50",
     "p99_ms": "latency ms, p99",
