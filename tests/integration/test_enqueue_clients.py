@@ -513,6 +513,7 @@ class TestDjango:
         with connection.cursor() as cursor, pytest.raises(EnqueueError, match="a cursor is not a connection"):
             one(cursor)
 
+    @pytest.mark.usefixtures("connection")
     def test_psycopg2_below_makes_no_difference(self, outbox: str, observer: psycopg.Connection[Any]) -> None:
         """Django takes psycopg 3 where it is: this needs a process that has none."""
         parts = urlsplit(outbox)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -123,17 +124,22 @@ async def test_enqueueing_on_a_callers_connection_springs_none(attacker: Attacke
     # SQLAlchemy's own first statements on a connection do spring traps: they must not come from the database's path.
     await _with_the_usual_path(database)
     events = [Event("orders", key="k", payload="x", headers={"a": "b"}, type="t") for _ in range(3)]
+    tried = 0
     for make_client in CLIENTS.values():
         client = make_client()
-        async with client.opened(database):
-            for path in PATHS:
-                async with client.transaction():
-                    await client.execute(f"SET LOCAL search_path = {path}")
-                    await client.enqueue(headers={"a": "b"}, type="t")
-                    await client.enqueue_many(events)
+        # Some have given up this version of PostgreSQL.
+        with suppress(pytest.skip.Exception):
+            async with client.opened(database):
+                for path in PATHS:
+                    async with client.transaction():
+                        await client.execute(f"SET LOCAL search_path = {path}")
+                        await client.enqueue(headers={"a": "b"}, type="t")
+                        await client.enqueue_many(events)
+            tried += 1
     async with connected(database) as connection:
         written = await connection.fetchval("SELECT pg_catalog.count(*) FROM outbox.event")
-    assert written == 4 * len(PATHS) * len(CLIENTS)
+    assert tried >= len(CLIENTS) - 1
+    assert written == 4 * len(PATHS) * tried
 
 
 async def _with_the_usual_path(dsn: str) -> None:

@@ -19,6 +19,7 @@ import django.conf
 import django.db
 import psycopg
 import psycopg2
+import pytest
 import sqlalchemy
 from django.db import transaction
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -385,6 +386,13 @@ class Django(Synchronous):
             "PORT": parts.port,
         }
         self.connection = django.db.connection
+        try:
+            self.connection.ensure_connection()
+        except django.db.NotSupportedError as error:
+            # Django gives up versions of PostgreSQL sooner than we do.
+            self.disconnect()
+            pytest.skip(str(error))
+        self.connection.close()
 
     def disconnect(self) -> None:
         """Close the connection and forget it."""

@@ -47,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
 def running_stub() -> Iterator[Stub]:
     """A registry that runs meanwhile."""
     with Stub() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield server
