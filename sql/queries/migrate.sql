@@ -35,6 +35,7 @@ $$;
 
 -- name: schema_holders
 -- Who holds a lock on the schema itself; without a schema, who has written something and not committed, which may be one.
+-- Prepared transactions too, which have no session.
 -- The columns are those of lock_holders.
 SELECT a.pid, NULL::text AS gid, a.usename::text AS role, coalesce(a.application_name, '') AS application,
        extract(epoch FROM statement_timestamp() - a.xact_start)::float8 AS seconds, a.pid::text AS holder
@@ -45,7 +46,17 @@ WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
       WHERE l.pid = a.pid AND l.granted
         AND l.locktype = 'object' AND l.classid = 'pg_namespace'::regclass AND l.objid = to_regnamespace('outbox')
   ) END
-ORDER BY a.xact_start;
+UNION ALL
+SELECT NULL, p.gid, p.owner::text, '', extract(epoch FROM statement_timestamp() - p.prepared)::float8, p.gid
+FROM pg_prepared_xacts AS p
+WHERE p.database = current_database()
+  AND (to_regnamespace('outbox') IS NULL OR EXISTS (
+      SELECT FROM pg_locks AS t
+      JOIN pg_locks AS l ON l.pid IS NULL AND l.virtualtransaction = t.virtualtransaction
+      WHERE t.pid IS NULL AND t.transactionid = p.transaction
+        AND l.locktype = 'object' AND l.classid = 'pg_namespace'::regclass AND l.objid = to_regnamespace('outbox')
+  ))
+ORDER BY seconds DESC NULLS LAST;
 
 -- name: usable_name
 -- Whether its name needs no quoting, and what server this is.

@@ -267,6 +267,23 @@ async def test_a_migration_waits_for_an_open_writer_in_small_steps_and_names_it(
         assert (await migrate(connection))[0].version == door
 
 
+@pytest.mark.parametrize("before", [[], ["CREATE SCHEMA outbox"]], ids=["no schema", "empty schema"])
+async def test_a_prepared_transaction_in_the_way_of_the_first_migration_is_named(
+    database: str, before: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrating, "LOCK_ATTEMPTS", 1)
+    change = "COMMENT ON SCHEMA outbox IS 'mine'" if before else "CREATE SCHEMA outbox"
+    async with connected(database) as connection, connected(database) as other:
+        for statement in (*before, "BEGIN", change, "PREPARE TRANSACTION 'forgotten schema'"):
+            await other.execute(statement)
+        try:
+            with pytest.raises(HeldUpError, match="the prepared transaction 'forgotten schema'"):
+                await migrate(connection)
+        finally:
+            await other.execute("ROLLBACK PREPARED 'forgotten schema'")
+        assert await migrate(connection)
+
+
 async def test_a_role_that_may_not_migrate_hears_so(database: str) -> None:
     async with migrated(database) as connection:
         await make_roles(connection)
