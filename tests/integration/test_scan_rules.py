@@ -6,6 +6,8 @@ Every test was seen to fail with its rule taken out of the code.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -640,6 +642,9 @@ class TestRule8:
             assert relay.tenure.ladder.floor(xid) == 1
 
 
+WAL_WRITER = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
+
+
 class TestRule9:
     async def test_after_a_crash_that_took_commits_back_their_ids_mark_no_new_event(
         self, own_postgres: PostgresServer
@@ -656,6 +661,8 @@ class TestRule9:
             await former.start()
             async with writer(own_postgres.dsn) as service:
                 await service.connection.execute("SET synchronous_commit = off")
+                # However long the rest takes, nothing of it reaches the disk.
+                os.kill(await service.connection.fetchval(WAL_WRITER), signal.SIGSTOP)
                 for _ in range(5):
                     await service.enqueue()
                 phantoms = await former.take_all()

@@ -355,7 +355,7 @@ async def test_what_comes_back_during_a_read_goes_before_what_was_read() -> None
             seen.extend((event[0], event[1]) for event in bench.acknowledge(50))
             return bool(bench.tables.closed)
 
-        await until("the replay is over", closed, 20, interval=0.001)
+        await until("the replay is over", closed, 120, interval=0.001)
     for lane in (3, 4):
         assert [id_ for number, id_ in seen if number == lane] == list(range(1, 2_001))
 
