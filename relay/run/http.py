@@ -163,7 +163,7 @@ def _quiet_logger(refused: Callable[[str, str], None]) -> logging.Logger:
 
 
 def _json(answer: dict[str, object], status: int) -> web.Response:
-    return web.Response(text=as_json(answer), status=status, content_type="application/json")
+    return web.Response(text=as_json(answer) + "\n", status=status, content_type="application/json")
 
 
 def _translated(error: OSError, settings: HttpSettings) -> SettingsError:
