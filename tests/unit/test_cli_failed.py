@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from relay.admin.actions import progress
+from relay.admin.failures import FailureList
 from relay.admin.refusals import refusal, state_of, unknown
 from relay.admin.selections import Selection, in_words, parse_key, parse_topic, recorded
 from relay.admin.times import moment, parse_time
 from relay.cli import main
 from relay.cli.failed import command
+from relay.cli.failed.listing import summary
 from relay.cli.show import cells
 from relay.cli.show.payloads import payload_view
 from relay.errors import InvalidRequestError
 from relay.keys import key_bytes, key_text
 from relay.postgres.admin.failures import FailureFilter
-from relay.postgres.admin.rows import Action, IdRange
+from relay.postgres.admin.rows import Action, FailureGroup, IdRange
 from relay.text import plain
 
 NOW = datetime(2026, 5, 17, 3, 10, tzinfo=UTC)
@@ -102,6 +104,24 @@ def test_the_commands_stand_in_the_order_of_their_use() -> None:
 )
 def test_a_time_is_how_long_ago_or_a_date(text: str, expected: datetime | timedelta) -> None:
     assert parse_time(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("failures", "held_back", "told"),
+    [
+        (1, 0, "1 failed"),
+        (1, 1, "1 failed; 1 event held back behind it"),
+        (1, 3, "1 failed; 3 events held back behind it"),
+        (2, 1, "2 failed; 1 event held back behind them"),
+        (1, None, "1 failed; counting the events held back behind it took too long"),
+        (2, None, "2 failed; counting the events held back behind them took too long"),
+    ],
+)
+def test_the_list_says_how_many_wait_behind_one_failure_or_several(
+    failures: int, held_back: int | None, told: str
+) -> None:
+    groups = [FailureGroup("orders", "EventTooLarge", "failed", failures, 0, 1.0, 1.0)]
+    assert summary(FailureList({}, [], groups, held_back, None, 0)) == told
 
 
 @pytest.mark.parametrize("text", ["", "2x", "h", "-2h", "2026", "2026-02-30", "03:10", "now", "1.5h"])

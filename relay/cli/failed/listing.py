@@ -88,7 +88,7 @@ def _show(found: FailureList, after: int, only_count: bool) -> None:
         if not only_count and len(found.groups) > _GROUPS:
             on.print(text(f"and {len(found.groups) - _GROUPS:,} more kinds: relay failed list --count"))
         on.print()
-    on.print(text(_summary(found), style="bold"))
+    on.print(text(summary(found), style="bold"))
     if only_count:
         return
     if not found.page:
@@ -118,13 +118,15 @@ def _rows(found: FailureList) -> PlainTable:
     return made
 
 
-def _summary(found: FailureList) -> str:
+def summary(found: FailureList) -> str:
+    """Say how many failures match, by state, and what they hold back."""
     states = {state: sum(group.events for group in found.groups if group.state == state) for state in STATES}
     told = ", ".join(f"{number:,} {state}" for state, number in states.items() if number)
+    behind = f"held back behind {'them' if found.total > 1 else 'it'}"
     if found.held_back is None:
-        told += "; counting the events held back behind them took too long"
+        told += f"; counting the events {behind} took too long"
     elif found.held_back:
-        told += f"; {counted(found.held_back, 'event')} held back behind them"
+        told += f"; {counted(found.held_back, 'event')} {behind}"
     return told + _discarded(found)
 
 
