@@ -73,6 +73,17 @@ def test_where_names_would_be_folded_each_row_is_a_block() -> None:
     ]
 
 
+def test_through_a_pipe_no_line_ends_with_spaces() -> None:
+    console = PlainConsole(width=200)
+    console.file = StringIO()
+    made = table("*topic", "*error", "*")
+    made.add_row("orders", "EventTooLarge", "a note")
+    made.add_row("mail", "x", "")
+    console.print(made)
+    lines = ["topic   error", "orders  EventTooLarge  a note", "mail    x"]
+    assert console.file.getvalue() == "".join(f"{line}\n" for line in lines)
+
+
 def test_words_go_on_in_the_next_line_as_long_as_there_are_few_lines() -> None:
     made = table(">id", "*why")
     made.add_row("1", "the limit of the topic was raised by hand")

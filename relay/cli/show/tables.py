@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rich.cells import cell_len
 from rich.console import Group
 from rich.measure import Measurement
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from relay.text import MOST, clip, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.style import Style
 
@@ -49,7 +52,8 @@ class PlainTable(Table):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render as a table if all cells can be read in their columns, else as blocks."""
         if not self.show_header or self._fits(console, options):
-            yield from super().__rich_console__(console, options)
+            rendered = super().__rich_console__(console, options)
+            yield from rendered if console.is_terminal else _without_spaces_at_the_end(rendered)
         else:
             yield Group(*self._blocks(options.max_width))
 
@@ -141,6 +145,17 @@ def grid() -> PlainTable:
     assert isinstance(made, PlainTable)  # noqa: S101 rich's constructor is of the class it is called on
     made.most = MOST
     return made
+
+
+def _without_spaces_at_the_end(rendered: RenderResult) -> Iterator[Segment]:
+    """Return the lines without what fills their last cells: in a pipe nothing stands to the right of them."""
+    for line in Segment.split_lines(cast("Iterable[Segment]", rendered)):
+        while line and not line[-1].text.rstrip(" "):
+            line.pop()
+        if line:
+            line[-1] = Segment(line[-1].text.rstrip(" "), line[-1].style)
+        yield from line
+        yield Segment.line()
 
 
 def _named(heading: RenderableType, cell: RenderableType | None) -> Text:
