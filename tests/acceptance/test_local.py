@@ -128,7 +128,7 @@ def test_local_refuses_a_topic_it_cannot_read_before_it_starts_anything(own_fold
     result = CliRunner().invoke(main, ["local", "--folder", str(own_folder / "servers"), "--topic", topic])
 
     assert result.exit_code == 2
-    assert "is not of the form orders or orders:12" in result.stderr
+    assert "is not a topic; write a name, or a name and partitions as orders:12" in " ".join(result.stderr.split())
     assert not (own_folder / "servers").exists()
 
 
