@@ -64,7 +64,10 @@ def command(
     """Start a real PostgreSQL and a real Kafka, without Docker and without installing either.
 
     Prints the two settings that the other commands need, then runs until Ctrl-C. The data stay in the folder; delete
-    the folder to start from scratch. Both servers listen on 127.0.0.1 only.
+    the folder to start from scratch. Both servers listen on 127.0.0.1 only. When one of them ends by itself, the
+    command stops the other one and ends with an error.
+
+    To create another topic, stop the command and start it again with --topic.
     """
     # Also while they are starting: what is half up is stopped in the same way.
     for number in (signal.SIGTERM, signal.SIGHUP):
