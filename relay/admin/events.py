@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.admin.actions import report
-from relay.admin.refusals import state_of, unknown
+from relay.admin.not_replayable import state_of, unknown
 from relay.errors import RefusedError
 from relay.keys import key_text
 from relay.postgres.admin.failures import FailureFilter

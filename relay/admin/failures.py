@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.admin.counts import counted
-from relay.admin.refusals import MARKABLE, reasons, refusal
+from relay.admin.not_replayable import MARKABLE, reasons, refusal
 from relay.admin.selections import in_words, recorded
 from relay.errors import BusyError, RefusedError
 

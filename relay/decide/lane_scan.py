@@ -26,6 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from relay.decide.sweep_start import sweep_start
 from relay.event import ID, SIZE, id_of, size_of
 
 if TYPE_CHECKING:
@@ -33,23 +34,8 @@ if TYPE_CHECKING:
 
     from relay.decide.ladder import Ladder
     from relay.decide.snapshot import Snapshot
+    from relay.decide.sweep_start import SweepStart
     from relay.event import PendingEvent
-
-
-class Bound(NamedTuple):
-    """Where the next sweep of a lane starts, before it is known which transactions have ended.
-
-    The scan's own snapshot decides: the start is the least of `floor` and of the floors of those transactions
-    in `running` that it says have ended.
-    """
-
-    floor: int
-    running: tuple[tuple[int, int], ...]
-    """Pairs (xid, floor), only those with a floor below `floor`."""
-
-    def start(self, later: Snapshot) -> int:
-        """The largest id for which everything that is visible in `later`, and was not before, lies above it."""
-        return min([self.floor, *(floor for xid, floor in self.running if later.ended(xid))])
 
 
 class LanePosition(NamedTuple):
@@ -116,11 +102,11 @@ class LaneScan:
         taken_to = max(position, highest_settled)
         return cls(lane, epoch, position, taken_to, LongSweep(snapshot, position, taken_to))
 
-    def bound(self, ladder: Ladder) -> Bound:
+    def sweep_start(self, ladder: Ladder) -> SweepStart:
         """Return where the next sweep starts. Only for a lane without a long sweep under way."""
         if self.snapshot is None:
             raise ValueError(f"lane {self.lane} has had no complete scan yet")
-        return self._bound(self.snapshot, ladder)
+        return sweep_start(self.snapshot, self.position, ladder)
 
     def about_to_read(self) -> None:
         """Call right before a scan or a step is sent.
@@ -267,7 +253,7 @@ class LaneScan:
         sweep = self.sweep
         if sweep is None:
             raise ValueError(f"lane {self.lane} is not in a long sweep")
-        bound = self._bound(sweep.snapshot, ladder)
+        bound = sweep_start(sweep.snapshot, self.position, ladder)
         # Without this, rungs that are missing for a while would send an idle database's sweep back for ever.
         start = bound.start(snapshot) if _anything_ended(sweep.snapshot, snapshot) else sweep.done_to
         sweep.snapshot = snapshot
@@ -301,12 +287,6 @@ class LaneScan:
         if limits:
             self.position = max(self.position, min(limits))
         return self.position
-
-    def _bound(self, snapshot: Snapshot, ladder: Ladder) -> Bound:
-        floor, running = ladder.floors(snapshot)
-        if floor <= self.position:
-            return Bound(self.position, ())
-        return Bound(floor, tuple([(xid, max(low, self.position)) for xid, low in running]))
 
     def _take(self, events: Iterable[PendingEvent]) -> None:
         self.taken.update(map(id_of, events))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from relay.decide.coverage import Coverage
+from relay.decide.check_sample import Coverage
 from relay.retry import Backoff
 from relay.stages.claim.totals import Totals
 from relay.stages.hold.failures import Failures

@@ -32,7 +32,7 @@ import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from relay.decide.closed import Closed
+from relay.decide.held_back import Closed
 from relay.decide.ladder import Ladder
 
 if TYPE_CHECKING:

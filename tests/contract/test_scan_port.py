@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.decide.lane_scan import Bound, Reach
+from relay.decide.lane_scan import Reach
+from relay.decide.sweep_start import SweepStart
 from relay.keys import lane_of_key
 from relay.stages.scan.ports import LaneRequest
 from tests.contract.outboxes import enqueue
@@ -26,7 +27,7 @@ def request(
 ) -> LaneRequest:
     """Ask for a lane. `running` is a running transaction of the bound: its xid and its floor."""
     pairs = ((running["xid"], running["below"]),) if running else ()
-    return LaneRequest(lane, taken_to, Bound(floor, pairs), sweep, fresh)
+    return LaneRequest(lane, taken_to, SweepStart(floor, pairs), sweep, fresh)
 
 
 async def scan(outbox: Outbox, *requests: LaneRequest, longest_sweep: int = LONG) -> list[int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from relay.decide.lane_scan import Bound, Reach
+from relay.decide.lane_scan import Reach
+from relay.decide.sweep_start import SweepStart
 from relay.keys import lane_of_key
 from relay.outcome import FailureKind, PublishError
 from relay.stages.scan.ports import LaneRequest
@@ -30,7 +31,7 @@ async def several(outbox: Outbox, number: int) -> list[Place]:
 async def event_ids(outbox: Outbox) -> list[UUID]:
     """Of all events of the lane."""
     wide = Reach(1_000, 1 << 20)
-    result = await outbox.reading.scan([LaneRequest(LANE, 0, Bound(0, ()), wide, wide)], 1_000)
+    result = await outbox.reading.scan([LaneRequest(LANE, 0, SweepStart(0, ()), wide, wide)], 1_000)
     return [event.event_id for event in result.events]
 
 

@@ -326,7 +326,7 @@ class TestTheFirstRung:
                 await service.enqueue()
             async with hand_relay(outbox) as relay:
                 await relay.step()
-                assert relay.lane(LANE).bound(relay.tenure.ladder).floor == 20
+                assert relay.lane(LANE).sweep_start(relay.tenure.ladder).floor == 20
 
     async def test_a_replica_that_waited_for_its_lanes_has_a_recent_one_too(self, outbox: str) -> None:
         async with hand_relay(outbox) as first, hand_relay(outbox) as second, writer(outbox) as service:
@@ -337,7 +337,7 @@ class TestTheFirstRung:
             await second.claim.beat()
             while second.is_sweeping():
                 await second.step()
-            floors = {state.bound(second.tenure.ladder).floor for state in second.tenure.lanes.values()}
+            floors = {state.sweep_start(second.tenure.ladder).floor for state in second.tenure.lanes.values()}
             assert floors == {20}
 
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from relay.admin import failures as deciding
 from relay.cli import main
-from relay.cli.failed import mark
+from relay.cli.failed import replay_or_discard
 from tests.support.postgres.failures import Event, add, add_failed, add_held, add_replica, deliver, fail_again, states
 from tests.support.postgres.outbox import connected, migrated
 from tests.support.waiting import until
@@ -414,7 +414,7 @@ async def test_of_two_people_at_once_one_does_it_and_the_other_hears_of_it(
 ) -> None:
     async with migrated(database) as connection:
         event = await add_failed(connection)
-        looked = mark._look
+        looked = replay_or_discard._look
 
         async def look_then_somebody_else(request: Any) -> Any:
             preview = await looked(request)
@@ -424,7 +424,7 @@ async def test_of_two_people_at_once_one_does_it_and_the_other_hears_of_it(
         for arguments in ([str(event.id)], ["--topic", "orders"]):
             await connection.execute("UPDATE outbox.failure SET state = 'failed', action = NULL")
             with monkeypatch.context() as patch:
-                patch.setattr(mark, "_look", look_then_somebody_else)
+                patch.setattr(replay_or_discard, "_look", look_then_somebody_else)
                 refused = await run(database, "replay", *arguments, code=1)
             assert "being replayed already" in refused.stderr
             assert "nothing was changed" in refused.stderr

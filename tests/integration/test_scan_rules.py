@@ -206,7 +206,7 @@ class TestTheLadder:
                 await relay.take_all()
                 # The scan found the sequence at that, and the next one the xids.
                 await relay.take()
-                assert relay.lane(LANE).bound(relay.tenure.ladder).floor == number
+                assert relay.lane(LANE).sweep_start(relay.tenure.ladder).floor == number
 
 
 class TestRule1:

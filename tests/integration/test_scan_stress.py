@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from relay.decide.lane_scan import Bound, LaneScan
+from relay.decide.lane_scan import LaneScan
+from relay.decide.sweep_start import SweepStart
 from tests.support.postgres.outbox import migrated
 from tests.support.postgres.stress import StressedRelay, Writers, numbers_written, stressed_relay, until_settled
 
@@ -74,7 +75,7 @@ async def test_a_scan_from_the_last_id_on_breaks_the_promise(
     database: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or else the test above could not fail."""
-    monkeypatch.setattr(LaneScan, "bound", lambda self, ladder: Bound(self.taken_to, ()))
+    monkeypatch.setattr(LaneScan, "sweep_start", lambda self, ladder: SweepStart(self.taken_to, ()))
     async with migrated(database):
         pass
     async with stressed_relay(database, seed, "only") as relay, asyncio.TaskGroup() as tasks:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from relay.decide.check_sample import Coverage
 from relay.decide.chores import CHECK
-from relay.decide.coverage import Coverage
 from relay.postgres.admin.status import read_status
 from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.run.health import Health

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from relay.admin.actions import progress
 from relay.admin.failures import FailureList
-from relay.admin.refusals import refusal, state_of, unknown
+from relay.admin.not_replayable import refusal, state_of, unknown
 from relay.admin.selections import Selection, in_words, parse_key, parse_topic, recorded
 from relay.admin.times import moment, parse_time
 from relay.cli import main

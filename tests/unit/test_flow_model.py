@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from relay.decide.closed import Closed
+from relay.decide.held_back import Closed
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan
 from relay.outcome import FailureKind

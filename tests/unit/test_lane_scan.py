@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from relay.decide.ladder import Ladder
-from relay.decide.lane_scan import Bound, LaneScan, Reach, cut_off
+from relay.decide.lane_scan import LaneScan, Reach, cut_off
 from relay.decide.snapshot import Snapshot
+from relay.decide.sweep_start import SweepStart
 from tests.support.events import event, events, ids
 
 WIDE = Reach(100, 10_000)
@@ -46,12 +47,12 @@ class TestTakeOver:
     def test_before_the_sweep_is_over_there_is_no_bound_for_a_scan(self) -> None:
         lane = LaneScan.take_over(0, 1, 100, 350, QUIET)
         with pytest.raises(ValueError, match="no complete scan"):
-            lane.bound(Ladder())
+            lane.sweep_start(Ladder())
 
     def test_the_first_scan_starts_relative_to_the_snapshot_of_the_take_over(self) -> None:
         lane = LaneScan.take_over(0, 1, 100, 100, snapshot(50, 40))
         assert lane.next_step(200) is None
-        assert lane.bound(ladder_of((30, 500), (45, 900))) == Bound(900, ((40, 500),))
+        assert lane.sweep_start(ladder_of((30, 500), (45, 900))) == SweepStart(900, ((40, 500),))
 
     def test_a_lane_without_receipts_above_its_position_needs_no_step(self) -> None:
         lane = LaneScan.take_over(0, 1, 100, 60, QUIET)
@@ -63,26 +64,26 @@ class TestBound:
     def test_is_the_floor_of_what_may_still_come_and_the_floors_of_what_was_running(self) -> None:
         lane = scanned_lane(snapshot(50, 20, 40, 48))
         ladder = ladder_of((10, 100), (30, 300), (45, 450))
-        bound = lane.bound(ladder)
+        bound = lane.sweep_start(ladder)
         assert (bound.floor, sorted(bound.running)) == (450, [(20, 100), (40, 300)])
 
     def test_does_not_take_xmax_for_the_moment_of_the_snapshot(self) -> None:
         """A rung above xmax says nothing about a transaction that is just at or above xmax: it may be older."""
-        assert scanned_lane(snapshot(50)).bound(ladder_of((45, 450), (50, 500), (60, 600))).floor == 450
+        assert scanned_lane(snapshot(50)).sweep_start(ladder_of((45, 450), (50, 500), (60, 600))).floor == 450
 
     def test_starts_at_the_least_floor_of_those_that_have_ended(self) -> None:
-        bound = Bound(450, ((20, 100), (40, 300)))
+        bound = SweepStart(450, ((20, 100), (40, 300)))
         assert bound.start(snapshot(55, 20, 40)) == 450
         assert bound.start(snapshot(55, 20)) == 300
         assert bound.start(snapshot(55, 40)) == 100
 
     def test_never_lies_below_the_position(self) -> None:
         lane = scanned_lane(snapshot(50, 20), position=200)
-        assert lane.bound(ladder_of((10, 100))) == Bound(200, ())
+        assert lane.sweep_start(ladder_of((10, 100))) == SweepStart(200, ())
 
     def test_without_a_rung_it_is_the_position(self) -> None:
         lane = scanned_lane(snapshot(50, 20), position=7)
-        assert lane.bound(Ladder()) == Bound(7, ())
+        assert lane.sweep_start(Ladder()) == SweepStart(7, ())
 
 
 class TestAbsorb:
@@ -195,7 +196,7 @@ class TestLongSweep:
         lane.absorb_step(snapshot(60, 30), 400, [], WIDE, WIDE, ladder)
         assert lane.next_step(300) is None
         assert lane.snapshot == snapshot(60, 30)
-        assert lane.bound(ladder) == Bound(450, ((30, 100),))
+        assert lane.sweep_start(ladder) == SweepStart(450, ((30, 100),))
 
 
 class TestPosition:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from relay.decide.closed import Closed
 from relay.decide.failing import Fail
+from relay.decide.held_back import Closed
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, Reach
 from relay.decide.room import Room
@@ -26,7 +26,7 @@ from tests.support.models.simulated_postgres import SimulatedPostgres
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from relay.decide.closed import BlockedKey
+    from relay.decide.held_back import BlockedKey
     from relay.event import EventTuple, PendingEvent
 
 T = TypeVar("T")

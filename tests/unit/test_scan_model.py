@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from relay.decide import lane_scan
 from relay.decide.ladder import Ladder
-from relay.decide.lane_scan import Bound, LaneScan, LongSweep
+from relay.decide.lane_scan import LaneScan, LongSweep
+from relay.decide.sweep_start import SweepStart
 from relay.stages import tenure
 from relay.stages.scan.sweep import Sweep
 from tests.support.models.scan_model import Model
@@ -80,7 +81,7 @@ def test_random_schedules_reach_what_they_are_for() -> None:
 
 def read_above_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scan that everybody writes first: `id > last`."""
-    monkeypatch.setattr(LaneScan, "bound", lambda self, ladder: Bound(self.taken_to, ()))
+    monkeypatch.setattr(LaneScan, "sweep_start", lambda self, ladder: SweepStart(self.taken_to, ()))
 
 
 def take_xmax_for_a_bound_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

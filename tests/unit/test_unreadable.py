@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from relay.decide.closed import Closed
+from relay.decide.held_back import Closed
 from relay.decide.lane_scan import LaneScan
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot

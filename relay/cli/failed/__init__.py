@@ -6,7 +6,7 @@ import click
 
 from relay.cli.failed.actions import actions
 from relay.cli.failed.listing import list_command
-from relay.cli.failed.mark import discard, replay
+from relay.cli.failed.replay_or_discard import discard, replay
 from relay.cli.failed.show import show
 from relay.cli.options import InOrder, exit_codes
 

@@ -10,7 +10,7 @@ import click
 from relay.admin.connection import open_outbox
 from relay.admin.counts import counted
 from relay.admin.failures import STATES, FailureList, list_failures
-from relay.admin.refusals import MARKABLE
+from relay.admin.not_replayable import MARKABLE
 from relay.admin.selections import Selection, in_words
 from relay.admin.times import duration
 from relay.cli.failed.filters import filter_options

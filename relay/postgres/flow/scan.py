@@ -22,7 +22,7 @@ class ScanConnection(Statements):
     async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
         """Read the next pending events of several lanes."""
         # Most lanes have the same bound: each goes to PostgreSQL once, and the lanes say its number.
-        bounds = list(dict.fromkeys(lane.bound for lane in lanes))
+        bounds = list(dict.fromkeys(lane.sweep_start for lane in lanes))
         number = {bound: index for index, bound in enumerate(bounds, start=1)}
         running = [(number[bound], xid, floor) for bound in bounds for xid, floor in bound.running]
         lowest = min(
@@ -36,7 +36,7 @@ class ScanConnection(Statements):
             [each.sweep.bytes for each in lanes],
             [each.fresh.events for each in lanes],
             [each.fresh.bytes for each in lanes],
-            [number[each.bound] for each in lanes],
+            [number[each.sweep_start] for each in lanes],
             [bound.floor for bound in bounds],
             [each[0] for each in running],
             [str(each[1]) for each in running],

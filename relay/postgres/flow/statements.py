@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from relay.decide.closed import BlockedKey
+from relay.decide.held_back import BlockedKey
 from relay.postgres.connect import EventRow
 from relay.postgres.errors import running
 from relay.postgres.sql import query

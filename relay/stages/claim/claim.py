@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import relay
-from relay.decide.closed import Closed
+from relay.decide.held_back import Closed
 from relay.decide.lane_scan import LanePosition, LaneScan
 from relay.decide.shares import Sharing
 from relay.errors import RelayError, connection_lost

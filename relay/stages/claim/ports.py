@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from relay.decide.closed import BlockedKey
+    from relay.decide.held_back import BlockedKey
     from relay.decide.lane_scan import LanePosition
     from relay.decide.shares import LaneRow, LiveReplica
     from relay.decide.snapshot import Snapshot

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relay.decide.closed import BlockedKey
+    from relay.decide.held_back import BlockedKey
     from relay.event import PendingEvent
 
 

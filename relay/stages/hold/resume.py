@@ -15,7 +15,7 @@ from relay.event import id_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.decide.closed import Closed, TopicKey
+    from relay.decide.held_back import Closed, TopicKey
     from relay.decide.lane_scan import LaneScan
     from relay.event import PendingEvent
     from relay.settings import ScanSettings

@@ -13,7 +13,7 @@ from relay.errors import RelayError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from relay.decide.coverage import Coverage
+    from relay.decide.check_sample import Coverage
     from relay.stages.housekeeping.ports import CheckPort
     from relay.telemetry import Telemetry
 

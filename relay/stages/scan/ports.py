@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relay.decide.lane_scan import Bound, Reach
+    from relay.decide.lane_scan import Reach
     from relay.decide.snapshot import Snapshot
+    from relay.decide.sweep_start import SweepStart
     from relay.event import PendingEvent
 
 
@@ -18,7 +19,7 @@ class LaneRequest(NamedTuple):
     lane: int
     taken_to: int
     """The highest id ever taken from the lane: the sweep part is at or below it, the fresh part above."""
-    bound: Bound
+    sweep_start: SweepStart
     """Where the sweep part starts."""
     sweep: Reach
     """The limits of the sweep part."""

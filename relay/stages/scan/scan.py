@@ -141,7 +141,7 @@ class Scan:
         any_found = False
         for request in requests:
             # Nothing above what was taken has been read, wherever the sweep starts.
-            start = min(request.bound.start(snapshot), request.taken_to)
+            start = min(request.sweep_start.start(snapshot), request.taken_to)
             max_events = request.sweep.events + request.fresh.events
             max_bytes = 2 * (request.sweep.bytes + request.fresh.bytes)
             state = self._tenure.lanes.get(request.lane)
@@ -188,7 +188,9 @@ class Scan:
             allowed = room.allowance(state.lane, part.sharers)
             fresh = Reach(min(part.events, allowed.events), allowed.bytes)
             sweep = state.sweep_reach(fresh, room.lane_bytes(state.lane))
-            requests.append(LaneRequest(state.lane, state.taken_to, state.bound(self._tenure.ladder), sweep, fresh))
+            requests.append(
+                LaneRequest(state.lane, state.taken_to, state.sweep_start(self._tenure.ladder), sweep, fresh)
+            )
         return requests
 
     def _scannable(self) -> list[LaneScan]:
@@ -208,7 +210,7 @@ class Scan:
     def _absorb(
         self, state: LaneScan, request: LaneRequest, events: list[PendingEvent], snapshot: Snapshot
     ) -> tuple[list[PendingEvent], bool]:
-        start = request.bound.start(snapshot)
+        start = request.sweep_start.start(snapshot)
         if request.taken_to - start > self._settings.sweep_step_ids:
             state.start_long_sweep(snapshot, start)
             self._telemetry.emit("sweep.started", lane=state.lane, ids=request.taken_to - start)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Sequence
     from uuid import UUID
 
-    from relay.decide.closed import BlockedKey
     from relay.decide.failing import Verdict
+    from relay.decide.held_back import BlockedKey
     from relay.decide.lane_scan import LanePosition
     from relay.decide.republishing import ReplayRequest
     from relay.decide.shares import LaneRow, LiveReplica

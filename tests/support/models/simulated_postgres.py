@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from relay.decide.closed import BlockedKey
 from relay.decide.failing import Retry
+from relay.decide.held_back import BlockedKey
 from relay.decide.snapshot import Snapshot
 from relay.errors import StatementFailedError
 from relay.event import EventTuple, PendingEvent
@@ -201,8 +201,8 @@ class SimulatedPostgres:
         snapshot = self.snapshot()
         found: list[PendingEvent] = []
         for request in lanes:
-            ended = [floor for xid, floor in request.bound.running if snapshot.ended(xid)]
-            start = min([request.bound.floor, *ended])
+            ended = [floor for xid, floor in request.sweep_start.running if snapshot.ended(xid)]
+            start = min([request.sweep_start.floor, *ended])
             if request.taken_to - start > longest_sweep:
                 continue
             found += self._read(request.lane, start, request.taken_to, *request.sweep, pending=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.decide.closed import Closed
+from relay.decide.held_back import Closed
 from tests.support import events
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from relay.admin.actions import ending
 from relay.admin.connection import open_outbox
 from relay.admin.counts import counted
 from relay.admin.failures import CONFIRM_ABOVE, MarkPreview, MarkRequest, follow, mark, preview_mark
-from relay.admin.refusals import MARKABLE
+from relay.admin.not_replayable import MARKABLE
 from relay.admin.selections import Selection, recorded
 from relay.cli.failed.filters import filter_options
 from relay.cli.options import EVENT_ID, json_option, reason_option, wait_option

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.decide.coverage import Coverage, Slice
+from relay.decide.check_sample import Coverage, Slice
 
 
 @given(st.floats(0, 0.999), st.integers(1, 50), st.integers(0, 300), st.integers(1, 40))
