@@ -40,7 +40,7 @@ def test_importing_enqueue_leaves_the_slow_parts_of_the_standard_library_alone()
     assert loaded_by("relay.enqueue") & SLOW == set()
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("client", sorted(CLIENTS))
 def test_each_clients_module_loads_that_client_and_nothing_of_the_relay(client: str) -> None:
     pytest.importorskip(client)
     loaded = loaded_by(f"relay.enqueue.{client}")
