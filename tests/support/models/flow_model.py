@@ -17,9 +17,9 @@ from tests.support.models.scan_model import (
     MOST_WRITERS,
     RARELY,
     ROUNDS_TO_THE_END,
-    EndOfSchedule,
     Model,
 )
+from tests.support.models.schedule import EndOfSchedule, check_comes_in_order
 from tests.support.models.simulated_flow import FlowRelay
 from tests.support.models.simulated_kafka import ROOM_FOR_SMALL, SimulatedKafka
 from tests.support.models.simulated_postgres import Violation
@@ -277,13 +277,7 @@ class FlowModel(Model):
     def _landed(self, events: list[PendingEvent]) -> None:
         for event in events:
             assert event.key is not None
-            order = self.postgres.committed[event.key]
-            before = self.first_landed.get(event.key, 0)
-            if event.id in order[:before]:
-                continue
-            if order[before] != event.id:
-                raise Violation(f"{event.id} is in Kafka before {order[before]}, which committed first")
-            self.first_landed[event.key] = before + 1
+            check_comes_in_order(event, self.postgres.committed[event.key], self.first_landed, "in Kafka")
 
     def _settled(self, id_: int) -> bool:
         return any(

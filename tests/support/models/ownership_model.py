@@ -20,8 +20,9 @@ share.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from tests.support.models.schedule import EndOfSchedule, Scheduled
 from tests.support.models.simulated_leases import LEASE, Clock
 from tests.support.models.simulated_ownership import OwnedOutbox, SimulatedReplica
 from tests.support.models.simulated_postgres import Violation
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from tests.support.models.simulated_ownership import Tenancy
 
-T = TypeVar("T")
 Action = tuple[str, "Callable[[], None]"]
 
 LANES = 4
@@ -43,11 +43,7 @@ MOST_ROUNDS = 500
 MOST_INSTANTS = 50
 
 
-class EndOfSchedule(Exception):  # noqa: N818 no error
-    """No number is left."""
-
-
-class OwnershipModel:
+class OwnershipModel(Scheduled):
     """Plays one schedule. `trace` says what happened."""
 
     def __init__(self, schedule: Iterable[int], clock: Clock) -> None:
@@ -275,13 +271,3 @@ class OwnershipModel:
     def _all_even(self, owners: list[SimulatedReplica]) -> bool:
         owned = [sum(row.owner == replica.id for row in self.leases.rows.values()) for replica in owners]
         return sum(owned) == LANES and max(owned) - min(owned) <= 1
-
-    # Choosing
-
-    def _number(self, below: int) -> int:
-        for number in self._schedule:
-            return number % below
-        raise EndOfSchedule
-
-    def _pick(self, among: list[T]) -> T:
-        return among[self._number(len(among))]

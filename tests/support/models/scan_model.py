@@ -7,9 +7,10 @@ so does a seeded random generator, which is faster.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from relay.stages.tenure import TenureLostError
+from tests.support.models.schedule import EndOfSchedule, Scheduled, check_comes_in_order
 from tests.support.models.simulated_postgres import SimulatedPostgres, Transaction, Violation
 from tests.support.models.simulated_relay import SimulatedRelay
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from relay.event import PendingEvent
-
-T = TypeVar("T")
 
 LANES = 3
 KEYS = 5
@@ -29,11 +28,7 @@ RARELY = 50
 ROUNDS_TO_THE_END = 300
 
 
-class EndOfSchedule(Exception):  # noqa: N818 no error
-    """No number is left."""
-
-
-class Model:
+class Model(Scheduled):
     """Plays one schedule. `trace` says what happened."""
 
     def __init__(self, schedule: Iterable[int], batch_events: int, step_ids: int) -> None:
@@ -186,13 +181,7 @@ class Model:
                     raise Violation(f"{event.id} is taken twice")
                 self.taken_by[event.id] = relay
             assert event.key is not None
-            order = self.postgres.committed[event.key]
-            before = self.first_taken.get(event.key, 0)
-            if event.id in order[:before]:
-                continue
-            if order[before] != event.id:
-                raise Violation(f"{event.id} is taken before {order[before]}, which committed first")
-            self.first_taken[event.key] = before + 1
+            check_comes_in_order(event, self.postgres.committed[event.key], self.first_taken, "taken")
         relay.unsettled += events
 
     def _settled(self, id_: int) -> bool:
@@ -236,13 +225,3 @@ class Model:
             self.trace.append(f"relay {self.relays.index(relay)} ends: {lost}")
             relay.kill()
             self._gone(relay)
-
-    # Choices
-
-    def _number(self, below: int) -> int:
-        for number in self._schedule:
-            return number % below
-        raise EndOfSchedule
-
-    def _pick(self, among: list[T]) -> T:
-        return among[self._number(len(among))]
