@@ -60,7 +60,7 @@ class Matrix:
 
     async def begin_anew(self) -> None:
         """A tenure begins: all that is done at its start, at a take-over, and from time to time after it."""
-        self.failing.cut()
+        await self.failing.cut()
 
     async def interrupt(self) -> None:
         """A tenure ends with receipts that are still to be written."""
@@ -102,7 +102,7 @@ class Matrix:
                 " INSERT INTO outbox.held (lane, id, topic, key) SELECT lane, id, topic, key FROM e",
                 self.small,
             )
-        self.failing.cut()
+        await self.failing.cut()
 
     async def refused(self) -> None:
         """An event that is too large for its topic, and one of its key behind it."""
@@ -127,7 +127,7 @@ class Matrix:
             json.dumps({"topic": 7}),
             json.dumps({"last_id": "none"}),
         )
-        self.failing.cut()
+        await self.failing.cut()
 
     async def stop_and_start(self) -> None:
         self.service.stop("the matrix")

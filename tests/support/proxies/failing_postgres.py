@@ -10,14 +10,10 @@ import ast
 import asyncio
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
 import relay
-from relay.local.ports import HOST, free_port
 from relay.postgres.sql import _queries, query
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from tests.support.proxies.links import Links
 
 _SSL_REQUEST = 80877103
 _START = 196608
@@ -38,71 +34,42 @@ def statements_of_the_service() -> set[str]:
     return found & set(_queries())
 
 
-class FailingPostgres:
+class FailingPostgres(Links):
     """Passes connections on to a server on 127.0.0.1, but for the statement that fails at the moment."""
 
     def __init__(self, server_port: int) -> None:
-        self.port = free_port()
+        super().__init__(server_port)
         self.failing: str | None = None
         """The name of the statement."""
         self.failed = 0
         """How often it did."""
-        self._server_port = server_port
-        self._listening: asyncio.Server | None = None
-        self._links: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._listening = await asyncio.start_server(self._connected, HOST, self.port)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._listening is not None
-        self._listening.close()
-        self.cut()
-        await asyncio.gather(*self._links, return_exceptions=True)
 
     def fail(self, statement: str | None) -> None:
         """From now on this statement fails, and no other."""
         self.failing, self.failed = statement, 0
-
-    def cut(self) -> None:
-        """Reset all connections."""
-        for link in self._links:
-            link.cancel()
 
     def _is_failing(self, text: bytes) -> bool:
         fails = self.failing is not None and text == query(self.failing).encode()
         self.failed += fails
         return fails
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.current_task()
-        assert link is not None
-        self._links.add(link)
-        writers = [writer]
-        try:
-            server_reader, server_writer = await asyncio.open_connection(HOST, self._server_port)
-            writers.append(server_writer)
-            code = 0
-            while code != _START:
-                size = await reader.readexactly(4)
-                rest = await reader.readexactly(struct.unpack("!i", size)[0] - 4)
-                (code,) = struct.unpack("!i", rest[:4])
-                server_writer.write(size + rest)
-                if code == _SSL_REQUEST:
-                    writer.write(await server_reader.readexactly(1))
-            async with asyncio.TaskGroup() as directions:
-                directions.create_task(self._to_server(reader, server_writer, writer))
-                directions.create_task(self._to_client(server_reader, writer))
-        except (asyncio.CancelledError, ExceptionGroup, asyncio.IncompleteReadError, OSError):
-            # Nobody waits for this task: cut, or one side went away.
-            pass
-        finally:
-            self._links.discard(link)
-            for each in writers:
-                each.transport.abort()
+    async def pass_between(
+        self,
+        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        """Pass the start of the conversation on as it is, and then message by message."""
+        code = 0
+        while code != _START:
+            size = await client[0].readexactly(4)
+            rest = await client[0].readexactly(struct.unpack("!i", size)[0] - 4)
+            (code,) = struct.unpack("!i", rest[:4])
+            server[1].write(size + rest)
+            if code == _SSL_REQUEST:
+                client[1].write(await server[0].readexactly(1))
+        async with asyncio.TaskGroup() as directions:
+            directions.create_task(self._to_server(client[0], server[1], client[1]))
+            directions.create_task(self._to_client(server[0], client[1]))
 
     async def _to_server(
         self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, client: asyncio.StreamWriter

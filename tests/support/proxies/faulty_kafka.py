@@ -9,7 +9,7 @@ import asyncio
 import io
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import aiokafka.protocol.admin as admin
 import aiokafka.protocol.metadata as metadata
@@ -17,10 +17,7 @@ import aiokafka.protocol.produce as produce
 import aiokafka.protocol.transaction as transaction
 from aiokafka.protocol.api import RequestHeader_v1, RequestStruct
 
-from relay.local.ports import HOST
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from tests.support.proxies.links import Links
 
 PRODUCE, METADATA, API_VERSIONS, CREATE_TOPICS, INIT_PRODUCER_ID, DESCRIBE_CONFIGS = 0, 3, 18, 19, 22, 32
 TIMED_OUT = 7
@@ -64,24 +61,14 @@ class Expected:
     made: bytes = b""
 
 
-class FaultyKafka:
+class FaultyKafka(Links):
     """Listens on `port`; the broker is at `server_port`."""
 
+    read_limit = 1 << 20
+
     def __init__(self, server_port: int, port: int) -> None:
-        self.port = port
-        self._server_port = server_port
+        super().__init__(server_port, port)
         self._faults: list[Fault] = []
-        self._links: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._listening = await asyncio.start_server(self._connected, HOST, self.port)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listening.close()
-        await self.cut()
 
     def fault(
         self, api: int, code: int, times: int = 1, *, appended: bool = False, partition: int | None = None
@@ -95,32 +82,16 @@ class FaultyKafka:
         """Answer as the broker does."""
         self._faults.clear()
 
-    async def cut(self) -> None:
-        """Break all connections; new ones are accepted."""
-        links = list(self._links)
-        for link in links:
-            link.cancel()
-        await asyncio.gather(*links, return_exceptions=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.current_task()
-        assert link is not None
-        self._links.add(link)
-        writers = [writer]
-        try:
-            from_server, to_server = await asyncio.open_connection(HOST, self._server_port, limit=1 << 20)
-            writers.append(to_server)
-            expected: asyncio.Queue[Expected] = asyncio.Queue()
-            async with asyncio.TaskGroup() as directions:
-                directions.create_task(self._ask(reader, to_server, expected))
-                directions.create_task(self._answer(from_server, writer, expected))
-        except (asyncio.CancelledError, ExceptionGroup, OSError):
-            # Nobody waits for this task: cut, or one side went away.
-            pass
-        finally:
-            self._links.discard(link)
-            for each in writers:
-                each.transport.abort()
+    async def pass_between(
+        self,
+        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        """Pass requests on in their order, and answer them in that order."""
+        expected: asyncio.Queue[Expected] = asyncio.Queue()
+        async with asyncio.TaskGroup() as directions:
+            directions.create_task(self._ask(client[0], server[1], expected))
+            directions.create_task(self._answer(server[0], client[1], expected))
 
     async def _ask(
         self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, expected: asyncio.Queue[Expected]

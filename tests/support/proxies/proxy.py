@@ -5,40 +5,24 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
 
 import uvloop
 
-from relay.local.ports import HOST, free_port
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from tests.support.proxies.links import Links
 
 READ_BYTES = 1 << 18
 QUEUED_READS = 64
 """Per direction; beyond it the sender waits, as it does on a full line."""
 
 
-class Proxy:
+class Proxy(Links):
     """Passes connections to `port` on to a server on 127.0.0.1, each byte `delay` seconds later, both ways."""
 
     def __init__(self, server_port: int, delay: float = 0.0, port: int | None = None) -> None:
-        self.port = port or free_port()
+        super().__init__(server_port, port)
         self.delay = delay
-        self._server_port = server_port
         self._passing = asyncio.Event()
         self._passing.set()
-        self._links: set[asyncio.Task[None]] = set()
-        self._listening: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Self:
-        await self.accept()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.refuse()
 
     def hang(self) -> None:
         """Pass nothing on: what is sent is swallowed by a line that says nothing. New connections hang as well."""
@@ -48,44 +32,19 @@ class Proxy:
         """Undo `hang`; what was sent meanwhile arrives now."""
         self._passing.set()
 
-    async def cut(self) -> None:
-        """Reset all connections; new ones are accepted."""
-        links = list(self._links)
-        for link in links:
-            link.cancel()
-        await asyncio.gather(*links, return_exceptions=True)
+    async def may_connect(self) -> None:
+        """Have new connections wait while the line says nothing."""
+        await self._passing.wait()
 
-    async def refuse(self) -> None:
-        """Reset all connections and refuse new ones."""
-        if self._listening is not None:
-            self._listening.close()
-            self._listening = None
-        await self.cut()
-
-    async def accept(self) -> None:
-        """Take connections, at first or again."""
-        if self._listening is None:
-            self._listening = await asyncio.start_server(self._connected, HOST, self.port)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.current_task()
-        assert link is not None
-        self._links.add(link)
-        writers = [writer]
-        try:
-            await self._passing.wait()
-            server_reader, server_writer = await asyncio.open_connection(HOST, self._server_port)
-            writers.append(server_writer)
-            async with asyncio.TaskGroup() as directions:
-                directions.create_task(self._pass(reader, server_writer))
-                directions.create_task(self._pass(server_reader, writer))
-        except (asyncio.CancelledError, ExceptionGroup, OSError):
-            # Nobody waits for this task: cut, or one side went away.
-            pass
-        finally:
-            self._links.discard(link)
-            for each in writers:
-                each.transport.abort()
+    async def pass_between(
+        self,
+        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        """Pass each direction on, delayed."""
+        async with asyncio.TaskGroup() as directions:
+            directions.create_task(self._pass(client[0], server[1]))
+            directions.create_task(self._pass(server[0], client[1]))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One direction. Its end ends the other one too: OSError."""
