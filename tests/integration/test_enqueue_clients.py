@@ -25,26 +25,19 @@ from sqlalchemy.orm import Session, registry, scoped_session, sessionmaker
 
 from relay.enqueue import EnqueueError, Event, NotInTransactionError, enqueue, enqueue_many
 from tests.support.enqueue.clients import Django
-from tests.support.postgres.outbox import migrated
-from tests.support.servers import shared as servers
+from tests.support.enqueue.outbox import shared_outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.servers import shared as servers
 
 
 @pytest.fixture(scope="module")
 def outbox(postgres: servers.Postgres) -> Iterator[str]:
     """The DSN of a database with an outbox, which all tests here have in common."""
-    name = servers.create_database(postgres)
-    dsn = servers.dsn_of(postgres, name)
-    asyncio.run(_migrate(dsn))
-    yield dsn
-    servers.drop_database(postgres, name)
-
-
-async def _migrate(dsn: str) -> None:
-    async with migrated(dsn) as connection:
-        await connection.execute("CREATE TABLE orders (id bigint PRIMARY KEY, state text NOT NULL)")
+    with shared_outbox(postgres) as dsn:
+        yield dsn
 
 
 @pytest.fixture

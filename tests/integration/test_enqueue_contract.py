@@ -11,10 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from relay.enqueue import EnqueueError, Event, NotInTransactionError, SchemaError
-from relay.postgres.admin.migrate import make_roles
 from tests.support.enqueue.clients import CLIENTS, Client
-from tests.support.postgres.outbox import connected, migrated
-from tests.support.servers import shared as servers
+from tests.support.enqueue.outbox import shared_outbox
+from tests.support.postgres.outbox import connected
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -22,26 +21,18 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from tests.support.servers import shared as servers
+
     Enqueue = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
 def outbox(postgres: servers.Postgres) -> Iterator[str]:
     """The DSN of a database with an outbox, which all tests here have in common."""
-    name = servers.create_database(postgres)
-    dsn = servers.dsn_of(postgres, name)
-    asyncio.run(_migrate(dsn))
-    yield dsn
-    servers.drop_database(postgres, name)
-
-
-async def _migrate(dsn: str) -> None:
-    async with migrated(dsn) as connection:
-        await make_roles(connection)
-        await connection.execute(
-            "ALTER TABLE outbox.event ADD CONSTRAINT of_the_shop CHECK (topic <> 'forbidden');"
-            "CREATE TABLE orders (id bigint PRIMARY KEY, state text NOT NULL)"
-        )
+    with shared_outbox(
+        postgres, "ALTER TABLE outbox.event ADD CONSTRAINT of_the_shop CHECK (topic <> 'forbidden')"
+    ) as dsn:
+        yield dsn
 
 
 @pytest.fixture
