@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
 
+NOT_REACHED = (
+    "Kafka has not been reached since this replica started, so it owns no lanes while another replica can publish; "
+    "its log and its /readyz say why"
+)
+"""A replica that can publish does not give lanes back for one that never could. One that loses Kafka later keeps its
+lanes: most likely all have lost it."""
+
 
 class Lasting:
     """Publish, what stands around it, and what became of the events that it had. `pipeline.py` shows how they join."""
@@ -71,6 +78,10 @@ class Lasting:
             quiesce_timeout=timeout,
             telemetry=telemetry,
         )
+
+    def cannot_publish(self) -> str | None:
+        """Say why nothing can have been published since the process started; None once a producer has connected."""
+        return None if self.publish.producers.main.has_connected else NOT_REACHED
 
     async def wait_recorded(self) -> None:
         """Wait until Kafka has answered for all that it got, and all of that is recorded."""

@@ -61,6 +61,7 @@ class Pipeline:
             settings=settings.replica,
             totals=lasting.totals,
             telemetry=telemetry,
+            cannot_publish=lasting.cannot_publish,
         )
         self.scan = Scan(
             port=connections.scan,

@@ -31,13 +31,6 @@ FLIGHT_WAIT = 2.0
 """Seconds to wait, after a reconnect, for batches that were in Kafka's hands: each that lands and is settled before
 scanning begins is one not published twice. Within them, also for Kafka itself, which is mostly there at once."""
 
-NOT_REACHED = (
-    "Kafka has not been reached since this replica started, so it owns no lanes while another replica can publish; "
-    "its log and its /readyz say why"
-)
-"""A replica that can publish does not give lanes back for one that never could. One that loses Kafka later keeps its
-lanes: most likely all have lost it."""
-
 
 class Drained(Exception):  # noqa: N818 no error: how a drained session leaves its task group
     """Everything is settled and released."""
@@ -104,7 +97,7 @@ class Session:
                 await publish.ready()
         except TimeoutError:
             pass
-        await pipeline.claim.register(former.replica if former else None, self._cannot_publish)
+        await pipeline.claim.register(former.replica if former else None)
         self._restarts.registered()
         if former is not None:
             former.replaced()
@@ -121,9 +114,6 @@ class Session:
         stages.create_task(pipeline.housekeeping.run(), name="housekeeping")
         stages.create_task(self._report(), name="report")
         stages.create_task(publish.raise_faults(), name="publish")
-
-    def _cannot_publish(self) -> str | None:
-        return None if self._lasting.publish.producers.main.has_connected else NOT_REACHED
 
     async def _tell_ready(self) -> None:
         """Have the claim stage take its share once Kafka is reached."""

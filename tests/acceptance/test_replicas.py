@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from relay.postgres.admin.status import read_status
-from relay.run.session import NOT_REACHED
+from relay.run.lasting import NOT_REACHED
 from tests.support.kafka.arrivals import Arrivals
 from tests.support.postgres.load import Load
 from tests.support.postgres.writers import fill

@@ -59,7 +59,9 @@ class Claim:
         settings: ReplicaSettings,
         totals: Totals,
         telemetry: Telemetry,
+        cannot_publish: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """For as long as `cannot_publish` says why nothing can have been published, lanes are left to who can."""
         self._port = port
         self._tenure = tenure
         self._on_claimed = on_claimed
@@ -72,19 +74,14 @@ class Claim:
         self._look_delay = LOOK_AGAIN_AFTER
         self._drain_told = False
         self._waiting = False
-        self._cannot_publish: Callable[[], str | None] = lambda: None
+        self._cannot_publish = cannot_publish
         self._shown: frozenset[int] = frozenset()
         self._show_at = float("inf")
 
-    async def register(self, former: UUID | None, cannot_publish: Callable[[], str | None] | None = None) -> None:
-        """Begin the tenure: the ladder's first rung, then the registration's lease. No lane is owned yet.
-
-        For as long as `cannot_publish` says why nothing can have been published, it leaves the lanes to those who can.
-        """
+    async def register(self, former: UUID | None) -> None:
+        """Begin the tenure: the ladder's first rung, then the registration's lease. No lane is owned yet."""
         tenure = self._tenure
         value = await self._read_sequence()
-        if cannot_publish is not None:
-            self._cannot_publish = cannot_publish
         waiting = self._cannot_publish()
         self._waiting = waiting is not None
         sent = time.monotonic()

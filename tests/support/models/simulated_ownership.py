@@ -103,10 +103,11 @@ class SimulatedReplica:
             settings=settings,
             totals=Totals(),
             telemetry=telemetry,
+            cannot_publish=lambda: None if self.reaches_kafka else "Kafka is not reached",
         )
         self.outbox.leases.listeners.append(tenure.lanes_may_be_free)
         self.tenancy = Tenancy(tenure, claim)
-        self._start(claim.register(former, lambda: None if self.reaches_kafka else "Kafka is not reached"))
+        self._start(claim.register(former))
         return self.tenancy
 
     def reach_kafka(self) -> None:
