@@ -133,6 +133,8 @@ class EventWithOrigin(EventTuple):
     """
 
     origin: Origin
+    written_ms: int | None = None
+    """The time at which it was written, in milliseconds since 1970, if it has another `created_ms` than that."""
 
 
 def with_origin(event: EventTuple, origin: Origin) -> EventWithOrigin:

@@ -22,6 +22,10 @@ CREATED_AT = "outbox-created-at"
 
 REPLAY = "outbox-replay"
 """The number of the action by which a person had a delivered event published again; the statement adds it."""
+REPLAY_TOPIC = "outbox-replay-topic"
+"""The event's own topic, if the replay goes to another one."""
+REPLAY_GROUP = "outbox-replay-group"
+"""The consumer group that the replay is meant for, if it is for one: consumers of others skip the record."""
 
 DEAD_LETTER_TOPIC = "outbox-dead-letter-topic"
 """Where the event of a dead letter was to go."""

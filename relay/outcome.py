@@ -53,6 +53,8 @@ class Refused:
     """The events at fault, by their positions in the batch, where the broker named them; empty where it did not."""
     producer_intact: bool = False
     """Whether the producer's sequence has no gap, so that the producer can go on."""
+    unknown: bool = False
+    """Whether nobody knows if the batch is in Kafka."""
 
 
 BatchOutcome: TypeAlias = Acknowledged | Refused

@@ -11,10 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 LOOK = (
     "import relay, relay.postgres.sql as sql;"
     "assert '_sql' in str(sql._root()), sql._root();"
-    "import importlib.metadata, re;"
+    "import importlib.metadata, importlib.resources, re;"
     "readme = importlib.metadata.distribution('outbox-relay').read_text('METADATA');"
     "assert '## See it work' in readme and not re.search(r'\\]\\((?!https?:)', readme), 'a link leads nowhere';"
     "assert sql.migrations() and sql.query('scan') and sql.roles();"
+    "assert (files := importlib.resources.files('relay') / '_commit').is_file(), 'no commit';"
+    "assert re.fullmatch('[0-9a-f]{40}(-dirty)?\\n', files.read_text()), files.read_text();"
     "print(relay.__file__, len(sql.migrations()), 'migrations')"
 )
 

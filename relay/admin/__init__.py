@@ -10,6 +10,10 @@ refusals     why an event can be neither replayed nor discarded
 selections   which failures are meant
 replays      previews, records, follows and cancels replays of delivered events
 lanes        moves and releases lanes
+verification, late_events  compare a topic with the outbox
+verification_sample, verification_metrics  a quick look, and what it found for Prometheus
+erasures     erases payloads and headers
+exports      events as lines; ahead reads the next part meanwhile
 findings     what a person should look at first
 times, counts  how lengths of time, moments and numbers are written and read
 """

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def progress(action: Action) -> str:
     """Write the progress of an action."""
-    if action.kind == "discard":
+    if action.kind in ("discard", "cancel", "erase"):
         return "done"
     if action.kind != "replay":
         state = "finished" if action.finished else "in progress"

@@ -10,6 +10,7 @@ from asyncpg import exceptions as pg
 from relay.postgres.admin.connection import admin_connection
 from relay.postgres.admin.failures import Failures
 from relay.postgres.admin.replays import Replays
+from relay.postgres.admin.scheduled import ScheduledEvents
 from relay.postgres.checks import check_schema
 from relay.postgres.errors import PrivilegeError
 from relay.postgres.sql import query
@@ -39,6 +40,11 @@ class Outbox(NamedTuple):
         """Its replays of delivered events."""
         return Replays(self.connection, self.schema)
 
+    @property
+    def scheduled(self) -> ScheduledEvents:
+        """Its scheduled events."""
+        return ScheduledEvents(self.connection, self.schema)
+
 
 @asynccontextmanager
 async def open_outbox(settings: PostgresSettings) -> AsyncIterator[Outbox]:
@@ -51,7 +57,7 @@ async def open_outbox(settings: PostgresSettings) -> AsyncIterator[Outbox]:
 @asynccontextmanager
 async def connected(settings: PostgresSettings) -> AsyncIterator[asyncpg.Connection]:
     """Connect for work that the role `outbox_admin` may do. Raises PrivilegeError, which names it, if ours may not."""
-    async with admin_connection(settings.dsn.get_secret_value(), settings.connect_timeout) as connection:
+    async with admin_connection(settings) as connection:
         try:
             yield connection
         except PrivilegeError as error:

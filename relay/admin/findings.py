@@ -23,6 +23,9 @@ TOPICS_SHOWN = 5
 
 BLOCKERS_SHOWN = 3
 
+LATE = 10.0
+"""Seconds for which a scheduled event may be due before that is worth a word."""
+
 
 class Finding(NamedTuple):
     """Something that is not as it should be."""
@@ -45,6 +48,7 @@ def findings(status: Status) -> list[Finding]:
         *_unread(status),
         *_owners(status),
         *_silent(status.replicas),
+        *_ended(status.replicas),
         *_parked(status.lanes),
         *_events(status),
         *_ids(status),
@@ -90,7 +94,10 @@ def _blocking(blocker: Blocker) -> str:
 def _owners(status: Status) -> Iterator[Finding]:
     if not status.lanes:
         return
-    orphans = [lane.lane for lane in status.lanes if lane.replica is None and not lane.parked]
+    asked = {lane for replica in status.replicas if replica.ended_seconds is not None for lane in replica.lanes}
+    orphans = [
+        lane.lane for lane in status.lanes if lane.replica is None and not lane.parked and lane.lane not in asked
+    ]
     if not any(replica.alive for replica in status.replicas):
         yield Finding(
             "error", "no replica is alive", "nothing is being published", "start `relay run`, or read its log"
@@ -115,13 +122,27 @@ def _silent(replicas: Sequence[Replica]) -> Iterator[Finding]:
             )
 
 
+def _ended(replicas: Sequence[Replica]) -> Iterator[Finding]:
+    for replica in replicas:
+        if replica.ended_seconds is not None and replica.lanes:
+            where = counted(replica.partitions, "partition")
+            yield Finding(
+                "error",
+                f"replica {plain(replica.name)} ended {duration(replica.ended_seconds)} ago without handing over lanes "
+                f"{ranges(replica.lanes)}",
+                f"their events wait while Kafka is asked what it had published in {where}, normally for seconds",
+                "if it takes long, the replicas' logs say why",
+            )
+
+
 def _parked(lanes: Sequence[OwnedLane]) -> Iterator[Finding]:
     if parked := [lane for lane in lanes if lane.parked]:
         longest = max(lane.intent_seconds or 0.0 for lane in parked)
         yield Finding(
             "warning",
             f"lanes that a person released for a time: {ranges([lane.lane for lane in parked])}",
-            f"their events wait for at most {duration(longest)} more, or until `relay lanes release` without --for",
+            f"their events wait for at most {duration(longest)} more",
+            f"`relay lanes release {ranges([lane.lane for lane in parked]).replace(', ', ' ')}` gives them back now",
         )
 
 
@@ -139,11 +160,18 @@ def _events(status: Status) -> Iterator[Finding]:
             f"{counted(failed, 'event')} failed and {'waits' if failed == 1 else 'wait'} for a person",
             do="see `relay failed list`",
         )
-    if status.waiting:
+    if status.due_seconds is not None and status.due_seconds < -LATE:
         yield Finding(
             "error",
-            f"events wait for topics that did not take events at the last look: {_topics(status.waiting)}",
-            do="`/readyz` and the log of the relay say why",
+            f"scheduled events have been due for {duration(-status.due_seconds)} and do not enter the outbox",
+            do='see "Scheduled events that do not come" in the run book',
+        )
+    wanted = {pause.topic for pause in status.paused} | status.limited.keys()
+    if waiting := {topic: events for topic, events in status.waiting.items() if topic not in wanted}:
+        yield Finding(
+            "error",
+            f"events wait for topics that did not take events at the last look: {_topics(waiting)}",
+            do="`relay topics` says why",
         )
 
 

@@ -31,7 +31,7 @@ def unknown(event_id: int, there_are: IdRange) -> str:
     if event_id > there_are.newest:
         return f"there is no event {event_id}: the newest id is {there_are.newest}"
     if there_are.lowest is not None and event_id < there_are.lowest:
-        return f"there is no event {event_id}: all events below {there_are.lowest} have been pruned"
+        return f"there is no event {event_id}: events below {there_are.lowest} have been pruned"
     return (
         f"there is no event {event_id}: its segment may have been pruned, or its transaction was rolled back or is "
         "still open"
@@ -59,6 +59,11 @@ async def _reason(failures: Failures, event: EventState) -> str:
     name = f"event {event.id}"
     if event.lane is None or event.topic is None:
         return unknown(event.id, await failures.id_range())
+    if event.erased_by is not None:
+        return (
+            f"{name} was erased (action {event.erased_by}, by {event.requested_by} {ago(event.requested_seconds)}): "
+            "its payload and headers are gone"
+        )
     if event.kafka_partition is not None:
         offset = "" if event.kafka_offset == -1 else f", offset {event.kafka_offset}"
         where = f"topic {event.topic}, partition {event.kafka_partition}{offset}"

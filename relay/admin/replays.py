@@ -13,12 +13,13 @@ from relay.admin.counts import counted
 from relay.admin.selections import in_words
 from relay.admin.times import absolute, duration, option_of
 from relay.errors import BusyError, InvalidRequestError, RefusedError
+from relay.headers import REPLAY_GROUP
 from relay.keys import key_text
 from relay.postgres.admin.replays import ReplayFilter
 from relay.text import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from relay.postgres.admin.replays import Counted, Horizon, Replay, Replays
@@ -51,8 +52,12 @@ class ReplayPreview(NamedTuple):
     def filter(self) -> dict[str, object]:
         """What was asked for, as the audit has it and the relay reads it."""
         wanted = self.wanted
+        everybody = wanted.to_topic is None and wanted.group is None
         given = {
-            "topic": wanted.topic,
+            # Programs that know of neither refuse a request without `topic`: they would publish it to everybody.
+            "topic" if everybody else "from_topic": wanted.topic,
+            "to_topic": wanted.to_topic,
+            "group": wanted.group,
             "key": None if wanted.key is None else key_text(wanted.key),
             "since": wanted.since.isoformat(),
             "until": wanted.until.isoformat(),
@@ -63,16 +68,30 @@ class ReplayPreview(NamedTuple):
     def effects(self) -> list[str]:
         """Say in a sentence each what would happen."""
         found = self.found
-        told = [f"{self.events} would be published again: {in_words(self.filter)}"]
+        told = [f"{self.events} would be published again: {_in_words(self.filter)}"]
         if found.first_at and found.last_at:
             told.append(f"they were delivered from {option_of(found.first_at)} to {option_of(found.last_at)}")
+        if found.erased:
+            told.append(f"left out, because somebody had them erased: {counted(found.erased, 'event')}")
         if self.wanted.rate:
             told.append(
                 f"at {self.wanted.rate:g} events/s that takes {duration(found.events / self.wanted.rate)} or more"
             )
         if not found.exact:
             told.append("counting took too long and was cut short; all events that match are published")
-        return [*told, "every consumer of the topic gets them again"]
+        return [*told, self._receivers()]
+
+    def _receivers(self) -> str:
+        wanted = self.wanted
+        if wanted.to_topic is None:
+            told = "every consumer of the topic gets them again"
+        else:
+            told = (
+                f"they go to topic {plain(wanted.to_topic)}, whose every consumer gets them, and not to their own again"
+            )
+        if wanted.group is not None:
+            told += f"; one that heeds the header {REPLAY_GROUP} skips them unless it is of group {plain(wanted.group)}"
+        return told
 
 
 async def preview_replay(
@@ -83,22 +102,31 @@ async def preview_replay(
     since: datetime | timedelta,
     until: datetime | timedelta | None,
     rate: float | None,
+    to_topic: str | None = None,
+    group: str | None = None,
     report: Callable[[int], None] = lambda _: None,
 ) -> ReplayPreview:
     """Look what a request would do; `report` hears how many events were found so far.
 
     Times ago are counted from the server's time. What is delivered from now on is not meant, so that the replay ends.
-    Raises InvalidRequestError for an empty span of time, RefusedError if nothing matches or what is asked for was
-    pruned.
+    Raises InvalidRequestError for an empty span of time or a target that is the topic itself, RefusedError if nothing
+    matches or what is asked for was pruned.
     """
+    if to_topic == topic:
+        raise InvalidRequestError(f"--to-topic is --topic; leave it out to publish to {plain(topic)} again")
     horizon = await replays.horizon()
     begin, stop = absolute(since, horizon.now), absolute(until or timedelta(), horizon.now)
     if begin >= min(stop, horizon.now):
         later = f"--until ({option_of(stop)})" if stop <= horizon.now and until else "now"
         raise InvalidRequestError(f"--since ({option_of(begin)}) is not before {later}, by PostgreSQL's clock")
-    wanted = ReplayFilter(topic, key, begin, min(stop, horizon.now), rate)
+    wanted = ReplayFilter(topic, key, begin, min(stop, horizon.now), rate, to_topic, group)
     _check_kept(wanted, horizon)
     found = await replays.count(wanted, horizon, report)
+    if found.erased and not found.events and found.exact:
+        raise RefusedError(
+            f"the events that match were erased, payloads and headers are gone: {counted(found.erased, 'event')}; see "
+            "`relay failed actions`; nothing was changed"
+        )
     if not found.events and found.exact:
         raise RefusedError(f"{_nothing(wanted, horizon, await replays.topics())}; nothing was changed")
     return ReplayPreview(wanted, horizon, found, await replays.live_replicas())
@@ -156,9 +184,8 @@ async def follow(replays: Replays, id_: int, report: Callable[[Replay, str], Non
 
 
 def asked_for(replay: Replay) -> str:
-    """Write what was asked for, in the order of the command's options: JSON in PostgreSQL has an order of its own."""
-    names = ("topic", "key", "since", "until", "rate")
-    return in_words({name: replay.filter[name] for name in names if replay.filter.get(name) is not None})
+    """Write what was asked for."""
+    return _in_words(replay.filter)
 
 
 def outcome(replay: Replay) -> str:
@@ -182,6 +209,12 @@ def outcome(replay: Replay) -> str:
 def report_of(replay: Replay) -> dict[str, object]:
     """Return a replay for machines."""
     return {**replay._asdict(), "state": replay.state}
+
+
+def _in_words(filter_: Mapping[str, object]) -> str:
+    """Write a filter in the order of the command's options: JSON in PostgreSQL has an order of its own."""
+    names = ("topic", "from_topic", "to_topic", "group", "key", "since", "until", "rate")
+    return in_words({name.replace("_", " "): filter_[name] for name in names if filter_.get(name) is not None})
 
 
 def _check_kept(wanted: ReplayFilter, horizon: Horizon) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from relay.admin.times import absolute, moment_of, option_of
 from relay.errors import InvalidRequestError
 from relay.keys import key_bytes, key_text
-from relay.names import is_topic_pattern
+from relay.names import LONGEST_TOPIC, is_topic_pattern
 from relay.postgres.admin.failures import FailureFilter
+from relay.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,13 @@ def parse_key(text: str) -> bytes:
         return key_bytes(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a key; write pairs of hexadecimal digits after hex:") from None
+
+
+def parse_group(text: str) -> str:
+    """Read the name of a consumer group. Raises ValueError for one that cannot be a header to be read."""
+    if not text.strip() or not visible(text) or len(text) > LONGEST_TOPIC:
+        raise ValueError(f"{text!r} is not a consumer group; write its name, up to {LONGEST_TOPIC} visible characters")
+    return text
 
 
 @dataclass(frozen=True, slots=True)

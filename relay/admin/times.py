@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_SPAN = re.compile(r"(\d{1,99})\s*([smhdw])")
+_SPAN = re.compile(r"(\d{1,99})\s*([smhdw])", re.ASCII)
 _LONGEST = 36_500 * 86_400
 """Seconds; a time further back is not a date."""
 

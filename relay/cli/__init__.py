@@ -28,9 +28,18 @@ COMMANDS = {
     "run": "Relay events from PostgreSQL to Kafka until stopped.",
     "status": "Show pending events, replicas and their lanes, and problems.",
     "lanes": "Show which replica owns which lanes; move lanes for maintenance.",
+    "topics": "Show what waits for each topic, what is paused and why; pause a topic.",
     "failed": "List events that could not be published; replay or discard them.",
+    "scheduled": "List events that are to come; cancel them.",
     "replay": "Publish delivered events again, for a consumer that lost data.",
+    "export": "Write events as lines of JSON or CSV.",
+    "erase": "Erase payloads and headers of events; their receipts stay.",
+    "verify": "Compare what Kafka has with the outbox: lost, repeated, out of order?",
+    "prune": "Drop old segments now, or show what would be dropped.",
+    "doctor": "Look at everything the relay rests on; say what is wrong and what to do.",
     "config": "Show the settings in effect, and where each comes from.",
+    "health": "Ask a relay on this machine whether it is ready: for probes.",
+    "version": "Show version, commit, schema, and the packages it runs on.",
 }
 """Subcommands in the order in which a newcomer meets them, with their help."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from relay.cli.show.lines import say, say_json
-from relay.settings import OldName, load_with_sources
+from relay.settings import Warned, load_with_sources
 from relay.settings.describe import Row, effective, reference
 from relay.text import plain
 
@@ -16,21 +16,21 @@ from relay.text import plain
 def command(as_json: bool, as_reference: bool) -> None:
     """Show the settings in effect, and where each comes from.
 
-    Secrets are masked. If there are problems with the settings, the command lists all of them and ends with exit
-    code 2: run it before a deployment.
+    Times are in seconds, sizes in bytes. Secrets are masked. If there are problems with the settings, the command
+    lists all of them and ends with exit code 2: run it before a deployment.
     """
     if as_reference:
         say(reference())
         return
-    rows = effective(*load_with_sources(on_old_name=_warn))
+    rows = effective(*load_with_sources(on_warning=_warn))
     if as_json:
         say_json({row.name: {"value": row.value, "source": row.source} for row in rows})
     else:
         say("\n".join(_table(rows)))
 
 
-def _warn(old_name: OldName) -> None:
-    say(f"relay: {plain(old_name)}", err=True)
+def _warn(warning: Warned) -> None:
+    say(f"relay: {plain(warning)}", err=True)
 
 
 def _table(rows: list[Row]) -> list[str]:
@@ -43,4 +43,4 @@ def _table(rows: list[Row]) -> list[str]:
 def _text(value: str | float | bool | None) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)

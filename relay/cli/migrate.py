@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from relay.cli.adopt import from_debezium
 from relay.cli.show.lines import say, say_json
 from relay.postgres.admin.connection import admin_connection
 from relay.postgres.admin.migrate import (
@@ -81,6 +83,19 @@ class _Report:
     metavar="ROLE",
     help="Role that owns the outbox; the command acts as it (SET ROLE).  [default: the role that connects]",
 )
+@click.option(
+    "--from-debezium",
+    "table",
+    metavar="TABLE",
+    help="Change nothing; print SQL by which rows of an outbox table that Debezium reads become events.",
+)
+@click.option(
+    "--connector",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The connector's configuration, if its event router has other options than Debezium's defaults.",
+)
+@click.option("--apply", is_flag=True, help="Run the SQL of --from-debezium.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(
@@ -90,6 +105,9 @@ def command(
     limit: int | None,
     with_roles: bool,
     owner: str | None,
+    table: str | None,
+    connector: Path | None,
+    apply: bool,
     as_json: bool,
 ) -> None:
     """Create the outbox in the database of RELAY_POSTGRES_DSN, or update it.
@@ -101,18 +119,24 @@ def command(
         raise click.UsageError("--check and --sql change nothing: leave out --max-event-bytes, --roles and --owner")
     if as_sql and (check or as_json):
         raise click.UsageError("--sql prints SQL: leave out --check and --json")
+    _check_adoption(table, connector, apply, owner, bool(check or as_sql or limit is not None or with_roles or as_json))
     settings = load_postgres()
-    schema = settings.schema_name
+    if table is not None:
+        from_debezium(settings, table, connector, apply=apply, owner=owner)
+        return
 
     async def work() -> _Report | str:
-        async with admin_connection(settings.dsn.get_secret_value(), settings.connect_timeout) as connection:
+        async with admin_connection(settings) as connection:
             if as_sql:
-                return script((await schema_state(connection, schema)).pending, schema)
+                return script((await schema_state(connection, settings.schema_name)).pending, settings.schema_name)
             if check:
-                return await _checked(connection, schema)
-            return await _migrated(connection, schema, limit, with_roles, owner)
+                return await _checked(connection, settings.schema_name)
+            return await _migrated(connection, settings.schema_name, limit, with_roles, owner)
 
-    report = asyncio.run(work())
+    _show(context, asyncio.run(work()), as_json)
+
+
+def _show(context: click.Context, report: _Report | str, as_json: bool) -> None:
     if isinstance(report, str):
         if report:
             say(report.removesuffix("\n"))
@@ -123,6 +147,16 @@ def command(
         say("\n".join(report.lines()))
     if report.pending:
         context.exit(1)
+
+
+def _check_adoption(table: str | None, connector: Path | None, apply: bool, owner: str | None, others: bool) -> None:
+    """Raise a usage error for options that do not go with --from-debezium, or only with it."""
+    if table is None and (apply or connector is not None):
+        raise click.UsageError("--connector and --apply belong to --from-debezium TABLE")
+    if table is not None and others:
+        raise click.UsageError("--from-debezium goes with --connector, --apply and --owner alone")
+    if table is not None and owner is not None and not apply:
+        raise click.UsageError("--from-debezium only prints SQL: leave out --owner, or add --apply")
 
 
 async def _checked(connection: asyncpg.Connection, schema: str) -> _Report:

@@ -12,7 +12,7 @@ from relay.admin.times import parse_span
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SECONDS = re.compile(r"\d{1,99}(\.\d{1,99})?")
+_SECONDS = re.compile(r"\d{1,99}(\.\d{1,99})?", re.ASCII)
 
 EVENT_ID = click.IntRange(1, 2**63 - 1)
 EVENT_ID.name = "event id"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
-from typing import NoReturn
 
 import click
 
@@ -18,40 +16,43 @@ def command() -> None:
     lanes. A second signal, or the end of RELAY_STOP_GRACE, stops it immediately; events that were under way are
     delivered again later.
     """
-    # Until the service listens: nothing is held yet. As process 1 of a container, a signal that nobody handles would
-    # be ignored.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
-
     # Imported here: other commands need no Kafka client.
     from relay.kafka.connect import check_files
     from relay.run.service import Service
-    from relay.settings import OldName, Settings
+    from relay.run.slow import slow_steps_told
+    from relay.settings import OldName, Settings, Warned
     from relay.telemetry import Telemetry
     from relay.telemetry.logs import configure
 
-    old_names: list[OldName] = []
-    settings = Settings.load(on_old_name=old_names.append)
+    warnings: list[Warned] = []
+    settings = Settings.load(on_warning=warnings.append)
     check_files(settings.kafka)
     telemetry = Telemetry(configure(settings.log))
-    for each in old_names:
-        telemetry.emit("settings.old_name", warning=str(each))
+    for each in warnings:
+        if isinstance(each, OldName):
+            telemetry.emit("settings.old_name", warning=str(each))
+        else:
+            telemetry.emit("settings.unsafe", warning=str(each))
 
     _spare_the_collector()
 
     async def main() -> None:
         await Service(settings, telemetry).run()
 
+    async def debugged() -> None:
+        with slow_steps_told(telemetry, settings.loop.slow_callback):
+            await main()
+
+    if settings.loop.debug:
+        # uvloop does not tell which callbacks were slow.
+        asyncio.run(debugged(), debug=True)
+        return
     try:
         import uvloop
     except ImportError:
         asyncio.run(main())
     else:
         uvloop.run(main())
-
-
-def _end(*_: object) -> NoReturn:
-    raise SystemExit(0)
 
 
 def _spare_the_collector() -> None:

@@ -12,14 +12,16 @@ from rich.text import Text
 from relay.admin.connection import connected
 from relay.admin.counts import plural
 from relay.admin.findings import Finding, findings
+from relay.admin.segments import kept_in_words, mebibytes, needed_in_words
 from relay.admin.times import duration
+from relay.admin.topics import pause_in_words
 from relay.cli.show.console import console
 from relay.cli.show.lines import say_json
 from relay.cli.show.ownership import counted_lanes_table, notes_below, replicas_table
 from relay.cli.show.tables import PlainTable, grid, table
 from relay.postgres.admin.status import Count, Status, read_status
 from relay.settings import load_postgres
-from relay.text import plain
+from relay.text import MAX_NAMED, plain
 
 
 @click.command(name="status")
@@ -41,7 +43,15 @@ def command(as_json: bool) -> None:
     status = asyncio.run(look())
     found = findings(status)
     if as_json:
-        say_json({**asdict(status), "concerns": list(map(str, found)), "findings": [each._asdict() for each in found]})
+        paused = [each._asdict() for each in status.paused]
+        say_json(
+            {
+                **asdict(status),
+                "paused": paused,
+                "concerns": list(map(str, found)),
+                "findings": [each._asdict() for each in found],
+            }
+        )
     else:
         console().print(_page(status, found))
 
@@ -81,6 +91,14 @@ def _summary(status: Status) -> PlainTable:
     facts.add_row("delivered", f"{delivered} (receipts that are kept)")
     facts.add_row("failures", "unknown" if "failures" in status.unread else failures)
     facts.add_row("held", _count(status.held))
+    facts.add_row("scheduled", _scheduled(status))
+    for pause in status.paused[:MAX_NAMED]:
+        facts.add_row("paused", f"{pause.topic}, {pause_in_words(pause)}")
+    if (more := len(status.paused) - MAX_NAMED) > 0:
+        facts.add_row("paused", f"{more:,} more {plural('topic', more)}, see `relay topics`")
+    if status.limited:
+        limits = [f"{topic} ({limit} of each replica)" for topic, limit in list(status.limited.items())[:MAX_NAMED]]
+        facts.add_row("limited", ", ".join(limits))
     for replay in status.replays:
         done = f"{replay.published + replay.failed:,} of {replay.events:,} delivered events published again"
         facts.add_row("replay", f"{replay.id}, topic {replay.topic}: {done}")
@@ -88,16 +106,25 @@ def _summary(status: Status) -> PlainTable:
     return facts
 
 
+def _scheduled(status: Status) -> str:
+    told = _count(status.scheduled)
+    if status.due_seconds is None:
+        return told
+    late = status.due_seconds < 0
+    return f"{told}, the first {'due for' if late else 'due in'} {duration(abs(status.due_seconds))}"
+
+
 def _segments(status: Status) -> PlainTable:
     made = table("segment", ">from id", ">to id", ">MiB", "")
     for segment in status.segments:
         in_use = segment.lower_id <= status.newest_id < segment.upper_id
+        needed = kept_in_words(segment) if segment.kept else needed_in_words(segment)
         made.add_row(
             segment.name,
             f"{segment.lower_id:,}",
             f"{segment.upper_id - 1:,}",
-            "-" if segment.bytes is None else f"{segment.bytes / 2**20:,.1f}",
-            f"in use, newest id {status.newest_id:,}" if in_use else "",
+            mebibytes(segment.bytes),
+            "; ".join(filter(None, (f"in use, newest id {status.newest_id:,}" if in_use else "", needed))),
         )
     return made
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from relay.outcome import FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
 Policy: TypeAlias = Literal["block", "skip", "dead-letter"]
+
+ERRORS = (
+    # The relay's own.
+    *("EventTooLarge", "RequestTooLarge", "RequestTooLargeError", "TopicNotAllowed", "UnreadableEvent"),
+    # Those of the brokers that are about an event, or for which nobody knows better.
+    *("MessageSizeTooLargeError", "RecordListTooLargeError", "RecordTooLargeError"),
+    *("InvalidRecordError", "InvalidTopicError", "PolicyViolationError", "UnsupportedForMessageFormatError"),
+    *("CorruptRecordException", "UnknownError"),
+)
+"""The names of the errors for which an event may fail, as `relay failed list` shows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +53,28 @@ class Fail:
 Verdict: TypeAlias = Retry | Fail
 
 
-def policy_for(topic: str, policies: Mapping[str, Policy], default: Policy) -> Policy:
-    """Return the policy of the first pattern (shell-style: `orders.*`) that matches the topic, else the default."""
-    for pattern, policy in policies.items():
-        if fnmatchcase(topic, pattern):
-            return policy
-    return default
+class Rule(NamedTuple):
+    """The policy of topics, or of some errors of theirs; both are shell-style patterns such as `orders.*`."""
+
+    topic: str
+    error: str | None
+    """None: any error."""
+    policy: Policy
+
+
+def policy_for(topic: str, error: str, rules: Sequence[Rule], default: Policy) -> Policy:
+    """Return the policy of the first rule that has the topic and names the error; without one, of the first for any
+    error; else the default."""
+    matching = [rule for rule in rules if fnmatchcase(topic, rule.topic)]
+    for rule in matching:
+        if rule.error is not None and fnmatchcase(error, rule.error):
+            return rule.policy
+    return next((rule.policy for rule in matching if rule.error is None), default)
+
+
+def policies_of(topic: str, rules: Sequence[Rule], default: Policy) -> set[Policy]:
+    """Return the policies that events of the topic may have, whatever error they fail for."""
+    return {policy_for(topic, error, rules, default) for error in ERRORS}
 
 
 def judge(

@@ -20,6 +20,18 @@ class BlockedKey(NamedTuple):
     key: bytes
 
 
+class PausedTopic(NamedTuple):
+    """A topic whose events a person wants held back for a time."""
+
+    topic: str
+    seconds: float
+    """How long that still lasts."""
+    until: float
+    """When it ends (unix time, by PostgreSQL's clock)."""
+    reason: str
+    requested_by: str
+
+
 class Closed:
     """The closed keys and topics of one lane.
 
@@ -105,6 +117,11 @@ class Closed:
     def leave_pass(self) -> None:
         """End the pass, whether it came to its end or not."""
         self._held_since = None
+
+    @property
+    def topics_since(self) -> frozenset[str]:
+        """The topics that were closed during the pass."""
+        return frozenset(self._topics_since)
 
     def closed_since(self, topic: str, key: bytes | None) -> bool:
         """Return whether this key or topic was closed during the pass."""

@@ -9,6 +9,9 @@ A lane is in one of two states. While `sweep` is set, it is read by steps and th
 scan reads it. Both take events by `absorb` and `absorb_step`, which never return an event that was taken before, nor
 one that a smaller id of the lane could still have to precede.
 
+A scan does not look up what is settled: `known` says what it must leave aside. A step does, and adds to `known` what it
+finds settled, so that the scans after it need not.
+
 Anybody may read the fields; only the methods write them. Who calls which:
 
 * the scan and the sweep: `about_to_read`, `absorb`, `absorb_step`, `start_long_sweep`, `leave_to_sweep`, `next_step`,
@@ -17,8 +20,8 @@ Anybody may read the fields; only the methods write them. Who calls which:
 * resume: `resume`;  republish: `republish`, `republished`
 * claim: `take_over`, `give_back`, `advance_position`
 
-What must never happen: an id leaves `taken` while a statement is under way whose snapshot may lack its receipt; and
-`position` passes an event that is not settled for good.
+What must never happen: an id leaves `taken` or `known` while a statement is under way whose snapshot may lack its
+receipt; an id leaves `known` that a scan can still meet; and `position` passes an event that is not settled for good.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from relay.decide.known_ids import KnownIds
 from relay.decide.sweep_start import sweep_start
 from relay.event import ID, SIZE, id_of, size_of
 
@@ -82,7 +86,9 @@ class LaneScan:
     exhausted: bool = False
     """Whether the last scan was complete and returned every visible event above `taken_to`."""
     taken: set[int] = field(default_factory=set)
-    """Ids taken from the lane whose receipt may be missing in the next snapshot."""
+    """Ids taken from the lane whose receipt may be missing in the next snapshot: those that are not settled."""
+    known: KnownIds = field(init=False)
+    """What a scan must not take: all of `taken`, and what is settled of that which it can still meet."""
     resuming: set[int] = field(default_factory=set)
     """Ids with a failure or held row that are on their way to Kafka again. They do not hold the position back."""
     replaying: int = 0
@@ -92,6 +98,9 @@ class LaneScan:
     releasing: bool = False
 
     _settled: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.known = KnownIds(self.position)
 
     @classmethod
     def take_over(cls, lane: int, epoch: int, position: int, highest_settled: int, snapshot: Snapshot) -> LaneScan:
@@ -108,14 +117,28 @@ class LaneScan:
             raise ValueError(f"lane {self.lane} has had no complete scan yet")
         return sweep_start(self.snapshot, self.position, ladder)
 
-    def about_to_read(self) -> None:
-        """Call right before a scan or a step is sent.
+    def nothing_new_to(self, start: SweepStart) -> int:
+        """Return the id up to which no scan can find anything new, given where the next sweep starts.
+
+        Above it, all is known that was visible in the last complete scan.
+        """
+        return start.lowest if self.exhausted else min(start.lowest, self.taken_to)
+
+    def about_to_read(self, ladder: Ladder, longest_sweep: int) -> None:
+        """Call right before a scan or a step is sent; a scan's request has to be made after it.
 
         Only receipts that committed before this moment are in its snapshot, so only their ids may leave
         `taken`: one that commits while the scan is under way would be read again, and published twice.
+
+        What is known of the last `longest_sweep` ids is enough: a sweep that starts lower goes by steps.
         """
         self.taken.difference_update(self._settled)
         self._settled.clear()
+        self.known.cut(self.taken_to - longest_sweep)
+        if self.known.many:
+            # Not the start of this scan: if a transaction is open for long, a later one may start far below.
+            low = self.position if self.snapshot is None else self.sweep_start(ladder).lowest
+            self.known.forget(low, self.taken)
 
     def settle(self, ids: Iterable[int]) -> None:
         """Take note that the outcome of these events is committed."""
@@ -137,6 +160,7 @@ class LaneScan:
     def take_unread(self, id_: int) -> None:
         """Take an event that cannot be read: its outcome is a failure."""
         self.taken.add(id_)
+        self.known.add([id_])
 
     def republish(self, events: int) -> None:
         """Note `events` delivered events that go to Kafka again."""
@@ -178,40 +202,40 @@ class LaneScan:
         return len(self.taken) - len(self._settled) + len(self.resuming) + self.replaying - self.aside
 
     def sweep_reach(self, reach: Reach, taken_bytes: int) -> Reach:
-        """Return the reach of a sweep that is to find new events within `reach`; unsettled ones take `taken_bytes`.
+        """Return the reach of a step that is to find new events within `reach`; unsettled ones take `taken_bytes`.
 
-        The sweep meets the taken events again. They must not use up its limit, or the sweep would never advance.
+        The step meets the taken events again. They must not use up its limit, or the sweep would never advance.
         """
         return Reach(reach.events + len(self.taken), reach.bytes + taken_bytes)
 
     def absorb(
         self,
         snapshot: Snapshot,
+        new: Sequence[int],
         swept: Sequence[PendingEvent],
         fresh: Sequence[PendingEvent],
-        sweep_reach: Reach,
         reach: Reach,
     ) -> list[PendingEvent]:
         """Take in a scan's result; returns the events to publish, in order.
 
-        `swept` and `fresh` are in id order, read in one snapshot, the former with `sweep_reach`. What is returned, of
-        both, is within `reach`: what does not fit is read again.
+        `new` are the ids up to `taken_to` that the scan found and that were not known; `swept` the events that were
+        then read by these ids, as many as came; `fresh` what the scan found above `taken_to`. All are in id order. What
+        is returned is within `reach`: what does not fit is read again.
         """
-        found = [event for event in swept if event[ID] not in self.taken]
-        new, left = _within(found, reach)
-        self._take(new)
-        if len(new) < len(found) or cut_off(swept, sweep_reach):
-            # Older events may be left: fresh ones would overtake them, and the state must not advance past them.
+        kept, left = _within(swept, reach)
+        self._take(kept)
+        if new and (not kept or kept[-1][ID] < new[-1]):
+            # Older events are left: fresh ones would overtake them, and the state must not advance past them.
             self.exhausted = False
-            return new
+            return kept
         # Without others before them they were read within the reach's bytes.
-        kept = _within(fresh, left)[0] if new else fresh[: reach.events]
-        if kept:
-            self._take(kept)
-            self.taken_to = kept[-1].id
-        self.exhausted = len(kept) == len(fresh) and not cut_off(fresh, reach)
+        more = _within(fresh, left)[0] if kept else fresh[: reach.events]
+        if more:
+            self._take(more)
+            self.taken_to = more[-1].id
+        self.exhausted = len(more) == len(fresh) and not cut_off(fresh, reach)
         self.snapshot = snapshot
-        return [*new, *kept]
+        return [*kept, *more]
 
     def leave_to_sweep(self, snapshot: Snapshot, start: int, up_to: int) -> None:
         """Have everything from `start` to `up_to` looked for by steps, as if the lane had been taken up to there."""
@@ -235,20 +259,29 @@ class LaneScan:
             return None
         return sweep.done_to, min(sweep.done_to + step_ids, sweep.end)
 
+    def settled_from(self, ladder: Ladder) -> int:
+        """Return the id above which a step has to say what is settled: no later scan meets what lies below."""
+        sweep = self.sweep
+        if sweep is None:
+            raise ValueError(f"lane {self.lane} is not in a long sweep")
+        return max(self.known.start, sweep_start(sweep.snapshot, self.position, ladder).lowest)
+
     def absorb_step(
         self,
         snapshot: Snapshot,
         end: int,
         swept: Sequence[PendingEvent],
+        settled: Iterable[int],
         sweep_reach: Reach,
         reach: Reach,
         ladder: Ladder,
     ) -> list[PendingEvent]:
         """Take in the step that read up to id `end` in `snapshot`; returns the events to publish, in order.
 
-        They are within `reach`; what does not fit is read again. The list is empty, and the sweep goes back, if
-        something may have become visible below what earlier steps went through: it would be missed, and of two events
-        that one transaction wrote for a key, the one in this step would overtake the other.
+        `settled` are the ids that the same snapshot shows with a receipt, a failure or a held row, of those above
+        `settled_from`. What is returned is within `reach`; what does not fit is read again. The list is empty, and the
+        sweep goes back, if something may have become visible below what earlier steps went through: it would be missed,
+        and of two events that one transaction wrote for a key, the one in this step would overtake the other.
         """
         sweep = self.sweep
         if sweep is None:
@@ -260,7 +293,9 @@ class LaneScan:
         if start < sweep.done_to:
             sweep.done_to = start
             return []
-        found = [event for event in swept if event[ID] not in self.taken]
+        # Whatever becomes of a failure or a held row later, a scan must not take its event for new.
+        self.known.add(settled)
+        found = [event for event in swept if event[ID] not in self.known]
         new, _ = _within(found, reach)
         self._take(new)
         if len(new) < len(found):
@@ -288,8 +323,10 @@ class LaneScan:
             self.position = max(self.position, min(limits))
         return self.position
 
-    def _take(self, events: Iterable[PendingEvent]) -> None:
-        self.taken.update(map(id_of, events))
+    def _take(self, events: Sequence[PendingEvent]) -> None:
+        ids = [*map(id_of, events)]
+        self.taken.update(ids)
+        self.known.add(ids)
 
 
 def _anything_ended(before: Snapshot, later: Snapshot) -> bool:

@@ -9,7 +9,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from relay.decide.lane_scan import Reach
+from relay.headers import REPLAY, REPLAY_GROUP, REPLAY_TOPIC
 from relay.keys import LANES, key_bytes
+from relay.names import is_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,23 +44,48 @@ class ReplayRequest:
     """Highest id that the request covers."""
     positions: dict[int, int]
     """By lane: all covered events up to this id are done."""
+    to_topic: str | None = None
+    """The topic to publish the events to, if it is not their own."""
+    group: str | None = None
+    """The consumer group that the events are meant for; None: everybody."""
+
+    @property
+    def target(self) -> str:
+        """The topic that the events are published to."""
+        return self.to_topic or self.topic
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that each of the events gets beside its own."""
+        told = {
+            REPLAY: str(self.action),
+            REPLAY_TOPIC: None if self.to_topic is None else self.topic,
+            REPLAY_GROUP: self.group,
+        }
+        return {name: value for name, value in told.items() if value is not None}
 
     @classmethod
     def parse(cls, action: int, filter_: str, progress: str, requested_at: datetime) -> ReplayRequest:
-        """Read the JSON of a row. Raises ValueError if it is not a replay: somebody wrote the row by hand."""
+        """Read the JSON of a row. Raises ValueError if it is not a replay: somebody wrote the row by hand.
+
+        One for another topic or for a group has `from_topic` in place of `topic`, which programs that know of neither
+        refuse: they would publish it to everybody.
+        """
         try:
             wanted: dict[str, Any] = json.loads(filter_)
             reached: dict[str, Any] = json.loads(progress)
-            key = wanted.get("key")
+            key, to_topic, group = wanted.get("key"), wanted.get("to_topic"), wanted.get("group")
             return cls(
                 action,
-                str(wanted["topic"]),
+                str(wanted["topic"] if to_topic is None and group is None else wanted["from_topic"]),
                 None if key is None else key_bytes(str(key)),
                 _time(wanted["since"]),
                 min(_time(wanted["until"]), requested_at),
                 _rate(wanted.get("rate")),
                 _id(reached["last_id"]),
                 {lane: _id(reached["lanes"][str(lane)]) for lane in range(LANES)},
+                None if to_topic is None else _topic(to_topic),
+                None if group is None else str(group),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"not a replay of delivered events: {type(error).__name__} {error}") from error
@@ -167,6 +194,12 @@ def _time(text: str) -> datetime:
         raise ValueError(f"{text} has no time zone")
     # Near the first and the last year another zone's time may be no date.
     return time.astimezone(UTC)
+
+
+def _topic(value: object) -> str:
+    if not is_topic(str(value)):
+        raise ValueError(f"{value!r} is not a topic name")
+    return str(value)
 
 
 def _rate(value: object) -> float:

@@ -19,6 +19,18 @@ GRAIN = 0.01
 Replica = TypeVar("Replica")
 
 
+class Entry(NamedTuple):
+    """How a replica is entered on the list."""
+
+    replica: UUID
+    name: str
+    version: str
+    lease: float
+    """Seconds."""
+    waiting: str | None
+    """Why it cannot publish yet, if it cannot."""
+
+
 class LiveReplica(NamedTuple):
     """A replica whose lease runs."""
 
@@ -71,6 +83,12 @@ def fair_shares(live: Sequence[Replica], reserved: Mapping[Replica, int], lanes:
         least = min(shares, key=lambda replica: shares[replica])
         shares[least] += 1
     return shares
+
+
+def has_dead_owner(live: Sequence[LiveReplica], lanes: Sequence[LaneRow]) -> bool:
+    """Return whether a lane has an owner whose lease is over and that keeps it nevertheless, until it is reconciled."""
+    alive = {each.id for each in live}
+    return any(row.owner is not None and not row.free and row.owner not in alive for row in lanes)
 
 
 class Sharing:

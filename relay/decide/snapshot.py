@@ -29,6 +29,10 @@ class Snapshot:
         xmin, xmax, running = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(map(int, running.split(","))) if running else frozenset())
 
+    def text(self) -> str:
+        """Return PostgreSQL's text form."""
+        return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.running)))}"
+
     def ended(self, xid: int) -> bool:
         """Return whether the transaction had ended, by commit or rollback, when the snapshot was taken."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)

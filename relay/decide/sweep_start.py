@@ -24,6 +24,11 @@ class SweepStart(NamedTuple):
     running: tuple[tuple[int, int], ...]
     """Pairs (xid, floor), only those with a floor below `floor`."""
 
+    @property
+    def lowest(self) -> int:
+        """The lowest id that the start can come to be, now or for any later scan of the lane: floors never fall."""
+        return min([self.floor, *(floor for _, floor in self.running)])
+
     def start(self, later: Snapshot) -> int:
         """The largest id for which everything that is visible in `later`, and was not before, lies above it."""
         return min([self.floor, *(floor for xid, floor in self.running if later.ended(xid))])

@@ -199,7 +199,7 @@ class TopicTrouble:
         # aiokafka makes a broker's other partitions wait for the retries of this one: not in the main producer.
         actions: list[Action] = [] if partition.suspect else [Suspect(partition.number, str(error))]
         state = self._state
-        if isinstance(state, Fine):
+        if isinstance(state, Fine | Probing):
             actions += self.refused(error, now, draw, partition.number)
         elif partition.number not in state.partitions:
             # There is nothing new to tell.

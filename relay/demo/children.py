@@ -45,16 +45,24 @@ class Child:
     async def start(self, told: Mapping[str, object]) -> None:
         """Start the process and send its instructions."""
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", self._module),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                limit=LINE_LIMIT,
-                env=_environment(),
-                # Ctrl-C in the terminal is for us, who end everything in good order.
-                start_new_session=True,
+            starting = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", self._module),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    limit=LINE_LIMIT,
+                    env=_environment(),
+                    # Ctrl-C in the terminal is for us, who end everything in good order.
+                    start_new_session=True,
+                )
             )
+            # Cancelled itself, asyncio's function would wait without end for pipes that nobody connects any more.
+            try:
+                await asyncio.shield(starting)
+            finally:
+                await asyncio.wait([starting])
+                self._process = None if starting.exception() else starting.result()
         self._tell(json.dumps(told))
 
     async def reports(self) -> AsyncIterator[dict[str, Any]]:

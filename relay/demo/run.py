@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
 from relay.demo.children import Child, RelayChild
 from relay.demo.progress import Arrival, Counts, Phase, Progress
 from relay.demo.summary import Summary
@@ -17,6 +19,7 @@ from relay.postgres.admin.connection import admin_connection
 from relay.postgres.admin.migrate import migrate
 from relay.postgres.admin.status import read_status
 from relay.postgres.sql import query
+from relay.settings import PostgresSettings
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -245,4 +248,5 @@ class _Demo:
 
     def _connected(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
         # Without TLS, whatever PGSSLMODE says: that is meant for other servers.
-        return admin_connection(f"{self._plan.dsn}?sslmode=disable", CONNECT_SECONDS)
+        dsn = SecretStr(f"{self._plan.dsn}?sslmode=disable")
+        return admin_connection(PostgresSettings(dsn=dsn, connect_timeout=CONNECT_SECONDS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from relay.enqueue.event import Event
 from relay.enqueue.typed import EventType
 from relay.errors import EnqueueError
@@ -12,13 +14,23 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_SCHEDULE = {"deliver_at", "delay", "timer"}
+"""What may be said of an event that is given as a whole."""
+
+
 def event_of(subject: object, fields: dict[str, Any]) -> Event:
     """The event that `enqueue(connection, subject, **fields)` is about. Raises EnqueueError."""
-    if isinstance(subject, str) or fields:
+    if isinstance(subject, str) or not (_is_event(subject) or fields.keys() <= _SCHEDULE):
         if "event_id" in fields and fields["event_id"] is None:
             del fields["event_id"]
         return Event(subject, **fields)  # type: ignore[arg-type]
-    return _as_event(subject, "")
+    event = _as_event(subject, "")
+    if others := fields.keys() - _SCHEDULE:
+        raise EnqueueError(
+            f"{', '.join(sorted(others))} cannot be given beside an event, which has its own; only deliver_at, delay, "
+            "timer and wake_up can"
+        )
+    return replace(event, **fields) if fields else event
 
 
 def events_of(subjects: Iterable[object]) -> list[Event]:
@@ -29,12 +41,18 @@ def events_of(subjects: Iterable[object]) -> list[Event]:
     ]
 
 
+def _is_event(subject: object) -> bool:
+    return isinstance(subject, Event) or isinstance(getattr(subject.__class__, "__event__", None), EventType)
+
+
 def _as_event(subject: object, where: str) -> Event:
     if isinstance(subject, Event):
         return subject
     declared = getattr(subject.__class__, "__event__", None)
     if isinstance(declared, EventType):
         return declared.event_of(subject)
+    if isinstance(subject, type):
+        raise EnqueueError(f"{where}{subject.__name__} is a class; pass an object of it, {subject.__name__}(...)")
     raise EnqueueError(
         f"{where}{subject.__class__.__name__} is not an event; pass a relay.enqueue.Event, or declare __event__ in the "
         "class (see relay.enqueue.EventType)"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_SCHEMA = "outbox"
 
 COLUMNS = ("event_id", "topic", "key", "payload", "headers", "type")
+SCHEDULED_COLUMNS = (*COLUMNS, "deliver_at", "delay", "timer")
 
 # Headers go in as text: the caller's connection may have a codec of its own for jsonb.
 _INSERT = (
@@ -31,28 +32,65 @@ _INSERT = (
     "VALUES ({}::pg_catalog.uuid, {}::pg_catalog.text, {}::pg_catalog.bytea, {}::pg_catalog.bytea, "
     "{}::pg_catalog.text::pg_catalog.jsonb, {}::pg_catalog.text)"
 )
-_COPY = "COPY {schema}.event (event_id, topic, key, payload, headers, type) FROM STDIN WITH (FORMAT binary)"
+_WAKE_UP = "SELECT {schema}.wake_up()"
+# The server's clock counts the delay, from the statement on; a trigger of the table's does so after a COPY, too.
+_INSERT_SCHEDULED = (
+    "INSERT INTO {schema}.scheduled (event_id, topic, key, payload, headers, type, deliver_at, delay, timer) "
+    "VALUES ({}::pg_catalog.uuid, {}::pg_catalog.text, {}::pg_catalog.bytea, {}::pg_catalog.bytea, "
+    "{}::pg_catalog.text::pg_catalog.jsonb, {}::pg_catalog.text, {}::pg_catalog.text::pg_catalog.timestamptz, "
+    "{}::pg_catalog.text::pg_catalog.interval, {}::pg_catalog.text)"
+)
+_COPY = "COPY {schema}.{} ({}) FROM STDIN WITH (FORMAT binary)"
+# A row if the function returns true: what a boolean becomes depends on the codecs and loaders that the caller has set.
+_CALLS = {
+    "cancel_scheduled": (
+        "SELECT 1 FROM {schema}.cancel_scheduled({}::pg_catalog.text::pg_catalog.uuid, {}::pg_catalog.text) AS found "
+        "WHERE found"
+    ),
+    "reschedule": (
+        "SELECT 1 FROM {schema}.reschedule({}::pg_catalog.text::pg_catalog.uuid, {}::pg_catalog.text, "
+        "{}::pg_catalog.text::pg_catalog.timestamptz, {}::pg_catalog.text::pg_catalog.interval) AS found WHERE found"
+    ),
+}
 
-DOLLARS = ("$1", "$2", "$3", "$4", "$5", "$6")
-"""The parameters of the server itself, and of asyncpg."""
-FORMAT = ("%s",) * 6
+DOLLARS = ("$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9")
+"""The parameters of the server itself, and of asyncpg; of a scheduled event, which has three more than another."""
+FORMAT = ("%s",) * 9
 """The parameters of the DB-API."""
-FORMAT_BINARY = ("%s", "%s", "%b", "%b", "%s", "%s")
+FORMAT_BINARY = ("%s", "%s", "%b", "%b", "%s", "%s", "%s", "%s", "%s")
 """The parameters of psycopg 3, which sends the two bytea columns as they are."""
 
 _COPY_LINE = re.compile(r"COPY \w+, line (\d+)")
 
 
 @lru_cache(256)
-def insert(schema: str, parameters: tuple[str, ...]) -> LiteralString:
+def insert(schema: str, parameters: tuple[str, ...], scheduled: bool = False) -> LiteralString:
     """The INSERT of one event. Raises EnqueueError for a schema name that would need quoting."""
-    return _INSERT.format(*parameters, schema=_checked(schema))
+    return (_INSERT_SCHEDULED if scheduled else _INSERT).format(*parameters, schema=_checked(schema))
 
 
 @lru_cache(256)
-def copy(schema: str) -> LiteralString:
+def copy(schema: str, scheduled: bool = False) -> LiteralString:
     """The COPY of many events, in the binary format of relay.enqueue.copy."""
-    return _COPY.format(schema=_checked(schema))
+    name, columns = table(scheduled)
+    return _COPY.format(name, ", ".join(columns), schema=_checked(schema))
+
+
+def table(scheduled: bool) -> tuple[str, tuple[str, ...]]:
+    """Where events are copied to, and the columns."""
+    return ("scheduled", SCHEDULED_COLUMNS) if scheduled else ("event", COLUMNS)
+
+
+@lru_cache(256)
+def function_call(schema: str, function: str, parameters: tuple[str, ...]) -> LiteralString:
+    """The SELECT of a call that relay.enqueue.scheduling makes: a row for true. Arguments are text in every client."""
+    return _CALLS[function].format(*parameters, schema=_checked(schema))
+
+
+@lru_cache(256)
+def wake_up(schema: str) -> LiteralString:
+    """The statement that has idle relays look for events, after the commit and on another connection."""
+    return _WAKE_UP.format(schema=_checked(schema))
 
 
 def hexadecimal(value: bytes | None) -> str | None:
@@ -94,10 +132,9 @@ def busy() -> EnqueueError:
     )
 
 
-def check_encoding_of_psycopg2(connection: Any, event: Event) -> None:
+def check_encoding_of_psycopg2(connection: Any, *texts: str | None) -> None:
     """Refuse text that would arrive as other text: psycopg2 does not notice a `SET client_encoding`."""
-    _, _, _, _, headers, kind = row(event)
-    if headers.isascii() and (kind is None or kind.isascii()):
+    if all(text is None or text.isascii() for text in texts):
         return
     of_the_session = connection.get_parameter_status("client_encoding") or "UTF8"
     if codec(of_the_session) != codec(connection.encoding):
@@ -107,13 +144,27 @@ def check_encoding_of_psycopg2(connection: Any, event: Event) -> None:
         )
 
 
-def check_encodable(events: Sequence[Event], encoding: str) -> None:
-    """Raise UnicodeEncodeError now, and not in the middle of a COPY, which would cost the caller the transaction."""
+def texts(event: Event) -> tuple[str, str | None, str | None]:
+    """The texts of an event that need not be ASCII: headers, type and timer."""
+    _, _, _, _, headers, kind = row(event)
+    return headers, kind, event.timer
+
+
+def encoding_of_copy(events: Sequence[Event], client_encoding: str | None) -> str:
+    """Python's name of the encoding, once all events are known to fit it.
+
+    Raises EnqueueError before any is written: in the middle of a COPY it would cost the caller the transaction, and
+    after the first of two COPYs half of the events would be there.
+    """
+    encoding = codec(client_encoding or "UTF8")
     if encoding != "utf-8":
-        for event in events:
-            _, _, _, _, headers, kind = row(event)
-            headers.encode(encoding)
-            (kind or "").encode(encoding)
+        try:
+            for event in events:
+                for text in texts(event):
+                    (text or "").encode(encoding)
+        except UnicodeEncodeError as error:
+            raise _unrepresentable(error) from error
+    return encoding
 
 
 def _unrepresentable(error: UnicodeEncodeError) -> EnqueueError:
@@ -151,9 +202,14 @@ def ours(error: BaseException, events: Sequence[Event], roll_back: str) -> Relay
             return failed_transaction(roll_back)
         if state == "23514" and _detail(each, "constraint_name") == "event_size":
             return EnqueueError(_too_large(events, _detail(each, "context")))
-        if state in ("42P01", "3F000"):
+        if state == "23505" and _detail(each, "constraint_name") in ("scheduled_timer", "scheduled_pkey"):
+            return _scheduled_already(events, each)
+        if state in ("42P01", "3F000") or (state == "42883" and any(name in str(each) for name in _CALLS)):
             text = " ".join(str(each).split("\n", 1)[0].split())
-            return SchemaError(f"the outbox is missing or of another version ({text}); run `relay migrate`")
+            return SchemaError(
+                f"the outbox is missing or of another version ({text}); run `relay migrate` for this database, or give "
+                "the outbox's schema as schema=... if it has another name"
+            )
     return None
 
 
@@ -171,11 +227,30 @@ def _detail(error: BaseException, name: str) -> str:
     return found if isinstance(found, str) else ""
 
 
+def _scheduled_already(events: Sequence[Event], error: BaseException) -> EnqueueError:
+    index, label = _which(events, _detail(error, "context"))
+    if _detail(error, "constraint_name") == "scheduled_timer":
+        return EnqueueError(
+            f"{label} has the timer {events[index].timer!r}, and an event with this timer is scheduled already; cancel "
+            "or reschedule that one, before you enqueue another"
+        )
+    return EnqueueError(
+        f"{label} has the event_id {events[index].event_id}, and an event with it is scheduled already; "
+        "give each event its own"
+    )
+
+
+def _which(events: Sequence[Event], context: str) -> tuple[int, str]:
+    """The event that an error is about: its index, and what to call it."""
+    if (line := _COPY_LINE.search(context)) is None or (len(events) == 1 and not getattr(events, "indexes", None)):
+        return 0, "the event"
+    index = int(line[1]) - 1
+    indexes: Sequence[int] | None = getattr(events, "indexes", None)
+    return index, f"events[{index if indexes is None else indexes[index]}]"
+
+
 def _too_large(events: Sequence[Event], context: str) -> str:
-    index, label = 0, "the event"
-    if len(events) > 1 and (line := _COPY_LINE.search(context)):
-        index = int(line[1]) - 1
-        label = f"events[{index}]"
+    index, label = _which(events, context)
     return (
         f"{label} for topic {events[index].topic} has {size(events[index]):,} bytes of key, payload, headers and type, "
         "more than the outbox takes (1,000,000 unless changed); make the event smaller, or raise the outbox's limit "

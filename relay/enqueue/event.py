@@ -11,6 +11,10 @@ from relay.errors import EnqueueError
 from relay.headers import MAX_BYTES, MAX_HEADERS, PREFIX
 from relay.names import LONGEST_TOPIC, is_topic
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
 _known_topics: set[str] = set()
 """Topics that were found to be right: a service has few of them. Bounded, because some services make names up."""
 _MAX_KNOWN_TOPICS = 1000
@@ -26,6 +30,9 @@ class Event:
 
     `key` and `payload` given as `str` become UTF-8 bytes. A key of None means no order among events; a payload of
     None is a tombstone. `event_id` is made up when not given; consumers see it as the header outbox-event-id.
+
+    With `deliver_at`, a time with a time zone, or `delay`, a timedelta or seconds by the database's clock, the event is
+    scheduled: it enters the outbox when it is due. `timer` names it for `cancel` and `reschedule`.
     """
 
     topic: str
@@ -35,6 +42,9 @@ class Event:
     headers: Mapping[str, str] | None = field(default=None, hash=False)
     type: str | None = None
     event_id: UUID = field(default_factory=uuid4)
+    deliver_at: datetime | None = None
+    delay: timedelta | float | None = None
+    timer: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field, and take copies of what the caller could still change."""
@@ -47,12 +57,31 @@ class Event:
             _check_text("type", self.type)
         if self.event_id.__class__ is not UUID and not isinstance(self.event_id, UUID):
             raise EnqueueError(f"event_id must be a uuid.UUID, not {_kind(self.event_id)}")
+        if self.deliver_at is not None or self.delay is not None or self.timer is not None:
+            self._check_schedule()
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the event enters the outbox later."""
+        return self.deliver_at is not None or self.delay is not None
+
+    def _check_schedule(self) -> None:
+        # Not before: whoever schedules nothing need not wait for the import of datetime.
+        from relay.enqueue.scheduling import check_schedule, checked_delay, checked_deliver_at
+
+        check_schedule(deliver_at=self.deliver_at, delay=self.delay, timer=self.timer)
+        if self.deliver_at is not None:
+            _set_deliver_at(self, checked_deliver_at(self.deliver_at))
+        else:
+            _set_delay(self, checked_delay(self.delay))
 
 
 # What object.__setattr__ comes to on a frozen class with slots, at half the cost.
 _set_key = vars(Event)["key"].__set__
 _set_payload = vars(Event)["payload"].__set__
 _set_headers = vars(Event)["headers"].__set__
+_set_deliver_at = vars(Event)["deliver_at"].__set__
+_set_delay = vars(Event)["delay"].__set__
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -73,7 +102,7 @@ def row(
     if trace and not (headers and trace.keys() & headers.keys()):
         text = _json({**headers, **trace} if headers else trace)
         large = len(text) > MAX_BYTES // 4 and len(text.encode()) > MAX_BYTES
-        if large or (headers and len(headers) + len(trace) > MAX_HEADERS):
+        if large or len(headers or ()) + len(trace) > MAX_HEADERS:
             text = _json(headers or {})
     else:
         text = _json(headers) if headers else "{}"
@@ -106,8 +135,16 @@ def _as_bytes(name: str, value: object) -> bytes | None:
         return value.encode() if value.isascii() else _encoded(name, value)
     if value is None or isinstance(value, bytes):
         return value
-    hint = " (for JSON, json.dumps it first)" if isinstance(value, Mapping | list) else ""
-    raise EnqueueError(f"{name} must be bytes, str or None, not {_kind(value)}{hint}")
+    raise EnqueueError(f"{name} must be bytes, str or None, not {_kind(value)}{_hint(name, value)}")
+
+
+def _hint(name: str, value: object) -> str:
+    """How to come from a value to one that the outbox takes."""
+    if isinstance(value, bytearray | memoryview):
+        return f" (write bytes({name}))"
+    if name == "key":
+        return " (write str(key))" if isinstance(value, int | UUID) else ""
+    return " (for JSON, json.dumps it first)" if isinstance(value, Mapping | list) else " (serialize it first)"
 
 
 def _checked_headers(headers: object) -> dict[str, str]:

@@ -49,11 +49,14 @@ _dumps = _encoder()
 
 def to_json(subject: object) -> bytes:
     """The object as JSON in UTF-8. Raises EnqueueError, which names the field."""
+    name = subject.__class__.__name__
     try:
-        return _dumps(_plain(subject, subject.__class__.__name__))
+        return _dumps(_plain(subject, name))
+    except RecursionError:
+        raise EnqueueError(f"{name} contains itself, or is nested too deeply for JSON") from None
     except (UnicodeEncodeError, TypeError) as error:
         # A lone surrogate: the two encoders have errors of their own for it.
-        raise EnqueueError(f"{subject.__class__.__name__} cannot be written as JSON in UTF-8: {error}") from error
+        raise EnqueueError(f"{name} cannot be written as JSON in UTF-8: {error}") from error
 
 
 def _plain(value: Any, path: str) -> Any:
@@ -77,7 +80,7 @@ def _plain(value: Any, path: str) -> Any:
 def _integer(value: int, path: str) -> int:
     if not -(2**63) <= value < 2**64:
         raise EnqueueError(f"{path} has more than 64 bits; write it as a str")
-    return int(value)
+    return value
 
 
 def _object(items: Any, path: str) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def _object(items: Any, path: str) -> dict[str, Any]:
     for name, each in items:
         if not isinstance(name, str):
             raise EnqueueError(f"{path} has a key of type {name.__class__.__name__}; JSON has str alone")
-        found[str(name)] = _plain(each, f"{path}.{name}")
+        found[str.__str__(name)] = _plain(each, f"{path}.{name}")
     return found
 
 
@@ -95,22 +98,42 @@ def _special(value: Any, path: str) -> Any:
         return _plain(value.value, path)
     if (text := _text(value, path)) is not None:
         return text
-    if hasattr(value.__class__, "__pydantic_validator__"):
-        refuse_naive(value, path)
-        # By Pydantic's own rules: its users have serializers of their own.
-        return _object(value.model_dump(mode="json", by_alias=True).items(), path)
+    if is_model(value):
+        return _plain(_json_of_model(value, path), path)
     if (fields := fields_of(value)) is not None:
         return _object(fields, path)
-    for known in _SUBCLASSES:
+    for known, base in _SUBCLASSES:
         if isinstance(value, known):
-            return _plain(known(value), path)
+            return _plain(base(value), path)
     raise EnqueueError(
         f"{path} is of type {value.__class__.__name__}, which has no form in JSON; convert it, or give the EventType a "
         "serializer"
     )
 
 
-_SUBCLASSES: tuple[Any, ...] = (str, int, float, dict, list, tuple)
+# What a subclass holds, and not what it says: str() of Django's safe strings is the same object again, and str() of an
+# enum is its name.
+_SUBCLASSES: tuple[tuple[Any, Any], ...] = (
+    *((str, str.__str__), (int, int.__int__), (float, float.__float__)),
+    *((dict, dict), (list, list), (tuple, tuple)),
+)
+
+
+def is_model(value: Any) -> bool:
+    """Whether the value is a model of Pydantic; its dataclasses are taken for dataclasses."""
+    kind = value.__class__
+    return hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_dump")
+
+
+def _json_of_model(value: Any, path: str) -> Any:
+    """A model by Pydantic's own rules: its users have serializers of their own."""
+    try:
+        refuse_naive(value, path, numbers=True)
+        return value.model_dump(mode="json", by_alias=True)
+    except EnqueueError:
+        raise
+    except ValueError as error:
+        raise EnqueueError(f"{path} cannot be written as JSON: {error}") from error
 
 
 def _text(value: Any, path: str) -> str | None:
@@ -126,12 +149,10 @@ def _text(value: Any, path: str) -> str | None:
 
 
 def fields_of(value: Any) -> Any:
-    """Pairs (name, value) of an object of a class with fields, else None."""
+    """Pairs (name, value) of an object of a class with fields, which is no model of Pydantic; else None."""
     kind = value.__class__
     if dataclasses.is_dataclass(kind):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(kind)]
-    if hasattr(kind, "__pydantic_validator__"):
-        return value.model_dump(by_alias=True).items()
     if hasattr(kind, "__struct_fields__"):
         values = (getattr(value, name) for name in kind.__struct_fields__)
         found = dict(zip(kind.__struct_encode_fields__, values, strict=True))
@@ -142,18 +163,24 @@ def fields_of(value: Any) -> Any:
     return None
 
 
-def refuse_naive(value: Any, path: str) -> None:
-    """Refuse a datetime without a time zone anywhere in the value: libraries take it for UTC, or for local time."""
+def refuse_naive(value: Any, path: str, *, numbers: bool = False) -> None:
+    """Refuse a datetime without a time zone anywhere in the value: libraries take it for UTC, or for local time.
+
+    With `numbers`, refuse NaN and the infinities as well, some of which Pydantic writes as null.
+    """
     if isinstance(value, datetime):
         if value.utcoffset() is None:
-            raise EnqueueError(f"{path} is a datetime without a time zone; write datetime.now(UTC), say")
+            raise EnqueueError(f"{path} is a datetime without a time zone; write datetime.now(UTC), for example")
+    elif numbers and isinstance(value, float):
+        _plain(value, path)
     elif isinstance(value, dict):
         for name, each in value.items():
-            refuse_naive(each, f"{path}.{name}")
-    elif isinstance(value, list | tuple):
+            refuse_naive(each, f"{path}.{name}", numbers=numbers)
+    elif isinstance(value, list | tuple | set | frozenset):
         for index, each in enumerate(value):
-            refuse_naive(each, f"{path}[{index}]")
-    elif hasattr(value.__class__, "__pydantic_validator__"):
-        refuse_naive(value.__dict__, path)
+            refuse_naive(each, f"{path}[{index}]", numbers=numbers)
+    elif is_model(value):
+        # With what is computed and what is extra, as the model's own serializers write it.
+        refuse_naive(value.model_dump(by_alias=True), path, numbers=numbers)
     elif (fields := fields_of(value)) is not None:
-        refuse_naive(dict(fields), path)
+        refuse_naive(dict(fields), path, numbers=numbers)

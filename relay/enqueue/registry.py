@@ -15,71 +15,33 @@ Source: https://docs.confluent.io/platform/current/schema-registry/fundamentals/
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-import urllib.error
-import urllib.request
+import struct
 from abc import ABC, abstractmethod
+from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, cast
-from urllib.parse import quote
 
-from relay.enqueue.json import fields_of, refuse_naive, to_json
+from relay.enqueue.json import fields_of, is_model, refuse_naive, to_json
+from relay.enqueue.registry_client import Registry, RegistryError
 from relay.enqueue.typed import Serialized
-from relay.errors import EnqueueError, RelayError
+from relay.errors import EnqueueError
+
+__all__ = [
+    "AvroSerializer",
+    "JsonSchemaSerializer",
+    "ProtobufSerializer",
+    "RegisteredSerializer",
+    "Registry",
+    "RegistryError",
+    "Serialized",
+    "message_indexes",
+]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
 _MAGIC = b"\0"
-
-
-class RegistryError(RelayError):
-    """The schema registry cannot be reached, or refuses what it was asked."""
-
-
-class Registry:
-    """A schema registry with Confluent's interface. `timeout` is in seconds, for each request."""
-
-    def __init__(
-        self, url: str, *, user: str | None = None, password: str | None = None, timeout: float = 10.0
-    ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise RegistryError(f"{url!r} is not the address of a registry; write http://host:8081 or https://host")
-        self._url = url.rstrip("/")
-        self._timeout = timeout
-        self._headers = {"Content-Type": _MEDIA_TYPE, "Accept": _MEDIA_TYPE}
-        if user is not None:
-            credentials = base64.b64encode(f"{user}:{password or ''}".encode()).decode()
-            self._headers["Authorization"] = f"Basic {credentials}"
-
-    def register(self, subject: str, kind: str, schema: str) -> int:
-        """Register a schema (of kind AVRO, JSON or PROTOBUF) and return its id; the id it has, if it is there."""
-        return self._ask(f"/subjects/{quote(subject, safe='')}/versions", subject, kind, schema)
-
-    def look_up(self, subject: str, kind: str, schema: str) -> int:
-        """Return the id of a schema that is registered. Raises RegistryError if it is not."""
-        return self._ask(f"/subjects/{quote(subject, safe='')}", subject, kind, schema)
-
-    def _ask(self, path: str, subject: str, kind: str, schema: str) -> int:
-        asked = {"schema": schema} if kind == "AVRO" else {"schema": schema, "schemaType": kind}
-        request = urllib.request.Request(  # noqa: S310 the address was checked
-            self._url + path, json.dumps(asked).encode(), self._headers, method="POST"
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as answer:  # noqa: S310 the same
-                return int(json.load(answer)["id"])
-        except urllib.error.HTTPError as error:
-            with error:
-                text = " ".join(error.read(2000).decode(errors="replace").split())
-            raise RegistryError(f"the schema registry refuses {subject}: {error.code} {text[:300]}") from error
-        except OSError as error:
-            raise RegistryError(
-                f"the schema registry at {self._url} cannot be reached: {getattr(error, 'reason', error)}"
-            ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise RegistryError(f"{self._url} does not answer as a schema registry does; check the address") from error
 
 
 class RegisteredSerializer(ABC):
@@ -151,16 +113,23 @@ class AvroSerializer(RegisteredSerializer):
 
         super().__init__(schema if isinstance(schema, str) else json.dumps(schema), header=header)
         self._write: Callable[..., None] = fastavro.schemaless_writer
-        self._parsed = fastavro.parse_schema(json.loads(self.schema))
+        try:
+            self._parsed = fastavro.parse_schema(json.loads(self.schema))
+        except Exception as error:
+            raise EnqueueError(f"this is not an Avro schema: {error.__class__.__name__}: {error}") from error
 
     def body(self, subject: Any) -> bytes:
         """The object as Avro."""
         name = subject.__class__.__name__
-        refuse_naive(subject, name)
         written = io.BytesIO()
         try:
+            refuse_naive(subject, name)
             self._write(written, self._parsed, _record(subject), strict=True)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        except EnqueueError:
+            raise
+        except RecursionError:
+            raise EnqueueError(f"{name} contains itself, or is nested too deeply for Avro") from None
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, struct.error) as error:
             raise EnqueueError(f"{name} does not fit its Avro schema: {error}") from error
         return written.getvalue()
 
@@ -180,6 +149,11 @@ class ProtobufSerializer(RegisteredSerializer):
     def body(self, subject: Any) -> bytes:
         """The indexes that lead to the message in its file, and the message."""
         message = subject if self._convert is None else self._convert(subject)
+        name = message.__class__.__name__
+        if not hasattr(message, "SerializeToString"):
+            raise EnqueueError(f"{name} is not a message of Protobuf; give the serializer `convert`, which makes one")
+        if not message.IsInitialized():
+            raise EnqueueError(f"{name} has no value for {', '.join(message.FindInitializationErrors())}")
         return message_indexes(message.DESCRIPTOR) + cast("bytes", message.SerializeToString())
 
 
@@ -206,10 +180,14 @@ def _varint(number: int) -> bytes:
 
 
 def _record(value: Any) -> Any:
-    """Objects as dictionaries, to any depth; other values as they are."""
+    """Objects as dictionaries and enums as their values, to any depth; other values as they are."""
+    if isinstance(value, Enum):
+        return _record(value.value)
     if isinstance(value, list | tuple):
         return [_record(each) for each in value]
     if isinstance(value, dict):
         return {name: _record(each) for name, each in value.items()}
+    if is_model(value):
+        return _record(value.model_dump(by_alias=True))
     fields = fields_of(value)
     return value if fields is None else {name: _record(each) for name, each in fields}

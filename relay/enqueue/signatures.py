@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypeAlias, TypedDi
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from relay.enqueue.typed import EventType
@@ -22,14 +23,39 @@ class TypedEvent(Protocol):
     def __event__(self) -> EventType: ...
 
 
-class Fields(TypedDict):
-    """An event's fields beside its topic: see `relay.enqueue.Event`."""
+class When(TypedDict, total=False):
+    """When an event is due; one of both."""
+
+    deliver_at: datetime | None
+    delay: timedelta | float | None
+
+
+class Schedule(When, total=False):
+    """What may be said of an event that is given as a whole."""
+
+    timer: str | None
+
+
+class Fields(Schedule):
+    """An event's fields beside its topic (see `relay.enqueue.Event`), and whether to wake the relay up."""
 
     key: bytes | str | None
     payload: bytes | str | None
     headers: NotRequired[Mapping[str, str] | None]
     type: NotRequired[str | None]
     event_id: NotRequired[UUID | None]
+    wake_up: NotRequired[bool]
+
+
+class Which(TypedDict, total=False):
+    """A scheduled event; one of both."""
+
+    timer: str | None
+    event_id: UUID | None
+
+
+class Due(Which, When):
+    """A scheduled event, and when it is due from now on."""
 
 
 class _Psycopg(Protocol):

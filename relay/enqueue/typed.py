@@ -40,7 +40,7 @@ class EventType:
 
     `key` is the name of a field, or a function of the object; None means no order among the events. The key's value
     is a str, int, UUID or bytes. `serialize` makes the payload of an object: bytes, or a `Serialized`; JSON if not
-    given. `headers` go with each event. Raises EnqueueError for a topic, type or headers that no event can have.
+    given. `headers` go with each event. Raises EnqueueError for what no event can have.
     """
 
     def __init__(
@@ -53,6 +53,10 @@ class EventType:
         serialize: Callable[[Any], bytes | Serialized] | None = None,
     ) -> None:
         Event(topic, key=None, payload=None, type=type, headers=headers)  # Refuses what no event can have.
+        if not (key is None or isinstance(key, str) or callable(key)):
+            raise EnqueueError(f"key must be the name of a field, a function or None, not {key.__class__.__name__}")
+        if not (serialize is None or callable(serialize)):
+            raise EnqueueError(f"serialize must be a function of the object, not {serialize.__class__.__name__}")
         self.topic = topic
         self.type = type
         self.headers = dict(headers or {})
@@ -91,13 +95,22 @@ class EventType:
             value = self._key(subject)
         if isinstance(value, str | bytes):
             return value
-        if isinstance(value, int | UUID) and not isinstance(value, bool):
+        if isinstance(value, UUID):
             return str(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return _number(value, subject)
         if value is None:
             raise EnqueueError(f"the key of {_name(subject)} is None; give the object a key, or declare key=None")
         raise EnqueueError(
             f"the key of {_name(subject)} is of type {value.__class__.__name__}; it must be a str, int, UUID or bytes"
         )
+
+
+def _number(value: int, subject: object) -> str:
+    try:
+        return int.__repr__(value)  # An enum of numbers says its name.
+    except ValueError:  # Python writes out no number of thousands of digits.
+        raise EnqueueError(f"the key of {_name(subject)} is a number of thousands of digits; give a str") from None
 
 
 def _name(subject: object) -> str:

@@ -13,7 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from relay.decide.limits import TopicLimits
 from relay.kafka.connections import Connections
 from relay.kafka.errors import translate
-from relay.kafka.options import client_options
+from relay.kafka.options import Security, client_options
 from relay.outcome import FailureKind, PublishError
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ REQUEST_LIMIT = "socket.request.max.bytes"
 class Administration:
     """An admin client that is started with the first question."""
 
-    def __init__(self, settings: KafkaSettings, topics: TopicSettings) -> None:
+    def __init__(self, settings: KafkaSettings, topics: TopicSettings, security: Security | None = None) -> None:
         self._settings = settings
         self._topics = topics
+        self._security = security or Security(settings)
         self._client: AIOKafkaAdminClient | None = None
         self._connections: Connections | None = None
         self._starting = asyncio.Lock()
@@ -42,6 +43,11 @@ class Administration:
 
     async def limits(self, topic: str) -> TopicLimits:
         """Return the topic's limits. Raises PublishError when Kafka cannot be asked now."""
+        # Not allowed to describe it: the broker will say.
+        return limits_of(await self.configuration(topic) or {})
+
+    async def configuration(self, topic: str) -> dict[str, str | None] | None:
+        """Return the topic's configuration, None if it may not be described. Raises PublishError as `limits` does."""
         try:
             client = await self.client()
             answers: list[Any] = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
@@ -51,9 +57,8 @@ class Administration:
         for answer in answers:
             for code, _, _, _, entries in answer.resources:
                 if code == 0:
-                    return limits_of({name: value for name, value, *_ in entries})
-        # Not allowed to describe it: the broker will say.
-        return TopicLimits()
+                    return {name: value for name, value, *_ in entries}
+        return None
 
     async def request_bytes(self) -> int | None:
         """Return the bytes that every broker takes in a request; None if that is unknown and only refusals will tell.
@@ -87,6 +92,13 @@ class Administration:
             raise translate(error) from error
         for _, code, *_ in answer.topic_errors:
             kind = kafka_errors.for_code(code)
+            if kind in (kafka_errors.TopicAuthorizationFailedError, kafka_errors.ClusterAuthorizationFailedError):
+                raise PublishError(
+                    FailureKind.TOPIC,
+                    f"topic {topic} does not exist and may not be created; grant the relay CREATE on the topic "
+                    f"{topic} or on the cluster, or create the topic",
+                    kind.__name__,
+                )
             if kind not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
                 raise PublishError(
                     FailureKind.TOPIC,
@@ -100,8 +112,8 @@ class Administration:
         """Return the started client. All topics ask for it at the same time when the relay starts."""
         async with self._starting:
             if self._client is None:
-                client = AIOKafkaAdminClient(**client_options(self._settings))
-                connections = Connections(client._client, self._settings)  # noqa: SLF001
+                client = AIOKafkaAdminClient(**await client_options(self._settings, self._security))
+                connections = Connections(client._client, self._settings, self._security)  # noqa: SLF001
                 try:
                     await client.start()
                 except BaseException:

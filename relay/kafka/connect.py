@@ -8,14 +8,16 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from relay.errors import SettingsError
 from relay.kafka.errors import unreachable
-from relay.kafka.options import FileError, client_options
+from relay.kafka.options import FileError, Security
 from relay.kafka.producer import KafkaProducer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from relay.decide.cloud_events import CloudEvents
     from relay.outcome import PublishError
     from relay.settings import KafkaSettings, TopicSettings
+    from relay.stages.reconcile.ports import Enlistment
 
 
 def check_files(settings: KafkaSettings) -> None:
@@ -25,18 +27,26 @@ def check_files(settings: KafkaSettings) -> None:
     in the middle of being written.
     """
     try:
-        client_options(settings)
+        Security(settings).check_files()
     except FileError as error:
         raise SettingsError(str(error)) from error
 
 
 async def wait_for_producer(
-    settings: KafkaSettings, topics: TopicSettings, on_failure: Callable[[PublishError], None]
+    settings: KafkaSettings,
+    topics: TopicSettings,
+    on_failure: Callable[[PublishError], None],
+    *,
+    security: Security | None = None,
+    cloud_events: CloudEvents | None = None,
+    enlistment: Enlistment | None = None,
 ) -> KafkaProducer:
     """Connect a producer; try until it works, with exponential backoff and jitter of up to 5 s between tries.
 
+    `security` is shared by the producers of a process, so that they share a token and what was read from files.
+
     No error ends the wait: a wrong password is corrected on one side or the other, and no event is lost until then.
-    `on_failure` hears of every failed try.
+    `on_failure` hears of every failed try, and `enlistment` of each producer before it can be used.
     """
 
     def report(state: RetryCallState) -> None:
@@ -49,4 +59,11 @@ async def wait_for_producer(
         wait=wait_random_exponential(multiplier=0.2, max=5),
         before_sleep=report,
     )
-    return await retrying(KafkaProducer.connect, settings, topics)
+    return await retrying(
+        KafkaProducer.connect,
+        settings,
+        topics,
+        security=security,
+        cloud_events=cloud_events,
+        enlistment=enlistment,
+    )

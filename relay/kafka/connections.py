@@ -3,9 +3,11 @@
 * A connection is made with the certificates and the password that are on disk then.
 * Why one could not be made is noted: aiokafka logs it and says no more than that Kafka cannot be reached.
 * When no broker of the last metadata answers, the bootstrap list is looked at again: the brokers may all have moved.
+* A connection is replaced before the broker ends its session (`connections.max.reauth.ms`, or the end of a token).
 * A connection that failed, or whose client is closed, is closed before anybody hears of it. aiokafka only begins to
   close it: until the broker answers that, which takes 30 s inside TLS if it does not, the socket stays open, and a
   login that is refused again and again leaves one more with each try.
+* Record batches are written as they are, and not copied into their request.
 """
 
 from __future__ import annotations
@@ -17,16 +19,17 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import aiokafka.client
-from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
+from relay.kafka.connection import LOGIN_ERRORS, Connection
 from relay.kafka.diagnose import Address, ClosedUnaskedError, cause, summary
 from relay.kafka.frames import bound_answers
 from relay.kafka.options import Security
+from relay.kafka.renewals import Renewals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from relay.settings import KafkaSettings
 
@@ -34,71 +37,17 @@ BOOTSTRAP_INTERVAL = 1.0
 """Seconds between looks at the bootstrap list while no known broker answers. aiokafka asks the known brokers up to ten
 times a second."""
 
-CLOSE_TIMEOUT = 1.0
-"""Seconds that closing a connection may take before it is cut."""
-
-TURNS = 3
-"""Turns of the event loop that a socket needs to be closed whose TLS handshake has failed; uvloop closes it after it
-has said so."""
-
 _of_this_client: ContextVar[Connections | None] = ContextVar("connections", default=None)
-
-
-class Connection(AIOKafkaConnection):
-    """A connection of aiokafka that can be cut."""
-
-    _transport: asyncio.WriteTransport | None = None
-
-    @classmethod
-    async def open(cls, host: str, port: int, options: Mapping[str, Any]) -> Connection:
-        """Open a connection as aiokafka's `create_conn` does, but close it before raising if it cannot be made."""
-        connection = cls(host, port, **options)
-        try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
-            await connection.cut()
-            raise
-        return connection
-
-    def close(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> asyncio.Future[None] | None:
-        """Begin to close the connection as aiokafka does, without waiting again for a broker that was too slow."""
-        if self._writer is not None:
-            # aiokafka forgets it now.
-            self._transport = self._writer.transport
-        closed: asyncio.Future[None] | None = super().close(reason, exc)  # type: ignore[no-untyped-call]
-        if self._transport is not None and reason is CloseReason.CONNECTION_TIMEOUT:
-            self._transport.abort()
-        return closed
-
-    def is_over(self) -> bool:
-        """Return whether the connection's socket is closed."""
-        return self._closed_fut is not None and self._closed_fut.done()
-
-    async def finish(self) -> None:
-        """Close the connection, and cut it if the broker takes longer than CLOSE_TIMEOUT to agree."""
-        closed = self.close()
-        if closed is not None and not closed.done():
-            await asyncio.wait([closed], timeout=CLOSE_TIMEOUT)
-        await self.cut()
-
-    async def cut(self) -> None:
-        """Close the connection whatever the broker says, even if it was never open."""
-        closed = self.close()
-        if self._transport is None:
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
-        elif closed is not None and not closed.done():
-            self._transport.abort()
-            await asyncio.wait([closed], timeout=CLOSE_TIMEOUT)
 
 
 class Connections:
     """The connections of one AIOKafkaClient: makes them, and remembers those that could not be made."""
 
-    def __init__(self, client: Any, settings: KafkaSettings) -> None:
+    def __init__(self, client: Any, settings: KafkaSettings, security: Security) -> None:
         self._client = client
         self._settings = settings
-        self._security = Security(settings)
+        self._security = security
+        self._renewals = Renewals(client, self._open_next)
         self._failures: dict[Address, BaseException] = {}
         self._bootstrapped_at = float("-inf")
         self._open: set[Connection] = set()
@@ -118,16 +67,20 @@ class Connections:
         """Return in one line why brokers cannot be reached, silence included; empty if no connection failed."""
         return summary(self._failures, self._settings) if self._failures else ""
 
-    async def open(self, host: str, port: int, options: dict[str, Any]) -> Any:
+    async def open(self, host: str, port: int, options: dict[str, Any]) -> Connection:
         """Open a connection, secured by the files as they are now."""
         address = (host, port)
+        secured: dict[str, Any] = {}
         try:
-            connection = await Connection.open(host, port, {**options, **self._security.options()})
+            secured = await self._security.options()
+            connection = await Connection.open(host, port, {**options, **secured})
         except asyncio.CancelledError:
             # Whoever waited for it lost patience.
             self._failures.setdefault(address, TimeoutError())
             raise
         except (OSError, KafkaError) as error:
+            if isinstance(error, LOGIN_ERRORS):
+                self._security.refused(secured)
             self._failures[address] = error
             raise
         except Exception as error:
@@ -136,10 +89,17 @@ class Connections:
             raise KafkaConnectionError(f"no connection to {host}:{port}: {error!r}") from error
         self._failures.pop(address, None)
         self._open = {each for each in self._open if not each.is_over()} | {connection}
+        self._renewals.watch(connection, options)
         return connection
+
+    async def _open_next(self, connection: Connection, options: dict[str, Any]) -> Connection:
+        """Open the connection that is to take the place of one whose session is about to end."""
+        self._security.outlive(connection.bearer)
+        return await self.open(connection.host, connection.port, options)
 
     async def cut(self) -> None:
         """Cut the connections that a closed client has left open; nothing on its way there is of interest."""
+        await self._renewals.end()
         await asyncio.gather(*(connection.cut() for connection in self._open))
         self._open.clear()
 
@@ -183,7 +143,7 @@ class Connections:
                 async with asyncio.timeout(self._settings.request_timeout):
                     connection = await self.open(host, port, self._options())
                     try:
-                        metadata = await connection.send(MetadataRequest(list(topics) if topics else None))
+                        metadata: Any = await connection.send(MetadataRequest(list(topics) if topics else None))
                     finally:
                         await connection.finish()
             except (OSError, KafkaError):
@@ -211,7 +171,8 @@ async def probe(host: str, port: int, settings: KafkaSettings) -> str | None:
     try:
         async with asyncio.timeout(settings.request_timeout):
             options = {"client_id": settings.client_id, "request_timeout_ms": int(settings.request_timeout * 1000)}
-            connection: Any = await Connection.open(host, port, {**options, **Security(settings).options()})
+            secured = await Security(settings).options()
+            connection: Any = await Connection.open(host, port, {**options, **secured})
             try:
                 await connection.send(MetadataRequest([]))
             except (KafkaError, OSError) as error:

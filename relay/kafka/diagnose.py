@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import re
 import socket
 import ssl
 from typing import TYPE_CHECKING
 
 import aiokafka.errors as kafka
 
+from relay.kafka.certificates import fault_of
+from relay.kafka.connection import Connection, TokenRefusedError
 from relay.kafka.frames import NotKafkaError
 from relay.kafka.options import FileError
+from relay.kafka.tokens.token import TokenError
+from relay.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,11 +23,6 @@ if TYPE_CHECKING:
     from relay.settings import KafkaSettings
 
 Address = tuple[str, int]
-
-# X509_V_ERR_... of OpenSSL, as ssl.SSLCertVerificationError.verify_code has them.
-_NOT_YET_VALID, _EXPIRED = 9, 10
-_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21, 24, 27})
-_OTHER_NAME = frozenset({62, 64})
 
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 """OpenSSL's reasons for bytes that are not TLS."""
@@ -71,7 +69,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _of_kafka(error: BaseException, settings: KafkaSettings) -> str | None:
     """Return the cause if the broker itself told it; None otherwise."""
     match error:
-        case FileError():
+        case FileError() | TokenError():
             return str(error)
         case NotKafkaError(speaks_tls=True):
             logs_in = settings.security_protocol.startswith("SASL")
@@ -79,21 +77,6 @@ def _of_kafka(error: BaseException, settings: KafkaSettings) -> str | None:
             return f"this listener speaks TLS; set {_PROTOCOL}={encrypted}, or name a listener without TLS"
         case NotKafkaError():
             return f"the server that listens there is not Kafka (it answers {error.first!r}); correct {_SERVERS}"
-        case kafka.UnsupportedSaslMechanismError():
-            enabled = re.findall(r"'([A-Z0-9-]+)'", str(error).partition("are:")[2])
-            offered = f" ({', '.join(enabled)})" if enabled else ""
-            return (
-                f"the broker does not offer the mechanism {settings.sasl_mechanism}; "
-                f"set RELAY_KAFKA_SASL_MECHANISM to one it offers{offered}"
-            )
-        case kafka.IllegalSaslStateError():
-            other = settings.security_protocol.removeprefix("SASL_")
-            return f"this listener does not want a login; set {_PROTOCOL}={other}, or name a listener with SASL"
-        case kafka.SaslAuthenticationFailed() | kafka.AuthenticationFailedError():
-            return (
-                f"the broker refuses the login of {settings.sasl_username!r}: wrong user name or password; "
-                "correct RELAY_KAFKA_SASL_USERNAME or RELAY_KAFKA_SASL_PASSWORD, or the user in Kafka"
-            )
         case kafka.IncompatibleBrokerVersion():
             return f"the broker is too old, or aiokafka does not understand its answer ({_plain(error)})"
         case ClosedUnaskedError() if settings.security_protocol in ("PLAINTEXT", "SSL"):
@@ -104,6 +87,41 @@ def _of_kafka(error: BaseException, settings: KafkaSettings) -> str | None:
             )
         case ClosedUnaskedError():
             return "the broker closes the connection at the first request after the login; see its log"
+    return _of_login(error, settings)
+
+
+def _of_login(error: BaseException, settings: KafkaSettings) -> str | None:
+    """Return the cause if the broker told it in answer to a login; None otherwise."""
+    match error:
+        case kafka.UnsupportedSaslMechanismError():
+            # aiokafka's error has the connection as its argument, and not the mechanisms.
+            refused = error.args[0] if error.args else None
+            enabled = refused.mechanisms if isinstance(refused, Connection) else ()
+            offered = f" ({', '.join(sorted(map(one_line, enabled)))})" if enabled else ""
+            return (
+                f"the broker does not offer the mechanism {settings.sasl_mechanism}; "
+                f"set RELAY_KAFKA_SASL_MECHANISM to one it offers{offered}"
+            )
+        case kafka.IllegalSaslStateError():
+            other = settings.security_protocol.removeprefix("SASL_")
+            return f"this listener does not want a login; set {_PROTOCOL}={other}, or name a listener with SASL"
+        case TokenRefusedError():
+            return (
+                f"the broker refuses the token ({error.said}{f'; {error.about}' if error.about else ''}); compare "
+                "issuer, audience and scope with what the broker expects (sasl.oauthbearer.*), and the clocks"
+            )
+        case kafka.SaslAuthenticationFailed() | kafka.AuthenticationFailedError() if (
+            settings.sasl_mechanism == "OAUTHBEARER"
+        ):
+            return (
+                f"the broker refuses the token ({_plain(error)}); check whether its user may log in there, and "
+                "RELAY_KAFKA_OAUTH_EXTENSIONS"
+            )
+        case kafka.SaslAuthenticationFailed() | kafka.AuthenticationFailedError():
+            return (
+                f"the broker refuses the login of {settings.sasl_username!r}: wrong user name or password; "
+                "correct RELAY_KAFKA_SASL_USERNAME or RELAY_KAFKA_SASL_PASSWORD, or the user in Kafka"
+            )
     return None
 
 
@@ -123,20 +141,20 @@ def _of_tls(error: BaseException, address: Address, settings: KafkaSettings) -> 
 
 
 def _of_certificate(error: ssl.SSLCertVerificationError, address: Address, settings: KafkaSettings) -> str:
-    code = error.verify_code
-    if code == _EXPIRED:
+    fault = fault_of(error)
+    if fault == "expired":
         return (
             "the broker's certificate has expired (or an authority's certificate has); "
             "renew it, and check this machine's clock"
         )
-    if code == _NOT_YET_VALID:
+    if fault == "not yet valid":
         return "the broker's certificate is not valid yet; check this machine's clock, and the certificate"
-    if code in _OTHER_NAME:
+    if fault == "other name":
         return (
             f"the broker's certificate is not for the name {address[0]}; use one of its names (subjectAltName) "
             f"in {_SERVERS} and in advertised.listeners, or issue a certificate for this name"
         )
-    if code in _UNKNOWN_AUTHORITY:
+    if fault == "unknown authority":
         trusted = f"in {settings.ssl_cafile}" if settings.ssl_cafile else "one of the system's"
         return (
             f"the broker's certificate is from an authority that is not {trusted}; "

@@ -8,6 +8,8 @@ import aiokafka.errors as kafka
 
 from relay.kafka.closings import RequestTooLargeError
 from relay.kafka.codes import add_codes
+from relay.kafka.options import FileError
+from relay.kafka.tokens.token import TokenError
 from relay.outcome import FailureKind, PublishError, Refused
 
 if TYPE_CHECKING:
@@ -87,13 +89,17 @@ class Answer(NamedTuple):
 NO_ANSWER = Answer({}, None, producer_intact=False)
 
 
-def refused(error: BaseException) -> Refused:
-    """Return the outcome of a batch with this error, including the Answer that `relay.kafka.sending` has attached."""
+def refused(error: BaseException, *, unknown: bool) -> Refused:
+    """Return the outcome of a batch with this error, including the Answer that `relay.kafka.sending` has attached.
+
+    `unknown` is whether the batch may be in Kafka nevertheless.
+    """
     answer: Answer = getattr(error, "answer", NO_ANSWER)
     return Refused(
         translate(error, answer.said),
         {position: translate(error, words or answer.said) for position, words in answer.culprits.items()},
         answer.producer_intact,
+        unknown,
     )
 
 
@@ -104,6 +110,9 @@ def translate(error: BaseException, said: str | None = None) -> PublishError:
     """
     if isinstance(error, RequestTooLargeError):
         return PublishError(error.kind, error.args[0], type(error).__name__)
+    if isinstance(error, (FileError, TokenError)):
+        # Ours, and a sentence already.
+        return PublishError(_CLUSTER, str(error), type(error).__name__)
     kind = _CLUSTER
     for base in type(error).__mro__:
         if base in KINDS:

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import KafkaError
 
 from relay.errors import SettingsError
+from relay.kafka.tokens.providers import provider_of
+from relay.kafka.tokens.source import Bearer, TokenSource
+from relay.settings.checks import as_pairs
+from relay.settings.secret import CommandSecret, FileSecret, reveal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pydantic import SecretStr
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class FileError(KafkaError):
-    """A certificate, a key or a password cannot be read from its file now.
+    """A certificate, a key or a password cannot be had from its file or command now.
 
     A subclass of Kafka's errors, so that aiokafka takes it for a failed connection and tries again.
     """
@@ -28,41 +33,72 @@ class FileError(KafkaError):
         return str(self.args[0])
 
 
-def client_options(settings: KafkaSettings) -> dict[str, Any]:
-    """Return the arguments of a client: servers, client id, and security of the connection. Raises FileError."""
+async def client_options(settings: KafkaSettings, security: Security) -> dict[str, Any]:
+    """Return the arguments of a client: servers, client id, and security of the connection.
+
+    Raises FileError or TokenError, which says what keeps a connection from being secured now.
+    """
     return {
         "bootstrap_servers": settings.bootstrap_servers,
         "client_id": settings.client_id,
         "request_timeout_ms": int(settings.request_timeout * 1000),
-        **Security(settings).options(),
+        **await security.options(),
     }
 
 
 class Security:
-    """The security of connections. Files are checked for every connection, and read when they have changed."""
+    """The security of a process's connections. Files are checked for every connection, and read when they changed."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._context: ssl.SSLContext | None = None
         self._made_of: object = None
+        self._tokens = TokenSource(provider_of(settings)) if settings.sasl_mechanism == "OAUTHBEARER" else None
+        self._extensions = as_pairs(settings.oauth_extensions)
 
-    def options(self) -> dict[str, Any]:
-        """Return the arguments of a client or connection. Raises FileError, which names the file that is wrong."""
+    async def options(self) -> dict[str, Any]:
+        """Return the arguments of a client or connection.
+
+        Raises FileError, which names the file or command that is wrong, or TokenError.
+        """
         settings = self._settings
         options: dict[str, Any] = {"security_protocol": settings.security_protocol}
         if settings.security_protocol.endswith("SSL"):
-            options["ssl_context"] = self._tls()
-        if settings.security_protocol.startswith("SASL"):
+            options["ssl_context"] = self._tls(await _secret(settings.ssl_key_password))
+        if self._tokens is not None:
+            bearer = Bearer(await self._tokens.token(), self._extensions)
+            options |= {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": bearer}
+        elif settings.security_protocol.startswith("SASL"):
             options |= {
                 "sasl_mechanism": settings.sasl_mechanism,
                 "sasl_plain_username": settings.sasl_username,
-                "sasl_plain_password": _secret(settings.sasl_password),
+                "sasl_plain_password": await _secret(settings.sasl_password),
             }
         return options
 
-    def _tls(self) -> ssl.SSLContext:
+    def outlive(self, bearer: object) -> None:
+        """Take note that the session of a connection with this Bearer is about to end."""
+        if self._tokens is not None and isinstance(bearer, Bearer):
+            self._tokens.outlive(bearer.own)
+
+    def refused(self, options: Mapping[str, Any]) -> None:
+        """Take note that a broker refused the login with these options: a token is not used a second time."""
+        bearer = options.get("sasl_oauth_token_provider")
+        if self._tokens is not None and isinstance(bearer, Bearer):
+            self._tokens.refused(bearer.own)
+
+    def check_files(self) -> None:
+        """Raise FileError when a file cannot be used. Runs no command and asks nobody for a token."""
         settings = self._settings
-        password = _secret(settings.ssl_key_password)
+        for secret in (settings.sasl_password, settings.oauth_client_secret, settings.oauth_token):
+            if isinstance(secret, FileSecret):
+                _read(secret)
+        key_password = settings.ssl_key_password
+        if settings.security_protocol.endswith("SSL") and not isinstance(key_password, CommandSecret):
+            self._tls(_read(key_password) if key_password else None)
+
+    def _tls(self, password: str | None) -> ssl.SSLContext:
+        settings = self._settings
         files = (settings.ssl_cafile, settings.ssl_certfile, settings.ssl_keyfile)
         # To build a context takes tens of milliseconds, in which nothing else happens.
         made_of = (password, *map(_look, files))
@@ -72,9 +108,16 @@ class Security:
         return self._context
 
 
-def _secret(secret: SecretStr | None) -> str | None:
+async def _secret(secret: SecretStr | None) -> str | None:
     try:
-        return secret.get_secret_value() if secret else None
+        return await reveal(secret) if secret else None
+    except SettingsError as error:
+        raise FileError(str(error)) from error
+
+
+def _read(secret: SecretStr) -> str:
+    try:
+        return secret.get_secret_value()
     except SettingsError as error:
         raise FileError(str(error)) from error
 

@@ -3,95 +3,105 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import TopicPartition
 
-from relay.decide.limits import ANY_TIME, NO_TIME
-from relay.headers import CREATED_AT, EVENT_ID, ID, TYPE
+from relay.decide.limits import ANY_TIME
 from relay.kafka.administration import Administration
 from relay.kafka.closings import Closings
 from relay.kafka.connections import Connections
+from relay.kafka.enlisting import start
 from relay.kafka.errors import refused, translate, unreachable
 from relay.kafka.lookup import TopicLookup
-from relay.kafka.options import client_options
+from relay.kafka.options import Security, client_options
+from relay.kafka.packing import KafkaBatch, Packer
 from relay.kafka.recall import NotSentError, allow_unless, refuse_unallowed
-from relay.kafka.sending import BehindRefusedError, Refusals
+from relay.kafka.sending import BehindRefusedError, Refusals, may_be_in_kafka
 from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from aiokafka.structs import RecordMetadata
 
+    from relay.decide.cloud_events import CloudEvents
     from relay.decide.limits import TopicLimits
     from relay.event import PendingEvent
     from relay.settings import KafkaSettings, TopicSettings
     from relay.stages.publish.ports import RecordBatch
+    from relay.stages.reconcile.ports import Enlistment
 
-
-RECORD_OVERHEAD = 160
-"""Bytes of a record beyond the event's own: framing, `outbox-event-id` and `outbox-id`, rounded up."""
 
 UNKNOWN_TOPIC, UNAUTHORIZED_TOPIC = 3, 29
 """Kafka's error codes."""
-
-MARGIN_BYTES = 4_096
-"""Bytes that a batch stays below its topic's limit, so that an estimate that is a little too low is not refused."""
-
-
-class KafkaBatch:
-    """Events packed for one partition, in order, with what aiokafka builds of them."""
-
-    __slots__ = ("builder", "events", "restamped", "size")
-
-    def __init__(self, builder: Any, events: list[PendingEvent], size: int, restamped: int) -> None:
-        self.builder = builder
-        self.events = events
-        self.size = size
-        self.restamped = restamped
 
 
 class KafkaProducer:
     """A producer of aiokafka. After `close`, or once it has `died`, a new one has to be made."""
 
-    def __init__(self, settings: KafkaSettings, topics: TopicSettings) -> None:
-        self._administration = Administration(settings, topics)
+    def __init__(
+        self,
+        *,
+        settings: KafkaSettings,
+        topics: TopicSettings,
+        security: Security,
+        options: Mapping[str, Any],
+        cloud_events: CloudEvents | None = None,
+    ) -> None:
+        self._administration = Administration(settings, topics, security)
         self._create_topics = topics.create
         self._compressed = settings.compression != "none"
-        self._batch_bytes = settings.record_batch_bytes
         self._request_timeout = settings.request_timeout
-        self._created = settings.timestamp == "created"
         self._producer = AIOKafkaProducer(
             acks="all",
             enable_idempotence=True,
             max_batch_size=settings.record_batch_bytes,
             compression_type=None if settings.compression == "none" else settings.compression,
-            **client_options(settings),
+            **options,
         )
-        self._connections = Connections(self._producer.client, settings)
+        self._packer = Packer(
+            self._producer.create_batch,
+            batch_bytes=settings.record_batch_bytes,
+            created=settings.timestamp == "created",
+            cloud_events=cloud_events,
+        )
+        self._connections = Connections(self._producer.client, settings, security)
         self._died: asyncio.Task[str] | None = None
+        self.name: str | None = None
+        """Under what it was enlisted; None if nobody takes note of producers."""
         refuse_unallowed(self._producer)
         self._lookup = TopicLookup(self._producer.client, self._request_timeout)
         self._closings = Closings(self._producer)
         self._refusals = Refusals(self._producer, self._closings)
 
     @classmethod
-    async def connect(cls, settings: KafkaSettings, topics: TopicSettings) -> KafkaProducer:
-        """Connect and get a producer id. Raises PublishError, which says why that cannot be done now."""
+    async def connect(
+        cls,
+        settings: KafkaSettings,
+        topics: TopicSettings,
+        security: Security | None = None,
+        cloud_events: CloudEvents | None = None,
+        enlistment: Enlistment | None = None,
+    ) -> KafkaProducer:
+        """Connect and get a producer id, which `enlistment` is told, if there is one, before the producer can be used.
+
+        Raises PublishError, which says why that cannot be done now.
+        """
+        security = security or Security(settings)
         try:
-            producer = cls(settings, topics)
+            options = await client_options(settings, security)
+            producer = cls(
+                settings=settings, topics=topics, security=security, options=options, cloud_events=cloud_events
+            )
         except Exception as error:
             raise unreachable(error) from error
         try:
             async with asyncio.timeout(settings.request_timeout + 2):
-                await producer._producer.start()
+                producer.name = await start(producer._producer, enlistment, settings.request_timeout)
         except BaseException as error:
             await producer.close(1.0)
             if isinstance(error, Exception):
@@ -223,7 +233,7 @@ class KafkaProducer:
 
     def pack(
         self,
-        waiting: Iterable[PendingEvent],
+        waiting: Collection[PendingEvent],
         most: int,
         max_bytes: int | None,
         times: tuple[int, int] = ANY_TIME,
@@ -231,44 +241,8 @@ class KafkaProducer:
         """Pack the first waiting events into a record batch until it is full: at least one event, at most `most`.
 
         `max_bytes` is the topic's limit of a record batch, `times` the earliest and the latest time (ms) that it takes.
-        This is the hot path: one loop, which touches of each event only what Kafka gets.
         """
-        room = max_bytes if max_bytes is not None and max_bytes < self._batch_bytes + MARGIN_BYTES else None
-        packed = MARGIN_BYTES
-        builder = self._producer.create_batch()
-        append = builder.append
-        created = self._created
-        earliest, latest = times if created else NO_TIME
-        now = time.time_ns() // 1_000_000
-        restamped = 0
-        events: list[PendingEvent] = []
-        total = 0
-        for event in islice(waiting, most):
-            _, id_, event_id, _, key, payload, headers, type_, created_ms, size = event
-            if room is not None:
-                packed += size + RECORD_OVERHEAD
-                if packed > room and events:
-                    break
-            record_headers = [(EVENT_ID, str(event_id).encode()), (ID, b"%d" % id_)]
-            if type_ is not None:
-                record_headers.append((TYPE, type_.encode()))
-            if headers is not None and headers != "{}":
-                # The writer's first: of two with one name consumers take the last, and rows from before version 7 of
-                # the schema may have any names.
-                record_headers[:0] = [(name, value.encode()) for name, value in json.loads(headers).items()]
-            if earliest <= created_ms <= latest:
-                added = append(timestamp=created_ms, key=key, value=payload, headers=record_headers)
-            else:
-                if created:
-                    record_headers.append((CREATED_AT, b"%d" % created_ms))
-                added = append(timestamp=now, key=key, value=payload, headers=record_headers)
-                restamped += created and added is not None
-            if added is None:
-                break
-            events.append(event)
-            total += size
-        builder.close()
-        return KafkaBatch(builder, events, total, restamped)
+        return self._packer.pack(waiting, most, max_bytes, times)
 
     async def send(
         self,
@@ -312,10 +286,11 @@ class KafkaProducer:
 
         def finish(future: asyncio.Future[RecordMetadata]) -> None:
             if future.cancelled():
-                done(Refused(PublishError(FailureKind.CLUSTER, "the producer was closed")))
+                closed = PublishError(FailureKind.CLUSTER, "the producer was closed")
+                done(Refused(closed, unknown=may_be_in_kafka(builder)))
             elif (error := future.exception()) is not None:
                 refusals.hear(where)
-                done(refused(error))
+                done(refused(error, unknown=may_be_in_kafka(builder)))
             else:
                 done(Acknowledged(future.result().offset))
 

@@ -9,24 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import aiokafka.errors as kafka
 from aiokafka.producer.sender import SendProduceReqHandler
-from aiokafka.protocol.api import Request
-from aiokafka.protocol.produce import (
-    ProduceRequest_v3,
-    ProduceRequest_v4,
-    ProduceRequest_v5,
-    ProduceRequest_v6,
-    ProduceRequest_v7,
-    ProduceRequest_v8,
-)
 from aiokafka.structs import TopicPartition
 
 from relay.kafka.errors import KINDS, NO_ANSWER, Answer
+from relay.kafka.produce import Produce
 from relay.kafka.recall import withdraw
 from relay.outcome import FailureKind
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
-    from aiokafka.protocol.api import RequestStruct
     from aiokafka.protocol.produce import ProduceRequest
 
     from relay.kafka.closings import Closings
@@ -34,30 +25,26 @@ if TYPE_CHECKING:
 _CONTENT = tuple(error for error, kind in KINDS.items() if kind in (FailureKind.EVENT, FailureKind.TIME))
 """Errors about the content of a batch. The broker gives them before it appends anything."""
 
+_BEFORE_APPENDING = frozenset(error.errno for error in _CONTENT if issubclass(error, kafka.BrokerResponseError)) - {
+    # The broker may find that out when it reads what it has written.
+    kafka.CorruptRecordException.errno,
+} | {
+    kafka.UnknownTopicOrPartitionError.errno,
+    kafka.NotEnoughReplicasError.errno,
+    kafka.TopicAuthorizationFailedError.errno,
+    kafka.ClusterAuthorizationFailedError.errno,
+    kafka.OutOfOrderSequenceNumber.errno,
+    kafka.InvalidProducerEpoch.errno,
+    kafka.UnsupportedForMessageFormatError.errno,
+    kafka.UnsupportedVersionError.errno,
+    76,  # UNSUPPORTED_COMPRESSION_TYPE
+    59,  # UNKNOWN_PRODUCER_ID
+    90,  # PRODUCER_FENCED
+}
+"""Codes with which a broker refuses a batch before it appends anything."""
+
 _NAMES_CULPRITS_FROM = 8
 """First version of the produce response with `record_errors` (KIP-467; brokers from 2.4 on)."""
-
-
-class _Produce(
-    Request[
-        ProduceRequest_v3
-        | ProduceRequest_v4
-        | ProduceRequest_v5
-        | ProduceRequest_v6
-        | ProduceRequest_v7
-        | ProduceRequest_v8
-    ]
-):
-    """aiokafka's produce request in one more version: 0.14 can write it and read the answer, but does not use it."""
-
-    API_KEY = 0
-
-    def __init__(self, request: ProduceRequest) -> None:
-        self.required_acks = request.required_acks
-        self._fields = (request._transactional_id, request._required_acks, request._timeout, request._topics)  # noqa: SLF001
-
-    def build(self, request_struct_class: type[RequestStruct]) -> RequestStruct:  # type: ignore[override]
-        return request_struct_class(*self._fields)
 
 
 class Refusals:
@@ -125,12 +112,18 @@ class _Handler(SendProduceReqHandler):
         self._node = -1
         self._closed = False
 
-    def create_request(self) -> _Produce:
-        return _Produce(super().create_request())  # type: ignore[no-untyped-call]
+    def create_request(self) -> Produce:
+        request: ProduceRequest = super().create_request()  # type: ignore[no-untyped-call]
+        return Produce(
+            transactional_id=request._transactional_id,  # noqa: SLF001
+            required_acks=request.required_acks,
+            timeout=request._timeout,  # noqa: SLF001
+            topics=request._topics,  # noqa: SLF001
+        )
 
     async def do(self, node_id: int) -> None:
         for batch in self._batches.values():
-            batch.times_sent = times_sent(batch) + 1
+            batch.times_sent = batch._builder.times_sent = times_sent(batch) + 1  # noqa: SLF001
         self._node = node_id
         await super().do(node_id)  # type: ignore[no-untyped-call]
 
@@ -151,6 +144,7 @@ class _Handler(SendProduceReqHandler):
             for number, code, *rest in partitions:
                 where = TopicPartition(topic, number)
                 if code and where in self._batches:
+                    self._batches[where]._builder.refused_with = code  # noqa: SLF001
                     self._refused(where, rest[3:] if response.API_VERSION >= _NAMES_CULPRITS_FROM else ((), None))
 
     def _refused(self, where: TopicPartition, told: Any) -> None:
@@ -171,3 +165,13 @@ def times_sent(batch: Any) -> int:
     """Return how often aiokafka's batch was sent. Its own count goes up when it is taken from the queue."""
     sent: int = getattr(batch, "times_sent", 0)
     return sent
+
+
+def may_be_in_kafka(builder: Any) -> bool:
+    """Return whether the batch that `builder` holds, which has failed, may be in Kafka nevertheless.
+
+    It may if it was sent and not answered, or answered after it may have been appended. That a batch which was sent
+    before is refused now says nothing of the first time.
+    """
+    sent = times_sent(builder)
+    return sent > 1 or (sent == 1 and getattr(builder, "refused_with", None) not in _BEFORE_APPENDING)

@@ -41,6 +41,8 @@ class KafkaServer(Server):
     name = "Kafka"
     format_arguments: Sequence[str] = ()
     """Arguments of the tool that formats the storage, such as users that exist from the start."""
+    java_arguments: Sequence[str] = ()
+    """Further arguments of the Java that runs the broker, such as system properties."""
 
     def __init__(
         self,
@@ -77,7 +79,14 @@ class KafkaServer(Server):
             self._format(java, data)
         process = ServerProcess(
             self.name,
-            [*java, f"-Xmx{self._heap}", _COLLECTOR, "kafka.Kafka", str(self._configuration(data))],
+            [
+                *java,
+                f"-Xmx{self._heap}",
+                _COLLECTOR,
+                *self.java_arguments,
+                "kafka.Kafka",
+                str(self._configuration(data)),
+            ],
             log=self.log,
             lock=lock,
             stop_signal=signal.SIGTERM,

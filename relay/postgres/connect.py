@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from relay import event
 from relay.errors import PostgresLostError, SettingsError
-from relay.postgres.errors import translated
+from relay.postgres.dsn import login
 from relay.postgres.hosts import connect_to_primary
 from relay.postgres.sessions import secure_session
 from relay.postgres.sql import query
@@ -45,10 +45,10 @@ class EventRow(asyncpg.Record):
     size = property(itemgetter(event.SIZE))
 
 
-def dsn_of(settings: PostgresSettings) -> str:
-    """The DSN, read anew if it is in a file. Raises PostgresLostError when that cannot be done just now."""
+async def dsn_of(settings: PostgresSettings) -> str:
+    """The DSN with its password, both as they are now. Raises PostgresLostError when that cannot be had just now."""
     try:
-        return settings.dsn.get_secret_value()
+        return await login(settings)
     except SettingsError as error:
         raise PostgresLostError(str(error)) from error
 
@@ -84,12 +84,6 @@ async def open_first(dsn: str, timeout: float, name: str) -> tuple[asyncpg.Conne
         return connection
 
     return await connect_to_primary(dsn, connect)
-
-
-async def set_for_sweeps(connection: asyncpg.Connection, timeout: float) -> None:
-    """Let the session that sweeps merge what it reads, which makes a long sweep three times as fast."""
-    with translated():
-        await connection.execute(query("sweep_settings"), timeout=timeout)
 
 
 async def wait_for(attempt: Callable[[], Awaitable[Result]], on_failure: Callable[[PostgresLostError], None]) -> Result:

@@ -10,9 +10,14 @@ from __future__ import annotations
 import os
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from relay.errors import PostgresLostError, SettingsError
+from relay.settings.secret import reveal
+
+if TYPE_CHECKING:
+    from relay.settings import PostgresSettings
 
 _NAME = "RELAY_POSTGRES_DSN"
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -44,6 +49,19 @@ _INSTEAD = {
     "gssencmode": "leave it out, and set sslmode=verify-full with sslrootcert",
     "requiressl": "write sslmode=require",
 }
+
+
+async def login(settings: PostgresSettings) -> str:
+    """The DSN with the password of RELAY_POSTGRES_PASSWORD if that is set, read or run now.
+
+    Raises SettingsError, without any part of a secret, if a file or a command does not give it.
+    """
+    dsn = await reveal(settings.dsn)
+    if settings.password is None:
+        return dsn
+    # As a parameter: a DSN may have neither user nor host.
+    password = quote(await reveal(settings.password), safe="")
+    return f"{dsn.rstrip('?&')}{'&' if urlsplit(dsn).query else '?'}password={password}"
 
 
 def prepared(dsn: str) -> str:

@@ -206,7 +206,8 @@ def _no_primary(error: BaseException) -> RelayError:
 def _refused(error: BaseException) -> RelayError:
     text = _text(error)
     advice = next((advice for part, advice in _REFUSED_ADVICE if part in text), "check user, password and database")
-    return PostgresRefusedError(f"PostgreSQL refused the connection: {text}; {advice} in RELAY_POSTGRES_DSN")
+    or_there = ", or RELAY_POSTGRES_PASSWORD" if "password" in advice else ""
+    return PostgresRefusedError(f"PostgreSQL refused the connection: {text}; {advice} in RELAY_POSTGRES_DSN{or_there}")
 
 
 def _bad_dsn(_: BaseException) -> RelayError:

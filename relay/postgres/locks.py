@@ -59,7 +59,8 @@ class Holder:
 
 def tables_of(schema: str) -> list[str]:
     """The tables that writers and relays use, for `holders`."""
-    return [f"{schema}.{table}" for table in ("event", "delivery", "failure", "held", "lane", "replica", "migration")]
+    names = ("event", "receipt", "delivery", "former_delivery", "failure", "held", "lane", "replica", "migration")
+    return [f"{schema}.{table}" for table in names]
 
 
 async def holders(connection: asyncpg.Connection, tables: Sequence[str], strong: Sequence[str] = ()) -> list[Holder]:
@@ -73,6 +74,7 @@ async def patiently(
     work: Callable[[], Awaitable[Result]],
     tables: Sequence[str],
     strong: Sequence[str] = (),
+    attempts: int = ATTEMPTS,
 ) -> Result | None:
     """Do what gives up when it has waited for a lock for a moment, so that writers do not queue up behind it.
 
@@ -80,7 +82,7 @@ async def patiently(
     a transaction that lasts, else after some tries.
     """
     await refuse_while_held(connection, what, tables, strong)
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         if attempt:
             await asyncio.sleep(PAUSE)
         with suppress(LockNotAvailableError):

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-_MADE = re.compile(r"^\s*CREATE (?:OR REPLACE )?(?:TABLE|VIEW|SEQUENCE|FUNCTION) outbox\.(\w+)", re.MULTILINE)
+_MADE = re.compile(
+    r"^\s*(?:CREATE (?:OR REPLACE )?(?:TABLE|VIEW|SEQUENCE|FUNCTION) outbox\.|ALTER TABLE outbox\.\w+ RENAME TO )(\w+)",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Owned:
 
 @cache
 def names() -> tuple[str, ...]:
-    """Return the names of the objects that the migrations make, partitions aside."""
+    """Return the names of the objects that the migrations make or rename, former ones too, partitions aside."""
     return tuple(sorted({name for migration in migrations() for name in _MADE.findall(migration.sql)}))
 
 

@@ -95,6 +95,8 @@ class Health:
         self._stalled: tuple[float, float] | None = None
         self._stopping = False
         self._topics: dict[str, str] = {}
+        self._pauses: dict[str, str] = {}
+        self._partitions: dict[str, dict[int, str]] = {}
         self._flow_fails: str | None = None
         self._discarded = 0
         self._discarded_for = ""
@@ -108,6 +110,7 @@ class Health:
         telemetry.listen("producer.", self._hear_of_producers)
         telemetry.listen("topic.", self._hear_of_topics)
         telemetry.listen("partition.", self._hear_of_topics)
+        telemetry.listen("pause.", self._hear_of_pauses)
         telemetry.listen("receipts.checked", lambda told: self.events_unseen(told.fields["error"]))
         telemetry.listen("service.stopping", lambda _: self.stopping())
 
@@ -137,14 +140,21 @@ class Health:
 
     def _hear_of_topics(self, told: Told) -> None:
         match told:
-            case (
-                "topic.troubled" | "topic.troubled_too" | "partition.stalled",
-                _,
-                {"topic": str(topic), "error": error},
-            ):
+            case ("topic.troubled" | "topic.troubled_too", _, {"topic": str(topic), "error": error}):
                 self.topic_troubled(topic, error)
-            case ("topic.resumed" | "topic.resumed_too" | "partition.moves", _, {"topic": str(topic)}):
+            case ("topic.resumed" | "topic.resumed_too", _, {"topic": str(topic)}):
                 self.topic_works(topic)
+            case ("partition.stalled", _, {"topic": str(topic), "partition": int(number), "error": error}):
+                self.partition_stalled(topic, number, error)
+            case ("partition.moves", _, {"topic": str(topic), "partition": int(number)}):
+                self.partition_moves(topic, number)
+
+    def _hear_of_pauses(self, told: Told) -> None:
+        match told:
+            case ("pause.began", _, {"topic": str(topic), "until": until, "requested_by": who, "reason": why}):
+                self._pauses[topic] = one_line(f"until {until}, by {who}" + (f": {why}" if why else ""))
+            case ("pause.ended", _, {"topic": str(topic)}):
+                self._pauses.pop(topic, None)
 
     def postgres_ok(self) -> None:
         """Note that PostgreSQL answers."""
@@ -204,16 +214,34 @@ class Health:
         self._topics[topic] = one_line(error)
 
     def topic_works(self, topic: str) -> None:
-        """Note that a topic takes events again."""
+        """Note that a topic takes events again. A partition that still makes no progress is reported anew."""
         self._topics.pop(topic, None)
+        self._partitions.pop(topic, None)
+
+    def partition_stalled(self, topic: str, partition: int, error: object) -> None:
+        """Note that one partition of a topic takes no events, while others do."""
+        self._partitions.setdefault(topic, {})[partition] = one_line(error)
+
+    def partition_moves(self, topic: str, partition: int) -> None:
+        """Note that it takes events again."""
+        stalled = self._partitions.get(topic, {})
+        stalled.pop(partition, None)
+        if not stalled:
+            self._partitions.pop(topic, None)
 
     def troubled_topics(self) -> dict[str, str]:
-        """Topics that take no events, and why: the first of them."""
-        return dict(islice(self._topics.items(), MAX_NAMED))
+        """Topics of which at least a partition takes no events, and why: the first of them."""
+        stalled = {topic: next(iter(errors.values())) for topic, errors in self._partitions.items()}
+        # The topic's own trouble says more than what it does to a partition.
+        return dict(islice((stalled | self._topics).items(), MAX_NAMED))
 
     def more_troubled_topics(self) -> int:
         """The number of the others."""
-        return max(0, len(self._topics) - MAX_NAMED)
+        return max(0, len(self._topics.keys() | self._partitions.keys()) - MAX_NAMED)
+
+    def paused_topics(self) -> dict[str, str]:
+        """Topics that people paused, with until when, who and why: the first of them. This is no trouble."""
+        return dict(islice(self._pauses.items(), MAX_NAMED))
 
     def loop_turned(self, now: float) -> None:
         """Note that the event loop turns."""

@@ -72,7 +72,8 @@ async def serving(
     try:
         try:
             listeners = await front.listen(settings.host, settings.port)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # ValueError is what Python says of a name that is none: one with a null byte, or too long a part.
             raise _translated(error, settings) from error
         assert runner.server is not None  # noqa: S101 it is set up
         most = front.most_connections()
@@ -92,16 +93,16 @@ def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]
 
     async def readyz(_: web.Request) -> web.Response:
         reasons = [clip(reason, _MOST_OF_A_REASON) for reason in health.ready(clock())]
-        topics = {
-            clip(topic, _MOST_OF_A_REASON): clip(error, _MOST_OF_A_REASON)
-            for topic, error in health.troubled_topics().items()
-        }
-        answer: dict[str, object] = {"ready": not reasons, "reasons": reasons, "troubled_topics": topics}
+        troubled = _clipped(health.troubled_topics())
+        answer: dict[str, object] = {"ready": not reasons, "reasons": reasons, "troubled_topics": troubled}
         if more := health.more_troubled_topics():
             answer["more_troubled_topics"] = more
+        if paused := health.paused_topics():
+            answer["paused_topics"] = _clipped(paused)
         return _json(answer, 503 if reasons else 200)
 
     async def metrics(_: web.Request) -> web.Response:
+        telemetry.gauge("ready", not health.ready(clock()))
         return web.Response(body=generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application(middlewares=[_one_request])
@@ -162,13 +163,21 @@ def _quiet_logger(refused: Callable[[str, str], None]) -> logging.Logger:
     return logger
 
 
+def _clipped(topics: dict[str, str]) -> dict[str, str]:
+    return {clip(topic, _MOST_OF_A_REASON): clip(told, _MOST_OF_A_REASON) for topic, told in topics.items()}
+
+
 def _json(answer: dict[str, object], status: int) -> web.Response:
     return web.Response(text=as_json(answer) + "\n", status=status, content_type="application/json")
 
 
-def _translated(error: OSError, settings: HttpSettings) -> SettingsError:
+def _translated(error: OSError | ValueError, settings: HttpSettings) -> SettingsError:
     """Return, in terms of the settings, why the relay cannot listen on the address."""
     port, host = settings.port, settings.host
+    if not isinstance(error, OSError):
+        return SettingsError(
+            f"RELAY_HTTP_HOST is {host!r}, which is not an address; set one of this machine's addresses"
+        )
     if error.errno == errno.EADDRINUSE:
         return SettingsError(
             f"RELAY_HTTP_PORT is {port}, which another program uses; set another port, or 0 for no server"

@@ -11,6 +11,7 @@
                      ▼
                   settle ──► PostgreSQL
 
+Timers put scheduled events into PostgreSQL when they are due, where the scan finds them as it finds all others.
 Resume and republish enter behind the gate: nothing stands before their events any more. Claim says which lanes all this
 is done for, and housekeeping works beside it. What is in Kafka's hands, and what became of it, must not be forgotten
 with a lost connection, so publish and what follows it outlive a tenure (`Lasting`); all else is made anew with each
@@ -26,11 +27,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from relay.decide.chores import CHECK
+from relay.decide.reconciling import Mode
 from relay.decide.room import Room
 from relay.retry import Backoff
 from relay.stages.claim.claim import Claim
 from relay.stages.hold.resume import Resume
 from relay.stages.housekeeping.housekeeping import Chore, Housekeeping
+from relay.stages.housekeeping.survey import SURVEY, Survey
+from relay.stages.reconcile.reconcile import Reconcile
 from relay.stages.republish.republish import Republish
 from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.scan import Scan
@@ -38,6 +42,7 @@ from relay.stages.scan.sweep import Sweep
 from relay.stages.scan.unreadable import Unreadable
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure
+from relay.stages.timers.timers import Timers
 
 if TYPE_CHECKING:
     from relay.run.connections import Connections
@@ -62,6 +67,21 @@ class Pipeline:
             totals=lasting.totals,
             telemetry=telemetry,
             cannot_publish=lasting.cannot_publish,
+            on_paused=publish.pauses.obey,
+            register=(
+                partial(lasting.notes.register, connections.notes) if lasting.notes and connections.notes else None
+            ),
+        )
+        self.reconcile = Reconcile(
+            connect=connections.open_reconcile,
+            kafka=lasting.kafka,
+            tenure=tenure,
+            mode=Mode(settings.replica.reconcile),
+            most_bytes=settings.replica.reconcile_max_bytes,
+            request_timeout=settings.kafka.request_timeout,
+            can_publish=lambda: lasting.cannot_publish() is None,
+            backoff=Backoff(random.random, first=0.2, most=5.0),
+            telemetry=telemetry,
         )
         self.scan = Scan(
             port=connections.scan,
@@ -80,13 +100,16 @@ class Pipeline:
         self.settle = Settle(
             port=connections.settle, outcomes=outcomes, tenure=tenure, settings=settings.settle, telemetry=telemetry
         )
-        look = partial(lasting.check.look, connections.housekeeping)
+        chores = [Chore(CHECK, partial(lasting.check.look, connections.housekeeping), settings.segment.check_interval)]
+        if settings.survey.interval:
+            survey = Survey(telemetry)
+            chores.append(Chore(SURVEY, partial(survey.look, connections.housekeeping), settings.survey.interval))
         self.housekeeping = Housekeeping(
             port=connections.housekeeping,
             replica=tenure.replica,
             settings=settings.segment,
             telemetry=telemetry,
-            more=[Chore(CHECK, look, settings.segment.check_interval)],
+            more=chores,
         )
         self.resume = Resume(
             port=connections.resume,
@@ -96,6 +119,14 @@ class Pipeline:
             try_anew=publish.forget_limits,
             settings=settings.scan,
             replays_may_be_over=self.housekeeping.finish_replays_soon,
+        )
+        self.timers = Timers(
+            port=connections.timers,
+            tenure=tenure,
+            since_scan=reads.since_look,
+            on_moved=reads.look_at_once,
+            settings=settings.timers,
+            telemetry=telemetry,
         )
         self.republish = Republish(
             connect=connections.open_republish,

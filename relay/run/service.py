@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING
 import relay
 from relay.errors import UnreachableError
 from relay.kafka.connect import wait_for_producer
+from relay.kafka.connection import open_connections
+from relay.kafka.options import Security
 from relay.kafka.partitioner import murmur2_of_many
+from relay.kafka.reconcile.reconcile import KafkaReconcile
 from relay.postgres.connect import wait_for
+from relay.run.certificates import watch_certificates
 from relay.run.connections import Connections
 from relay.run.health import Health
 from relay.run.http import serving
 from relay.run.lasting import Lasting
 from relay.run.restarts import Restarts, is_unforeseen
 from relay.run.session import Session
+from relay.run.tracing import tracing
 from relay.run.watchdog import watch_loop
 from relay.stages.claim.former import FormerTenure
 from relay.stages.tenure import LanesCededError
@@ -43,11 +48,22 @@ class Service:
         self._telemetry = telemetry
         self._health = Health(settings.health, time.monotonic())
         self._health.listen_to(telemetry)
+        security = Security(settings.kafka)
+        self._kafka = KafkaReconcile(settings.kafka, security)
+        self._tracing = tracing(settings, telemetry)
         self._lasting = Lasting(
-            connect=partial(wait_for_producer, settings.kafka, settings.topic),
+            connect=partial(
+                wait_for_producer,
+                settings.kafka,
+                settings.topic,
+                security=security,
+                cloud_events=settings.cloud_events(),
+            ),
             hash_keys=murmur2_of_many,
+            kafka=self._kafka,
             settings=settings,
             telemetry=telemetry,
+            on_landed=self._tracing.landed if self._tracing is not None else None,
         )
         self._publish = self._lasting.publish
         self._restarts = Restarts(random.random, self._health, telemetry)
@@ -66,12 +82,16 @@ class Service:
         async with serving(self._settings.http, self._health, self._telemetry), asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._publish.run(), name="publish"),
-                tasks.create_task(watch_loop(self._health, self._telemetry, self._busy), name="watchdog"),
+                tasks.create_task(watch_loop(self._health, self._telemetry, self._busy, self._tell), name="watchdog"),
+                tasks.create_task(watch_certificates(self._settings, self._telemetry), name="certificates"),
             ]
             sessions = tasks.create_task(self._sessions(), name="sessions")
             await self._until_stopped(sessions)
             for task in background:
                 task.cancel()
+            await self._kafka.close()
+        if self._tracing is not None:
+            await self._tracing.close()
         self._telemetry.emit("service.stopped", abandoned_events=self._unsettled())
 
     def stop(self, reason: str) -> None:
@@ -123,6 +143,8 @@ class Service:
         # One that was lost before it was registered has replaced nothing.
         if session.tenure.has_left:
             self._former = None
+            if self._lasting.notes is not None:
+                self._lasting.notes.left()
         elif session.tenure.registered:
             self._former = FormerTenure(session.tenure, reason, self._lease_lost)
         if not is_unforeseen(reason) and not isinstance(reason, LanesCededError):
@@ -157,7 +179,9 @@ class Service:
 
     async def _connected(self) -> Session:
         """A session on new connections, once PostgreSQL is there. Raises what waiting does not mend."""
-        connections = await wait_for(partial(Connections.open, self._settings.postgres), self._waiting)
+        connections = await wait_for(
+            partial(Connections.open, self._settings.postgres, notes=self._lasting.notes is not None), self._waiting
+        )
         self._telemetry.emit("postgres.connected", version=connections.server_version, connections=len(connections))
         return Session(
             connections=connections,
@@ -194,6 +218,11 @@ class Service:
         finally:
             stop.cancel()
             stop_now.cancel()
+
+    def _tell(self) -> None:
+        """Tell what nobody tells when it changes."""
+        self._telemetry.tell_what_lasts()
+        self._telemetry.gauge("kafka_connections", float(open_connections()))
 
     def _busy(self) -> bool:
         """Whether events are under way."""

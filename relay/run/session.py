@@ -7,12 +7,16 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from relay.decide.floor_lag import FloorLag, lowest_floor
 from relay.errors import PostgresLostError, RelayError, connection_lost
 from relay.run.pipeline import Pipeline
 from relay.run.restarts import WORKED_AFTER
 from relay.stages.tenure import LeaseLostError, TenureLostError
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from relay.decide.snapshot import Snapshot
     from relay.run.connections import Connections
     from relay.run.health import Health
     from relay.run.lasting import Lasting
@@ -58,6 +62,9 @@ class Session:
         self._telemetry = telemetry
         self._hears_writers = settings.scan.wake_up
         self._progressed_at = time.monotonic()
+        self._floor_lag = FloorLag()
+        self._floor_of: Snapshot | None = None
+        self._floor_seen_at = 0.0
 
     async def run(self, former: FormerTenure | None) -> Exception | None:
         """Run until drained (returns None) or until the tenure is lost (returns why).
@@ -97,7 +104,7 @@ class Session:
                 await publish.ready()
         except TimeoutError:
             pass
-        await pipeline.claim.register(former.replica if former else None)
+        await pipeline.claim.register(await self._replaceable(former))
         self._restarts.registered()
         if former is not None:
             former.replaced()
@@ -111,9 +118,27 @@ class Session:
         stages.create_task(pipeline.sweep.run(), name="sweep")
         stages.create_task(pipeline.resume.run(), name="resume")
         stages.create_task(pipeline.republish.run(), name="republish")
+        stages.create_task(pipeline.reconcile.run(), name="reconcile")
+        if self._lasting.notes is not None and self._connections.notes is not None:
+            stages.create_task(self._lasting.notes.run(self._connections.notes, self.tenure.replica), name="notes")
+        stages.create_task(pipeline.timers.run(), name="timers")
         stages.create_task(pipeline.housekeeping.run(), name="housekeeping")
         stages.create_task(self._report(), name="report")
         stages.create_task(publish.raise_faults(), name="publish")
+
+    async def _replaceable(self, former: FormerTenure | None) -> UUID | None:
+        """Return the former registration if its lanes may be free at once, because nothing of it is in doubt.
+
+        Else others find out what it has published, or this process does, as another one.
+        """
+        if former is None:
+            return None
+        notes, port = self._lasting.notes, self._connections.notes
+        if notes is not None and port is not None and self._lasting.may_be_in_kafka():
+            await port.expire(former.replica)
+            notes.renew("whether Kafka has its last batches is not known", sends_more=not self.tenure.draining)
+            return None
+        return former.replica
 
     async def _tell_ready(self) -> None:
         """Have the claim stage take its share once Kafka is reached."""
@@ -132,13 +157,18 @@ class Session:
             self._telemetry.emit("hint.failed", error=error)
 
     async def _leave(self) -> None:
-        """Free the lanes of a drain that was cut short, so that nobody waits for the lease to end.
+        """Leave a drain that was cut short, so that nobody waits for the lease to end.
 
-        What is still in Kafka's hands may land after their next owner has published it: a repeat, in order.
+        What is still in Kafka's hands the others find out, before they take the lanes. If nothing is noted for them, it
+        may land after their next owner has published it: a repeat, in order.
         """
+        port = self._connections.notes
         with suppress(Exception):
             async with asyncio.timeout(LEAVE_TIMEOUT):
-                await self._pipeline.claim.leave()
+                if port is not None and self._lasting.may_be_in_kafka():
+                    await self._pipeline.claim.leave_to_others(port.expire)
+                else:
+                    await self._pipeline.claim.leave()
 
     async def _settle_and_leave(self) -> None:
         """Record what Kafka has and free the lanes, so that whoever gets them next, or gets further, repeats nothing.
@@ -192,8 +222,23 @@ class Session:
             self._telemetry.gauge("loop_tasks", len(asyncio.all_tasks()))
             self._telemetry.gauge("buffer_events", tenure.room.events)
             self._telemetry.gauge("buffer_bytes", tenure.room.bytes)
+            self._tell_floor(now)
             self._telemetry.gauge("lag_seconds", self._lasting.publish.topics.oldest_age(time.time()))
             await asyncio.sleep(REPORT_INTERVAL if tenure.room.events else 2 * REPORT_INTERVAL)
+
+    def _tell_floor(self, now: float) -> None:
+        """Tell how far the scan's certainty is behind."""
+        tenure = self.tenure
+        if tenure.snapshot is None:
+            return
+        if tenure.snapshot is not self._floor_of:
+            self._floor_of, self._floor_seen_at = tenure.snapshot, now
+        # An idle relay looks, too, and sees the same snapshot.
+        looked_at = max(self._floor_seen_at, now - self._pipeline.reads.since_look())
+        floor = lowest_floor(tenure.ladder, tenure.snapshot)
+        lag = self._floor_lag.note(floor, tenure.sequence_value, now, looked_at)
+        self._telemetry.gauge("floor_lag_ids", lag.ids)
+        self._telemetry.gauge("floor_lag_seconds", lag.seconds)
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:

@@ -26,8 +26,12 @@ STALLED = 1.0
 """Seconds of delay that are worth a warning: heartbeats and acknowledgements are as late."""
 
 
-async def watch_loop(health: Health, telemetry: Telemetry, busy: Callable[[], bool]) -> None:
+async def watch_loop(
+    health: Health, telemetry: Telemetry, busy: Callable[[], bool], each_second: Callable[[], None]
+) -> None:
     """Measure for ever how late the loop is; tell `telemetry`, and `health` that the loop turns.
+
+    `each_second` is called about once a second: an idle process is woken up no more often for it.
 
     Late by its own work, which is this program's fault, or late because its thread did not run: on a machine with too
     few cores, or under a CPU limit, nothing that it does would help. In a long interval it may have worked a little
@@ -44,7 +48,7 @@ async def watch_loop(health: Health, telemetry: Telemetry, busy: Callable[[], bo
         health.loop_turned(now)
         if now >= tell_at:
             tell_at = now + IDLE_INTERVAL
-            telemetry.tell_what_lasts()
+            each_second()
         telemetry.emit("loop.delayed", seconds=delay)
         if delay >= BLOCKED and worked >= max(BLOCKED, interval / 10):
             telemetry.emit("loop.blocked", seconds=round(delay, 3))

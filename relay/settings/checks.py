@@ -1,18 +1,15 @@
-"""Checks of single values and of the Kafka security settings; no message of them contains a secret."""
+"""Checks of single values; no message of them contains a secret."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from relay.names import is_schema
 from relay.text import plain, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pydantic import SecretStr
 
 LEASE_MARGIN = 2.0
@@ -63,6 +60,13 @@ def mask_dsn(text: str) -> str:
     return f"{parts.scheme}://{netloc}{parts.path}{'?' + query if query else ''}"
 
 
+def has_password(value: SecretStr) -> bool:
+    """Return whether the DSN has a password."""
+    parts = urlsplit(value.get_secret_value())
+    named = {name.lower() for name, text in parse_qsl(parts.query, keep_blank_values=True) if text}
+    return bool(parts.password) or "password" in named
+
+
 def visible_name(value: str) -> str:
     """Return the name unchanged; raise ValueError if a reader would not see what it is."""
     if not visible(value):
@@ -86,6 +90,11 @@ def bootstrap_servers(value: str) -> str:
     """Return `host:port` pairs without spaces; raise ValueError if one of them is not such a pair."""
     servers = [server.strip() for server in value.split(",") if server.strip()]
     for server in servers:
+        if "@" in server:
+            # Not quoted: a password may stand before it.
+            raise ValueError(
+                f"contains a broker with a user or a password; {_BROKER_ADVICE}, and log in by RELAY_KAFKA_SASL_..."
+            )
         if not _host_and_port(server, port_needed=True):
             raise ValueError(f"contains {server!r}; {_BROKER_ADVICE}")
     if not servers:
@@ -100,41 +109,52 @@ def _host_and_port(text: str, *, port_needed: bool) -> bool:
     return 1 <= int(match[2]) <= 65_535 if match[2] else not port_needed
 
 
-def kafka_security(kafka: Mapping[str, object]) -> list[str]:
-    """Return a sentence for each of the Kafka group's security settings that do not fit together."""
-    problems = []
-    protocol = str(kafka["security_protocol"])
+def token_endpoint(value: str | None) -> str | None:
+    """Return the URL unchanged; raise ValueError if no token can be asked for there."""
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        sane = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sane = False
+    if not sane or re.search(r"\s", value):
+        raise ValueError("is not the URL of a token endpoint; write it as https://host/path")
+    if "@" in parts.netloc or parts.fragment:
+        raise ValueError("contains a user name or a fragment; leave it out, the client id and secret have settings")
+    return value
 
-    def variables(names: list[str]) -> str:
-        return ", ".join(f"RELAY_KAFKA_{name.upper()}" for name in names)
 
-    sasl = ["sasl_mechanism", "sasl_username", "sasl_password"]
-    ssl = ["ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_key_password"]
-    sasl_given = [name for name in sasl if kafka[name] is not None]
-    ssl_given = [name for name in ssl if kafka[name] is not None]
+def aws_region(value: str | None) -> str | None:
+    """Return the region unchanged; raise ValueError if it would not be one: it becomes part of a host name."""
+    if value is not None and not re.fullmatch(r"[a-z]{2,}(-[a-z0-9]+)+", value):
+        raise ValueError("is not an AWS region; write it like eu-west-1")
+    return value
 
-    if protocol.startswith("SASL_") and len(sasl_given) < len(sasl):
-        missing = [name for name in sasl if name not in sasl_given]
-        them = "it" if len(missing) == 1 else "them"
-        problems.append(f"RELAY_KAFKA_SECURITY_PROTOCOL={protocol} needs {variables(missing)} too; set {them}")
-    if not protocol.startswith("SASL_") and sasl_given:
-        problems.append(
-            f"{variables(sasl_given)} would have no effect with RELAY_KAFKA_SECURITY_PROTOCOL={protocol}; "
-            "set the protocol to SASL_SSL (or SASL_PLAINTEXT), or remove what would have no effect"
-        )
-    if not protocol.endswith("SSL") and ssl_given:
-        problems.append(
-            f"{variables(ssl_given)} would have no effect with RELAY_KAFKA_SECURITY_PROTOCOL={protocol}; "
-            "set the protocol to SSL or SASL_SSL, or remove what would have no effect"
-        )
-    elif kafka["ssl_certfile"] is None and (kafka["ssl_keyfile"] or kafka["ssl_key_password"]):
-        given = [name for name in ssl[2:] if name in ssl_given]
-        problems.append(f"{variables(given)} would have no effect without RELAY_KAFKA_SSL_CERTFILE; set it too")
 
-    compression = kafka["compression"]
-    if compression not in ("none", "gzip") and importlib.util.find_spec("cramjam") is None:
-        problems.append(
-            f"RELAY_KAFKA_COMPRESSION={compression} needs the package cramjam; "
-            "install it with pip install 'outbox-relay[compression]', or choose none or gzip"
-        )
-    return problems
+def pairs(value: str | None) -> str | None:
+    """Return the pairs unchanged; raise ValueError if they are not `name=value,...`."""
+    as_pairs(value)
+    return value
+
+
+def as_pairs(value: str | None) -> dict[str, str]:
+    """Return the pairs of `name=value,...` with their percent signs decoded; raises ValueError."""
+    found: dict[str, str] = {}
+    for pair in filter(None, (each.strip() for each in (value or "").split(","))):
+        name, separator, text = (part.strip() for part in pair.partition("="))
+        if not name or not separator:
+            # Not quoted: it may be a secret that contains a comma.
+            raise ValueError("is not a list of pairs; write name=value,name=value, with a comma inside a value as %2C")
+        found[unquote(name)] = unquote(text)
+    return found
+
+
+def sasl_extensions(value: str | None) -> str | None:
+    """Return the pairs unchanged; raise ValueError if RFC 7628 does not allow one of them."""
+    for name, text in as_pairs(value).items():
+        if not re.fullmatch(r"[A-Za-z]+", name) or name == "auth":
+            raise ValueError(f"contains the name {name!r}; names of SASL extensions are letters, and not auth")
+        if not re.fullmatch(r"[\x20-\x7e\t\r\n]*", text):
+            raise ValueError(f"contains a value of {name} with characters that are not ASCII")
+    return value

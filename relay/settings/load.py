@@ -1,7 +1,8 @@
 """From variables and files to one checked object: resolves names, reads secrets, and reports all problems together.
 
-Precedence: a variable or, for a secret, the file that `RELAY_<GROUP>_<FIELD>_FILE` names; then the TOML file
-that `RELAY_CONFIG_FILE` names; then the default. An empty variable counts as not set.
+Precedence: a variable or, for a secret, the file that `RELAY_<GROUP>_<FIELD>_FILE` names or the command that
+`RELAY_<GROUP>_<FIELD>_COMMAND` is; then the TOML file that `RELAY_CONFIG_FILE` names; then the default. An empty
+variable counts as not set.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from relay.settings.secret import read_secret
+from relay.settings.command import Command
+from relay.settings.secret import open_to_all, read_secret, unfit
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -64,6 +66,8 @@ class Given:
     source: str
     file: str = ""
     """The file that a secret was read from."""
+    command: Command | None = None
+    """The command that prints the secret; `text` only stands for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,18 @@ class Found:
     refused: set[str] = field(default_factory=set)
     """Settings of which a problem has been noted already."""
     old_names: list[OldName] = field(default_factory=list)
+    unsafe: list[str] = field(default_factory=list)
+    """What is not safe about the files that were read."""
 
     def refuse(self, name: str, problem: str) -> None:
         """Note a problem with the setting `name`."""
         self.refused.add(name)
         self.problems.append(problem)
+
+    def note_open(self, name: str, file: str) -> None:
+        """Note a file with a secret, which the variable `name` names, if every user may read it."""
+        if unsafe := open_to_all(name, file):
+            self.unsafe.append(unsafe)
 
 
 def variables(settings: type[BaseModel]) -> dict[str, Variable]:
@@ -122,7 +133,8 @@ def find(known: Mapping[str, Variable], env: Mapping[str, str], prefix: str = PR
     """
     found = Found()
     wanted = {name: variable for name, variable in known.items() if name.startswith(prefix)}
-    possible = [*known, *(f"{name}_FILE" for name, variable in known.items() if variable.secret), CONFIG_FILE]
+    secrets = [name for name, variable in known.items() if variable.secret]
+    possible = [*known, *(f"{name}_{way}" for name in secrets for way in ("FILE", "COMMAND")), CONFIG_FILE]
     given = {
         name: value
         for name, value in env.items()
@@ -141,6 +153,8 @@ def find(known: Mapping[str, Variable], env: Mapping[str, str], prefix: str = PR
             if name.upper().startswith(prefix) or (meant or "").startswith((prefix, CONFIG_FILE)):
                 found.unknown[name + place] = meant
         _take(found, wanted, layer, source, place)
+    if any(wanted[name].secret and given.source == f"file {config_file}" for name, given in found.values.items()):
+        found.note_open(CONFIG_FILE, config_file)
     return found
 
 
@@ -166,24 +180,46 @@ def _differ(one: str, other: str) -> bool:
 def _take(found: Found, wanted: Mapping[str, Variable], given: Mapping[str, str], source: str, place: str) -> None:
     """Take the `given` values of one source; they win over those that were found before."""
     for name, variable in wanted.items():
-        text = given.get(name, "")
-        file = given.get(f"{name}_FILE", "") if variable.secret else ""
-        if text and file:
-            found.refuse(name, f"{name} and {name}_FILE are both set{place}; keep one of them")
-        elif text:
-            found.values[name] = Given(text, source)
-        elif file:
-            try:
-                secret = read_secret(file)
-            except (OSError, UnicodeDecodeError) as error:
-                found.refuse(
-                    name,
-                    f"{name}_FILE names {file}, which cannot be read ({_reason(error)}); correct the path or the file",
-                )
-            except ValueError:
-                found.refuse(name, f"{name}_FILE names {file}, which is empty; write the secret to it")
-            else:
-                found.values[name] = Given(secret, f"file {file}", file)
+        ways = [name, f"{name}_FILE", f"{name}_COMMAND"] if variable.secret else [name]
+        used = [way for way in ways if given.get(way)]
+        if len(used) > 1:
+            both = "both" if len(used) == 2 else "all"
+            found.refuse(name, f"{' and '.join(used)} are {both} set{place}; keep one of them")
+        elif used and (problem := unfit(given[used[0]])):
+            found.refuse(name, f"{used[0]}{place} {problem}")
+        elif used == [name]:
+            found.values[name] = Given(given[name], source)
+        elif used and used[0].endswith("_FILE"):
+            _take_file(found, name, given[used[0]])
+        elif used:
+            _take_command(found, name, given[used[0]], source)
+
+
+def _take_file(found: Found, name: str, file: str) -> None:
+    try:
+        secret = read_secret(file)
+    except (OSError, UnicodeDecodeError) as error:
+        found.refuse(
+            name,
+            f"{name}_FILE names {file}, which cannot be read ({_reason(error)}); correct the path or the file",
+        )
+    except ValueError as error:
+        found.refuse(name, f"{name}_FILE names {file}, which {error}")
+    else:
+        found.values[name] = Given(secret, f"file {file}", file)
+        found.note_open(f"{name}_FILE", file)
+
+
+def _take_command(found: Found, name: str, line: str, source: str) -> None:
+    """Take a command without running it: commands that need another setting must not wait for it."""
+    try:
+        command = Command(line)
+    except ValueError as error:
+        found.refuse(name, f"{name}_COMMAND {error}")
+    else:
+        stands_for_it = "postgresql://" if name.endswith("_DSN") else "(from a command)"
+        where = "command" if source == "environment" else f"command in {source}"
+        found.values[name] = Given(stands_for_it, where, command=command)
 
 
 def _read_toml(path: Path, found: Found) -> dict[str, str]:

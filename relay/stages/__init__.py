@@ -6,6 +6,7 @@
     publish       queues per partition, and the producers that empty them
     settle        records what became of events
     republish     delivered events once more, because a person asked
+    timers        scheduled events into the outbox when they are due
     housekeeping  segments, and what is over; beside the flow
 
     tenure        what all of them share for as long as the connections live

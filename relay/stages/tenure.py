@@ -14,11 +14,12 @@ methods write, and each is called by few:
 * claim: `register`, `extend_lease`, `end_lease`, `leave`, `add_lane`, `remove_lane`, `expect_failures`
 * scan, sweep and the heartbeat: `saw_sequence`, `saw_statement`
 * settle: `leave_room`, `failure_recorded`, `forget_attempts`
-* resume: `note_attempts`, `expect_failures`, `expect_no_failures`;  the gate: `pause`, `unpause`
+* resume: `note_attempts`, `expect_failures`, `expect_no_failures`;  the gate: `pause`, `unpause`, `pause_as_asked`,
+  `throttle_topic`, `unthrottle_topic`
 * the session and the service: `begin_drain`, `end_lease`, and what listeners hear
 
 Each `..._wake_up` is one stage's: that stage waits for it and clears it, and the methods that say what happened
-(`lanes_may_be_free`, `failure_may_be_due`, `replay_may_be_open`, `leave_room`) set it. A wake-up may be missed or
+(`lanes_may_be_free`, `failure_may_be_due`, `reconcile_may_be_due`, ...) set it. A wake-up may be missed or
 come for nothing; every stage also looks by itself now and then.
 
 What must never happen: that an event is published once `holds_lease` is false, because another replica may own its
@@ -66,10 +67,16 @@ class Tenure:
         self.has_left = False
         """Whether it took itself off the list again, with nothing to lose."""
         self.drain_begun = asyncio.Event()
-        self.paused: set[str] = set()
-        """Topics whose events are held back."""
+        self.troubled: set[str] = set()
+        """Topics whose events are held back because the topics do not take them."""
+        self.paused_by_people: frozenset[str] = frozenset()
+        """Topics whose events are held back because a person asked for it."""
+        self.throttled: set[str] = set()
+        """Topics whose events are held back because as many as may wait for their limited rate."""
         self.attempts: dict[tuple[int, int], int] = {}
         """Attempts so far of failed events that are under way again, by (lane, id)."""
+        self.snapshot: Snapshot | None = None
+        """The latest in which events were read: while it stays the same, no transaction has ended."""
         self.has_failures = False
         """Whether there may be a failure in an owned lane that a person or the clock can make due."""
         self.claim_wake_up = asyncio.Event()
@@ -78,6 +85,8 @@ class Tenure:
         """Set when events have left the room, and by the scan's own timers."""
         self.resume_wake_up = asyncio.Event()
         """Set when a failure may have become due, or held events may go on."""
+        self.reconcile_wake_up = asyncio.Event()
+        """Set when a replica has ended without handing over its lanes."""
         self.replay_wake_up = asyncio.Event()
         """Set when a replay of delivered events is, or may be, under way."""
         self._closed: dict[int, Closed] = {}
@@ -136,6 +145,10 @@ class Tenure:
         """Have resume look at failures and held events: a person marked some, or what stood before them is settled."""
         self.resume_wake_up.set()
 
+    def reconcile_may_be_due(self) -> None:
+        """Have reconcile look for a replica that ended without handing over its lanes."""
+        self.reconcile_wake_up.set()
+
     def replay_may_be_open(self) -> None:
         """Have republish look for replays of delivered events: a person asked for one, or one is under way."""
         self.replay_wake_up.set()
@@ -184,6 +197,7 @@ class Tenure:
         later still.
         """
         self.saw_sequence(sequence_value, before)
+        self.snapshot = snapshot
         self.ladder.add(next_xid - 1, before)
         if len(self.ladder) > self._prune_above:
             # Not at each statement from then on, if hundreds of transactions are open and stand on a rung each: another
@@ -217,18 +231,47 @@ class Tenure:
 
     def closed_in(self, lane: int) -> Closed:
         """What is closed in a lane."""
-        return self._closed.setdefault(lane, Closed())
+        closed = self._closed.get(lane)
+        if closed is None:
+            closed = self._closed[lane] = Closed()
+        return closed
+
+    @property
+    def paused(self) -> set[str]:
+        """Topics whose events are held back, for whatever reason."""
+        return self.troubled | self.paused_by_people | self.throttled
 
     def pause(self, topic: str) -> None:
-        """Hold back the topic's events in all lanes."""
-        self.paused.add(topic)
-        for lane in self.lanes:
-            self.closed_in(lane).close_topic(topic)
+        """Hold back the events, in all lanes, of a topic that does not take them."""
+        self.troubled.add(topic)
+        self._close(topic)
 
     def unpause(self, topic: str) -> None:
-        """Let the topic's held events go on, and then its fresh ones."""
-        self.paused.discard(topic)
+        """Let the topic's held events go on, and then its fresh ones, unless a person has paused it as well."""
+        self.troubled.discard(topic)
         self.failure_may_be_due()
+
+    def pause_as_asked(self, topics: frozenset[str]) -> None:
+        """Hold back the events of just these topics because people ask for it; let those of others go on."""
+        before, self.paused_by_people = self.paused_by_people, topics
+        for topic in topics - before:
+            self._close(topic)
+        if before - topics:
+            self.failure_may_be_due()
+
+    def throttle_topic(self, topic: str) -> None:
+        """Hold back the topic's events in all lanes: as many wait as may."""
+        self.throttled.add(topic)
+        self._close(topic)
+
+    def unthrottle_topic(self, topic: str) -> None:
+        """Let the held events of a topic with a limited rate go on: some have gone."""
+        self.throttled.discard(topic)
+        self.failure_may_be_due()
+
+    def _close(self, topic: str) -> None:
+        for lane in self.lanes:
+            self.closed_in(lane).close_topic(topic)
 
     def running_xids(self) -> set[int]:
         """Transactions that ran when a lane was last read, on whose end its next start depends."""

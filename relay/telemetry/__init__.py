@@ -17,25 +17,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, assert_never
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from relay.telemetry.flapping import Flapping
 from relay.telemetry.happenings import HAPPENINGS, LEVELS, Happening, Level, Update
 from relay.telemetry.metrics import METRICS, Metric
-from relay.text import plain
+from relay.telemetry.series import MOST_SERIES, OTHERS, Series
 
-__all__ = ["HAPPENINGS", "METRICS", "Happening", "Listener", "Logger", "Metric", "Telemetry", "Told", "Update"]
+__all__ = [
+    "HAPPENINGS",
+    "METRICS",
+    "MOST_SERIES",
+    "OTHERS",
+    "Happening",
+    "Listener",
+    "Logger",
+    "Metric",
+    "Telemetry",
+    "Told",
+    "Update",
+]
 
 _ERRORS_PER_STATE = 8
 """Maximum number of different errors of one outage that are logged; further ones are not logged."""
-
-MOST_SERIES = 1_000
-"""Maximum number of series of a metric with labels, for the life of the process: writers choose the names of topics."""
-
-OTHERS = "(others)"
-"""The label of all series beyond MOST_SERIES."""
 
 
 class Logger(Protocol):
@@ -73,9 +79,18 @@ class Telemetry:
 
     def __init__(self, logger: Logger | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
+        # A second series for each counter and histogram, which no dashboard asks for. Holds for the whole process.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        ProcessCollector(registry=self.registry)
         self._logger = logger
         self._metrics = {name: _register(name, metric, self.registry) for name, metric in METRICS.items()}
+        self._series = Series(
+            (METRICS[name].labels, metric)
+            for name, metric in self._metrics.items()
+            if isinstance(metric, (Counter, Gauge)) and METRICS[name].labels
+        )
         self._plans = {name: self._plan(happening) for name, happening in HAPPENINGS.items()}
+        self._gauged: dict[str, set[str]] = {}
         self._states: dict[str, str] = {}
         self._errors: dict[str, set[str]] = {}
         self._clock = clock
@@ -99,7 +114,11 @@ class Telemetry:
                 listener(told)
         changed = worth_a_line = True
         if happening.state is not None:
-            changed, worth_a_line = self._turn(*happening.state, error=fields.get("error"))
+            of, state = happening.state
+            if "error" not in fields and self._states.get(of) == state:
+                # Emitted with each batch: there is nothing to write, and it must cost nothing.
+                return
+            changed, worth_a_line = self._turn(of, state, error=fields.get("error"))
         if changed:
             for update in plan.updates:
                 update(fields)
@@ -149,6 +168,23 @@ class Telemetry:
             raise TypeError(f"{name} is not a gauge")
         metric.set(value)
 
+    def gauges(self, name: str, label: str, values: Mapping[str, float]) -> None:
+        """Set the gauge `name` for each of these values of its only label, and to 0 for those that it had before."""
+        metric = self._metrics[name]
+        if not isinstance(metric, Gauge):
+            raise TypeError(f"{name} is not a gauge")
+        shown: dict[str, float] = dict.fromkeys(self._gauged.setdefault(name, set()), 0.0)
+        for value, number in values.items():
+            (series,) = self._series.of((label,), (value,))
+            shown[series] = shown.get(series, 0.0) + number
+        for series, number in shown.items():
+            metric.labels(series).set(number)
+        self._gauged[name].update(shown)
+
+    def expect(self, label: str, value: str) -> None:
+        """Have the counters and gauges by this label show this value, at 0, before there is anything to tell."""
+        self._series.of((label,), (value,))
+
     def value(self, name: str, **labels: str) -> float | None:
         """Return the value of `relay_<name>` with these labels, None if it has none; for tests and summaries."""
         return self.registry.get_sample_value(f"relay_{name}", labels)
@@ -170,29 +206,25 @@ class Telemetry:
         return _Plan(happening, frozenset(happening.fields), [self._planned(update) for update in happening.updates])
 
     def _planned(self, update: Update) -> Callable[[Mapping[str, object]], None]:
+        """Return what carries out an update. It runs with each batch, so all that can be looked up before is."""
         metric = self._metrics[update.metric]
-        by = update.by
-        seen: set[tuple[str, ...]] = set()
-
-        def bounded(labels: tuple[str, ...]) -> tuple[str, ...]:
-            if labels not in seen:
-                if len(seen) >= MOST_SERIES:
-                    return (OTHERS,) * len(labels)
-                seen.add(labels)
-            return labels
+        by, names = update.by, update.labels
+        if not names:
+            change = _changer(metric)
+            if isinstance(by, str):
+                return lambda fields: change(_number(fields[by]))
+            return lambda _: change(by)
+        known: dict[tuple[object, ...], Callable[[float], None]] = {}
 
         def apply(fields: Mapping[str, object]) -> None:
-            amount = _number(fields[by]) if isinstance(by, str) else by
-            labelled = metric
-            if update.labels:
-                labelled = metric.labels(*bounded(tuple(plain(fields[label]) for label in update.labels)))
-            match labelled:
-                case Counter():
-                    labelled.inc(amount)
-                case Gauge():
-                    labelled.set(amount)
-                case Histogram():
-                    labelled.observe(amount)
+            labels = tuple([fields[name] for name in names])
+            change = known.get(labels)
+            if change is None:
+                shown = self._series.of(names, labels)
+                change = _changer(metric.labels(*shown))
+                if OTHERS not in shown:
+                    known[labels] = change
+            change(_number(fields[by]) if isinstance(by, str) else by)
 
         return apply
 
@@ -207,8 +239,21 @@ def _register(name: str, metric: Metric, registry: CollectorRegistry) -> Counter
             return Histogram(f"relay_{name}", metric.help, metric.labels, registry=registry, buckets=metric.buckets)
 
 
+def _changer(metric: Counter | Gauge | Histogram) -> Callable[[float], None]:
+    """Return the method that changes a metric of this kind."""
+    match metric:
+        case Counter():
+            return metric.inc
+        case Gauge():
+            return metric.set
+        case Histogram():
+            return metric.observe
+        case _ as never:
+            assert_never(never)
+
+
 def _number(value: object) -> float:
-    if isinstance(value, int | float):
+    if isinstance(value, (int, float)):
         return value
     if isinstance(value, Sized):
         return len(value)

@@ -56,6 +56,7 @@ HAPPENINGS: dict[str, Happening] = {
         "info", "Relay started", ("version", "replica"), (Update("build_info", labels=("version",)),)
     ),
     "settings.old_name": Happening("warning", "A setting has its old name", ("warning",)),
+    "settings.unsafe": Happening("warning", "A setting is not safe", ("warning",)),
     "service.stopping": Happening("info", "Stopping: no new events are taken", ("reason",)),
     "drain.done": Happening(
         "info", "All taken events are settled", ("seconds",), (Update("drain_seconds", "seconds"),)
@@ -82,6 +83,8 @@ HAPPENINGS: dict[str, Happening] = {
         (Update("http_cut_total"),),
         warn_if="connections",
     ),
+    "loop.debug": Happening("warning", "The event loop is in debug mode, which takes CPU", ("slow_callback",)),
+    "loop.slow": Happening("warning", "A step of the event loop took too long", ("seconds", "where")),
     "loop.delayed": Happening(
         None, "The event loop ran late", ("seconds",), (Update("loop_delay_seconds", "seconds"),)
     ),
@@ -98,21 +101,21 @@ HAPPENINGS: dict[str, Happening] = {
         "warning",
         "Waiting for PostgreSQL",
         ("error",),
-        (Update("postgres_up", 0.0),),
+        (Update("postgres_up", 0.0), Update("postgres_connections", 0.0)),
         state=("postgres", "down"),
     ),
     "postgres.connected": Happening(
         "info",
         "PostgreSQL connected",
         ("version", "connections"),
-        (Update("postgres_up"),),
+        (Update("postgres_up"), Update("postgres_connections", "connections")),
         state=("postgres", "up"),
     ),
     "postgres.lost": Happening(
         "warning",
         "PostgreSQL lost",
         ("error",),
-        (Update("postgres_up", 0.0), Update("postgres_lost_total")),
+        (Update("postgres_up", 0.0), Update("postgres_connections", 0.0), Update("postgres_lost_total")),
         state=("postgres", "down"),
     ),
     # the flow as a whole
@@ -193,6 +196,12 @@ HAPPENINGS: dict[str, Happening] = {
             Update("publish_seconds", "seconds"),
         ),
     ),
+    "trace.failed": Happening(
+        "warning", "Spans cannot be made; events are published all the same", ("error",), state=("tracing", "failing")
+    ),
+    "publish.delivered": Happening(
+        None, "The oldest event of a record batch was delivered", ("age",), (Update("delivery_seconds", "age"),)
+    ),
     "publish.restamped": Happening(
         "debug",
         "Events published with the time of publishing: their topic does not take the time of writing",
@@ -225,6 +234,18 @@ HAPPENINGS: dict[str, Happening] = {
         "debug", "Another topic paused", ("topic", "error"), (Update("topics_paused_total"),)
     ),
     "topic.resumed_too": Happening("debug", "Another topic works again", ("topic",)),
+    "topic.limited": Happening(
+        None,
+        "Held back because the topic's rate is limited",
+        ("topic", "events", "limit"),
+        (Update("limited_events_total", "events", ("topic",)),),
+    ),
+    "pause.began": Happening(
+        "info",
+        "A person paused a topic: its events are held back until the time given",
+        ("topic", "until", "requested_by", "reason"),
+    ),
+    "pause.ended": Happening("info", "A pause that a person asked for has ended: held events go on", ("topic",)),
     "partition.stalled": Happening(
         "warning", "A partition makes no progress while others do", ("topic", "partition", "error")
     ),
@@ -254,18 +275,59 @@ HAPPENINGS: dict[str, Happening] = {
         ("topic", "id", "error"),
         (Update("refused_records_total"),),
     ),
+    # reconcile
+    "reconcile.unfenced": Happening(
+        "warning",
+        "Producers cannot be fenced: a crash may repeat events that arrive at Kafka late",
+        ("error",),
+        state=("fences", "missing"),
+    ),
+    "reconcile.fenced": Happening(None, "A producer can be fenced", state=("fences", "there")),
+    "reconcile.started": Happening(
+        "info", "A replica ended without handing over: asking Kafka what it had published", ("replica", "partitions")
+    ),
+    "reconcile.found": Happening(
+        None, "Found in Kafka", ("events",), (Update("reconcile_found_events_total", "events"),)
+    ),
+    "reconcile.gave_up": Happening(
+        "warning",
+        "Events of a replica that ended may be published again",
+        ("topic", "partition", "reason", "error"),
+        (Update("reconcile_gave_up_total", labels=("reason",)),),
+    ),
+    "reconcile.waiting": Happening(
+        "warning",
+        "What a replica had published that ended cannot be found out yet; its lanes wait",
+        ("error",),
+        state=("reconcile", "waiting"),
+    ),
+    "reconcile.works": Happening(None, "Kafka says what replicas had published", state=("reconcile", "works")),
+    "reconcile.done": Happening(
+        "info",
+        "What a replica had published is found out; its lanes are free",
+        ("replica", "partitions", "found", "bytes", "seconds"),
+        (
+            Update("reconcile_total"),
+            Update("reconcile_bytes_total", "bytes"),
+            Update("reconcile_seconds", "seconds"),
+        ),
+    ),
     # settle
     "settle.done": Happening(
         None,
         "Settled",
-        ("events", "duplicates", "seconds"),
+        ("events", "seconds"),
         (
             Update("settled_events_total", "events"),
-            Update("duplicate_events_total", "duplicates"),
             Update("settle_seconds", "seconds"),
         ),
     ),
-    "settle.duplicates": Happening("warning", "Events are in Kafka more than once", ("events",)),
+    "settle.duplicates": Happening(
+        "warning", "Events are in Kafka more than once", ("events",), (Update("duplicate_events_total", "events"),)
+    ),
+    "duplicates.uncounted": Happening(
+        "warning", "Whether events are in Kafka more than once cannot be read", ("error",)
+    ),
     # replays of delivered events
     "replay.started": Happening("info", "Replay of delivered events started", ("action", "topic", "lanes")),
     "replay.ended": Happening("info", "Replay of delivered events ended: finished or cancelled", ("action",)),
@@ -284,9 +346,32 @@ HAPPENINGS: dict[str, Happening] = {
         ("action", "topic", "error"),
     ),
     "replay.waiting": Happening("warning", "No connection to PostgreSQL for replays yet", ("error",)),
+    # timers
+    "timers.moved": Happening(
+        None, "Scheduled events entered the outbox", ("events",), (Update("scheduled_moved_total", "events"),)
+    ),
+    "timers.put_off": Happening(
+        "error",
+        "The outbox does not take a scheduled event that is due; it is tried again, and its key's later ones wait",
+        ("topic", "id", "error"),
+        (Update("scheduled_put_off_total"),),
+    ),
+    "timers.failing": Happening(
+        "warning",
+        "Scheduled events that are due cannot be moved into the outbox; this is tried again",
+        ("error",),
+        state=("timers", "failing"),
+    ),
+    "timers.working": Happening(None, "Scheduled events are moved when they are due", state=("timers", "working")),
     # housekeeping
     "segment.created": Happening("info", "Segment created", ("segment",), (Update("segments_created_total"),)),
     "segment.dropped": Happening("info", "Segment dropped", ("segment",), (Update("segments_dropped_total"),)),
+    "segment.retired": Happening(
+        "info",
+        "Segment dropped but for what is still needed, which is in a small one in its place",
+        ("segment", "kept"),
+        (Update("segments_dropped_total"), Update("kept_events_total", "kept")),
+    ),
     "receipts.checked": Happening(
         None,
         "Looked for events that the relay has passed and not seen; the error names those that are known",

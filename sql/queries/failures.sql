@@ -132,16 +132,16 @@ SELECT asked.id, e.lane, e.topic, e.key, d.kafka_partition, d.kafka_offset,
        extract(epoch FROM clock_timestamp() - d.delivered_at)::float8 AS delivered_seconds,
        f.state, f.action, a.requested_by,
        extract(epoch FROM clock_timestamp() - a.requested_at)::float8 AS requested_seconds,
-       h.id IS NOT NULL AS held
+       h.id IS NOT NULL AS held, e.erased_by
 FROM unnest($1::bigint[]) WITH ORDINALITY AS asked (id, n)
 LEFT JOIN LATERAL (
-    SELECT event.lane, event.topic, event.key
+    SELECT event.lane, event.topic, event.key, event.erased_by
     FROM outbox.event
     WHERE event.lane = ANY ('{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}') AND event.id = asked.id
 ) AS e ON true
-LEFT JOIN outbox.delivery AS d ON d.lane = e.lane AND d.id = asked.id
+LEFT JOIN LATERAL outbox.receipt_of(asked.id) AS d ON e.lane IS NOT NULL
 LEFT JOIN outbox.failure AS f ON f.lane = e.lane AND f.id = asked.id
-LEFT JOIN outbox.action AS a ON a.id = f.action
+LEFT JOIN outbox.action AS a ON a.id = coalesce(e.erased_by, f.action)
 LEFT JOIN outbox.held AS h ON h.lane = e.lane AND h.id = asked.id
 ORDER BY asked.n;
 
@@ -158,9 +158,9 @@ SELECT e.lane, e.id, e.event_id, e.topic, e.key, e.headers::text AS headers, e.t
        f.state, f.policy, f.attempts, f.error, f.detail, f.failed_at, f.next_attempt_at, f.history::text AS history,
        extract(epoch FROM clock_timestamp() - f.failed_at)::float8 AS failed_seconds,
        extract(epoch FROM f.next_attempt_at - clock_timestamp())::float8 AS next_attempt_seconds,
-       f.action, h.id IS NOT NULL AS held
+       f.action, h.id IS NOT NULL AS held, e.erased_by
 FROM outbox.event AS e
-LEFT JOIN outbox.delivery AS d ON d.lane = e.lane AND d.id = e.id
+LEFT JOIN LATERAL outbox.receipt_of(e.id) AS d ON true
 LEFT JOIN outbox.failure AS f ON f.lane = e.lane AND f.id = e.id
 LEFT JOIN outbox.held AS h ON h.lane = e.lane AND h.id = e.id
 WHERE e.lane = ANY ('{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}') AND e.id = $1::bigint;
@@ -184,8 +184,8 @@ ORDER BY h.id
 LIMIT $5::int;
 
 -- name: ids_there_are
--- From which id on segments are kept, and the newest id.
-SELECT (SELECT min(s.lower_id) FROM outbox.segment AS s) AS lowest,
+-- From which id on whole segments are there, and the newest id.
+SELECT (SELECT min(s.lower_id) FROM outbox.segment AS s WHERE NOT s.kept) AS lowest,
        CASE WHEN v.is_called THEN v.last_value ELSE 0 END AS newest
 FROM outbox.event_id AS v;
 

@@ -14,11 +14,11 @@ registered AS (
 SELECT pg_current_xact_id()::text AS xid FROM registered;
 
 -- name: renew
--- Extend the lease of replica $1 to $2 seconds from now, and show lanes $3 being given back, $4 duplicates, $5 lost leases; no row when it has run out.
+-- Extend the lease of replica $1 to $2 seconds from now, and show lanes $3 being given back, $4 duplicates, $5 lost leases, and of topics what is in $6; no row when it has run out.
 UPDATE outbox.replica
 SET lease_expires_at = clock_timestamp() + make_interval(secs => $2::float8), renewed_at = clock_timestamp(),
-    releasing = $3::smallint[], duplicates = $4::bigint, leases_lost = $5::bigint
-WHERE id = $1::uuid AND lease_expires_at > clock_timestamp()
+    releasing = $3::smallint[], duplicates = $4::bigint, leases_lost = $5::bigint, topics = $6::text::jsonb
+WHERE id = $1::uuid AND lease_expires_at > clock_timestamp() AND ended_at IS NULL
 RETURNING pg_current_xact_id()::text AS xid,
           EXISTS (SELECT FROM outbox.action AS a WHERE a.finished_at IS NULL AND a.kind = 'replay-delivered') AS open_replays;
 
@@ -34,9 +34,13 @@ WHERE lease_expires_at > clock_timestamp()
 ORDER BY started_at, id;
 
 -- name: lanes
--- Every lane with its owner and epoch, whether it is free (no owner, or one whose lease has run out), and what people want of it.
+-- Every lane with its owner and epoch, whether it is free, and what people want of it. Free: without an owner, or of one
+-- that is not on the list, or of one whose lease is over and that notes nothing of what it publishes.
 SELECT l.lane, l.epoch, l.owner,
-       NOT EXISTS (SELECT FROM outbox.replica AS r WHERE r.id = l.owner AND r.lease_expires_at > clock_timestamp()) AS free,
+       NOT EXISTS (
+           SELECT FROM outbox.replica AS r
+           WHERE r.id = l.owner AND (r.lease_expires_at > clock_timestamp() OR r.process IS NOT NULL)
+       ) AS free,
        coalesce(i.replica IS NULL AND i.epoch = l.epoch, false) AS asked,
        coalesce(i.replica IS NULL AND i.until > clock_timestamp(), false) AS parked,
        CASE WHEN i.until > clock_timestamp() AND EXISTS (
@@ -95,12 +99,22 @@ SET draining = false, put_off = put_off - 'publish events'
 WHERE id = $1::uuid AND put_off ? 'publish events';
 
 -- name: unregister
--- Take replica $1 off the list; its lanes are free from now on.
-DELETE FROM outbox.replica WHERE id = $1::uuid;
+-- Take replica $1 off the list, with what it noted; its lanes are free from now on.
+WITH gone AS (DELETE FROM outbox.replica WHERE id = $1::uuid RETURNING process)
+DELETE FROM outbox.tail AS t USING gone WHERE t.process = gone.process;
 
 -- name: forget_replicas
--- Drop replicas whose lease ran out more than an hour ago.
-DELETE FROM outbox.replica WHERE lease_expires_at < clock_timestamp() - interval '1 hour';
+-- Drop replicas whose lease ran out more than an hour ago; but not one that still has to be asked for in Kafka. And what
+-- was noted by those that are not on the list: programs that know nothing of notes have dropped them.
+WITH gone AS (
+    DELETE FROM outbox.replica AS r
+    WHERE r.lease_expires_at < clock_timestamp() - interval '1 hour'
+      AND (r.process IS NULL OR NOT EXISTS (SELECT FROM outbox.lane AS l WHERE l.owner = r.id))
+    RETURNING r.process
+)
+DELETE FROM outbox.tail AS t
+WHERE t.process IN (SELECT gone.process FROM gone)
+   OR NOT EXISTS (SELECT FROM outbox.replica AS r WHERE r.process = t.process);
 
 -- name: show_put_off
 -- Let people see that replica $1 has put off the chores $2 for $3 seconds, because of the errors $4. That it cannot publish yet is not a chore.

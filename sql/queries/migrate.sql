@@ -116,7 +116,7 @@ thing AS (
            c.relowner
     FROM place AS p JOIN pg_class AS c ON c.relnamespace = p.oid
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-      AND (c.relname = ANY ($1::text[]) OR c.relname ~ '^(event|delivery)_(default|[0-9]+)$')
+      AND (c.relname = ANY ($1::text[]) OR c.relname ~ '^(event|receipt|delivery)_(default|[0-9]+)$')
     UNION ALL
     SELECT 2, 'function', f.oid::regprocedure::text, f.proowner
     FROM place AS p JOIN pg_proc AS f ON f.pronamespace = p.oid
@@ -204,17 +204,16 @@ SELECT current_user::text;
 SELECT pg_is_in_recovery();
 
 -- name: sequence_state
--- What makes ids safe to scan by: the sequence's options, and how far it, the events and the positions are. One
+-- What makes ids safe to scan by: the sequence's options, and how far it, the events, their receipts and the positions are. One
 -- statement, so that every id it sees was taken before it reads the sequence.
 SELECT s.seqcache AS cache, s.seqincrement AS increment, s.seqcycle AS cycle,
        coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS reached,
        (SELECT max(l.position) FROM outbox.lane AS l) AS highest_position,
-       coalesce((
-           SELECT max(e.id)
-           FROM outbox.lane AS l
-           CROSS JOIN LATERAL (
-               SELECT event.id FROM outbox.event AS event WHERE event.lane = l.lane ORDER BY event.id DESC LIMIT 1
-           ) AS e
-       ), 0) AS highest_id
+       greatest((SELECT max(e.id)
+                 FROM outbox.lane AS l
+                 CROSS JOIN LATERAL (
+                     SELECT event.id FROM outbox.event AS event WHERE event.lane = l.lane ORDER BY event.id DESC LIMIT 1
+                 ) AS e),
+                (SELECT r.max_id FROM outbox.receipt AS r ORDER BY r.max_id DESC LIMIT 1), 0) AS highest_id
 FROM pg_catalog.pg_sequence AS s
 WHERE s.seqrelid = 'outbox.event_id'::regclass;

@@ -11,26 +11,25 @@ WHERE a.finished_at IS NULL AND a.kind = 'replay-delivered'
 ORDER BY a.id;
 
 -- name: events_to_replay
--- For action $1, events of lane $2 with $3 < id <= $4 that were delivered from $5 to $6, of topic $7 and key $8 (null: any), without a receipt of this action: at most $9 rows and about $10 bytes.
+-- For action $1, events of lane $2 with $3 < id <= $4 that were delivered from $5 to $6, of topic $7 and key $8 (null: any), without a receipt of this action: at most $9 rows and about $10 bytes. Each gets the headers $11.
 SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload,
-       (found.headers || jsonb_build_object('outbox-replay', $1::bigint::text))::text AS headers,
-       found.type, 0::bigint AS created_ms, found.size
+       (found.headers || $11::text::jsonb)::text AS headers,
+       found.type, least(greatest(date_part('epoch', found.created_at) * 1000, 0), 253402300799999)::bigint AS created_ms, found.size
 FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
       FROM (SELECT event.*,
                    octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
-                   + pg_column_size(event.headers) + 40 AS size
-            -- OFFSET 0: receipts first, which are small and say when; only then the events they are of.
-            FROM (SELECT d.lane, d.id
-                  FROM outbox.delivery AS d
-                  WHERE d.lane = $2::smallint AND d.id > $3::bigint AND d.id <= $4::bigint
-                    AND d.delivered_at >= $5::timestamptz AND d.delivered_at <= $6::timestamptz
-                    AND NOT EXISTS (SELECT FROM outbox.replay_receipt AS r
-                                    WHERE r.action = $1::bigint AND r.lane = d.lane AND r.id = d.id)
-                  ORDER BY d.id
-                  OFFSET 0) AS d
-            CROSS JOIN LATERAL (SELECT * FROM outbox.event WHERE lane = d.lane AND id = d.id OFFSET 0) AS event
-            WHERE event.topic = $7::text AND ($8::bytea IS NULL OR event.key = $8::bytea)
-            ORDER BY d.id
+                   + pg_column_size(event.headers) + octet_length($11::text) AS size
+            FROM outbox.event AS event
+            WHERE event.lane = $2::smallint AND event.id > $3::bigint AND event.id <= $4::bigint
+              AND event.topic = $7::text AND ($8::bytea IS NULL OR event.key = $8::bytea)
+              -- A replay of an erased event would be a tombstone.
+              AND event.erased_by IS NULL
+              -- IS TRUE: the ids of the receipts are put into a hash table once, and not joined.
+              AND (event.id IN (SELECT r.id
+                                FROM outbox.receipts($3::bigint, $4::bigint, $5::timestamptz, $6::timestamptz) AS r)) IS TRUE
+              AND NOT EXISTS (SELECT FROM outbox.replay_receipt AS r
+                              WHERE r.action = $1::bigint AND r.lane = event.lane AND r.id = event.id)
+            ORDER BY event.id
             LIMIT $9::int) AS e) AS found
 WHERE found.bytes_before < $10::bigint
 ORDER BY found.id;

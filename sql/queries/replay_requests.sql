@@ -1,38 +1,57 @@
 -- What people ask about delivered events, and how they have them published again.
 
 -- name: replay_horizon
--- The server's time; the ids there are, lowest to newest; whether older ones were pruned, and when the first receipt that is kept was written.
-SELECT clock_timestamp() AS now,
-       coalesce((SELECT min(s.lower_id) FROM outbox.segment AS s), 1) AS lowest_id,
+-- The server's time; the ids of which all is there, lowest to newest, and when the first receipt of these was written; and the bounds of what was kept of segments below.
+SELECT clock_timestamp() AS now, whole.lowest_id,
        coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS newest_id,
-       (SELECT min(first.delivered_at)
-        FROM outbox.lane AS l
-        CROSS JOIN LATERAL (
-            SELECT d.delivered_at FROM outbox.delivery AS d WHERE d.lane = l.lane ORDER BY d.id LIMIT 1
-        ) AS first) AS kept_since;
+       least((SELECT min(first.delivered_at)
+              FROM (SELECT r.delivered_at FROM outbox.receipt AS r
+                    WHERE r.max_id >= whole.lowest_id ORDER BY r.max_id LIMIT 100) AS first),
+             (SELECT min(first.delivered_at)
+              FROM outbox.lane AS l
+              CROSS JOIN LATERAL (
+                  SELECT d.delivered_at FROM outbox.former_delivery AS d WHERE d.lane = l.lane ORDER BY d.id LIMIT 1
+              ) AS first)) AS kept_since,
+       ARRAY(SELECT s.lower_id FROM outbox.segment AS s WHERE s.kept ORDER BY s.lower_id) AS kept_lower,
+       ARRAY(SELECT s.upper_id FROM outbox.segment AS s WHERE s.kept ORDER BY s.lower_id) AS kept_upper
+FROM (SELECT coalesce(min(s.lower_id), 1) AS lowest_id FROM outbox.segment AS s WHERE NOT s.kept) AS whole;
+
+-- name: replay_counting
+-- For one transaction that counts: events and receipts are read once each, and an end to it.
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_nestloop = off;
+SET LOCAL enable_mergejoin = off;
+SET LOCAL jit = off;
+SET LOCAL statement_timeout = '5s';
+SET LOCAL lock_timeout = '1s';
 
 -- name: count_delivered
--- Events of lanes $1 with $2 < id <= $3 that were delivered from $4 to $5, of topic $6 and key $7 (null: any), per lane.
-SELECT d.lane, count(*) AS events, min(d.id) AS first_id, min(d.delivered_at) AS first_at, max(d.delivered_at) AS last_at
-FROM (SELECT r.lane, r.id, r.delivered_at
-      FROM outbox.delivery AS r
-      WHERE r.lane = ANY ($1::smallint[]) AND r.id > $2::bigint AND r.id <= $3::bigint
-        AND r.delivered_at >= $4::timestamptz AND r.delivered_at <= $5::timestamptz
-      OFFSET 0) AS d
-WHERE EXISTS (
-    SELECT FROM outbox.event AS e
-    WHERE e.lane = d.lane AND e.id = d.id AND e.topic = $6::text AND ($7::bytea IS NULL OR e.key = $7::bytea)
-)
-GROUP BY d.lane;
+-- Events of lanes $1 with $2 < id <= $3 that were delivered from $4 to $5, of topic $6 and key $7 (null: any), per lane; and how many more match that were erased.
+-- Both are read by ranges and hashed (replay_counting).
+SELECT e.lane, count(DISTINCT d.id) FILTER (WHERE e.erased_by IS NULL) AS events,
+       count(DISTINCT d.id) FILTER (WHERE e.erased_by IS NOT NULL) AS erased,
+       min(d.id) AS first_id, min(d.delivered_at) AS first_at, max(d.delivered_at) AS last_at
+FROM outbox.receipts($2::bigint, $3::bigint, $4::timestamptz, $5::timestamptz) AS d
+JOIN outbox.event AS e ON e.id = d.id
+WHERE e.lane = ANY ($1::smallint[]) AND e.id > $2::bigint AND e.id <= $3::bigint AND e.topic = $6::text AND ($7::bytea IS NULL OR e.key = $7::bytea)
+GROUP BY e.lane;
 
 -- name: delivered_topics
--- Topics of delivered events among the newest $1 ids of each lane, with the time of the last delivery.
+-- Topics of delivered events that the newest $1 receipts name, and former ones of each lane, with the time of the last delivery.
 SELECT e.topic, max(newest.delivered_at) AS last_at
-FROM outbox.lane AS l
-CROSS JOIN LATERAL (
-    SELECT d.id, d.delivered_at FROM outbox.delivery AS d WHERE d.lane = l.lane ORDER BY d.id DESC LIMIT $1::int
+FROM (
+    SELECT r.min_id + p.difference AS id, r.delivered_at
+    FROM (SELECT * FROM outbox.receipt ORDER BY max_id DESC LIMIT $1::int) AS r
+    -- A record batch is of one topic.
+    CROSS JOIN LATERAL (SELECT of.difference FROM outbox.places(r.ids) AS of LIMIT 1) AS p
+    UNION ALL
+    SELECT d.id, d.delivered_at
+    FROM outbox.lane AS l
+    CROSS JOIN LATERAL (
+        SELECT f.id, f.delivered_at FROM outbox.former_delivery AS f WHERE f.lane = l.lane ORDER BY f.id DESC LIMIT $1::int
+    ) AS d
 ) AS newest
-JOIN outbox.event AS e ON e.lane = l.lane AND e.id = newest.id
+JOIN outbox.event AS e ON e.lane = ANY ('{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}') AND e.id = newest.id
 GROUP BY e.topic
 ORDER BY e.topic;
 

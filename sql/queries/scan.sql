@@ -1,24 +1,26 @@
 -- name: scan
--- The next pending events of several lanes in one snapshot: one head row (snapshot, sequence, xids taken so far), then sweep and fresh events of each lane in id order.
+-- What several lanes have above their starts, in one snapshot: a head row (snapshot, sequence, xids taken so far); for
+-- each lane with any, a row with the ids of its sweep part; then the fresh events of each lane in id order.
+-- Nothing asks what is settled: the relay knows what it took, and what was settled when it took a lane over.
 -- age() of the first of all xids is how many were taken since, modulo 2^32: the only way to know the next one without taking it.
--- $1 lanes, $2 taken_to, $3 sweep rows, $4 sweep bytes, $5 fresh rows, $6 fresh bytes, $7 number of the bound: one element per lane;
--- $8 floors of the bounds; $9 number of the bound, $10 xid, $11 floor: one element per running transaction of a bound; $12 longest sweep in ids;
+-- $1 lanes, $2 taken_to, $3 known from, $4 fresh rows, $5 fresh bytes, $6 number of the bound: one element per lane;
+-- $7 floors of the bounds; $8 number of the bound, $9 xid, $10 floor: one element per running transaction of a bound;
 -- created_ms is within what dates can be: a row from before 0007 may say infinity, on which one row the scan must not end.
--- $13 an id below everything that may be read: implied by the rest, but only a parameter prunes segments before the plan is set up.
+-- $11 an id below everything that may be read: implied by the rest, but only a parameter prunes segments before the plan is set up.
 WITH bound AS MATERIALIZED (
     SELECT b.number::int AS number,
            least(b.floor,
                  (SELECT min(r.floor)
-                  FROM unnest($9::int[], $10::text[], $11::bigint[]) AS r (number, xid, floor)
+                  FROM unnest($8::int[], $9::text[], $10::bigint[]) AS r (number, xid, floor)
                   WHERE r.number = b.number AND pg_visible_in_snapshot(r.xid::xid8, pg_current_snapshot()))) AS start
-    FROM unnest($8::bigint[]) WITH ORDINALITY AS b (floor, number)
+    FROM unnest($7::bigint[]) WITH ORDINALITY AS b (floor, number)
 ),
 wanted AS MATERIALIZED (
-    SELECT l.*, bound.start
-    FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[], $5::int[], $6::bigint[], $7::int[])
-             AS l (lane, taken_to, sweep_events, sweep_bytes, fresh_events, fresh_bytes, bound)
+    SELECT l.lane, l.taken_to, l.fresh_events, l.fresh_bytes, bound.start
+    FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::int[], $5::bigint[], $6::int[])
+             AS l (lane, taken_to, known_from, fresh_events, fresh_bytes, bound)
     JOIN bound ON bound.number = l.bound
-    WHERE l.taken_to - bound.start <= $12::bigint
+    WHERE bound.start >= l.known_from
 )
 SELECT 0::smallint AS lane,
        coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS id,
@@ -31,46 +33,34 @@ SELECT 0::smallint AS lane,
        0::bigint AS created_ms,
        age('3'::xid) AS size
 UNION ALL
-SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload,
-       nullif(found.headers, '{}')::text, found.type,
-       least(greatest(date_part('epoch', found.created_at) * 1000, 0), 253402300799999)::bigint, found.size
+SELECT wanted.lane, 0, NULL, swept.ids, NULL, NULL, NULL, NULL, 0, 0
 FROM wanted CROSS JOIN LATERAL (
-    (SELECT swept.*
-     FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
-           FROM (SELECT event.*,
-                        octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
-                        + pg_column_size(event.headers) AS size
-                 FROM outbox.event AS event
-                 WHERE event.lane = wanted.lane AND event.id > wanted.start AND event.id <= wanted.taken_to
-                   AND event.id > $13::bigint
-                   AND NOT EXISTS (SELECT FROM outbox.delivery AS d
-                                   WHERE d.lane = event.lane AND d.id = event.id AND d.id > $13::bigint)
-                   AND NOT EXISTS (SELECT FROM outbox.failure AS f WHERE f.lane = event.lane AND f.id = event.id)
-                   AND NOT EXISTS (SELECT FROM outbox.held AS h WHERE h.lane = event.lane AND h.id = event.id)
-                 ORDER BY event.id
-                 LIMIT wanted.sweep_events) AS e) AS swept
-     WHERE swept.bytes_before < wanted.sweep_bytes)
-    UNION ALL
-    (SELECT fresh.*
-     FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
-           FROM (SELECT event.*,
-                        octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
-                        + pg_column_size(event.headers) AS size
-                 FROM outbox.event AS event
-                 WHERE event.lane = wanted.lane AND event.id > wanted.taken_to AND event.id > $13::bigint
-                 ORDER BY event.id
-                 LIMIT wanted.fresh_events) AS e) AS fresh
-     WHERE fresh.bytes_before < wanted.fresh_bytes)
-) AS found;
+    SELECT string_agg(event.id::text, ',') AS ids
+    FROM outbox.event AS event
+    WHERE event.lane = wanted.lane AND event.id > wanted.start AND event.id <= wanted.taken_to
+      AND event.id > $11::bigint
+    HAVING count(*) > 0
+) AS swept
+UNION ALL
+SELECT fresh.lane, fresh.id, fresh.event_id, fresh.topic, fresh.key, fresh.payload,
+       nullif(fresh.headers, '{}')::text, fresh.type,
+       least(greatest(date_part('epoch', fresh.created_at) * 1000, 0), 253402300799999)::bigint, fresh.size
+FROM wanted CROSS JOIN LATERAL (
+    SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
+    FROM (SELECT event.*,
+                 octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
+                 + pg_column_size(event.headers) AS size
+          FROM outbox.event AS event
+          WHERE event.lane = wanted.lane AND event.id > wanted.taken_to AND event.id > $11::bigint
+          ORDER BY event.id
+          LIMIT wanted.fresh_events) AS e
+) AS fresh
+WHERE fresh.bytes_before < wanted.fresh_bytes;
 
--- name: snapshot
--- Which transactions have ended: while this stays the same, nothing can have become visible.
-SELECT pg_current_snapshot()::text;
-
--- name: sweep_step
--- One step of a long sweep: a head row as of a scan, then the unsettled events of lane $1 with $2 < id <= $3, at most $4 rows and about $5 bytes.
--- Nearly all of the events have a receipt: all tables are read once, by ranges of their keys, and merged (sweep_settings). A look for the receipt of each event takes three times as long.
--- OFFSET 0: up to PostgreSQL 15, only a query of its own knows that rows of one lane come in the order of ids.
+-- name: look
+-- What lanes $1 have above id $2, when that is little: a head row as of `scan`, then events in any order, $3 at most.
+-- A third of what `scan` costs for a few events: one index scan, where `scan` sets up two for each lane and segment.
+-- A payload of more than $4 bytes is left out. It is NULL, too, for a tombstone; the size tells the two apart.
 SELECT 0::smallint AS lane,
        coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS id,
        NULL::uuid AS event_id,
@@ -82,70 +72,78 @@ SELECT 0::smallint AS lane,
        0::bigint AS created_ms,
        age('3'::xid) AS size
 UNION ALL
-(SELECT swept.lane, swept.id, swept.event_id, swept.topic, swept.key, swept.payload,
-        nullif(swept.headers, '{}')::text, swept.type,
-        least(greatest(date_part('epoch', swept.created_at) * 1000, 0), 253402300799999)::bigint, swept.size
- FROM (SELECT e.*, sum(e.size) OVER (ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
-       FROM (SELECT event.*,
-                    octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
-                    + pg_column_size(event.headers) AS size
-             FROM outbox.event AS event
-             WHERE event.lane = $1::smallint AND event.id > $2::bigint AND event.id <= $3::bigint
-               AND NOT EXISTS (SELECT
-                               FROM (SELECT d.id
-                                     FROM outbox.delivery AS d
-                                     WHERE d.lane = $1::smallint AND d.id > $2::bigint AND d.id <= $3::bigint
-                                     ORDER BY d.id OFFSET 0) AS d
-                               WHERE d.id = event.id)
-               AND NOT EXISTS (SELECT
-                               FROM (SELECT f.id
-                                     FROM outbox.failure AS f
-                                     WHERE f.lane = $1::smallint AND f.id > $2::bigint AND f.id <= $3::bigint
-                                     ORDER BY f.id OFFSET 0) AS f
-                               WHERE f.id = event.id)
-               AND NOT EXISTS (SELECT
-                               FROM (SELECT h.id
-                                     FROM outbox.held AS h
-                                     WHERE h.lane = $1::smallint AND h.id > $2::bigint AND h.id <= $3::bigint
-                                     ORDER BY h.id OFFSET 0) AS h
-                               WHERE h.id = event.id)
-             ORDER BY event.id
-             LIMIT $4::int) AS e) AS swept
- WHERE swept.bytes_before < $5::bigint);
+(SELECT event.lane, event.id, event.event_id, event.topic, event.key,
+        CASE WHEN octet_length(event.payload) <= $4::int THEN event.payload END,
+        nullif(event.headers, '{}')::text, event.type,
+        least(greatest(date_part('epoch', event.created_at) * 1000, 0), 253402300799999)::bigint,
+        octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
+        + pg_column_size(event.headers)
+ FROM outbox.event AS event
+ WHERE event.lane = ANY ($1::smallint[]) AND event.id > $2::bigint
+ LIMIT $3::int);
 
--- name: pending_ids
--- The first $4 unsettled events of lane $1 with $2 < id <= $3, without what it may be impossible to read of them: payload, headers, type and time.
+-- name: events_by_id
+-- Events by lane ($1) and id ($2), in their order; each lane's end after about as many bytes as $3 says for all of its ids. $4, $5 the lowest and the highest id: they prune segments.
+SELECT found.lane, found.id, found.event_id, found.topic, found.key, found.payload,
+       nullif(found.headers, '{}')::text AS headers, found.type,
+       least(greatest(date_part('epoch', found.created_at) * 1000, 0), 253402300799999)::bigint AS created_ms, found.size
+FROM (SELECT e.*, w.bytes,
+             sum(e.size) OVER (PARTITION BY e.lane ORDER BY e.id ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
+      FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS w (lane, id, bytes)
+      CROSS JOIN LATERAL (
+          SELECT event.*,
+                 octet_length(coalesce(event.payload, '')) + octet_length(coalesce(event.key, ''))
+                 + pg_column_size(event.headers) AS size
+          FROM outbox.event AS event
+          WHERE event.lane = w.lane AND event.id = w.id AND event.id >= $4::bigint AND event.id <= $5::bigint) AS e
+     ) AS found
+WHERE found.bytes_before < found.bytes
+ORDER BY found.lane, found.id;
+
+-- name: snapshot
+-- Which transactions have ended: while this stays the same, nothing can have become visible.
+SELECT pg_current_snapshot()::text;
+
+-- name: sweep_ids
+-- What a step of a long sweep goes by, in one snapshot: what the relay takes for settled, and what it takes for new, must not be of two.
+-- The snapshot, sequence and xids of a scan's head row; and of lane $1 with $2 < id <= $3: the ids of all visible events, eight bytes each; those with a failure, a held row or a former receipt, alike; and the receipts that may name some of them, of any lane: the lowest and the highest id, the number of bytes, and the places of each.
+-- The relay takes the receipts apart, once for all lanes: to PostgreSQL that is 0.5 us an id, and for each lane anew.
+SELECT coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS sequence_value,
+       pg_current_snapshot()::text AS snapshot,
+       age('3'::xid) AS xids,
+       (SELECT string_agg(int8send(event.id), '')
+        FROM outbox.event AS event
+        WHERE event.lane = $1::smallint AND event.id > $2::bigint AND event.id <= $3::bigint) AS ids,
+       (SELECT string_agg(int8send(recorded.id), '')
+        FROM (SELECT f.id FROM outbox.failure AS f
+              WHERE f.lane = $1::smallint AND f.id > $2::bigint AND f.id <= $3::bigint
+              UNION ALL
+              SELECT h.id FROM outbox.held AS h
+              WHERE h.lane = $1::smallint AND h.id > $2::bigint AND h.id <= $3::bigint
+              UNION ALL
+              SELECT d.id FROM outbox.former_delivery AS d
+              WHERE d.lane = $1::smallint AND d.id > $2::bigint AND d.id <= $3::bigint) AS recorded) AS recorded,
+       (SELECT string_agg(int8send(r.min_id) || int8send(r.max_id) || int4send(octet_length(r.ids)) || r.ids, '')
+        FROM outbox.receipt AS r
+        WHERE r.max_id > $2::bigint AND r.max_id <= least($3::bigint, 9223372036854644736) + 131071
+          AND r.min_id <= $3::bigint) AS receipts;
+
+-- name: events_without_content
+-- Of the events of lanes $1 with ids $2, what it is never impossible to read: not payload, headers, type and time.
 SELECT event.lane, event.id, event.event_id, event.topic, event.key
-FROM outbox.event AS event
-WHERE event.lane = $1::smallint AND event.id > $2::bigint AND event.id <= $3::bigint
-  AND NOT EXISTS (SELECT
-                  FROM (SELECT d.id
-                        FROM outbox.delivery AS d
-                        WHERE d.lane = $1::smallint AND d.id > $2::bigint AND d.id <= $3::bigint
-                        ORDER BY d.id OFFSET 0) AS d
-                  WHERE d.id = event.id)
-  AND NOT EXISTS (SELECT
-                  FROM (SELECT f.id
-                        FROM outbox.failure AS f
-                        WHERE f.lane = $1::smallint AND f.id > $2::bigint AND f.id <= $3::bigint
-                        ORDER BY f.id OFFSET 0) AS f
-                  WHERE f.id = event.id)
-  AND NOT EXISTS (SELECT
-                  FROM (SELECT h.id
-                        FROM outbox.held AS h
-                        WHERE h.lane = $1::smallint AND h.id > $2::bigint AND h.id <= $3::bigint
-                        ORDER BY h.id OFFSET 0) AS h
-                  WHERE h.id = event.id)
-ORDER BY event.id
-LIMIT $4::int;
+FROM unnest($1::smallint[], $2::bigint[]) AS r (lane, id)
+JOIN outbox.event AS event ON event.lane = r.lane AND event.id = r.id
+ORDER BY event.lane, event.id;
 
 -- name: highest_settled
--- For the take-over of lanes $1: the highest id with a receipt, failure or held row of each, and the snapshot this was read in.
+-- For the take-over of lanes $1: the highest id with a receipt in any lane, or with a failure or held row of each, the snapshot this was read in, and the newest id.
 SELECT l.lane,
-       greatest((SELECT max(d.id) FROM outbox.delivery AS d WHERE d.lane = l.lane),
+       greatest((SELECT max(r.max_id) FROM outbox.receipt AS r),
+                (SELECT max(d.id) FROM outbox.former_delivery AS d WHERE d.lane = l.lane),
                 (SELECT max(f.id) FROM outbox.failure AS f WHERE f.lane = l.lane),
                 (SELECT max(h.id) FROM outbox.held AS h WHERE h.lane = l.lane), 0) AS id,
-       pg_current_snapshot()::text AS snapshot
+       pg_current_snapshot()::text AS snapshot,
+       coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS newest
 FROM unnest($1::smallint[]) AS l (lane);
 
 -- name: sequence_value

@@ -78,11 +78,6 @@ FROM (VALUES
           ('statement_timeout', '60s'),
           ('idle_in_transaction_session_timeout', '60s')) AS s (name, value);
 
--- name: sweep_settings
--- What the session that sweeps sets instead: it reads ranges of which nearly nothing is left, and merges cost a third.
-SELECT set_config(s.name, s.value, false)
-FROM (VALUES ('enable_nestloop', 'off'), ('enable_mergejoin', 'on'), ('enable_sort', 'off')) AS s (name, value);
-
 -- name: forget_settings
 -- Take back what a session of ours set: behind a pooler it is to be somebody else's.
 RESET ALL;

@@ -13,6 +13,7 @@ import pytest
 from relay.local import create_topic
 from tests.support.kafka.consumer import count_records
 from tests.support.postgres.outbox import migrated
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.promises import check_everything
 from tests.support.relay.process import relay_run
 from tests.support.waiting import until
@@ -48,7 +49,7 @@ class Place:
 
     async def receipts(self) -> int:
         """How many events have a receipt."""
-        count: int = await self.connection.fetchval("SELECT count(*) FROM outbox.delivery")
+        count: int = await self.connection.fetchval(f"SELECT count(DISTINCT id) FROM {DELIVERIES}")
         return count
 
     async def unsettled(self) -> int:
@@ -112,14 +113,14 @@ async def place(dsn: str, bootstrap_servers: str, topic: str) -> AsyncIterator[P
 
 
 @pytest.fixture
-async def here(database: str, kafka: servers.Kafka, make_topic: MakeTopic) -> AsyncIterator[Place]:
+async def here(database: str, with_outbox: None, kafka: servers.Kafka, make_topic: MakeTopic) -> AsyncIterator[Place]:
     """An outbox and a topic with 4 partitions on the session's servers."""
     async with place(database, kafka.bootstrap_servers, make_topic(4)) as made:
         yield made
 
 
 @pytest.fixture
-async def fragile_here(database: str, fragile_kafka: KafkaServer) -> AsyncIterator[Place]:
+async def fragile_here(database: str, with_outbox: None, fragile_kafka: KafkaServer) -> AsyncIterator[Place]:
     """An outbox on the session's PostgreSQL, and a topic with 4 partitions on a Kafka that may be broken."""
     topic = f"test-{secrets.token_hex(6)}"
     await create_topic(fragile_kafka.bootstrap_servers, topic, partitions=4)

@@ -82,7 +82,7 @@ async def test_a_wrong_password_ends_it_with_3_and_is_not_shown(here: Place) -> 
     code, text = await outcome(postgres_dsn=wrong, kafka_bootstrap_servers=here.bootstrap_servers)
     assert code == 3
     assert text.startswith("relay: PostgreSQL refused the connection: password authentication failed")
-    assert text.endswith("check user and password in RELAY_POSTGRES_DSN")
+    assert text.endswith("check user and password in RELAY_POSTGRES_DSN, or RELAY_POSTGRES_PASSWORD")
     assert SECRET not in text
     assert (parts.password or "") not in text
 

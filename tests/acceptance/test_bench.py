@@ -22,6 +22,7 @@ from tests.bench.everything import markdown
 from tests.bench.failures import measure_bad_event, measure_missing_topic
 from tests.bench.figures import PARTS
 from tests.bench.idle import measure_idle
+from tests.bench.late import measure_late_commit
 from tests.bench.latency import measure_latency
 from tests.bench.memory import measure_memory
 from tests.bench.outage import measure_outage
@@ -62,7 +63,7 @@ def check(report: Report, figures: set[str]) -> None:
     assert len(report.markdown()) == len(report.findings)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_command_prints_json_with_the_figures_and_draws_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "drain.svg"
     command = ["drain", "--events", "2000", "--rounds", "2", "--warm-up", "1", "--json", "-", "--picture", str(picture)]
@@ -84,12 +85,12 @@ def test_the_command_prints_json_with_the_figures_and_draws_a_picture(tmp_path: 
     assert "events/s" in texts
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_held_snapshot(place: Place) -> None:
     check(await measure_held_snapshot(place, events=1_000, rounds=1), {"events_per_second", *USAGE})
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_latency(place: Place) -> None:
     check(
         await measure_latency(place, rate=50, seconds=2, rounds=1),
@@ -107,7 +108,7 @@ def untraceable() -> str:
     return ""
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.skipif(untraceable() != "", reason=untraceable())
 async def test_profile(place: Place) -> None:
     report = await measure_profile(place, events=600_000, rate=100, seconds=2, rounds=1)
@@ -119,19 +120,19 @@ async def test_profile(place: Place) -> None:
         assert parts["part_other"] < 50
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_bad_event(place: Place) -> None:
     check(await measure_bad_event(place, events=1_000, rounds=1), {"events_per_second"})
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_missing_topic_compares_the_same_events(place: Place) -> None:
     report = await measure_missing_topic(place, events=1_100, rounds=1)
     check(report, {"events_per_second"})
     assert [each["events"] for rounds in report.series.values() for each in rounds] == [1_000, 1_000]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_compare_says_clearly_which_contenders_cannot_be_had(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +167,7 @@ def streaming(names: Sequence[str] = STREAMING) -> list[object]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("name", streaming())
 async def test_debezium_streams_a_backlog(place: Place, name: str) -> None:
     drained = await compare.drain(place, name, 2_000)
@@ -174,7 +175,7 @@ async def test_debezium_streams_a_backlog(place: Place, name: str) -> None:
     assert drained["events"] == 2_000
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("name", streaming())
 async def test_debezium_moves_events_at_a_rate(place: Place, name: str) -> None:
     waited = await compare.wait(place, name, rate=50, seconds=1)
@@ -182,7 +183,7 @@ async def test_debezium_moves_events_at_a_rate(place: Place, name: str) -> None:
     assert waited["p50_ms"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_the_broker_is_warmed_up_by_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warming, "BACKLOG", 500)
     monkeypatch.setattr(place, "warm_up_seconds", 3.0)
@@ -194,7 +195,7 @@ async def test_the_broker_is_warmed_up_by_time(place: Place, monkeypatch: pytest
     await warming.warm_up(place)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_writers(place: Place) -> None:
     report = await measure_writers(place, seconds=2, rate=50, rounds=1)
     check(report, {"transactions_per_second", "average_ms", "postgres_cpu_percent", "wal_fsyncs_per_second"})
@@ -203,18 +204,24 @@ async def test_writers(place: Place) -> None:
     assert "Writers at 50/s: CPU of PostgreSQL that the relay adds" in rows
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_memory(place: Place) -> None:
     check(await measure_memory(place, small=500, large=1_000, rounds=1), {"rss_mb"})
 
 
-@pytest.mark.slow
+@pytest.mark.proof
+async def test_late_commit(place: Place) -> None:
+    report = await measure_late_commit(place, passed=1_000, own=1_000, seconds=5, rounds=1)
+    check(report, {"events", "p50_ms", "p99_ms", "max_ms"})
+
+
+@pytest.mark.proof
 async def test_idle(place: Place) -> None:
     report = await measure_idle(place, seconds=1, history=200, rounds=1, settle=0)
     check(report, {"commits_per_second", "relay_cpu_percent", "postgres_cpu_percent", "wal_bytes_per_second"})
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_outage(place: Place) -> None:
     report = await measure_outage(place, rate=50, seconds=1, before=3, rounds=1)
     check(report, {"writers_before", "writers_during", "rss_growth_mb", "catch_up_per_second", "drain_per_second"})
@@ -230,13 +237,14 @@ async def test_outage(place: Place) -> None:
     assert curves["delivered"]
 
 
+@pytest.mark.proof
 async def test_soak(place: Place) -> None:
     report = await measure_soak(place, rate=50, seconds=1)
     check(report, {"rss_growth_mb", "connections", "file_handles", "threads", "tasks", "lag_events", *USAGE})
     assert report.series["soak"][0]["connections"] >= len(CONNECTIONS)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_scale(place: Place) -> None:
     report = await measure_scale(place, events=1_000, rounds=1)
     check(report, {"events_per_second", "relay_cpu_us"})

@@ -17,6 +17,7 @@ from relay.postgres.admin.migrate import make_roles, set_max_event_bytes
 from tests.acceptance.conftest import place
 from tests.support.postgres.failures import add
 from tests.support.postgres.outbox import connected
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.postgres.writers import Writers, fill
 from tests.support.relay.process import relay_run
 from tests.support.servers import shared as servers
@@ -29,17 +30,17 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Place
     from tests.conftest import MakeTopic
 
-TABLES = ("event_1", "delivery_1", "event_default", "delivery_default", "failure", "held", "lane", "replica", "action")
+TABLES = ("event_1", "receipt_1", "event_default", "receipt_default", "failure", "held", "lane", "replica", "action")
 
 MAINTENANCE = (
     *(f"VACUUM (FULL) outbox.{name}" for name in TABLES),
     "VACUUM (FREEZE) outbox.event",
     "ANALYZE",
     "REINDEX TABLE CONCURRENTLY outbox.event_1",
-    "REINDEX TABLE CONCURRENTLY outbox.delivery_1",
+    "REINDEX TABLE CONCURRENTLY outbox.receipt_1",
     "ALTER TABLE outbox.event ADD COLUMN tenant text",
     "ALTER TABLE outbox.event ADD COLUMN region text NOT NULL DEFAULT 'eu'",
-    "ALTER TABLE outbox.delivery ADD COLUMN note text",
+    "ALTER TABLE outbox.receipt ADD COLUMN note text",
     "CREATE INDEX my_own ON outbox.event (topic, created_at)",
     "ALTER TABLE outbox.event REPLICA IDENTITY FULL",
     "ALTER TABLE outbox.held SET UNLOGGED",
@@ -245,7 +246,7 @@ async def test_a_dump_that_is_restored_elsewhere_goes_on_where_it_was(
     async with connected(elsewhere) as there, relay_run(elsewhere, here.bootstrap_servers) as relay:
 
         async def delivered() -> bool:
-            return bool(await there.fetchval("SELECT count(*) = 120 FROM outbox.delivery"))
+            return bool(await there.fetchval(f"SELECT count(*) = 120 FROM {DELIVERIES}"))
 
         await until("what was pending is delivered", delivered, 90)
         state = await there.fetchval("SELECT state FROM outbox.failure WHERE id = $1", too_large.id)

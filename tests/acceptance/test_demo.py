@@ -21,6 +21,7 @@ import relay
 from relay.cli import main
 from relay.local.keeper import descendants
 from relay.local.process import is_gone, wait_gone
+from tests.support.postgres.receipts import DELIVERIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,7 @@ def events_flow(process: subprocess.Popen[str]) -> None:
         read_until(process, " s  committed ")
 
 
+@pytest.mark.slow
 def test_the_demo_loses_nothing_and_says_so_in_json(own_folder: Path) -> None:
     # Settings for other servers must not lead it astray.
     elsewhere = {
@@ -111,7 +113,7 @@ async def test_ctrl_c_ends_it_early_with_a_result_and_keep_leaves_the_servers_up
         assert result["seconds"] < 60
         connection: Any = await asyncpg.connect(result["postgres_dsn"])
         try:
-            assert await connection.fetchval("SELECT count(*) FROM outbox.delivery") == result["delivered"]
+            assert await connection.fetchval(f"SELECT count(*) FROM {DELIVERIES}") == result["delivered"]
             assert await connection.fetchval("SELECT sum(version) FROM orders") == result["committed"]
         finally:
             await connection.close()

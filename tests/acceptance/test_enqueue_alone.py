@@ -12,7 +12,7 @@ import pytest
 from tests.support.documents import blocks, page
 from tests.support.postgres.outbox import migrated
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = dict(
@@ -21,11 +21,17 @@ SECTIONS = dict(
 
 # Client -> what to install for it, the sections with its examples, and its environment's program.
 CLIENTS = {
-    "asyncpg": (["asyncpg", "asyncpg-stubs"], ["With asyncpg", "Typed events"]),
+    "asyncpg": (
+        ["asyncpg", "asyncpg-stubs"],
+        ["With asyncpg", "Typed events", "With a schema registry", "Timers", "What not to do"],
+    ),
     "psycopg": (["psycopg[binary]"], ["psycopg", "psycopg, asynchronous"]),
     "psycopg2": (["psycopg2-binary", "types-psycopg2"], ["psycopg2"]),
-    "sqlalchemy": (["sqlalchemy[asyncio]", "psycopg[binary]"], ["SQLAlchemy", "SQLAlchemy, asynchronous"]),
-    "django": (["django", "django-stubs", "psycopg[binary]"], ["Django"]),
+    "sqlalchemy": (
+        ["sqlalchemy[asyncio]", "psycopg[binary]", "fastapi"],
+        ["SQLAlchemy", "SQLAlchemy, asynchronous", "FastAPI", "Wake-ups"],
+    ),
+    "django": (["django", "django-stubs", "psycopg[binary]"], ["Django", "A Django view"]),
 }
 
 PROGRAMS = {
@@ -76,9 +82,17 @@ with transaction.atomic():
 WRONG = {
     "asyncpg": """
 import asyncpg
-from relay.enqueue import enqueue
+from relay.enqueue import cancel, enqueue, reschedule
+
+async def right(connection: asyncpg.Connection) -> bool:
+    await enqueue(connection, "orders", key="1", payload="x", delay=60, timer="t")
+    return await cancel(connection, timer="t") or await reschedule(connection, timer="t", delay=1.5)
 
 async def wrong(connection: asyncpg.Connection) -> None:
+    cancel(connection, timer="t")  # wrong
+    await reschedule(connection, timer="t", delay="1 s")  # wrong
+    await cancel(connection, name="t")  # wrong
+    await enqueue(connection, "orders", key="1", payload="x", delay="1 s")  # wrong
     enqueue(connection, "orders", key="1", payload="x")  # wrong
     await enqueue(connection, "orders", key=1, payload="x")  # wrong
     await enqueue(connection, "orders", key="1")  # wrong
@@ -95,13 +109,24 @@ async def wrong(connection: psycopg.AsyncConnection[Any], blocking: psycopg.Conn
     enqueue("orders", key="1", payload="x")  # wrong
 """,
     "psycopg2": """
+from datetime import datetime, timedelta, timezone
 from psycopg2.extensions import connection as Connection
-from relay.enqueue import enqueue
+from relay.enqueue import Event, cancel, enqueue, reschedule, wake_up
+
+def right(connection: Connection) -> bool:
+    enqueue(connection, Event("orders", key="1", payload="x"), deliver_at=datetime.now(timezone.utc), timer="t")
+    return cancel(connection, timer="t") or reschedule(connection, timer="t", delay=timedelta(days=1))
 
 async def wrong(connection: Connection) -> None:
+    await cancel(connection, timer="t")  # wrong
+    enqueue(connection, Event("orders", key="1", payload="x"), deliver_at="2030-01-01")  # wrong
     await enqueue(connection, "orders", key="1", payload="x")  # wrong
     enqueue(connection, "orders", key="1", payload=1)  # wrong
     enqueue(connection, object())  # wrong
+    enqueue(connection, "orders", key="1", payload="x", wake_up="yes")  # wrong
+    with wake_up.after(connection.cursor()) as wrong:
+        wrong.commit()  # wrong
+    wake_up.use(connection)  # wrong
 """,
     "sqlalchemy": """
 from relay.enqueue import enqueue
@@ -123,6 +148,13 @@ async def wrong() -> None:
     enqueue(connection, "orders", key="1", payload=1)  # wrong
 """,
 }
+
+MODELS = """
+from django.db import models
+
+class Order(models.Model):
+    state: models.TextField[str, str] = models.TextField()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +205,16 @@ def test_type_checkers_accept_the_examples_and_nothing_else(
     alone: tuple[str, Path], checker: str, tmp_path: Path
 ) -> None:
     name, python = alone
-    for number, section in enumerate(CLIENTS[name][1]):
-        (tmp_path / f"right_{number}.py").write_text(blocks(SECTIONS[section], "python")[0])
+    programs = [program for section in CLIENTS[name][1] for program in blocks(SECTIONS[section], "python")]
+    for number, program in enumerate(programs):
+        # A part of a program stands behind the whole one.
+        if "import" in program and "def " in program:
+            (tmp_path / f"right_{number}.py").write_text(program)
     (tmp_path / "wrong.py").write_text(WRONG[name])
+    if name == "django":
+        (tmp_path / "shop").mkdir()
+        (tmp_path / "shop/__init__.py").touch()
+        (tmp_path / "shop/models.py").write_text(MODELS)
     expected = {("wrong.py", number) for number, line in enumerate(WRONG[name].split("\n"), 1) if "# wrong" in line}
     files = sorted(path.name for path in tmp_path.glob("*.py"))
     if checker == "mypy":

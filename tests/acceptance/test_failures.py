@@ -13,6 +13,7 @@ from relay.local import create_topic
 from tests.support.kafka.consumer import read_topic
 from tests.support.kafka.topics import admin, alter_topic, delete_topic
 from tests.support.postgres.outbox import add_event
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.postgres.writers import fill
 from tests.support.waiting import until
 
@@ -75,7 +76,7 @@ async def test_one_huge_event_fails_alone_and_holds_back_only_its_key_until_it_i
     await fill(roomy.connection, roomy.topic, 5_000, keys=200)
     behind = await count(roomy, "outbox.event WHERE key = 'backlog-7' AND id > $1", huge)
     async with roomy.relay() as relay:
-        await reached(roomy, "outbox.delivery", 10_000 - behind)
+        await reached(roomy, DELIVERIES, 10_000 - behind)
         await reached(roomy, "outbox.held", behind)
         # What waits behind a failure is recorded before the failure itself.
         await reached(roomy, "outbox.failure", 1)
@@ -86,11 +87,11 @@ async def test_one_huge_event_fails_alone_and_holds_back_only_its_key_until_it_i
 
         await alter_topic(roomy.bootstrap_servers, roomy.topic, max_message_bytes=MAX_EVENT_BYTES)
         await mark(roomy, "replaying")
-        await reached(roomy, "outbox.delivery", 10_001)
+        await reached(roomy, DELIVERIES, 10_001)
         assert await count(roomy, "outbox.failure") == await count(roomy, "outbox.held") == 0
         # The key is open again.
         late = await enqueue(roomy, "backlog-7", b"late")
-        await reached(roomy, "outbox.delivery WHERE id = $1", 1, late)
+        await reached(roomy, f"{DELIVERIES} WHERE id = $1", 1, late)
         assert await count(roomy, "outbox.held") == 0
         await relay.stop()
     records = await read_topic(roomy.bootstrap_servers, roomy.topic)
@@ -104,9 +105,9 @@ async def test_discard_lets_the_held_back_events_go_without_the_failed_one(roomy
     async with roomy.relay() as relay:
         await reached(roomy, "outbox.held", 5)
         await reached(roomy, "outbox.failure", 1)
-        assert await count(roomy, "outbox.delivery") == 0
+        assert await count(roomy, DELIVERIES) == 0
         await mark(roomy, "discarded")
-        await reached(roomy, "outbox.delivery", 5)
+        await reached(roomy, DELIVERIES, 5)
         await relay.stop()
     assert [record.id for record in await read_topic(roomy.bootstrap_servers, roomy.topic)] == others
     assert await count(roomy, "outbox.failure WHERE id = $1 AND state = 'discarded'", huge) == 1
@@ -122,7 +123,7 @@ async def test_under_another_policy_the_key_goes_on_without_the_failed_event(roo
     huge = await enqueue(roomy, "k", b"x" * 3_000_000)
     last = await enqueue(roomy, "k", b"last")
     async with roomy.relay(failure_policies=f"{roomy.topic}={policy}") as relay:
-        await reached(roomy, "outbox.delivery", 2)
+        await reached(roomy, DELIVERIES, 2)
         await reached(roomy, "outbox.failure WHERE state = 'failed' AND policy = $1", 1, policy)
         assert await count(roomy, "outbox.held") == 0
         await relay.stop()
@@ -139,6 +140,27 @@ async def test_under_another_policy_the_key_goes_on_without_the_failed_event(roo
         assert re.search(r"3,000,0\d\d bytes", record.headers["outbox-dead-letter-error"])
 
 
+async def test_a_policy_for_one_error_leaves_the_other_errors_of_its_topic_alone(roomy: Place) -> None:
+    """Too large: the key goes on without it. Not allowed in a compacted topic: the policy of the topic."""
+    await alter_topic(roomy.bootstrap_servers, roomy.topic, cleanup_policy="compact")
+    huge = await enqueue(roomy, "k", b"x" * 3_000_000)
+    last = await enqueue(roomy, "k", b"last")
+    keyless = await roomy.connection.fetchval(
+        "INSERT INTO outbox.event (topic, payload) VALUES ($1, 'x') RETURNING id", roomy.topic
+    )
+    policies = f"{roomy.topic}=block,{roomy.topic}:EventTooLarge=skip"
+    async with roomy.relay(failure_policies=policies) as relay:
+        await reached(roomy, "outbox.failure WHERE state = 'failed'", 2)
+        await reached(roomy, DELIVERIES, 1)
+        found = await roomy.connection.fetch("SELECT id, error, policy FROM outbox.failure ORDER BY id")
+        assert [tuple(row) for row in found] == [
+            (huge, "EventTooLarge", "skip"),
+            (keyless, "InvalidRecordError", "block"),
+        ]
+        await relay.stop()
+    assert [record.id for record in await read_topic(roomy.bootstrap_servers, roomy.topic)] == [last]
+
+
 async def test_a_batch_refused_for_one_event_is_split_until_the_culprit_is_found(roomy: Place) -> None:
     # With compression the relay cannot tell the size of a record batch beforehand: the broker refuses it.
     await alter_topic(roomy.bootstrap_servers, roomy.topic, max_message_bytes=20_000)
@@ -146,7 +168,7 @@ async def test_a_batch_refused_for_one_event_is_split_until_the_culprit_is_found
     huge = await enqueue(roomy, "other", secrets.token_bytes(40_000))
     ids += [await enqueue(roomy, "k", b"%d" % number) for number in range(20)]
     async with roomy.relay(kafka_compression="gzip") as relay:
-        await reached(roomy, "outbox.delivery", 40)
+        await reached(roomy, DELIVERIES, 40)
         await reached(roomy, "outbox.failure WHERE id = $1 AND state = 'failed'", 1, huge)
         assert len(relay.happened("event.failed")) == 1
         await relay.stop()
@@ -159,7 +181,7 @@ async def test_a_missing_topic_is_paused_and_goes_on_in_order_once_it_exists(her
     await fill(here.connection, missing, 2_000)
     await fill(here.connection, here.topic, 2_000)
     async with here.relay() as relay:
-        await reached(here, "outbox.delivery", 2_000)
+        await reached(here, DELIVERIES, 2_000)
         await relay.logged("topic.paused")
         await reached(here, "outbox.held WHERE topic = $1", 2_000, missing)
         _, answer = await relay.get("/readyz")
@@ -169,7 +191,7 @@ async def test_a_missing_topic_is_paused_and_goes_on_in_order_once_it_exists(her
         await fill(here.connection, here.topic, 1_000)
         await reached(here, "outbox.held WHERE topic = $1", 3_000, missing)
         await create_topic(here.bootstrap_servers, missing, partitions=3)
-        await reached(here, "outbox.delivery", 6_000)
+        await reached(here, DELIVERIES, 6_000)
         assert await count(here, "outbox.held") == await count(here, "outbox.failure") == 0
         assert len(relay.happened("topic.troubled")) == len(relay.happened("topic.paused")) == 1
         await relay.stop()
@@ -183,11 +205,11 @@ async def test_a_missing_topic_is_created_where_that_is_wanted(here: Place) -> N
     missing = f"{here.topic}-created"
     await fill(here.connection, missing, 100)
     async with here.relay(topic_create="true", topic_partitions=5, topic_replication=1) as relay:
-        await reached(here, "outbox.delivery", 100)
+        await reached(here, DELIVERIES, 100)
         # Also when it is gone later.
         await delete_topic(here.bootstrap_servers, missing)
         await fill(here.connection, missing, 100)
-        await reached(here, "outbox.delivery", 200)
+        await reached(here, DELIVERIES, 200)
         await relay.stop()
     async with admin(here.bootstrap_servers) as client:
         (described,) = await client.describe_topics([missing])
@@ -207,15 +229,15 @@ async def test_after_kill_9_amid_a_replay_every_failed_event_is_published_in_ord
         await mark(roomy, "replaying")
 
         async def some() -> bool:
-            return await count(roomy, "outbox.delivery") > 300
+            return await count(roomy, DELIVERIES) > 300
 
         await until("some are replayed", some)
         await relay.kill()
     await roomy.relay_is_gone()
-    assert await count(roomy, "outbox.delivery") < 6_000, "the kill came too late to be in the middle"
+    assert await count(roomy, DELIVERIES) < 6_000, "the kill came too late to be in the middle"
     await roomy.end_leases()
     async with roomy.relay() as relay:
-        await reached(roomy, "outbox.delivery", 6_000)
+        await reached(roomy, DELIVERIES, 6_000)
         assert await count(roomy, "outbox.failure") == await count(roomy, "outbox.held") == 0
         await relay.stop()
     records = await read_topic(roomy.bootstrap_servers, roomy.topic)
@@ -235,6 +257,6 @@ async def test_failures_and_held_keys_survive_a_restart(roomy: Place) -> None:
     await enqueue(roomy, "k", b"after the restart")
     async with roomy.relay() as relay:
         await reached(roomy, "outbox.held", 2)
-        assert await count(roomy, "outbox.delivery") == 0
+        assert await count(roomy, DELIVERIES) == 0
         await relay.stop()
     assert await read_topic(roomy.bootstrap_servers, roomy.topic) == []

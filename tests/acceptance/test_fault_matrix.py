@@ -16,6 +16,7 @@ import pytest
 from relay.run.service import Service
 from relay.settings import Settings
 from relay.telemetry import Telemetry
+from tests.support.postgres.receipts import DELIVERY_OF_EACH
 from tests.support.postgres.replays import ask
 from tests.support.postgres.writers import Writers
 from tests.support.proxies.failing_postgres import FailingPostgres
@@ -54,6 +55,7 @@ class Matrix:
             "RELAY_HTTP_PORT": "0",
             "RELAY_REPLICA_LEASE": "6",
             "RELAY_KAFKA_REQUEST_TIMEOUT": "3",
+            "RELAY_REPLICA_RECONCILE": "auto",
         }
         self.service = Service(Settings.load(given), self.telemetry)
         self.running = asyncio.create_task(self.service.run())
@@ -71,20 +73,30 @@ class Matrix:
 
         self.failing.fail("settle")
         await until("a tenure ends", ended, 30)
-        self.failing.fail("settle_checked")
+        self.failing.fail("still_the_same")
 
     async def open_transaction(self) -> None:
         async with self.here.connection.transaction():
             await self.here.connection.execute("SELECT pg_current_xact_id()")
             await self._failed()
 
-    async def delivered_by_another(self) -> None:
-        """An event that has its receipt when it is first seen."""
-        await self.here.connection.execute(
-            "WITH e AS (INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'twice', 'x') RETURNING lane, id)"
-            " INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) SELECT lane, id, 0, 77 FROM e",
-            self.small,
-        )
+    async def commit_late(self) -> None:
+        """Events that commit after others with higher ids were taken."""
+        async with self.here.connection.transaction():
+            newest = await self.here.connection.fetchval(
+                "WITH e AS (INSERT INTO outbox.event (topic, key, payload)"
+                " SELECT $1, convert_to('late-' || i, 'UTF8'), 'x' FROM generate_series(1, 200) AS i RETURNING id)"
+                " SELECT max(id) FROM e",
+                self.small,
+            )
+
+            async def overtaken() -> bool:
+                found: bool = await self.here.connection.fetchval(
+                    "SELECT EXISTS (SELECT FROM outbox.delivered WHERE id > $1)", newest
+                )
+                return found
+
+            await until("an event that came later is delivered", overtaken, 30)
 
     async def failed_before(self) -> None:
         """An event that is to be retried now, and one that is held back behind nothing any more."""
@@ -114,8 +126,8 @@ class Matrix:
     async def replayed(self) -> None:
         """Delivered events that are to be published again."""
         await self.here.connection.execute(
-            "WITH e AS (INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'again', 'x') RETURNING lane, id)"
-            " INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) SELECT lane, id, 0, 78 FROM e",
+            "WITH e AS (INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'again', 'x') RETURNING id) "
+            + DELIVERY_OF_EACH.format(offset="78", events="e"),
             self.small,
         )
         await ask(self.here.connection, self.small)
@@ -126,6 +138,13 @@ class Matrix:
             "INSERT INTO outbox.action (kind, filter, progress) VALUES ('replay-delivered', $1, $2)",
             json.dumps({"topic": 7}),
             json.dumps({"last_id": "none"}),
+        )
+        await self.failing.cut()
+
+    async def scheduled(self) -> None:
+        """An event that is to come."""
+        await self.here.connection.execute(
+            "INSERT INTO outbox.scheduled (delay, topic, payload) VALUES ('1 h', $1, 'x')", self.small
         )
         await self.failing.cut()
 
@@ -161,6 +180,40 @@ class Matrix:
             await self._failed()
             self.failing.fail(None)
             await restart()
+
+    async def dead_owner(self) -> None:
+        """A lane belongs to a replica that ended without handing it over."""
+        await self.here.connection.execute(
+            "WITH dead AS (INSERT INTO outbox.replica (id, name, version, lease_expires_at, process)"
+            " VALUES (gen_random_uuid(), 'dead', '0', now(), gen_random_uuid()) RETURNING id)"
+            " UPDATE outbox.lane SET owner = dead.id, epoch = epoch + 1, claimed_at = now() FROM dead WHERE lane = 0"
+        )
+
+    async def producers_replaced(self) -> None:
+        self.service._publish.producers.discard_both("the matrix")
+
+    async def topics_are_cold(self) -> None:
+        """A topic had no batch for long."""
+        notes = self.service._lasting.notes
+        assert notes is not None
+        await self.here.connection.execute(
+            "INSERT INTO outbox.event (topic, key, payload) VALUES ($1, 'cold', 'x')", self.small
+        )
+
+        async def noted() -> bool:
+            return self.small in notes._used and not any(tail.open for tail in notes._tails[self.small])
+
+        await until("the topic is noted", noted, 30)
+        notes._used[self.small] = float("-inf")
+
+    async def topics_were_cold(self) -> None:
+        """The topics are noted no longer."""
+        notes = self.service._lasting.notes
+        assert notes is not None
+        notes._forget_tails()
+
+    async def wait(self) -> None:
+        """It runs all the time."""
 
     async def round(self, statement: str, writers: Writers) -> None:
         """One statement fails, until it has done so often enough; then all is delivered."""
@@ -200,43 +253,70 @@ PROVOKED: dict[str, Callable[[Matrix], Awaitable[None]]] = {
     **dict.fromkeys(
         (
             *("in_recovery", "server_process", "safe_search_path", "dependable_settings", "relay_settings"),
-            "sweep_settings",
             *(
                 "row_security_applies",
                 "usable_name",
                 "applied_migrations",
                 "sequence_state",
                 "sequence_value",
-                "register",
+                "register_noting",
                 "renew",
             ),
-            *("live_replicas", "lanes", "claim", "highest_settled", "blocking", "held_topics", "has_failures"),
-            *("lanes_wake_up", "advance_positions", "scan", "snapshot", "sweep_step", "settle", "segment_state"),
-            *("droppable_segments", "stranded_segment", "finish_replays", "forget_replayed", "forget_replicas"),
+            *(
+                "live_replicas",
+                "lanes",
+                "paused_topics",
+                "claim",
+                "highest_settled",
+                "delivered_twice",
+                "blocking",
+                "held_topics",
+                "has_failures",
+            ),
+            *("lanes_wake_up", "advance_positions", "scan", "look", "snapshot", "sweep_ids", "settle", "segment_state"),
+            *("due_segments", "stranded_segment", "finish_replays", "forget_replayed", "forget_replicas"),
+            *("survey_ids", "survey_failures", "survey_held", "survey_reach", "survey_pending"),
+            "forget_actions",
+            "move_due",
         ),
         Matrix.begin_anew,
     ),
-    "settle_checked": Matrix.interrupt,
+    "still_the_same": Matrix.interrupt,
     "quiet_transactions": Matrix.open_transaction,
-    **dict.fromkeys(("settle_again", "count_duplicates"), Matrix.delivered_by_another),
+    "events_by_id": Matrix.commit_late,
     **dict.fromkeys(("due_failures", "settle_recorded", "held_events"), Matrix.failed_before),
     **dict.fromkeys(("fail", "hold"), Matrix.refused),
     **dict.fromkeys(("open_replays", "events_to_replay", "settle_replayed", "advance_replay"), Matrix.replayed),
     "refuse_replay": Matrix.replay_by_hand,
     **dict.fromkeys(("drain", "release", "unregister"), Matrix.stop_and_start),
     "take_part": Matrix.reach_kafka_late,
+    "count_scheduled": Matrix.scheduled,
+    **dict.fromkeys(("dead_replicas", "end_replica", "tails_of", "forget_ended"), Matrix.dead_owner),
+    **dict.fromkeys(("enlist", "dismiss"), Matrix.producers_replaced),
+    "note_topics": Matrix.topics_were_cold,
+    "raise_tails": Matrix.wait,
+    "forget_topics": Matrix.topics_are_cold,
 }
 """What makes the relay run each statement."""
 
 ELSEWHERE = {
     "add_segment": "tests/acceptance and unit tests of housekeeping: it is put off",
-    "drop_segment": "the same",
+    "retire_segment": "the same",
+    "segment_needs": "the same",
     "show_put_off": "the same",
     "long_statement": "the same",
-    "unsettled_event": "the same",
+    "register": "runs in place of register_noting with RELAY_REPLICA_RECONCILE=off",
+    "expire": "runs when the process ends, or after its connections are lost: tests/acceptance/test_reconcile.py",
+    **dict.fromkeys(
+        ("still_at_work", "let_go", "found_events", "receipts_between"),
+        "runs only while Kafka is asked: tests/unit/test_reconcile.py, tests/integration/test_reconcile_sql.py",
+    ),
     "owned": "no statement of the service: a column of this name",
-    **dict.fromkeys(("check_range", "check_slice", "check_again"), "the same: the check of receipts is such a chore"),
-    "pending_ids": "runs only after a read has failed: tests/acceptance/test_set_aside.py",
+    **dict.fromkeys(
+        ("check_range", "check_kept", "check_slice", "check_again"), "the same: the check of receipts is such a chore"
+    ),
+    "first_due": "runs only after an event was refused: tests/unit/test_timers.py, tests/integration/test_scheduled.py",
+    "events_without_content": "runs only after a read has failed: tests/acceptance/test_set_aside.py",
     "still_unreadable": "the same",
     "safe_search_path_of_transaction": "people's commands and migrations only",
     "current_role": "runs when the start is about to be refused",

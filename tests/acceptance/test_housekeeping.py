@@ -9,9 +9,12 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from relay.postgres.admin.failures import Failures
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.admin.status import read_status
-from tests.support.postgres.outbox import concerns
+from tests.support.kafka.consumer import read_topic
+from tests.support.kafka.topics import alter_topic
+from tests.support.postgres.outbox import add_event, concerns
 from tests.support.postgres.writers import fill
 from tests.support.relay.process import relay_run
 from tests.support.waiting import until
@@ -131,3 +134,53 @@ async def nothing_put_off(here: Place) -> bool:
 
 async def at_least(relay: RelayProcess, metric: str, number: float) -> bool:
     return await relay.metric(metric) >= number
+
+
+@pytest.mark.slow
+async def test_what_failed_outlives_its_segment_and_goes_out_in_order_when_it_is_replayed(here: Place) -> None:
+    """The event, what waits behind it in the same and in later segments; and a held one of which none has failed."""
+    key, segment = "backlog-7", "SELECT name FROM outbox.segment WHERE lower_id = 1 AND kept"
+    await here.connection.execute("SELECT outbox.set_max_event_bytes(10000000)")
+    huge = (await add_event(here.connection, key, here.topic, b"x" * 3_000_000))["id"]
+    await fill(here.connection, here.topic, 500, keys=50)
+    expected = await here.connection.fetchval("SELECT count(*) FROM outbox.event WHERE key = $1", key.encode())
+    await here.connection.execute(f"SELECT setval('outbox.event_id', {NEWEST})")
+    async with relay_run(
+        here.dsn,
+        here.bootstrap_servers,
+        segment_ids=10_000,
+        segment_retention=0,
+        segment_check_interval=0.2,
+    ) as relay:
+        told = await relay.logged("segment.retired")
+        assert (told["segment"], told["kept"]) == ("event_1", expected)
+        assert await here.connection.fetchval("SELECT count(*) FROM outbox.event") == expected
+        later = (await add_event(here.connection, key, here.topic, b"later"))["id"]
+        await until("the later one waits", lambda: held(here, later))
+        found = await Failures(here.connection, "outbox").event(huge, 10)
+        assert found is not None
+        assert (found.state, found.payload_bytes) == ("failed", 3_000_000)
+
+        await alter_topic(here.bootstrap_servers, here.topic, max_message_bytes=10_000_000)
+        await here.connection.execute("UPDATE outbox.failure SET state = 'replaying'")
+
+        async def replayed() -> bool:
+            return not await here.connection.fetchval("SELECT EXISTS (SELECT FROM outbox.held)")
+
+        await until("all that waited is on its way", replayed)
+        await here.settled()
+        await until("the small segment goes as well", lambda: gone(here, segment))
+        await relay.stop()
+    records = [
+        record.id for record in await read_topic(here.bootstrap_servers, here.topic) if record.key == key.encode()
+    ]
+    assert records == sorted(set(records))
+    assert len(records) == expected + 1
+
+
+async def held(here: Place, id_: int) -> bool:
+    return bool(await here.connection.fetchval("SELECT count(*) FROM outbox.held WHERE id = $1", id_))
+
+
+async def gone(here: Place, segment: str) -> bool:
+    return await here.connection.fetchval(segment) is None

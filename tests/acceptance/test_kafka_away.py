@@ -53,7 +53,8 @@ async def test_nothing_is_lost_repeated_or_reordered_when_kafka_is_away_under_lo
         await asyncio.sleep(max(0.0, LEAST_OUTAGE - (time.monotonic() - began)))
         assert relay.rss() - memory < 2 * BUFFER_BYTES
         # Once for each cause: that connections are refused may be known a moment later.
-        assert set(told_since(relay, lines)) == {"kafka.lost"}
+        # Housekeeping goes on, and may be told of, too.
+        assert set(told_since(relay, lines)) - {"segment.created"} == {"kafka.lost"}
         causes = [line["error"] for line in relay.happened("kafka.lost")]
         assert len(causes) == len(set(causes))
         assert (await relay.get("/livez"))[0] == 200

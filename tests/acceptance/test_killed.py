@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.kafka.consumer import read_topic
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.postgres.writers import fill
 from tests.support.promises import repeats
 
@@ -14,9 +17,10 @@ if TYPE_CHECKING:
 EVENTS = 100_000
 
 
+@pytest.mark.slow
 async def test_after_kill_9_amid_100_000_events_a_new_start_repeats_only_what_was_in_flight(here: Place) -> None:
     await fill(here.connection, here.topic, EVENTS)
-    async with here.relay(publish_events_per_second=20_000) as relay:
+    async with here.relay(publish_events_per_second=20_000, replica_reconcile="off") as relay:
         await here.receipts_reach(EVENTS // 4)
         await relay.kill()
     await here.relay_is_gone()
@@ -25,11 +29,11 @@ async def test_after_kill_9_amid_100_000_events_a_new_start_repeats_only_what_wa
     published = await read_topic(here.bootstrap_servers, here.topic)
     assert not repeats(published)
     in_flight = {record.id for record in published} - {
-        row["id"] for row in await here.connection.fetch("SELECT id FROM outbox.delivery")
+        row["id"] for row in await here.connection.fetch(f"SELECT id FROM {DELIVERIES}")
     }
 
     await here.end_leases()
-    async with here.relay() as relay:
+    async with here.relay(replica_reconcile="off") as relay:
         await here.settled()
         await relay.stop()
 

@@ -27,7 +27,7 @@ from relay.cli import main
 from relay.local import KafkaServer, LocalServerError, MissingPartError, PostgresServer, create_topic, ports
 from relay.local.account import account_for
 from relay.local.keeper import descendants
-from relay.local.parts import cache_folder, kafka_jars
+from relay.local.parts import KAFKA_VERSION, cache_folder, kafka_jars
 from relay.local.process import is_gone, wait_gone
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ def ordinary_user(own_folder: Path) -> tuple[list[str], dict[str, Any]]:
     code, cache = own_folder / "code", own_folder / "cache"
     shutil.copytree(SOURCES / "relay", code / "relay", ignore=shutil.ignore_patterns("__pycache__"))
     kafka_jars()
-    shutil.copytree(cache_folder(), cache / cache_folder().name)
+    # Beside Kafka's jars the cache has files that other tests may be writing.
+    jars = cache_folder() / f"kafka-{KAFKA_VERSION}"
+    shutil.copytree(jars, cache / cache_folder().name / jars.name)
     options: dict[str, Any] = {
         "env": {"PYTHONPATH": str(code), "XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": "1"},
         "cwd": home,

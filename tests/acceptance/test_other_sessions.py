@@ -98,7 +98,7 @@ async def test_an_administrator_who_ends_its_sessions_costs_no_event(here: Place
 async def test_a_statement_that_is_cancelled_while_it_waits_for_a_lock_is_tried_again(here: Place) -> None:
     async with connected(here.dsn) as locker, here.relay() as relay:
         await relay.logged("lanes.claimed")
-        await locker.execute("BEGIN; LOCK TABLE outbox.event, outbox.delivery")
+        await locker.execute("BEGIN; LOCK TABLE outbox.event, outbox.receipt")
         assert await until("the scan waits for the lock", lambda: cancel_waiting(here))
         await relay.logged("postgres.lost")
         await locker.execute("COMMIT")

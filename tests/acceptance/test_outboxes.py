@@ -51,7 +51,7 @@ class Outbox:
         """Wait until so many events have a receipt."""
 
         async def reached() -> bool:
-            return await self.count("delivery") >= count
+            return await self.count("delivered") >= count
 
         await until(f"{count} events of {self.schema} are delivered", reached, timeout)
 

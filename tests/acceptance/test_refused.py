@@ -10,6 +10,7 @@ import pytest
 from relay.local import create_topic
 from tests.support.kafka.consumer import read_topic
 from tests.support.kafka.topics import alter_topic
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.promises import check_everything
 from tests.support.waiting import until
 
@@ -105,7 +106,7 @@ async def test_hundreds_of_refused_events_among_good_ones_fail_without_a_pause_o
 
         async def decided() -> bool:
             row = await here.connection.fetchrow(
-                "SELECT (SELECT count(*) FROM outbox.failure) AS failed, (SELECT count(*) FROM outbox.delivery) AS sent"
+                f"SELECT (SELECT count(*) FROM outbox.failure) AS failed, (SELECT count(*) FROM {DELIVERIES}) AS sent"
             )
             return (row["failed"], row["sent"]) == (300, 150)
 

@@ -14,6 +14,7 @@ from tests.acceptance.conftest import place
 from tests.acceptance.test_failures import enqueue
 from tests.support.kafka.consumer import read_topic
 from tests.support.kafka.topics import alter_topic, delete_topic
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.postgres.replays import (
     ask,
     check_replay,
@@ -45,7 +46,7 @@ async def test_a_replay_publishes_everything_once_more_while_live_events_flow(he
     await fill(here.connection, here.topic, EVENTS)
     async with here.relay() as relay:
         await here.settled()
-        before = await here.connection.fetch("SELECT * FROM outbox.delivery")
+        before = await here.connection.fetch(f"SELECT * FROM {DELIVERIES}")
         async with Writers(here.dsn, here.topic) as writers:
             await writers.commit(50)
             action = await ask(here.connection, here.topic)
@@ -61,8 +62,8 @@ async def test_a_replay_publishes_everything_once_more_while_live_events_flow(he
     assert len(live(records)) == await here.receipts(), "a live event is there twice"
     assert EVENTS <= replay.events <= replay.published <= EVENTS + asked_at
     # Receipts of the first delivery stay what they were.
-    after = {(row["lane"], row["id"]): row for row in await here.connection.fetch("SELECT * FROM outbox.delivery")}
-    assert all(after[row["lane"], row["id"]] == row for row in before)
+    after = {row["id"]: row for row in await here.connection.fetch(f"SELECT * FROM {DELIVERIES}")}
+    assert all(after[row["id"]] == row for row in before)
 
 
 @pytest.mark.slow
@@ -148,6 +149,7 @@ async def test_a_cancelled_replay_stops_and_what_is_in_kafka_is_counted(here: Pl
     assert records[-1].id == late or any(record.id == late for record in live(records))
 
 
+@pytest.mark.slow
 async def test_a_rate_is_kept_by_all_replicas_together(here: Place) -> None:
     rate, events = 40, 120
     await fill(here.connection, here.topic, events)
@@ -231,6 +233,40 @@ async def test_a_replay_of_a_topic_that_is_gone_waits_holds_nothing_back_and_goe
     for record in first_occurrences(records):
         assert record.id > last.get(record.key, 0)
         last[record.key] = record.id
+
+
+async def test_a_replay_to_another_topic_goes_there_alone_and_keeps_the_order_of_each_key(
+    here: Place, make_topic: MakeTopic
+) -> None:
+    """With another number of partitions, and marked for a group; a topic that is not allowed gets nothing."""
+    target = make_topic(3)
+    await fill(here.connection, here.topic, 2_000)
+    async with here.relay(topic_deny="forbidden,__*") as relay:
+        await here.settled()
+        refused = await finished(here.connection, await ask(here.connection, here.topic, to_topic="forbidden"))
+        assert (refused.published, refused.failed) == (0, 2_000)
+        action = await ask(here.connection, here.topic, to_topic=target, group="billing")
+        replay = await finished(here.connection, action)
+        assert (replay.state, replay.published, replay.failed) == ("finished", 2_000, 0)
+        await relay.stop()
+    assert await here.check_everything() == [], "its own topic got it again"
+    records = await read_topic(here.bootstrap_servers, target)
+    last: dict[bytes | None, int] = {}
+    for record in records:
+        assert record.id > last.get(record.key, 0)
+        last[record.key] = record.id
+        told = {name: value for name, value in record.headers.items() if name.startswith("outbox-replay")}
+        assert told == {
+            "outbox-replay": str(action),
+            "outbox-replay-topic": here.topic,
+            "outbox-replay-group": "billing",
+        }
+    places = {(record.id, record.partition, record.offset) for record in records}
+    receipts = await here.connection.fetch(
+        "SELECT id, kafka_partition, kafka_offset FROM outbox.replay_receipt WHERE action = $1", action
+    )
+    assert {tuple(row) for row in receipts} == places
+    assert len(places) == 2_000
 
 
 async def test_a_request_that_cannot_be_read_is_ended_and_the_relay_goes_on(here: Place) -> None:

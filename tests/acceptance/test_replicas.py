@@ -80,6 +80,7 @@ async def test_a_second_replica_under_full_backlog_has_its_share_within_two_hear
     assert seconds <= 2 * lease / 3 + 0.5, f"it took {seconds:.1f} s"
 
 
+@pytest.mark.slow
 async def test_a_replica_that_never_reached_kafka_takes_no_lane_from_one_that_works(here: Place) -> None:
     async with (
         Proxy(_port_of(here.bootstrap_servers)) as line,
@@ -119,6 +120,7 @@ async def test_a_replica_that_never_reached_kafka_takes_no_lane_from_one_that_wo
     assert await here.check_everything() == []
 
 
+@pytest.mark.slow
 async def test_a_replica_that_never_reached_kafka_owns_the_lanes_until_another_can_publish(here: Place) -> None:
     await fill(here.connection, here.topic, 1_000)
     async with (
@@ -158,7 +160,9 @@ async def test_a_replica_that_postgres_does_not_answer_stops_at_its_leases_end_a
     lease = 2 * LEASE
     async with (
         Proxy(urlsplit(here.dsn).port or 0) as line,
-        Replicas(here, replica_lease=lease, kafka_request_timeout=3, postgres_connect_timeout=2) as replicas,
+        Replicas(
+            here, replica_lease=lease, kafka_request_timeout=3, postgres_connect_timeout=2, replica_reconcile="off"
+        ) as replicas,
     ):
         # So slow that it would still have something to publish when its lease is over.
         cut_off = await replicas.start("cut_off", dsn=_by_way_of(line, here.dsn), publish_events_per_second=200)

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.acceptance.conftest import Place
-    from tests.support.kafka.consumer import Record
 
 SEED = int(os.environ.get("RELAY_TEST_CHAOS_SEED") or secrets.randbelow(1_000_000))
 SECONDS = float(os.environ.get("RELAY_TEST_CHAOS_SECONDS") or 45)
 RATE = int(os.environ.get("RELAY_TEST_CHAOS_RATE") or 1_000)
 LEASE = 9.0
-FOUND_WITHIN = 2.5
-"""Seconds after a lease's end in which its lanes are claimed: less than a beat."""
+FOUND_WITHIN = 2.5 + LEASE + 5.0
+"""Seconds after a lease's end in which its lanes are claimed: less than a beat, and while Kafka is asked what it had
+published the replica that asks may be hit, too, so that another one begins anew."""
 BUFFER = 4_000
 NAMES = ("one", "two", "three", "four")
 
@@ -46,9 +46,9 @@ async def replicas(here: Place) -> AsyncIterator[Replicas]:
         yield replicas
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(900 + SECONDS)
-async def test_kill_9_every_few_seconds_and_pauses_beyond_the_lease_lose_and_reorder_nothing(
+async def test_kill_9_every_few_seconds_and_pauses_beyond_the_lease_repeat_lose_and_reorder_nothing(
     here: Place, replicas: Replicas
 ) -> None:
     _tell(f"RELAY_TEST_CHAOS_SEED={SEED} RELAY_TEST_CHAOS_SECONDS={SECONDS:g} RELAY_TEST_CHAOS_RATE={RATE}")
@@ -63,13 +63,12 @@ async def test_kill_9_every_few_seconds_and_pauses_beyond_the_lease_lose_and_reo
     counted = replicas.duplicates_counted()
     await replicas.stop_all()
 
-    repeats = await here.check_everything()
-    await _check_only_what_was_under_way(here, repeats, chaos.hits)
+    assert await here.check_everything() == []
+    assert counted == 0
     await _check_taken_over_in_time(replicas, chaos.hits)
     killed = sum(hit.how == "killed" for hit in chaos.hits)
-    _tell(f"{len(repeats)} repeats, {counted} counted, {killed} killed")
-    # What a killed replica had in Kafka's hands is in nobody's count.
-    assert counted <= len(repeats) <= counted + killed * BUFFER
+    found = sum(line["found"] for relay in replicas.all for line in relay.happened("reconcile.done"))
+    _tell(f"{found} found in Kafka, {killed} killed")
     assert killed >= SECONDS // 8
 
 
@@ -127,18 +126,3 @@ class _Chaos:
             finally:
                 self._replicas.resume(name)
                 self._paused = None
-
-
-async def _check_only_what_was_under_way(here: Place, repeats: list[Record], hits: list[Hit]) -> None:
-    """Every repeated event was written and had no receipt yet when a replica that owned its lane was hit."""
-    rows = await here.connection.fetch(
-        "SELECT e.id, e.lane, e.created_at, d.delivered_at FROM outbox.event AS e JOIN outbox.delivery AS d"
-        " USING (lane, id) WHERE e.id = ANY($1::bigint[])",
-        list({record.id for record in repeats}),
-    )
-    strange = [
-        row
-        for row in rows
-        if not any(row["lane"] in hit.lanes and row["created_at"] <= hit.at <= row["delivered_at"] for hit in hits)
-    ]
-    assert not strange, f"{len(strange)} of {len(rows)} repeated without cause, the first: {strange[:3]}; {hits}"

@@ -8,6 +8,7 @@ import pytest
 
 from tests.acceptance.conftest import Place, place
 from tests.support.kafka.consumer import read_topic
+from tests.support.postgres.receipts import DELIVERY_OF_EACH
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
 
     from tests.conftest import MakeTopic
     from tests.support.servers import shared as servers
+
+UNLUCKY = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM outbox.places(NEW.ids) AS p WHERE NEW.min_id + p.difference = {}) THEN
+        RAISE EXCEPTION 'an unlucky receipt' USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER unlucky BEFORE INSERT ON outbox.receipt FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+"""Every receipt is refused that names an event, as by a constraint that somebody has added."""
 
 EVENTS = 60
 KEYS = 6
@@ -97,10 +111,8 @@ async def replay(here: Place) -> None:
 async def test_several_that_cannot_be_read_are_found_at_a_take_over_too(here: Place) -> None:
     ids = await write(here, 0, 300)
     # The sweep of a take-over goes up to the highest id with a receipt.
-    await here.connection.execute(
-        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
-        " SELECT DISTINCT ON (lane) lane, id, 0, -1 FROM outbox.event ORDER BY lane, id DESC"
-    )
+    last = "(SELECT DISTINCT ON (lane) id FROM outbox.event ORDER BY lane, id DESC)"
+    await here.connection.execute(DELIVERY_OF_EACH.format(offset="-1", events=last))
     bad = [ids[3], ids[100], ids[101], ids[200]]
     for id_ in bad:
         await make_unreadable(here, id_)
@@ -114,7 +126,7 @@ async def test_several_that_cannot_be_read_are_found_at_a_take_over_too(here: Pl
 
 async def test_a_receipt_that_is_refused_is_set_aside_and_the_position_stays_below_it(here: Place) -> None:
     ids = await write(here, 0)
-    await here.connection.execute(f"ALTER TABLE outbox.delivery ADD CONSTRAINT unlucky CHECK (id <> {ids[20]})")
+    await here.connection.execute(UNLUCKY.format(ids[20]))
     lane = await here.connection.fetchval("SELECT lane FROM outbox.event WHERE id = $1", ids[20])
     async with here.relay() as relay:
         line = await relay.logged("event.unrecorded")
@@ -124,7 +136,7 @@ async def test_a_receipt_that_is_refused_is_set_aside_and_the_position_stays_bel
         await relay.unready_for("the outcome of some events (1) cannot be recorded: the statement settle")
         assert await relay.metric("unrecorded_events") == 1
         assert await here.connection.fetchval("SELECT position FROM outbox.lane WHERE lane = $1", lane) < ids[20]
-        await here.connection.execute("ALTER TABLE outbox.delivery DROP CONSTRAINT unlucky")
+        await here.connection.execute("DROP TRIGGER unlucky ON outbox.receipt")
         await here.settled()
         await relay.ready()
         await relay.stop()

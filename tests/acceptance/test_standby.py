@@ -12,6 +12,7 @@ from relay.local.ports import HOST
 from tests.acceptance.conftest import Place, place
 from tests.support.kafka.consumer import read_topic
 from tests.support.postgres.load import Load
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.relay.replicas import Replicas
 from tests.support.servers.standby import make_standby, promote, stop_streaming
 
@@ -83,7 +84,7 @@ async def _check_what_the_new_primary_has(here: Place) -> None:
         first.setdefault(record.event_id, number)
     rows = await here.connection.fetch(
         "SELECT e.id, e.event_id, e.key, e.payload, d.kafka_partition, d.kafka_offset FROM outbox.event AS e"
-        " JOIN outbox.delivery AS d USING (lane, id) ORDER BY e.lane, e.id"
+        f" JOIN {DELIVERIES} AS d USING (id) ORDER BY e.lane, e.id"
     )
     assert len(rows) == await here.connection.fetchval("SELECT count(*) FROM outbox.event")
     of_key: dict[bytes, list[int]] = defaultdict(list)

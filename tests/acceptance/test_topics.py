@@ -19,6 +19,7 @@ from tests.acceptance.conftest import Place, place
 from tests.support.kafka.consumer import read_topic
 from tests.support.kafka.topics import admin, alter_topic
 from tests.support.postgres.outbox import connected
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.postgres.writers import Writers
 from tests.support.promises import check_everything, first_occurrences
 from tests.support.servers import shared as servers
@@ -305,7 +306,7 @@ async def seconds_to_deliver(here: Place, topic: str, events: int) -> float:
 async def receipts(here: Place, topic: str) -> int:
     """How many of a topic's events have a receipt."""
     found: int = await here.connection.fetchval(
-        "SELECT count(*) FROM outbox.delivery JOIN outbox.event USING (lane, id) WHERE topic = $1", topic
+        f"SELECT count(*) FROM {DELIVERIES} JOIN outbox.event USING (id) WHERE topic = $1", topic
     )
     return found
 

@@ -22,7 +22,7 @@ RAISES = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("table", "statements"), [("delivery", ["settle", "settle_checked"]), ("lane", ["claim"])], ids=["settle", "claim"]
+    ("table", "statements"), [("receipt", ["settle", "settle_recorded"]), ("lane", ["claim"])], ids=["settle", "claim"]
 )
 async def test_an_error_that_no_table_knows_is_told_once_and_repeats_nothing(
     here: Place, table: str, statements: list[str]
@@ -53,7 +53,7 @@ async def test_a_second_replica_goes_on_with_the_lanes_of_one_whose_flow_ends(he
     await here.connection.execute("CREATE ROLE outbox_unlucky LOGIN SUPERUSER PASSWORD 'x'")
     try:
         await here.connection.execute(
-            f"{RAISES} CREATE TRIGGER raises BEFORE INSERT ON outbox.delivery FOR EACH STATEMENT"
+            f"{RAISES} CREATE TRIGGER raises BEFORE INSERT ON outbox.receipt FOR EACH STATEMENT"
             " WHEN (current_user = 'outbox_unlucky') EXECUTE FUNCTION raises()"
         )
         parts = urlsplit(here.dsn)
@@ -66,7 +66,7 @@ async def test_a_second_replica_goes_on_with_the_lanes_of_one_whose_flow_ends(he
                 await here.settled()
                 assert not one.ended
                 await other.stop()
-            await here.connection.execute("DROP TRIGGER raises ON outbox.delivery")
+            await here.connection.execute("DROP TRIGGER raises ON outbox.receipt")
             await one.ready()
             await one.stop()
         repeats = await here.check_everything()
@@ -78,11 +78,11 @@ async def test_a_second_replica_goes_on_with_the_lanes_of_one_whose_flow_ends(he
 async def test_a_table_and_a_right_that_are_taken_from_a_running_relay_are_waited_for(here: Place) -> None:
     async with here.relay() as relay:
         await relay.ready()
-        await here.connection.execute("ALTER TABLE outbox.delivery RENAME TO mislaid")
+        await here.connection.execute("ALTER TABLE outbox.receipt RENAME TO mislaid")
         await fill(here.connection, here.topic, EVENTS)
         line = await relay.logged("tenure.failing")
         assert "the outbox is missing or of another version" in line["error"]
-        await here.connection.execute("ALTER TABLE outbox.mislaid RENAME TO delivery")
+        await here.connection.execute("ALTER TABLE outbox.mislaid RENAME TO receipt")
         await here.settled()
         await relay.stop()
         assert not relay.texts()

@@ -14,7 +14,10 @@ COMMANDS = {
     "memory": ("memory:memory_command", "Memory while draining a small and a large backlog."),
     "held-snapshot": ("drain:held_snapshot_command", "The same beside an old REPEATABLE READ transaction."),
     "latency": ("latency:latency_command", "Commit to consumer, at a rate and when idle most of the time."),
+    "late-commit": ("late:late_commit_command", "New events behind a long and a large transaction."),
     "idle": ("idle:idle_command", "What a relay with nothing to do costs."),
+    "timers": ("timers:timers_command", "Scheduled events: speed, punctuality, what they cost others."),
+    "segments": ("segments:segments_command", "Old segments are dropped: how long writers wait."),
     "outage": ("outage:outage_command", "Kafka is killed and comes back."),
     "soak": ("soak:soak_command", "A steady rate for a long time: does anything grow?"),
     "bad-event": ("failures:bad_event_command", "What one event that Kafka refuses costs the others."),
@@ -22,6 +25,7 @@ COMMANDS = {
     "missing-topic": ("failures:missing_topic_command", "What a topic that does not exist costs the others."),
     "profile": ("profiles:profile_command", "Where the relay's time goes."),
     "scale": ("scale:scale_command", "One, two and eight replicas, and two far from the broker."),
+    "against": ("against:against_command", "This code and that of an earlier commit, side by side."),
     "all": ("everything:all_command", "All of them; --quick for a first look."),
     "readme": (
         "everything:readme_command",

@@ -12,6 +12,7 @@ from tests.bench.command import output, run
 from tests.bench.figures import Figures, ratios
 from tests.bench.place import KEYS, LOOK_INTERVAL
 from tests.bench.report import Finding, Report, interleave
+from tests.bench.storage import deliveries
 from tests.bench.usage import Usage
 from tests.bench.warming import warm_up, warmed
 
@@ -138,7 +139,7 @@ async def speed(outbox: Outbox) -> Figures:
     row = await outbox.connection.fetchrow(
         "SELECT count(*)::float8 AS events,"
         " percentile_disc(ARRAY[0, 0.2, 0.4, 0.8, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM delivered_at)::float8)"
-        " AS at FROM outbox.delivery"
+        f" AS at FROM {await deliveries(outbox.connection)}"
     )
     begin, fifth, two_fifths, four_fifths, end = row["at"]
     return {

@@ -19,6 +19,7 @@ from tests.bench.enqueue import measure_enqueue
 from tests.bench.failures import measure_bad_event, measure_missing_topic, measure_refused_events
 from tests.bench.figures import PARTS, median
 from tests.bench.idle import measure_idle
+from tests.bench.late import measure_late_commit
 from tests.bench.latency import measure_latency
 from tests.bench.memory import measure_memory
 from tests.bench.outage import measure_outage
@@ -28,7 +29,9 @@ from tests.bench.process import ROOT
 from tests.bench.profiles import measure_profile
 from tests.bench.report import Report
 from tests.bench.scale import measure_scale
+from tests.bench.segments import measure_segments
 from tests.bench.soak import measure_soak
+from tests.bench.timers import measure_timers
 from tests.bench.writers import measure_writers
 
 if TYPE_CHECKING:
@@ -92,7 +95,22 @@ PLANS = {
         {"small": 50_000, "large": 250_000},
     ),
     "held-snapshot": _plan(measure_held_snapshot, {"events": 2_000_000, "rounds": 3}, {"events": 100_000, "rounds": 1}),
+    "late-commit": _plan(
+        measure_late_commit,
+        {"passed": 5_000_000, "own": 1_000_000, "seconds": 30, "rounds": 1},
+        {"passed": 200_000, "own": 50_000, "seconds": 10},
+    ),
     "idle": _plan(measure_idle, {"seconds": 60, "history": 100_000, "rounds": 1}, {"seconds": 10, "history": 10_000}),
+    "timers": _plan(
+        measure_timers,
+        {"timers": 100_000, "rate": 1_000, "seconds": 60, "rounds": 3},
+        {"timers": 10_000, "seconds": 10, "rounds": 1},
+    ),
+    "segments": _plan(
+        measure_segments,
+        {"events": 10_000_000, "segment": 5_000_000, "payload_bytes": 300, "rounds": 1},
+        {"events": 200_000, "segment": 100_000, "payload_bytes": 300, "rounds": 1},
+    ),
     "outage": _plan(
         measure_outage, {"rate": 1_000, "seconds": 60, "before": 20, "rounds": 1}, {"seconds": 10, "before": 5}
     ),
@@ -108,7 +126,18 @@ PLANS = {
     "scale": _plan(measure_scale, {"events": 400_000, "rounds": 3}, {"events": 50_000, "rounds": 1}),
 }
 
-WARMED = ("drain", "compare", "latency", "writers", "held-snapshot", "bad-event", "missing-topic", "profile", "scale")
+WARMED = (
+    "drain",
+    "compare",
+    "latency",
+    "writers",
+    "held-snapshot",
+    "timers",
+    "bad-event",
+    "missing-topic",
+    "profile",
+    "scale",
+)
 """The benchmarks that warm the broker up before their rounds."""
 WARM_UP_DEFAULT = f"{warming.SECONDS:g}, or {warming.QUICK_SECONDS:g} with --quick"
 

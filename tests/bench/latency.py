@@ -12,7 +12,7 @@ import asyncpg
 import click
 from aiokafka import AIOKafkaProducer
 
-from relay.enqueue import enqueue
+from relay.enqueue import enqueue, wake_up
 from tests.bench.arrivals import Arrivals
 from tests.bench.command import output, run
 from tests.bench.committing import by_calls, by_pgbench
@@ -94,20 +94,20 @@ async def steps(relay: RelayProcess) -> Figures:
 
 
 async def of_wake_up(place: Place, rate: float, seconds: float) -> Figures:
-    """One round of the relay when the service wakes it up after each COMMIT."""
+    """One round of the relay when the library wakes it up after each COMMIT."""
     async with place.outbox() as outbox, place.relay(outbox):
         connection = await asyncpg.connect(outbox.dsn)
+        wake_up.use(lambda: asyncpg.connect(outbox.dsn))
 
         async def write_and_wake(key: str, payload: bytes) -> float:
             async with connection.transaction():
-                await enqueue(connection, outbox.topic, key=key, payload=payload)
-            committed = time.time()
-            await connection.execute("SELECT outbox.wake_up()")
-            return committed
+                await enqueue(connection, outbox.topic, key=key, payload=payload, wake_up=True)
+            return time.time()
 
         try:
             return await latency(place, outbox.topic, by_calls([write_and_wake], rate), seconds)
         finally:
+            wake_up.stop()
             await connection.close()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.bench import interpreter
+from relay.cli import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,6 +15,7 @@ from tests.bench.drain import drain
 from tests.bench.pgbench import ACCOUNTS, Services, create_accounts
 from tests.bench.place import LOOK_INTERVAL
 from tests.bench.report import Finding, Report
+from tests.bench.storage import deliveries
 from tests.bench.usage import Usage
 from tests.support.kafka.consumer import read_topic
 
@@ -139,7 +140,7 @@ async def outage(
         }
         curves = {
             "written": await _per_second(connection, "outbox.event", "created_at", begin),
-            "delivered": await _per_second(connection, "outbox.delivery", "delivered_at", begin),
+            "delivered": await _per_second(connection, await deliveries(connection), "delivered_at", begin),
         }
     events = max(1, round(figures.pop("caught_up")))
     drained = await drain(place, events, ACCOUNTS)
@@ -183,13 +184,14 @@ async def _until_delivered(outbox: Outbox, relay: RelayProcess, until: datetime)
     Looked at as in `drain`; PostgreSQL is asked, which costs it a lot, when nearly all of it must be delivered.
     """
     events: int = await outbox.connection.fetchval("SELECT count(*) FROM outbox.event WHERE created_at < $1", until)
+    source = await deliveries(outbox.connection)
     async with asyncio.timeout(CATCH_UP_SECONDS):
         while await relay.settled() < events:
             relay.check()
             await asyncio.sleep(LOOK_INTERVAL)
         while await outbox.connection.fetchval(  # noqa: ASYNC110 receipts tell nobody
             "SELECT EXISTS (SELECT FROM outbox.event AS e WHERE created_at < $1"
-            " AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.lane = e.lane AND d.id = e.id))",
+            f" AND NOT EXISTS (SELECT FROM {source} AS d WHERE d.id = e.id))",
             until,
         ):
             await asyncio.sleep(LOOK_INTERVAL)
@@ -204,7 +206,8 @@ async def _written(connection: asyncpg.Connection, begin: datetime, end: datetim
 
 async def _first_receipt(connection: asyncpg.Connection, starting: datetime, back: datetime) -> float:
     """Seconds from `back` to the first receipt since Kafka was started; negative if it took events before."""
-    first = await connection.fetchval("SELECT min(delivered_at) FROM outbox.delivery WHERE delivered_at > $1", starting)
+    source = await deliveries(connection)
+    first = await connection.fetchval(f"SELECT min(delivered_at) FROM {source} WHERE delivered_at > $1", starting)
     assert isinstance(first, datetime)
     return (first - back).total_seconds()
 
@@ -212,8 +215,8 @@ async def _first_receipt(connection: asyncpg.Connection, starting: datetime, bac
 async def _catching_up(connection: asyncpg.Connection, back: datetime) -> Figures:
     """From the first receipt after `back` to the last of an event that was written before."""
     row = await connection.fetchrow(
-        "WITH late AS (SELECT d.delivered_at, e.created_at FROM outbox.delivery AS d"
-        "              JOIN outbox.event AS e USING (lane, id) WHERE d.delivered_at > $1),"
+        f"WITH late AS (SELECT d.delivered_at, e.created_at FROM {await deliveries(connection)} AS d"
+        "              JOIN outbox.event AS e USING (id) WHERE d.delivered_at > $1),"
         " span AS (SELECT min(delivered_at) AS first, max(delivered_at) FILTER (WHERE created_at < $1) AS last"
         "          FROM late)"
         " SELECT count(*)::float8 AS events, extract(epoch FROM max(last) - max(first))::float8 AS seconds"

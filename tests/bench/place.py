@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import subprocess
+import sys
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -14,10 +17,12 @@ from relay.local import create_topic
 from relay.postgres.admin.migrate import migrate
 from tests.bench import machine
 from tests.bench.process import RelayProcess
+from tests.bench.storage import count_deliveries
 from tests.support.servers import shared as servers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
     from types import TracebackType
 
 PARTITIONS = 12
@@ -42,11 +47,13 @@ def sql_key(keys: str) -> str:
 class Place:
     """PostgreSQL (fsync on) and Kafka for a run of benchmarks; `settings` are further ones of PostgreSQL.
 
-    Benchmarks that compare rounds warm the broker up before, for `warm_up` seconds.
+    Benchmarks that compare rounds warm the broker up before, for `warm_up` seconds. Outboxes are made and relays run by
+    the code in `code`; by this one's if it is None.
     """
 
     def __init__(self, warm_up: float = 0, **settings: object) -> None:
         self.warm_up_seconds = warm_up
+        self.code: Path | None = None
         self._settings = settings
 
     def __enter__(self) -> Self:
@@ -92,7 +99,10 @@ class Place:
         """A new database with an outbox, and a new topic if none is given."""
         topic = topic or await self.topic()
         async with self.database() as (connection, dsn):
-            await migrate(connection)
+            if self.code is None:
+                await migrate(connection)
+            else:
+                await asyncio.to_thread(_migrate_by, self.code, dsn)
             yield Outbox(connection, dsn, topic)
 
     def relay(self, outbox: Outbox, **settings: str) -> RelayProcess:
@@ -101,7 +111,7 @@ class Place:
             "RELAY_POSTGRES_DSN": outbox.dsn,
             "RELAY_KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
         }
-        return RelayProcess({**servers_of_it, **settings}, log=self.folder / "relay.log")
+        return RelayProcess({**servers_of_it, **settings}, log=self.folder / "relay.log", code=self.code)
 
     async def _postgres_version(self) -> str:
         connection = await asyncpg.connect(self.postgres.dsn)
@@ -109,6 +119,13 @@ class Place:
             return str(await connection.fetchval("SHOW server_version"))
         finally:
             await connection.close()
+
+
+def _migrate_by(code: Path, dsn: str) -> None:
+    environment = {**os.environ, "RELAY_POSTGRES_DSN": dsn}
+    subprocess.run(
+        [sys.executable, "-m", "relay", "migrate"], cwd=code, env=environment, check=True, stdout=subprocess.DEVNULL
+    )
 
 
 @dataclass(frozen=True)
@@ -146,5 +163,4 @@ class Outbox:
 
     async def receipts(self) -> int:
         """How many events have one."""
-        count: int = await self.connection.fetchval("SELECT count(*) FROM outbox.delivery")
-        return count
+        return await count_deliveries(self.connection)

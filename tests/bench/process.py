@@ -105,12 +105,12 @@ class Tool:
 
 
 class RelayProcess(Tool):
-    """`relay run`; `log` is where its log goes."""
+    """`relay run`; `log` is where its log goes, `code` the folder whose package is run instead of this one's."""
 
-    def __init__(self, settings: dict[str, str], log: Path) -> None:
+    def __init__(self, settings: dict[str, str], log: Path, code: Path | None = None) -> None:
         self.port = free_port()
         own = {"RELAY_HTTP_HOST": HOST, "RELAY_HTTP_PORT": str(self.port), "RELAY_LOG_LEVEL": "warning"}
-        super().__init__([sys.executable, "-m", "relay", "run"], own | settings, log=log)
+        super().__init__([sys.executable, "-m", "relay", "run"], own | settings, folder=code, log=log)
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()

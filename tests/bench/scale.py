@@ -27,6 +27,7 @@ from tests.bench.figures import Figures, median, ratios
 from tests.bench.place import KEYS, LOOK_INTERVAL, PARTITIONS, Outbox, sql_key
 from tests.bench.process import Tool, cpu_of_tree
 from tests.bench.report import Finding, Report, interleave
+from tests.bench.storage import deliveries
 from tests.bench.warming import BACKLOG, warmed
 from tests.support.proxies.delayed_kafka import DelayedKafka
 
@@ -145,6 +146,7 @@ async def _speed(outbox: Outbox) -> float:
     """Events per second by the receipts; not of the first fifth, while PostgreSQL is busy with the backlog itself."""
     seconds: float = await outbox.connection.fetchval(
         "SELECT extract(epoch FROM max(delivered_at)"
-        " - percentile_disc(0.2) WITHIN GROUP (ORDER BY delivered_at))::float8 FROM outbox.delivery"
+        " - percentile_disc(0.2) WITHIN GROUP (ORDER BY delivered_at))::float8"
+        f" FROM {await deliveries(outbox.connection)}"
     )
     return 0.8 * await outbox.receipts() / max(seconds, 1e-3)

@@ -97,7 +97,6 @@ async def writers(place: Place, seconds: float, table: str, *, rate: float = 0, 
             await usage.stop()
         figures |= await usage.shares(seconds)
         if relay:
-            figures["lag_events"] = await outbox.connection.fetchval(
-                "SELECT (SELECT count(*) FROM outbox.event) - (SELECT count(*) FROM outbox.delivery)"
-            )
+            written = await outbox.connection.fetchval("SELECT count(*) FROM outbox.event")
+            figures["lag_events"] = written - await outbox.receipts()
         return figures

@@ -7,7 +7,8 @@ import secrets
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from relay.kafka.producer import KafkaProducer
-from relay.settings.groups import KafkaSettings, TopicSettings
+from relay.settings.flow import TopicSettings
+from relay.settings.servers import KafkaSettings
 from tests.support.models.simulated_kafka import SimulatedKafka, SimulatedProducer
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def real_database(request: pytest.FixtureRequest) -> str | None:
-    """The DSN of an empty database, for tests that run against the real adapters."""
+def real_database(request: pytest.FixtureRequest, with_outbox: None) -> str | None:
+    """The DSN of a database with an outbox, for tests that run against the real adapters."""
     if request.node.callspec.params["outbox"] == "fake":
         return None
     dsn: str = request.getfixturevalue("database")

@@ -14,6 +14,7 @@ from relay.decide.republishing import ReplayRequest
 from relay.keys import LANES, lane_of_key
 from relay.postgres import connect
 from relay.postgres.admin.lanes import record_intent
+from relay.postgres.admin.topics import ask_topics
 from relay.postgres.flow.claim import ControlConnection
 from relay.postgres.flow.hold import ResumeConnection
 from relay.postgres.flow.housekeeping import HousekeepingConnection
@@ -90,6 +91,9 @@ class Outbox(Protocol):
 
     async def ask(self, lane: int, replica: UUID | None, seconds: float) -> None:
         """Ask for a lane as `relay lanes` does: to be moved to a replica, or to be parked."""
+
+    async def pause(self, topic: str, seconds: float) -> None:
+        """Ask for a topic's events to be held back as `relay topics` does; 0 seconds end what was asked for before."""
 
     async def pass_to(self, lane: int, position: int) -> None:
         """Let a lane's position be too high, as nothing but a mistake or a restored backup makes it."""
@@ -179,6 +183,9 @@ class RealOutbox:
             self._people, "outbox", [lane], replica=replica, seconds=seconds, reason="a test", requested_by="me@here"
         )
 
+    async def pause(self, topic: str, seconds: float) -> None:
+        await ask_topics(self._people, "outbox", [topic], seconds=seconds, reason="a test", requested_by="me@here")
+
     async def pass_to(self, lane: int, position: int) -> None:
         await self._people.execute("UPDATE outbox.lane SET position = $2 WHERE lane = $1", lane, position)
 
@@ -188,7 +195,7 @@ class RealOutbox:
         )
 
     async def receipts(self) -> dict[Place, tuple[int, int]]:
-        rows = await self._people.fetch("SELECT lane, id, kafka_partition, kafka_offset FROM outbox.delivery")
+        rows = await self._people.fetch("SELECT lane, id, kafka_partition, kafka_offset FROM outbox.delivered")
         return {Place(lane, id_): (partition, offset) for lane, id_, partition, offset in rows}
 
     async def failures(self) -> dict[Place, Failure]:
@@ -264,6 +271,9 @@ class SimulatedOutbox:
 
     async def ask(self, lane: int, replica: UUID | None, seconds: float) -> None:
         self._postgres.leases.ask(lane, replica, seconds)
+
+    async def pause(self, topic: str, seconds: float) -> None:
+        self._postgres.leases.pause(topic, seconds)
 
     async def pass_to(self, lane: int, position: int) -> None:
         self._postgres.lanes[lane].position = position

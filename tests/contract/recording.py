@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from relay.decide.failing import Fail, Retry
 from relay.outcome import FailureKind, PublishError
-from relay.stages.settle.ports import Receipts
+from relay.stages.settle.ports import FailedEvent, Receipts
 from tests.contract.outboxes import LEASE
 from tests.support.events import event
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.contract.outboxes import Outbox, Place
 
 PARTITION = 7
+PUBLISHER = uuid4()
 
 
 class Owner(NamedTuple):
@@ -34,14 +35,15 @@ async def own_all(outbox: Outbox) -> Owner:
     return Owner(replica, {each.lane: each.epoch for each in claimed})
 
 
-def receipts(*places: Place, base: int = 100) -> Receipts:
+def receipts(*places: Place, base: int = 100, publisher: UUID = PUBLISHER) -> Receipts:
     """Receipts of one record batch, whose first offset is `base`."""
-    return Receipts([place.lane for place in places], [place.id for place in places], [1], [PARTITION], [base])
+    lanes, ids = [place.lane for place in places], [place.id for place in places]
+    return Receipts(publisher, [], lanes, ids, [1], [PARTITION], [base])
 
 
-async def acknowledge(outbox: Outbox, *places: Place, base: int = 100) -> int:
+async def acknowledge(outbox: Outbox, *places: Place, base: int = 100, publisher: UUID = PUBLISHER) -> int:
     """Write receipts of events of which nothing is recorded."""
-    return await outbox.settling.settle(receipts(*places, base=base))
+    return await outbox.settling.settle(receipts(*places, base=base, publisher=publisher))
 
 
 def at(place: Place, topic: str = "orders", key: bytes | None = b"k") -> PendingEvent:
@@ -61,9 +63,8 @@ async def fail(
 ) -> None:
     """Record that an event failed, for good unless a verdict is given."""
     told = PublishError(FailureKind.EVENT, "too large", error)
-    written = await outbox.settling.fail(
-        owner.replica, at(place, topic, key), verdict or failed(), told, owner.epochs[place.lane]
-    )
+    failure = FailedEvent(at(place, topic, key), verdict or failed(), told)
+    written = await outbox.settling.fail(owner.replica, [failure], {place.lane: owner.epochs[place.lane]})
     assert written
 
 

@@ -23,6 +23,7 @@ async def test_events_below_the_position_of_which_nothing_is_recorded_are_unseen
     assert await outbox.checking.check_range() == (1, 0)
     await outbox.pass_to(LANE, places[4].id)
     assert await outbox.checking.check_range() == (1, places[4].id)
+    assert await outbox.checking.check_kept(100) == []
     unseen = [(place.lane, place.id) for place in places[3:5]]
     assert await outbox.checking.check_slice(0, places[5].id) == unseen
     assert await outbox.checking.check_slice(0, places[3].id) == unseen[:1]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.contract.outboxes import Outbox
 
 LANE = lane_of_key(b"k")
-NOTHING = Report([], 0, 0)
+NOTHING = Report([], 0, 0, {})
 
 
 async def registered(outbox: Outbox, former: UUID | None = None, waiting: str | None = None) -> UUID:
@@ -156,6 +156,17 @@ class TestLanes:
         assert (row.reserved_for, row.parked) == (replica, False)
         await outbox.claiming.drain(replica)
         assert (await outbox.claiming.lanes())[LANE].reserved_for is None
+
+    async def test_a_topic_is_paused_until_its_time_or_the_next_request(self, outbox: Outbox) -> None:
+        assert await outbox.claiming.paused_topics() == []
+        for topic, seconds in (("orders", 100.0), ("mail", 50.0), ("orders", 200.0)):
+            await outbox.pause(topic, seconds)
+        paused = await outbox.claiming.paused_topics()
+        assert [each.topic for each in paused] == ["mail", "orders"]
+        assert [20 < each.seconds <= longest for each, longest in zip(paused, (50, 200), strict=True)] == [True, True]
+        assert paused[1].until - paused[0].until == pytest.approx(150, abs=30)
+        await outbox.pause("orders", 0.0)
+        assert [each.topic for each in await outbox.claiming.paused_topics()] == ["mail"]
 
     async def test_a_released_lane_is_free_and_keeps_its_position(self, outbox: Outbox) -> None:
         place = await enqueue(outbox)

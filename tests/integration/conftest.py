@@ -29,7 +29,7 @@ def postgres() -> Iterator[servers.Postgres]:
 
 
 @pytest.fixture
-async def outbox(database: str) -> str:
+async def outbox(database: str, with_outbox: None) -> str:
     """The DSN of a database with an outbox."""
     async with migrated(database):
         return database

@@ -16,6 +16,7 @@ from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.stages.tenure import LeaseLostError
 from tests.support.events import ids
 from tests.support.postgres.outbox import connected
+from tests.support.postgres.receipts import DELIVERIES, add_receipt
 from tests.support.relay.between import Between
 from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, writer
 from tests.support.waiting import until
@@ -153,9 +154,7 @@ class TestHandingOver:
         async with writer(outbox) as service:
             for _ in range(3):
                 await service.enqueue()
-            await service.connection.execute(
-                "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES ($1, 3, 0, 0)", LANE
-            )
+            await add_receipt(service.connection, 3)
             async with hand_relay(outbox) as first:
                 port = Between(first.sweep_port, "sweep_step")
                 first.sweep._port = port  # type: ignore[assignment]
@@ -186,11 +185,9 @@ class TestHandingOver:
         async with writer(outbox) as service:
             for _ in range(30):
                 await service.enqueue()
-            await service.connection.execute(
-                "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
-                " SELECT $1::int, id, 0, 0 FROM generate_series(1, 30) AS id WHERE id <> 25",
-                LANE,
-            )
+            for id_ in range(1, 31):
+                if id_ != 25:
+                    await add_receipt(service.connection, id_)
             async with hand_relay(outbox, sweep_step_ids=10) as first:
                 assert await first.step() == []
                 await give_all_back(first)
@@ -294,7 +291,7 @@ class TestLeases:
             async with hand_relay(outbox) as other:
                 await silent.settle(taken)
                 await other.claim.beat()
-                assert await service.connection.fetchval("SELECT count(*) FROM outbox.delivery") == 1
+                assert await service.connection.fetchval(f"SELECT count(*) FROM {DELIVERIES}") == 1
             async with hand_relay(outbox) as third:
                 await service.connection.execute(EXPIRE, other.tenure.replica)
                 await third.claim.beat()

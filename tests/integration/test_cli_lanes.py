@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def outbox(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+async def outbox(database: str, with_outbox: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """The DSN of a database with an outbox."""
     # On a busy machine no replica is to be taken for a silent one.
     monkeypatch.setattr(shares, "ORPHAN_AFTER", LONG)
@@ -254,7 +254,7 @@ async def test_a_silent_replica_is_shown_with_the_time_until_its_lanes_are_free(
 async def test_a_replica_shows_what_it_has_counted(outbox: str) -> None:
     async with running(outbox, name="one") as one:
         await owns(one, LANES)
-        one.telemetry.emit("settle.done", events=10, duplicates=4, seconds=0.1)
+        one.telemetry.emit("settle.duplicates", events=4)
         one.telemetry.emit("lease.lost", reason="test")
 
         async def shown() -> bool:

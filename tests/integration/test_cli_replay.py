@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from relay.cli import main
 from relay.decide.republishing import ReplayRequest
 from relay.postgres.admin.migrate import make_roles
-from tests.support.postgres.outbox import add_event, add_receipts, connected, migrated
+from tests.support.postgres.outbox import add_event, connected, migrated
+from tests.support.postgres.receipts import add_receipts
 from tests.support.postgres.replays import look
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _run(work: Coroutine[object, object, Answer]) -> Answer:
 
 
 @pytest.fixture
-def shell(database: str) -> Shell:
+def shell(database: str, with_outbox: None) -> Shell:
     """The command, and an outbox."""
 
     async def fill() -> None:
@@ -91,7 +92,7 @@ def shell(database: str) -> Shell:
                 await add_event(connection, "key-0", "payments")
             await add_receipts(connection)
             await connection.execute(
-                "UPDATE outbox.delivery SET delivered_at = now() - make_interval(secs => 60 * (30.5 - id))"
+                "UPDATE outbox.receipt SET delivered_at = now() - make_interval(secs => 60 * (30.5 - max_id))"
             )
 
     _run(fill())
@@ -122,6 +123,20 @@ def test_a_request_is_recorded_with_what_was_asked_for_by_whom_and_why(shell: Sh
     assert request.until - request.since == timedelta(hours=2)
     lanes = {lane for (lane,) in shell.look(lambda c: c.fetch("SELECT lane FROM outbox.event WHERE topic = 'orders'"))}
     assert request.open_lanes() == lanes
+
+
+def test_a_replay_to_another_topic_or_for_a_group_says_who_gets_what(shell: Shell) -> None:
+    given = "--topic", "orders", "--since", "2h"
+    moved = shell(*given, "--to-topic", "orders.repair", "--dry-run").output
+    assert "20 events would be published again: from topic orders, to topic orders.repair, since " in moved
+    assert "they go to topic orders.repair, whose every consumer gets them, and not to their own again" in moved
+    marked = shell(*given, "--group", "billing", "--dry-run").output
+    assert "one that heeds the header outbox-replay-group skips them unless it is of group billing" in marked
+    assert shell(*given, "--to-topic", "orders.repair", "--group", "billing", "--yes").exit_code == 0
+    replay = shell.look(lambda connection: look(connection, 1))
+    request = ReplayRequest.parse(1, json.dumps(replay.filter), shell.progress(1), replay.requested_at)
+    assert (request.topic, request.target, request.group) == ("orders", "orders.repair", "billing")
+    assert "from topic orders, to topic orders.repair, group billing, since" in shell("list").output
 
 
 def test_the_time_the_key_and_the_topic_narrow_it_down(shell: Shell) -> None:
@@ -157,6 +172,11 @@ def test_the_key_is_looked_for_in_its_lane_only(shell: Shell) -> None:
         (["--topic", "orders", "--since", "2999-01-01"], 2, "is not before now, by PostgreSQL's clock"),
         (["--topic", "orders", "--since", "2h", "--key", "hex:1"], 2, "is not a key"),
         (["--topic", "orders", "--since", "2h", "--rate", "0"], 2, "--rate"),
+        (["--topic", "orders", "--since", "2h", "--to-topic", "or?ers"], 2, "'or?ers' is not a topic name"),
+        (["--topic", "orders", "--since", "2h", "--to-topic", "repair.*"], 2, "'repair.*' is a pattern"),
+        (["--topic", "orders", "--since", "2h", "--to-topic", "orders"], 2, "--to-topic is --topic; leave it out"),
+        (["--topic", "orders", "--since", "2h", "--group", " "], 2, "' ' is not a consumer group"),
+        (["--topic", "orders", "--since", "2h", "--group", "x" * 250], 2, "is not a consumer group; write its name"),
         (
             ["--topic", "order", "--since", "2h"],
             1,
@@ -199,7 +219,7 @@ def test_what_reaches_back_behind_what_is_kept_is_refused_with_the_time_to_use(s
     assert found, refused.output
     # What it says to use is taken: there may be nothing as young as that, but it is not "pruned".
     assert "pruned" not in shell("--topic", "orders", "--since", found[1], "--dry-run").output
-    shell.execute("DELETE FROM outbox.delivery")
+    shell.execute("DELETE FROM outbox.receipt")
     assert "all delivered events are pruned" in shell("--topic", "orders", "--since", "1h", "--dry-run").output
 
 

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from relay.cli import main
 from tests.support.postgres.failures import add_failed, add_held
-from tests.support.postgres.outbox import add_receipts, migrated
+from tests.support.postgres.outbox import migrated
+from tests.support.postgres.receipts import add_receipts
 from tests.unit.test_cli_tables import headings
 
 if TYPE_CHECKING:
@@ -27,9 +28,13 @@ TABLES = {
         ["lane", "owner", "epoch", "owned for", "position", "pending", "oldest"],
         ["segment", "from id", "to id", "MiB"],
     ],
+    ("prune", "--dry-run"): [["segment", "from id", "to id", "MiB", "what would be done"]],
     ("lanes",): [
         ["replica", "id", "version", "running", "lease", "lanes"],
         ["lane", "owner", "epoch", "owned for", "position"],
+    ],
+    ("topics",): [
+        ["topic", "pending", "oldest", "held", "failed", "written per s", "delivered per s", "state"],
     ],
     ("failed", "list"): [
         ["id", "topic", "key", "state", "error", "attempts", "age", "holds"],
@@ -39,6 +44,7 @@ TABLES = {
     ("failed", "show", "1"): [["header", "value"], ["attempt", "at", "what happened"]],
     ("failed", "replay", "--all", "--dry-run"): [["topic", "error", "state", "events", "oldest", "newest"]],
     ("failed", "actions"): [["id", "when", "who", "what", "why", "events", "progress"]],
+    ("scheduled", "list"): [["event id", "topic", "key", "timer", "due", "bytes"]],
     ("replay", "list"): [["id", "when", "who", "what", "why", "state", "progress"]],
     ("replay", "show", "2"): [["events", "example id", "Kafka refused them because"]],
 }
@@ -64,6 +70,10 @@ async def fill(connection: asyncpg.Connection) -> None:
     await connection.execute(
         "UPDATE outbox.lane SET owner = r.id, claimed_at = now() - interval '12 d 23 h' FROM outbox.replica AS r"
     )
+    await connection.execute(
+        "INSERT INTO outbox.scheduled (topic, key, payload, timer, deliver_at)"
+        " VALUES ('payments.settlements', 'customer-17', 'x', 'reminder-of-customer-17', now() + interval '3 h')"
+    )
     for kind in ("replay", "replay-delivered"):
         await connection.execute(
             "INSERT INTO outbox.action (kind, filter, reason, requested_by, counts)"
@@ -76,7 +86,7 @@ async def fill(connection: asyncpg.Connection) -> None:
         " FROM outbox.event WHERE id = 1"
     )
     await add_receipts(connection)
-    await connection.execute("DELETE FROM outbox.delivery")
+    await connection.execute("DELETE FROM outbox.receipt")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from psycopg.types.json import set_json_dumps
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, registry, scoped_session, sessionmaker
 
-from relay.enqueue import EnqueueError, Event, NotInTransactionError, enqueue, enqueue_many
+from relay.enqueue import EnqueueError, Event, NotInTransactionError, cancel, enqueue, enqueue_many, reschedule
 from tests.support.enqueue.clients import Django
 from tests.support.enqueue.outbox import shared_outbox
 
@@ -67,13 +67,6 @@ def many(connection: Any, count: int = 2) -> Any:
 both = pytest.mark.parametrize("by", [one, many])
 
 
-@pytest.mark.parametrize("not_a_connection", [None, object(), "postgresql://db", asyncpg])
-def test_something_else_than_a_connection_is_refused_with_a_list_of_what_is_supported(not_a_connection: Any) -> None:
-    for by in (one, many):
-        with pytest.raises(EnqueueError, match=r"cannot enqueue on a .*: asyncpg's .* psycopg2's .* and Django's"):
-            by(not_a_connection)
-
-
 class TestAsyncpg:
     """asyncpg's pools and codecs."""
 
@@ -102,6 +95,18 @@ class TestAsyncpg:
             await by(connection)
         await connection.close()
         assert events(observer)[0] == (b"x", {})
+
+    async def test_what_a_boolean_is_to_the_caller_does_not_change_what_cancel_says(
+        self, outbox: str, observer: psycopg.Connection[Any]
+    ) -> None:
+        connection = await asyncpg.connect(outbox)
+        await connection.set_type_codec("bool", schema="pg_catalog", encoder=str, decoder=str)
+        async with connection.transaction():
+            await enqueue(connection, "orders", key="k", payload="x", delay=60, timer="t")
+            assert await reschedule(connection, timer="t", delay=90) is True
+            assert await cancel(connection, timer="t") is True
+            assert await cancel(connection, timer="t") is False
+        await connection.close()
 
     async def test_a_connection_of_a_pool_works_again_after_a_cancelled_call(self, outbox: str) -> None:
         async with asyncpg.create_pool(outbox, min_size=1, max_size=1) as pool:
@@ -160,6 +165,21 @@ class TestPsycopg:
             connection.execute("SELECT")
             by(connection)
         assert events(observer)[0] == (b"x", {})
+
+    def test_what_a_boolean_is_to_the_caller_does_not_change_what_cancel_says(
+        self, outbox: str, observer: psycopg.Connection[Any]
+    ) -> None:
+        class NoneLoader(psycopg.adapt.Loader):
+            def load(self, data: Any) -> None:
+                """Whatever it is."""
+
+        with psycopg.connect(outbox, row_factory=psycopg.rows.dict_row) as connection:
+            connection.adapters.register_loader("bool", NoneLoader)
+            with connection.transaction():
+                enqueue(connection, "orders", key="k", payload="x", delay=60, timer="t")
+                assert reschedule(connection, timer="t", delay=90) is True
+                assert cancel(connection, timer="t") is True
+                assert cancel(connection, timer="t") is False
 
     def test_a_prepared_two_phase_transaction_takes_no_more_events(
         self, outbox: str, observer: psycopg.Connection[Any]
@@ -349,6 +369,19 @@ class TestSqlAlchemy:
             one(asynchronous)
         with pytest.raises(EnqueueError, match=r"write `async with factory\.begin\(\) as session:`"):
             one(async_sessionmaker(asynchronous))
+
+    def test_a_session_without_a_default_bind_shows_how_to_name_the_transaction(
+        self, outbox: str, observer: psycopg.Connection[Any]
+    ) -> None:
+        with engine_of(outbox) as engine, Session(binds={Order: engine}) as session:
+            session.add(Order(1, "paid"))
+            session.flush()
+            for by in (one, many):
+                with pytest.raises(EnqueueError, match=r'session\.connection\(bind_arguments=\{"mapper": \.\.\.\}\)'):
+                    by(session)
+                by(session.connection(bind_arguments={"mapper": Order}))
+            session.commit()
+        assert len(events(observer)) == 3
 
     def test_another_database_is_refused(self) -> None:
         engine = sqlalchemy.create_engine("sqlite://")

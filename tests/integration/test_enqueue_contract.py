@@ -224,6 +224,23 @@ async def test_on_a_closed_connection_it_refuses(client: Client, observer: async
 
 
 @both
+async def test_on_a_connection_that_was_closed_in_its_transaction_it_refuses(
+    client: Client, observer: asyncpg.Connection, by: Any
+) -> None:
+    raised: list[Exception] = []
+    with suppress(Exception):  # The client's own, as the block cannot be ended.
+        async with client.transaction():
+            await client.execute("SELECT")
+            await client.close()
+            try:
+                await by(client)()
+            except Exception as error:  # noqa: BLE001 it is judged below
+                raised.append(error)
+    assert [type(error) for error in raised] == [NotInTransactionError]
+    assert await ids(observer) == []
+
+
+@both
 async def test_an_event_over_the_limit_is_refused_and_says_what_to_do(
     client: Client, observer: asyncpg.Connection, by: Any
 ) -> None:
@@ -366,6 +383,36 @@ async def test_a_statement_that_is_cancelled_leaves_nothing_and_the_connection_w
     async with client.transaction():
         committed = await by(client)()
     assert await ids(observer) == [committed]
+    assert await observer.fetchval("SELECT count(*) FROM orders") == 0
+
+
+@both
+@pytest.mark.parametrize("times", [2, 3])
+async def test_who_is_cancelled_again_while_the_statement_ends_leaves_nothing(
+    client: Client, observer: asyncpg.Connection, by: Any, times: int
+) -> None:
+    """The connection works afterwards, or says that it is lost."""
+    if not client.asynchronous:
+        pytest.skip("a blocking call cannot be cancelled")
+
+    async def change() -> None:
+        async with client.transaction():
+            await client.execute("INSERT INTO orders VALUES (1, 'paid')")
+            await by(client)()
+
+    async with observer.transaction():
+        await observer.execute("LOCK TABLE outbox.event IN ACCESS EXCLUSIVE MODE")
+        task = asyncio.create_task(change())
+        await blocked(observer)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait([task])
+    committed = []
+    with suppress(Exception):
+        async with client.transaction():
+            committed.append(await by(client)())
+    assert await ids(observer) == committed
     assert await observer.fetchval("SELECT count(*) FROM orders") == 0
 
 

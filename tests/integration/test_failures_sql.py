@@ -13,6 +13,7 @@ import pytest
 
 from relay.errors import BusyError, PostgresLostError
 from relay.postgres.admin import failures as module
+from relay.postgres.admin import reads
 from relay.postgres.admin.failures import FailureFilter, Failures
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.errors import PrivilegeError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from relay.postgres.admin.rows import Marked
+
+pytestmark = pytest.mark.usefixtures("with_outbox")
 
 ALL = FailureFilter()
 
@@ -121,7 +124,8 @@ async def test_held_events_count_for_what_they_wait_for(database: str) -> None:
 
 
 async def test_counting_what_is_held_has_an_end(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "query", lambda *names: query(*names).replace("'5s'", "'50ms'"))
+    for each in (module, reads):
+        monkeypatch.setattr(each, "query", lambda *names: query(*names).replace("'5s'", "'50ms'"))
     async with outbox(database) as (connection, failures):
         event = await add_failed(connection)
         async with connection.transaction():
@@ -195,7 +199,7 @@ async def test_a_mark_wakes_the_relay_up(database: str) -> None:
         await add_failed(connection)
         assert not heard.is_set()
         await replay(failures)
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(heard.wait(), 30)
 
 
 async def test_of_two_people_the_second_gets_the_rest(database: str) -> None:

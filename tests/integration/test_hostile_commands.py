@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from relay.cli import main
 from tests.support.hostile import NASTY, hostile_text, unseen
 from tests.support.postgres.outbox import migrated
+from tests.support.postgres.receipts import add_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,11 +31,18 @@ OWN = re.compile(r"\r?\x1b\[(\?25[lh]|[0-9;]*m|2K|1A)")
 
 WAYS: dict[str, list[list[str]]] = {
     "config": [[], ["--json"]],
+    "version": [[], ["--json"]],
+    "health": [["--timeout", "1s"], ["--live", "--timeout", "1s"]],
+    "doctor": [[], ["--json"]],
     "status": [[], ["--json"]],
+    "prune": [["--dry-run"], ["--dry-run", "--json"], [], ["--json"]],
     "migrate": [[], ["--check"], ["--json"], ["--sql"]],
     "lanes": [[], ["--json"]],
     "lanes move": [["0", "--to", "{text}", "--wait", "0s", "--reason", "{text}"]],
     "lanes release": [["1", "--wait", "0s", "--reason", "{text}"]],
+    "topics": [[], ["--json"]],
+    "topics pause": [["{text}"], ["orders", "--reason", "{text}", "--json"], ["orders", "--for", "{text}"]],
+    "topics resume": [["{text}"], ["orders", "--reason", "{text}"]],
     "failed list": [[], ["--json"], ["--count"], ["--error", "{text}"], ["--topic", "{text}"]],
     "failed show": [["{failed}"], ["{failed}", "--json"], ["{delivered}"], ["{held}"]],
     "failed actions": [[], ["--json"]],
@@ -46,6 +54,9 @@ WAYS: dict[str, list[list[str]]] = {
         ["{failed}", "--no-wait", "--json"],
     ],
     "failed discard": [["{held}", "--reason", "x"], ["--all", "--yes", "--reason", "{text}"]],
+    "scheduled list": [[], ["--json"], ["--topic", "{text}"], ["--timer", "{text}"]],
+    "scheduled show": [["{scheduled}"], ["{scheduled}", "--json"], ["--timer", "{text}"]],
+    "scheduled cancel": [["{scheduled}", "--reason", "{text}"]],
     "replay": [
         ["--topic", "{text}", "--since", "2h", "--dry-run"],
         ["--topic", "orders", "--since", "2h", "--yes", "--no-wait", "--reason", "{text}"],
@@ -55,6 +66,14 @@ WAYS: dict[str, list[list[str]]] = {
     "replay show": [["{replay}"], ["{replay}", "--json"], ["{cancelled}"]],
     "replay watch": [["{replay}"], ["{cancelled}"]],
     "replay cancel": [["{replay}"]],
+    "export": [[], ["--format", "csv"], ["--topic", "{text}"], ["--key", "{text}"], ["--after", "{text}"]],
+    "erase": [
+        ["--key", "{text}", "--dry-run"],
+        ["--key", "{text}", "--dry-run", "--json", "--force"],
+        ["--event", "{delivered}", "--reason", "{text}", "--yes"],
+        ["--event", "{text}", "--reason", "x"],
+    ],
+    "verify": [["--topic", "{text}"], ["--sample", "2"], ["--topic", "orders", "--key", "{text}", "--json"]],
     "run": [[]],
     "local": [["--topic", "{text}:x"]],
     "demo": [["--folder", "{folder}"]],
@@ -82,13 +101,14 @@ async def seed(connection: asyncpg.Connection, texts: list[str]) -> dict[str, st
     # As somebody who may do anything: no constraint, trigger or default stands in the way.
     await connection.execute("SET session_replication_role = replica")
     for check in await connection.fetch(
-        "SELECT conname FROM pg_constraint WHERE conrelid = 'outbox.event'::regclass AND contype = 'c'"
+        "SELECT conrelid::regclass::text AS name, conname FROM pg_constraint"
+        " WHERE conrelid = ANY ('{outbox.event,outbox.scheduled,outbox.topic_intent}'::regclass[]) AND contype = 'c'"
         " AND conname <> 'event_size'"
     ):
-        await connection.execute(f'ALTER TABLE outbox.event DROP CONSTRAINT "{check["conname"]}"')
+        await connection.execute(f'ALTER TABLE {check["name"]} DROP CONSTRAINT "{check["conname"]}"')
     await connection.execute(
-        "TRUNCATE outbox.event, outbox.delivery, outbox.failure, outbox.held, outbox.action, outbox.replay_receipt,"
-        " outbox.replica, outbox.lane_intent"
+        "TRUNCATE outbox.event, outbox.scheduled, outbox.receipt, outbox.failure, outbox.held, outbox.action,"
+        " outbox.replay_receipt, outbox.replica, outbox.lane_intent, outbox.topic_intent"
     )
     found: dict[str, str] = {}
     for n, text in enumerate(texts):
@@ -104,6 +124,11 @@ async def seed(connection: asyncpg.Connection, texts: list[str]) -> dict[str, st
             json.dumps({"order": text}).encode(),
         )
         (lane, failed), (_, held), (_, delivered) = ids  # Of one key, so of one lane.
+        scheduled = await connection.fetchval(
+            "INSERT INTO outbox.scheduled (topic, key, payload, headers, type, timer, deliver_at)"
+            " VALUES ($1, $2, $4, $3, left($1, 100), left($1, 100) || $5, now()) RETURNING event_id",
+            *(text, key, json.dumps({text: text}), json.dumps({"order": text}).encode(), str(n)),
+        )
         action = await connection.fetchval(
             "INSERT INTO outbox.action (kind, filter, reason, requested_by) VALUES ($1, $2, $3, $3) RETURNING id",
             ("replay", "discard")[n % 2],
@@ -130,14 +155,11 @@ async def seed(connection: asyncpg.Connection, texts: list[str]) -> dict[str, st
             *(lane, failed, text, key, json.dumps([{"attempt": text, "at": text, "error": text}]), action),
         )
         await connection.execute("INSERT INTO outbox.held VALUES ($1, $2, $3, $4)", lane, held, text, key)
+        await add_receipt(connection, delivered, offset=1)
         await connection.execute(
-            "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES ($1, $2, 0, 1)",
-            *(lane, delivered),
-        )
-        await connection.execute(
-            "WITH r AS (INSERT INTO outbox.replica (id, name, version, lease_expires_at, renewed_at)"
+            "WITH r AS (INSERT INTO outbox.replica (id, name, version, lease_expires_at, renewed_at, topics)"
             "  VALUES (gen_random_uuid(), coalesce(nullif($1, ''), ' '), $1, now() + interval '1 hour',"
-            "          now() - interval '5 min')"
+            "          now() - interval '5 min', jsonb_build_object($1, jsonb_build_object('trouble', $1)))"
             "  RETURNING id),"
             " o AS (UPDATE outbox.lane SET owner = r.id, claimed_at = now() FROM r WHERE lane = $2)"
             "INSERT INTO outbox.lane_intent (lane, epoch, replica, until, reason, requested_by)"
@@ -145,8 +167,14 @@ async def seed(connection: asyncpg.Connection, texts: list[str]) -> dict[str, st
             " ON CONFLICT (lane) DO UPDATE SET replica = excluded.replica, reason = excluded.reason",
             *(text, n % 16),
         )
+        await connection.execute(
+            "INSERT INTO outbox.topic_intent (topic, until, reason, requested_by)"
+            " VALUES ($1, now() + interval '1 hour', $1, $1)",
+            text,
+        )
         found = {
             "failed": str(failed),
+            "scheduled": str(scheduled),
             "held": str(held),
             "delivered": str(delivered),
             "replay": str(replays[0]["id"]),
@@ -218,6 +246,7 @@ def test_no_command_obeys_nasty_text(database: str, hostile_folder: Path, colour
         call_all(database, [*NASTY[last + 1 :], *NASTY[: last + 1]], hostile_folder, coloured=coloured)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=int(os.environ.get("RELAY_TEST_FUZZ_EXAMPLES", "2")),
     deadline=None,
@@ -242,6 +271,7 @@ def test_json_says_exactly_what_is_in_the_tables(database: str) -> None:
 
     assert {replica["name"] for replica in said("status")["replicas"]} == set(NASTY)
     assert {replica["name"] for replica in said("lanes")["replicas"]} == set(NASTY)
+    assert {topic["topic"] for topic in said("topics")["topics"]} == {*NASTY, "orders"}
     assert {failure["error"] for failure in said("failed", "list")["failures"]} == set(NASTY)
     assert {action["reason"] for action in said("failed", "actions")["actions"]} >= set(NASTY[-3:])
     assert {replay["reason"] for replay in said("replay", "list", "--limit", "99")["replays"]} == set(NASTY)

@@ -19,7 +19,8 @@ from relay.enqueue import Event
 from relay.postgres.connect import open_connection
 from relay.postgres.flow.housekeeping import HousekeepingConnection
 from tests.support.postgres.attacker import Attacker, attacker_of, forget, shadow_all, shadow_for
-from tests.support.postgres.outbox import connected
+from tests.support.postgres.outbox import add_event, add_failure, connected
+from tests.support.postgres.receipts import add_receipts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -102,6 +103,7 @@ def _run_everything(dsn: str) -> None:
     run(dsn, "failed", "list")
     run(dsn, "failed", "actions")
     run(dsn, "replay", "list")
+    run(dsn, "export")
 
 
 async def test_the_printed_sql_springs_none(attacker: Attacker, database: str) -> None:
@@ -154,8 +156,11 @@ async def test_the_functions_for_writers_spring_none_on_a_callers_connection(att
     async with connected(database) as connection:
         for path in PATHS:
             await connection.execute(f"SET search_path = {path}")
-            for call in _calls():
-                await connection.execute(f"SELECT {call}")
+            for trace in ("", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
+                await connection.execute(f"SET outbox.traceparent = '{trace}'")
+                await connection.execute("INSERT INTO outbox.event (topic) VALUES ('orders')")
+                for call in _calls():
+                    await connection.execute(f"SELECT {call}")
         # The search path must not be gone, either: it is the caller's.
         assert await connection.fetchval("SHOW search_path") == "hostile"
 
@@ -166,13 +171,40 @@ def _calls() -> list[str]:
         "outbox.enqueue('orders', NULL, NULL, NULL, 't')",
         "outbox.enqueue('orders', 'k', pg_catalog.jsonb_build_object('a', 1))",
         "outbox.enqueue('orders', 'k', payload => 'named', type => 'T')",
+        "outbox.trace_headers()",
+        "outbox.with_trace('{}')",
         "outbox.wake_up()",
         "outbox.max_event_bytes()",
         "outbox.replay_needs(1, 5)",
         "outbox.ids_needed(1, 5)",
         "outbox.unsettled_event(1)",
         "outbox.drop_segment(1)",
+        "outbox.retire_segment(1, pg_catalog.now(), pg_catalog.now(), 0.5)",
+        "outbox.forget_actions(1, 1)",
     ]
+
+
+async def test_the_triggers_spring_none_on_a_callers_connection(
+    attacker: Attacker, observer: asyncpg.Connection, database: str
+) -> None:
+    await asyncio.to_thread(run, database, "migrate")
+    await observer.execute(
+        "CREATE TABLE public.outboxevent (id uuid, aggregatetype text, aggregateid text, type text, payload jsonb);"
+        "CREATE TABLE public.customer (id bigint, name text, photo bytea, at timestamptz);"
+        "CREATE TRIGGER capture AFTER INSERT OR UPDATE OR DELETE ON public.customer"
+        " FOR EACH ROW EXECUTE FUNCTION outbox.capture('customers', 'id', 'name')"
+    )
+    await asyncio.to_thread(run, database, "migrate", "--from-debezium", "public.outboxevent")
+    await asyncio.to_thread(run, database, "migrate", "--from-debezium", "public.outboxevent", "--apply")
+    async with connected(database) as connection:
+        for path in PATHS:
+            await connection.execute(f"SET search_path = {path}")
+            await connection.execute(
+                "INSERT INTO public.outboxevent VALUES"
+                " ('7c9e6679-7425-40de-944b-e07fc1f90ae7', 'order', '1', 'placed', '{}');"
+                "INSERT INTO public.customer VALUES (1, 'a', 'b', '2026-01-01'); DELETE FROM public.customer"
+            )
+    assert await observer.fetchval("SELECT count(*) FROM outbox.event") == 3 * len(PATHS)
 
 
 async def test_segments_are_made_and_dropped_and_spring_none(
@@ -182,11 +214,19 @@ async def test_segments_are_made_and_dropped_and_spring_none(
     async with connected(database) as connection:
         assert await connection.fetchval("SELECT outbox.add_segment(5000001, 5000011)") == "event_5000001"
         await connection.execute("SELECT outbox.set_max_event_bytes(3000)")
+    needed = [await add_event(observer, key) for key in ("a", "b", "c")]
+    await add_receipts(observer)
+    await add_failure(observer, needed[0])
     await observer.execute("SELECT setval('outbox.event_id', 5000005); UPDATE outbox.lane SET position = 5000001")
     relay = await open_connection(database, 10, "a test")
     housekeeping: Any = HousekeepingConnection(relay, "outbox")
     assert await housekeeping.ensure_segments(1000, 1) == ["event_5000011"]
-    assert await housekeeping.prune(0.0) == ["event_1"]
+    for kept in (1, 0):
+        (due,) = await housekeeping.due_segments(0.0)
+        assert await housekeeping.retire_segment(due, 0.0, 0.0) == kept
+        await observer.execute("UPDATE outbox.failure SET state = 'discarded'")
+    assert await housekeeping.forget_actions(86400.0) is False
+    assert await housekeeping.check_kept(10) == []
     await relay.close()
 
 

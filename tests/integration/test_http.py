@@ -93,7 +93,8 @@ async def test_livez_says_whether_the_event_loop_turns_and_ignores_outages(
 async def test_metrics_are_in_the_format_of_prometheus(
     settings: HttpSettings, health: Health, telemetry: Telemetry, clock: Clock
 ) -> None:
-    telemetry.emit("settle.done", events=3, duplicates=1, seconds=0.01)
+    telemetry.emit("settle.done", events=3, seconds=0.01)
+    telemetry.emit("settle.duplicates", events=1)
     async with serving(settings, health, telemetry, clock):
         status, content_type, body = await get(settings, "/metrics")
     assert status == 200
@@ -129,7 +130,7 @@ async def test_a_taken_port_is_an_error_that_names_the_setting(
             pass
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a\x00b", "a" * 70, "."])
 async def test_a_host_that_is_not_ours_is_an_error_that_names_the_setting(
     settings: HttpSettings, health: Health, telemetry: Telemetry, host: str
 ) -> None:

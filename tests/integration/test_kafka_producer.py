@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,7 +19,8 @@ from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
 from relay.local.ports import HOST, free_port
 from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
-from relay.settings.groups import KafkaSettings, TopicSettings
+from relay.settings.flow import TopicSettings
+from relay.settings.servers import KafkaSettings
 from tests.support.kafka.consumer import read_topic
 from tests.support.servers import shared as servers
 from tests.support.waiting import until
@@ -392,7 +393,14 @@ def always() -> bool:
 
 async def published(producer: KafkaProducer, topic: str, events: list[PendingEvent]) -> list[BatchOutcome]:
     """Send events to partition 0 of a topic one batch after the other; returns the outcomes of the batches."""
-    assert await producer.partition_count(topic)
+
+    async def topic_is_known() -> int:
+        # On a busy machine, the metadata of a new topic may come later than the producer waits for it.
+        with suppress(PublishError):
+            return await producer.partition_count(topic)
+        return 0
+
+    await until("the producer knows the topic", topic_is_known)
     outcomes: list[BatchOutcome] = []
     async with asyncio.timeout(20):
         while events:

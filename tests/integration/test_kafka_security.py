@@ -21,13 +21,15 @@ from aiokafka.conn import CloseReason
 from relay.errors import SettingsError
 from relay.kafka.administration import Administration
 from relay.kafka.connect import check_files, wait_for_producer
-from relay.kafka.connections import Connection, probe
+from relay.kafka.connection import Connection
+from relay.kafka.connections import probe
 from relay.kafka.producer import KafkaProducer
 from relay.local import create_topic
 from relay.local.ports import free_port
 from relay.outcome import Acknowledged, BatchOutcome, FailureKind, PublishError, Refused
-from relay.settings.groups import KafkaSettings, TopicSettings
+from relay.settings.flow import TopicSettings
 from relay.settings.secret import FileSecret
+from relay.settings.servers import KafkaSettings
 from tests.integration.test_kafka_producer import ALL, always, event
 from tests.support.proxies.faulty_kafka import SASL_AUTHENTICATE, SASL_HANDSHAKE, FaultyKafka
 from tests.support.servers import shared as servers
@@ -37,6 +39,7 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
 
 LOGIN = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": USER, "sasl_password": PASSWORD}
 PLAIN_LOGIN = {"security_protocol": "SASL_PLAINTEXT", **LOGIN}
@@ -394,10 +397,10 @@ async def test_an_unforeseen_error_of_making_a_producer_is_waited_out(
     raised = list(errors)
     start = KafkaProducer.connect
 
-    async def connect(settings: KafkaSettings, topics: TopicSettings) -> KafkaProducer:
+    async def connect(*arguments: Any, **options: Any) -> KafkaProducer:
         if raised:
             raise raised.pop(0)
-        return await start(settings, topics)
+        return await start(*arguments, **options)
 
     monkeypatch.setattr(KafkaProducer, "connect", connect)
     told: list[PublishError] = []

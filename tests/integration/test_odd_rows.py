@@ -14,9 +14,10 @@ from relay.postgres.admin.failures import Failures
 from relay.postgres.admin.status import read_status
 from relay.postgres.flow.hold import ResumeConnection
 from relay.postgres.flow.scan import ScanConnection
-from relay.postgres.flow.segments import prune
 from relay.stages.settle.outcomes import Failed, Held
-from tests.support.postgres.outbox import add_receipts, connected, migrated
+from tests.support.postgres.outbox import connected, migrated
+from tests.support.postgres.receipts import add_receipts
+from tests.support.postgres.segments import prune
 from tests.support.relay.stages import hand_relay
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LONG = secrets.token_bytes(500_000)
 
 
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+async def connection(database: str, with_outbox: None) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a database with an outbox."""
     async with migrated(database) as connection:
         yield connection

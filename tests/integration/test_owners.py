@@ -24,6 +24,7 @@ from relay.postgres.owners import Owned, check_owners, names
 from relay.postgres.sql import Migration, migrations
 from tests.support.postgres.attacker import Attacker, attacker_of, forget
 from tests.support.postgres.outbox import add_event, add_failure, connected, migrated
+from tests.support.postgres.receipts import add_receipt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -158,6 +159,7 @@ async def test_an_owner_that_the_user_may_not_act_as_is_named_with_the_grant_tha
     ("command", "table"),
     [
         (["lanes", "release", "5"], "lane_intent"),
+        (["topics", "pause", "orders"], "topic_intent"),
         (["failed", "discard", "1", "--reason", "x"], "action"),
         (["replay", "--topic", "orders", "--since", "1h", "--yes"], "action"),
     ],
@@ -169,10 +171,7 @@ async def test_a_command_that_the_relay_s_role_may_not_run_names_the_role_that_m
     await make_roles(admin)
     await add_failure(admin, await add_event(admin))
     await add_event(admin)
-    await admin.execute(
-        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
-        " SELECT lane, id, 0, 0 FROM outbox.event WHERE id = 2"
-    )
+    await add_receipt(admin, 2)
     async with user(admin, database, "IN ROLE outbox_relay") as (name, dsn):
         assert (await asyncio.to_thread(run, dsn, "status")).exit_code == 0
         refused = await asyncio.to_thread(run, dsn, *command)
@@ -222,10 +221,10 @@ async def test_all_that_the_migrations_make_is_looked_at(database: str) -> None:
     async with migrated(database) as connection:
         made = await connection.fetch(
             "SELECT relname FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r','p','v','S')"
-            " AND relname !~ '^(event|delivery)_[0-9]+$' AND relname <> 'action_id_seq'"
+            " AND relname !~ '^(event|receipt|delivery)_[0-9]+$' AND relname !~ '_id_seq$'"
             " UNION SELECT proname FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace"
         )
-    assert {row[0] for row in made} == set(names())
+    assert {row[0] for row in made} == set(names()) - {"delivery"}, "which has another name now"
 
 
 async def test_locks_that_anybody_can_take_hold_up_nothing(
@@ -241,7 +240,8 @@ async def test_locks_that_anybody_can_take_hold_up_nothing(
             housekeeping = HousekeepingConnection(relay, "outbox")
             assert await housekeeping.ensure_segments(1000, 1) == ["event_5000001"]
             await admin.execute("UPDATE outbox.lane SET position = 5000001")
-            assert await housekeeping.prune(0.0) == ["event_1"]
+            (due,) = await housekeeping.due_segments(0.0)
+            assert await housekeeping.retire_segment(due, 0.0, 0.0) == 0
             await relay.close()
 
 

@@ -24,6 +24,7 @@ from relay.telemetry import Telemetry
 from tests.support.kafka.consumer import Record, read_topic
 from tests.support.kafka.topics import admin, delete_topic
 from tests.support.postgres.outbox import migrated
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.postgres.writers import fill
 from tests.support.promises import check_everything, check_nothing_lost, check_receipts, first_occurrences
 from tests.support.relay.process import environment
@@ -69,7 +70,7 @@ class Relaying:
         async def enough() -> bool:
             row = await self.connection.fetchrow(
                 "SELECT count(d.id) AS settled, count(*) AS events FROM outbox.event AS e"
-                " LEFT JOIN outbox.delivery AS d USING (lane, id) WHERE e.topic = $1",
+                f" LEFT JOIN {DELIVERIES} AS d USING (id) WHERE e.topic = $1",
                 topic,
             )
             return bool(row["settled"] >= (row["events"] if at_least is None else at_least))
@@ -78,7 +79,7 @@ class Relaying:
 
 
 @pytest.fixture
-async def relaying(database: str, kafka: servers.Kafka) -> AsyncIterator[Relaying]:
+async def relaying(database: str, with_outbox: None, kafka: servers.Kafka) -> AsyncIterator[Relaying]:
     """A relay that is told to stop at the end, and must drain."""
     async with running_relay(database, kafka) as relaying:
         yield relaying
@@ -235,7 +236,7 @@ async def test_a_topic_without_events_for_long_is_forgotten_and_known_again_with
 
         await until("the topic is forgotten", forgotten)
         assert topic not in relaying.client._topics
-    assert (await relaying.connection.fetchval("SELECT count(*) FROM outbox.delivery")) == 200
+    assert (await relaying.connection.fetchval(f"SELECT count(*) FROM {DELIVERIES}")) == 200
     in_order(await read_topic(relaying.bootstrap_servers, topic))
 
 

@@ -27,6 +27,7 @@ from tests.support import documents
 from tests.support.documents import NOT_RUN, Step, blocks, page
 from tests.support.kafka.topics import alter_topic
 from tests.support.postgres.outbox import connected, migrated
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.relay.process import environment, relay_run
 from tests.support.waiting import until
 
@@ -176,7 +177,13 @@ class Failing:
             size = 2_000_000 if id_ == 16 else 50
             await self._enqueue("order-7" if id_ in (16, 24, 32, 40) else f"other-{id_}", size)
         await self._reached("SELECT count(*) = 3 FROM outbox.held")
-        await self._reached("SELECT count(*) = 37 FROM outbox.delivery")
+        await self._reached(f"SELECT count(*) = 37 FROM {DELIVERIES}")
+
+    async def deliver(self) -> None:
+        """Let some events be delivered."""
+        for id_ in range(1, 42):
+            await self._enqueue(f"order-{id_ % 10}", 50)
+        await self.wait_for_the_others()
 
     async def raise_the_limit(self) -> None:
         """Let the topic take event 16."""
@@ -184,7 +191,7 @@ class Failing:
 
     async def wait_for_the_others(self) -> None:
         """Wait until what was behind event 16 is delivered."""
-        await self._reached("SELECT count(*) = 41 FROM outbox.delivery")
+        await self._reached(f"SELECT count(*) = 41 FROM {DELIVERIES}")
 
     async def fail_again(self) -> None:
         """Let another event fail, which is too large for the new limit, too."""
@@ -235,6 +242,14 @@ async def test_the_session_at_3_a_m_and_the_other_commands_on_failures_print_wha
         )
 
 
+async def test_the_commands_of_the_chapter_on_events_run_and_print_what_is_shown(
+    terminal: Terminal, database: str, kafka: servers.Kafka, topic_of_orders: str
+) -> None:
+    async with migrated(database) as connection, relay_run(database, kafka.bootstrap_servers):
+        await Failing(connection, kafka, topic_of_orders).deliver()
+        await run_all(terminal, to_run("deploy/EVENTS.md"))
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 async def test_the_commands_of_the_chapter_on_observing_run_and_print_what_is_shown(
     terminal: Terminal, database: str
@@ -243,10 +258,43 @@ async def test_the_commands_of_the_chapter_on_observing_run_and_print_what_is_sh
         await run_all(terminal, to_run("deploy/OBSERVABILITY.md"))
 
 
+async def test_the_commands_of_the_chapter_on_installing_print_what_is_shown(terminal: Terminal) -> None:
+    await run_all(terminal, to_run("deploy/INSTALL.md"))
+
+
+async def test_the_commands_of_the_run_book_run(terminal: Terminal, database: str) -> None:
+    async def somebody_acts() -> None:
+        for command in ("lanes release 0-15 --for 30m", "topics pause orders --for 30m"):
+            await terminal.run(Step(f'.venv/bin/relay {command} --reason "work"', ""))
+
+    async with migrated(database):
+        await run_all(terminal, to_run("deploy/RUNBOOK.md"), {"lanes release": somebody_acts})
+
+
 @pytest.mark.parametrize("name", documents.CHAPTERS)
 def test_a_page_with_commands_has_a_test_here(name: str) -> None:
-    has_a_test = name in ("README.md", "deploy/README.md", "deploy/FAILURES.md", "deploy/OBSERVABILITY.md")
-    assert has_a_test == bool(to_run(name))
+    has_a_test = {
+        *("README.md", "relay/enqueue/README.md"),
+        *("deploy/README.md", "deploy/FAILURES.md", "deploy/EVENTS.md", "deploy/OBSERVABILITY.md", "deploy/INSTALL.md"),
+        "deploy/RUNBOOK.md",
+    }
+    assert (name in has_a_test) == bool(to_run(name))
+
+
+async def test_the_switch_from_debezium_runs_as_it_is_shown(terminal: Terminal, database: str, tmp_path: Path) -> None:
+    section = ENQUEUE.partition("\n## From Debezium\n")[2].partition("\n## ")[0]
+    (config,) = blocks(section, "json")
+    (tmp_path / "connector.json").write_text(config)
+    async with connected(database) as connection:
+        await connection.execute(
+            "CREATE TABLE outboxevent (id uuid, aggregatetype text, aggregateid text, type text, payload jsonb)"
+        )
+        await run_all(terminal, to_run("relay/enqueue/README.md"))
+        for question in blocks(section, "sql"):
+            await connection.execute(question)
+        await connection.execute("INSERT INTO outboxevent VALUES (gen_random_uuid(), 'order', '42', 'placed', '{}')")
+        event = await connection.fetchrow("SELECT topic, key, headers ->> 'eventType' FROM outbox.event")
+        assert tuple(event) == ("shop.order", b"42", "placed")
 
 
 async def run_as_part(code: str, connection: asyncpg.Connection) -> None:
@@ -260,11 +308,12 @@ async def test_the_examples_for_writers_write_what_they_say(database: str, termi
     (short,) = blocks(page("README.md"), "python")
     # tests/integration/test_enqueue_examples.py runs the others.
     part = blocks(ENQUEUE, "python")[1]
+    contract = ENQUEUE.partition("\n## From SQL, triggers and other drivers\n")[2].partition("\n## From another")[0]
     async with migrated(database) as connection:
         await terminal.run(Step(".venv/bin/python pay.py", ""))
         await run_as_part(f"import asyncpg, json\n{short}\nawait pay(connection, 42)", connection)
-        await run_as_part(part, connection)
-        for example in blocks(ENQUEUE, "sql"):
+        await run_as_part(f"{part}\nawait ship(connection)", connection)
+        for example in blocks(contract, "sql"):
             await connection.execute(example)
 
         rows = await connection.fetch("SELECT key, payload, headers, type FROM outbox.event ORDER BY id")

@@ -17,17 +17,18 @@ from relay.decide.republishing import Progress
 from relay.decide.snapshot import Snapshot
 from relay.postgres.admin import replays as replay_requests
 from relay.postgres.admin.migrate import make_roles
-from relay.postgres.admin.replays import Replays
+from relay.postgres.admin.replays import ReplayFilter, Replays
 from relay.postgres.admin.status import read_status
 from relay.postgres.connect import open_connection
 from relay.postgres.flow.housekeeping import HousekeepingConnection
 from relay.postgres.flow.republish import RepublishConnection
-from relay.postgres.flow.segments import prune
 from relay.postgres.sql import query
 from relay.stages.republish.origin import LaneRepublish, Republished
 from relay.stages.republish.ports import Landed
-from tests.support.postgres.outbox import add_event, add_receipts, migrated
+from tests.support.postgres.outbox import add_event, migrated
+from tests.support.postgres.receipts import add_receipts
 from tests.support.postgres.replays import ask, insert_action, look
+from tests.support.postgres.segments import prune
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -97,11 +98,23 @@ async def test_an_event_is_read_with_the_header_of_its_replay_and_its_own(outbox
     assert json.loads(event.headers or "") == {"trace": "7", "outbox-replay": str(action)}
 
 
+async def test_an_event_of_a_replay_for_others_says_where_it_is_from_and_whom_it_is_for(outbox: Outbox) -> None:
+    ((lane, _),) = await deliver(outbox, "k")
+    action = await ask(outbox.connection, "orders", to_topic="repair", group='bil"ling')
+    (event,) = await read(outbox, lane)
+    assert event.topic == "orders", "the stage gives it the other one"
+    assert json.loads(event.headers or "") == {
+        "outbox-replay": str(action),
+        "outbox-replay-topic": "orders",
+        "outbox-replay-group": 'bil"ling',
+    }
+
+
 async def test_only_delivered_events_of_that_topic_time_and_key_are_read(outbox: Outbox) -> None:
     (wanted, *_) = await deliver(outbox, "kk")
     (late,) = await deliver(outbox, "k")
     await outbox.connection.execute(
-        "UPDATE outbox.delivery SET delivered_at = delivered_at - interval '2 days' WHERE id = $1", wanted["id"] + 1
+        "UPDATE outbox.receipt SET delivered_at = delivered_at - interval '2 days' WHERE max_id = $1", wanted["id"] + 1
     )
     await deliver(outbox, "k", "others")
     await ask(outbox.connection, "orders", key=b"k")
@@ -227,9 +240,9 @@ async def test_a_request_that_cannot_be_read_is_ended_with_an_error(
     assert "not a replay of delivered events" in replay.counts["error"]
 
 
-async def test_the_plan_reads_receipts_by_their_index_and_events_one_by_one(outbox: Outbox) -> None:
+async def test_the_plan_reads_receipts_once_and_events_by_their_index(outbox: Outbox) -> None:
     """Also when statistics say that there is nothing."""
-    await outbox.connection.execute("ANALYZE outbox.event, outbox.delivery, outbox.replay_receipt")
+    await outbox.connection.execute("ANALYZE outbox.event, outbox.receipt, outbox.replay_receipt")
     await outbox.connection.execute(
         "INSERT INTO outbox.event (topic, key) SELECT 'a', 'k' FROM generate_series(1, 3000)"
     )
@@ -237,16 +250,16 @@ async def test_the_plan_reads_receipts_by_their_index_and_events_one_by_one(outb
     action = await ask(outbox.connection, "a")
     (request,) = await outbox.port.open_replays()
     rows = await outbox.port._connection.fetch("SELECT lane FROM outbox.event LIMIT 1")
-    arguments = (action, rows[0][0], 0, 3_000, request.since, request.until, "a", None, 128, 1 << 20)
+    arguments = (action, rows[0][0], 0, 3_000, request.since, request.until, "a", None, 128, 1 << 20, "{}")
     text = query("events_to_replay")
     for number, value in reversed(list(enumerate(arguments, start=1))):
         written = "NULL" if value is None else f"'{value}'"
         text = text.replace(f"${number}::", f"{written}::")
     plan = "\n".join(row[0] for row in await outbox.port._connection.fetch("EXPLAIN (ANALYZE, COSTS OFF) " + text))
-    # The limit ends the reading: no node below it collects the lane's receipts first.
-    assert re.search(r"Index Scan using delivery_1_pkey .* rows=128[. ]", plan), plan
-    assert "Seq Scan on event_1" not in plan, plan
-    assert "Seq Scan on delivery_1" not in plan, plan
+    # The limit ends the reading: no node below it collects the lane's events first.
+    assert re.search(r"Index Scan using event_1_pkey .* rows=128[. ]", plan), plan
+    assert "hashed SubPlan" in plan, plan
+    assert "Seq Scan" not in plan, plan
 
 
 class TestSegments:
@@ -272,6 +285,30 @@ class TestSegments:
         await insert_action(settled.connection, {}, done)
         await insert_action(settled.connection, {}, {"last_id": "x", "lanes": [0]})
         assert await prune(settled.connection, 0) == ["event_1"]
+
+    async def test_an_event_that_outlived_its_segment_and_was_delivered_lately_can_be_replayed(
+        self, outbox: Outbox
+    ) -> None:
+        """What is old is pruned; the horizon is that of whole segments."""
+        kept, *_ = await deliver(outbox, "abc")
+        await outbox.connection.execute(
+            "SELECT outbox.add_segment(5000001, 10000001), setval('outbox.event_id', 5000000);"
+            "UPDATE outbox.receipt SET delivered_at = now() - interval '2 h' WHERE max_id > 1;"
+            "UPDATE outbox.event SET created_at = now() - interval '3 h';"
+            "UPDATE outbox.lane SET position = 5000001"
+        )
+        assert await prune(outbox.connection, 3600) == []
+        await deliver(outbox, "k")
+        replays = Replays(outbox.connection, "outbox")
+        horizon = await replays.horizon()
+        assert (horizon.lowest_id, list(horizon.kept_lower), list(horizon.kept_upper)) == (5_000_001, [1], [5_000_001])
+        wanted = ReplayFilter("orders", None, horizon.now - timedelta(days=1), horizon.now, 0)
+        counted = await replays.count(wanted, horizon, lambda _: None)
+        assert (counted.events, counted.exact) == (2, True)
+        assert counted.positions is not None
+        assert counted.positions[kept["lane"]] == 0
+        await ask(outbox.connection, "orders")
+        assert [event.id for event in await read(outbox, kept["lane"])] == [1]
 
     async def test_receipts_of_replays_are_dropped_when_they_are_old_enough(
         self, outbox: Outbox, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ from relay.local import create_topic
 from tests.integration.test_publish import in_order, running_relay
 from tests.support.kafka.consumer import read_topic
 from tests.support.kafka.topics import alter_topic
+from tests.support.postgres.receipts import DELIVERIES
 from tests.support.postgres.writers import fill
 from tests.support.servers import shared as servers
 from tests.support.waiting import until
@@ -78,7 +79,7 @@ async def decided(relaying: Relaying) -> bool:
     """Whether there is one failure, and a receipt of each other event."""
     row = await relaying.connection.fetchrow(
         "SELECT (SELECT count(*) FROM outbox.failure) AS failed,"
-        " (SELECT count(*) FROM outbox.event) - (SELECT count(*) FROM outbox.delivery) AS open"
+        f" (SELECT count(*) FROM outbox.event) - (SELECT count(*) FROM {DELIVERIES}) AS open"
     )
     return (row["failed"], row["open"]) == (1, 1)
 

@@ -14,8 +14,9 @@ from relay.postgres.admin.migrate import make_roles
 from relay.postgres.checks import check_row_security
 from relay.postgres.connect import drop, open_connection
 from relay.postgres.errors import PrivilegeError
-from relay.postgres.flow.segments import ensure_segments, prune
+from relay.postgres.flow.segments import ensure_segments
 from tests.support.postgres.outbox import add_event, migrated
+from tests.support.postgres.segments import prune
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,11 +85,11 @@ async def test_no_segment_is_dropped_where_row_security_binds_the_owner_too(owne
     )
     try:
         await ensure_segments(owner, 1000, 1)
-        for table in ("event", "event_1", "delivery", "delivery_1"):
+        for table in ("event", "event_1", "receipt", "receipt_1"):
             await owner.execute(f"ALTER TABLE outbox.{table} OWNER TO plain")
             await owner.execute(f"ALTER TABLE outbox.{table} ENABLE ROW LEVEL SECURITY")
             await owner.execute(f"ALTER TABLE outbox.{table} FORCE ROW LEVEL SECURITY")
-        for function in ("drop_segment", "unsettled_event"):
+        for function in ("drop_segment", "retire_segment", "copy_kept", "unsettled_event"):
             await owner.execute(f"ALTER FUNCTION outbox.{function} OWNER TO plain")
         await owner.execute("GRANT ALL ON ALL TABLES IN SCHEMA outbox TO plain")
         await owner.execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO plain")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 
-from relay.postgres.connect import drop
 from relay.postgres.sql import query
-from relay.run.connections import CONNECTIONS, connect_all
-from relay.settings import Settings
 from tests.support.postgres.outbox import migrated
+from tests.support.postgres.receipts import DELIVERIES, DELIVERY_OF_EACH
 from tests.support.relay.stages import HandRelay, relay_connections
 
 if TYPE_CHECKING:
@@ -25,20 +24,18 @@ IDS = 1000
 
 UNWANTED = {"Seq Scan", "Bitmap Heap Scan", "Sort", "Incremental Sort", "Hash Join", "Merge Join", "Gather"}
 
-UNWANTED_IN_SWEEPS = UNWANTED - {"Merge Join"} | {"Nested Loop"}
 
 EVENTS = (
     "INSERT INTO outbox.event (topic, key, payload)"
     " SELECT 'orders', convert_to('key-' || i, 'UTF8'), 'x' FROM generate_series(1, $1::int) AS i"
 )
-RECEIPTS = (
-    "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
-    " SELECT lane, id, 0, id FROM outbox.event ON CONFLICT DO NOTHING"
-)
+RECEIPTS = DELIVERY_OF_EACH.format(offset="e.id", events="outbox.event")
 
 
 @pytest.fixture(params=["true", "of an empty outbox", "missing"])
-async def segments(database: str, request: pytest.FixtureRequest) -> AsyncIterator[asyncpg.Connection]:
+async def segments(
+    database: str, with_outbox: None, request: pytest.FixtureRequest
+) -> AsyncIterator[asyncpg.Connection]:
     """An outbox of several segments and rows in the DEFAULT partition, all delivered, with such statistics."""
     async with migrated(database) as connection:
         await connection.execute("UPDATE outbox.lane SET position = 5000001")
@@ -93,8 +90,8 @@ def every_lane(start: int, taken_to: int) -> list[str]:
         return "'{" + ",".join([str(value)] * 16) + "}'"
 
     lanes = "'{" + ",".join(map(str, range(16))) + "}'"
-    limits = [array(100), array(1 << 20), array(100), array(1 << 20), array(1)]
-    return [lanes, array(taken_to), *limits, f"'{{{start}}}'", "'{}'", "'{}'", "'{}'", "50000", str(start)]
+    limits = [array(0), array(100), array(1 << 20), array(1)]
+    return [lanes, array(taken_to), *limits, f"'{{{start}}}'", "'{}'", "'{}'", "'{}'", str(start)]
 
 
 async def test_a_scan_reads_by_index_and_leaves_segments_aside_that_it_needs_not(
@@ -107,58 +104,94 @@ async def test_a_scan_reads_by_index_and_leaves_segments_aside_that_it_needs_not
         check(nodes)
         assert read(nodes, "event") == {f"event_{last - IDS + 1}", "event_default"}
         removed = [node["Subplans Removed"] for node in nodes if node.get("Subplans Removed")]
-        assert removed == [SEGMENTS - 1] * 3, "segments are set up for a scan that cannot read them"
+        assert removed == [SEGMENTS - 1] * 2, "segments are set up for a scan that cannot read them"
 
 
-async def test_a_scan_over_all_segments_reads_by_index_too(database: str, segments: asyncpg.Connection) -> None:
+async def test_a_look_is_an_index_scan_of_the_segments_that_it_needs(
+    database: str, segments: asyncpg.Connection
+) -> None:
+    last = SEGMENTS * IDS
+    lanes = f"'{{{','.join(map(str, range(16)))}}}'"
     async with relay_connections(database) as connections:
-        nodes = await plan_of(connections["scan"], "scan", *every_lane(0, SEGMENTS * IDS + 300))
+        nodes = await plan_of(connections["scan"], "look", lanes, str(last - 100), "500", "8192")
         check(nodes)
-        assert len(read(nodes, "delivery")) == SEGMENTS + 1
+        assert read(nodes, "event") == {f"event_{last - IDS + 1}", "event_default"}
+        conditions = [node["Index Cond"] for node in nodes if "Index Cond" in node]
+        assert all("id > $2" in each for each in conditions)
+        assert any("lane = ANY" in each for each in conditions)
+        removed = [node["Subplans Removed"] for node in nodes if node.get("Subplans Removed")]
+        assert removed == [SEGMENTS - 1], "segments are set up for a look that cannot read them"
 
 
-async def test_a_step_of_a_sweep_reads_by_index_and_only_its_segments(
+async def test_a_scan_over_all_segments_reads_by_index_too_and_nothing_but_events(
     database: str, segments: asyncpg.Connection
 ) -> None:
     async with relay_connections(database) as connections:
-        nodes = await plan_of(connections["sweep"], "sweep_step", "3", "500", "1500", "1000", "1000000")
-        check(nodes, UNWANTED_IN_SWEEPS)
-        assert read(nodes, "event") <= {"event_1", "event_1001", "event_default"}
-        assert read(nodes, "delivery") <= {"delivery_1", "delivery_1001", "delivery_default"}
+        nodes = await plan_of(connections["scan"], "scan", *every_lane(0, SEGMENTS * IDS + 300))
+        check(nodes)
+        assert len(read(nodes, "event")) == SEGMENTS + 1
+        tables = {node["Relation Name"].split("_")[0] for node in nodes if "Relation Name" in node}
+        assert tables == {"event"}, "what is settled is known, and not looked up"
 
 
-async def test_a_step_of_a_sweep_reads_each_table_once_and_looks_nothing_up_for_each_event(
+async def test_events_are_read_by_their_ids_by_index_and_only_in_their_segments(
+    database: str, segments: asyncpg.Connection
+) -> None:
+    async with relay_connections(database) as connections:
+        some = "SELECT lane, id FROM outbox.event WHERE id % 400 = 1 AND id BETWEEN 2100 AND 3800"
+        wanted = await segments.fetch(some)
+        arrays = [f"'{{{','.join(map(str, column))}}}'" for column in zip(*wanted, strict=True)]
+        sizes = "'{" + ",".join(["1000"] * len(wanted)) + "}'"
+        nodes = await plan_of(connections["scan"], "events_by_id", *arrays, sizes, "2201", "3801")
+        check(nodes, UNWANTED - {"Sort"})
+        assert read(nodes, "event") == {"event_2001", "event_3001"}
+        assert nodes[0]["Actual Rows"] == len(wanted)
+
+
+async def test_a_step_of_a_sweep_reads_each_table_once_by_index_and_only_its_segments(
     database: str, segments: asyncpg.Connection
 ) -> None:
     """A look for each event's receipt took three times as long: new events waited 4.8 s for 600,000 delivered ones."""
     await segments.execute(
         "INSERT INTO outbox.held (lane, id, topic) SELECT lane, id, topic FROM outbox.event WHERE id % 3 = 0"
     )
-    await segments.execute("DELETE FROM outbox.delivery WHERE id % 3 <> 2")
     async with relay_connections(database) as connections:
-        for name, *limits in (("sweep_step", "1000", "1000000"), ("pending_ids", "1000")):
-            nodes = await plan_of(connections["sweep"], name, "3", "500", "1500", *limits)
-            check(nodes, UNWANTED_IN_SWEEPS)
-            scans = [node for node in nodes if "Index Cond" in node]
-            assert {"event", "delivery", "failure", "held"} <= {node["Index Name"].split("_")[0] for node in scans}
-            assert max(node["Actual Loops"] for node in scans) == 1
-            for node in scans:
-                condition = node["Index Cond"]
-                assert "lane = $1" in condition
-                assert "id > $2" in condition
-                assert "id <= $3" in condition
+        nodes = await plan_of(connections["sweep"], "sweep_ids", "3", "500", "1500")
+        check(nodes)
+        assert read(nodes, "event") <= {"event_1", "event_1001", "event_default"}
+        scans = [node for node in nodes if "Relation Name" in node]
+        assert {"event", "receipt", "failure", "held"} <= {node["Index Name"].split("_")[0] for node in scans}
+        assert max(node["Actual Loops"] for node in scans) == 1
+        assert all("$2" in node["Index Cond"] and "$3" in node["Index Cond"] for node in scans)
 
 
-async def test_the_service_merges_on_the_connection_that_sweeps_and_on_no_other(database: str) -> None:
-    settings = Settings.load({"RELAY_POSTGRES_DSN": database, "RELAY_KAFKA_BOOTSTRAP_SERVERS": "localhost:1"})
-    async with migrated(database):
-        connections = await connect_all(settings.postgres)
-    try:
-        found = {name: await each.fetchval("SHOW enable_mergejoin") for name, each in connections.items()}
-    finally:
-        for each in connections.values():
-            drop(each)
-    assert found == {name: "on" if name == "sweep" else "off" for name in CONNECTIONS}
+async def test_a_look_for_duplicates_reads_each_table_once_by_index_and_only_its_segments(
+    database: str, segments: asyncpg.Connection
+) -> None:
+    """It was a look for each event in each lane, and for each of them all receipts nearby: 1 s for 4,480 events."""
+    last = f"'{UUID(int=(1 << 128) - 1)}'"
+    lanes = f"'{{{','.join(map(str, range(16)))}}}'"
+    limits = ["'{}'", "'{}'", "512", "8192", "300"]
+    async with relay_connections(database) as connections:
+        nodes = await plan_of(
+            connections["control"],
+            "delivered_twice",
+            *(f"'{UUID(int=0)}'", "'{1:1:}'", "'{1000000}'", lanes, "500", "1500", "500", "1500", "500", last),
+            *limits,
+        )
+        check(nodes, UNWANTED - {"Sort", "Incremental Sort"})
+        # A receipt lies in the segment of its highest id, and its lowest one may be 131,071 below.
+        assert read(nodes, "event") <= {"event_1", "event_1001", "event_default"}
+        scans = [node for node in nodes if "Relation Name" in node]
+        receipts = [node for node in scans if node["Index Name"].startswith("receipt")]
+        assert sum(node["Actual Rows"] for node in receipts) <= 1000 + SEGMENTS * IDS + 300
+        assert max(node["Actual Loops"] for node in receipts) == 1
+        events = [node for node in scans if node["Index Name"].startswith("event")]
+        assert max(node["Actual Loops"] for node in events) <= 16
+        # The DEFAULT partition has an index by id, too.
+        conditions = {node["Index Cond"] for node in events if node["Index Name"] != "event_default_identity"}
+        assert {each for each in conditions if "lane = " not in each or "id >= " not in each} == set()
+        assert nodes[0]["Actual Rows"] >= 16 + 300
 
 
 async def test_a_take_over_finds_the_highest_receipts_by_index(database: str, segments: asyncpg.Connection) -> None:
@@ -170,11 +203,11 @@ async def test_a_take_over_finds_the_highest_receipts_by_index(database: str, se
 
 
 async def test_a_scan_across_segments_returns_everything_in_order(database: str, segments: asyncpg.Connection) -> None:
-    await segments.execute("DELETE FROM outbox.delivery WHERE id % 50 = 0")
+    await segments.execute("DELETE FROM outbox.receipt WHERE max_id % 50 = 0")
     await segments.execute(EVENTS, 50)
     written = await segments.fetch(
         "SELECT lane, id FROM outbox.event WHERE NOT EXISTS"
-        " (SELECT FROM outbox.delivery AS d WHERE (d.lane, d.id) = (event.lane, event.id)) ORDER BY lane, id"
+        f" (SELECT FROM {DELIVERIES} AS d WHERE d.id = event.id) ORDER BY lane, id"
     )
     async with relay_connections(database) as connections:
         relay = HandRelay(connections)

@@ -19,7 +19,8 @@ from relay.settings import Settings
 from relay.stages.settle.outcomes import Delivered, Held, Outcomes
 from relay.stages.tenure import SequenceWentBackError
 from tests.support.events import ids
-from tests.support.postgres.outbox import add_receipts, connected, migrated
+from tests.support.postgres.outbox import connected, migrated
+from tests.support.postgres.receipts import DELIVERIES, add_receipts
 from tests.support.relay.between import Between
 from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, same_lane, writer
 
@@ -92,7 +93,7 @@ class Answers:
     def __init__(self, result: ScanResult) -> None:
         self._result = result
 
-    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+    async def scan(self, lanes: Sequence[LaneRequest]) -> ScanResult:
         return self._result
 
 
@@ -163,7 +164,7 @@ class TestTheLadder:
             await relay.take_all()
             await old.begin()
             await old.enqueue()
-            found = await relay.scan_port.scan(relay.scan.requests(), 1_000)
+            found = await relay.scan_port.scan(relay.scan.requests())
             assert found.next_xid > found.snapshot.xmax, "the snapshot tells as much"
             assert await soon.fetchval("SELECT pg_current_xact_id()::text") == str(found.next_xid)
 
@@ -187,7 +188,7 @@ class TestTheLadder:
         async with hand_relay(outbox) as relay, writer(outbox) as last, writer(outbox) as soon:
             await relay.take_all()
             await soon.begin()
-            result = await relay.scan_port.scan(relay.scan.requests(), 1_000)
+            result = await relay.scan_port.scan(relay.scan.requests())
             await last.begin()
             first = await last.enqueue()
             relay.scan._port = Answers(result._replace(sequence_value=first.id))  # type: ignore[assignment]
@@ -207,6 +208,46 @@ class TestTheLadder:
                 # The scan found the sequence at that, and the next one the xids.
                 await relay.take()
                 assert relay.lane(LANE).sweep_start(relay.tenure.ladder).floor == number
+
+
+class TestWhatIsKnown:
+    """A scan does not look up what is settled."""
+
+    @pytest.mark.parametrize("table", ["failure", "held"])
+    async def test_what_had_failed_before_a_take_over_is_not_taken_once_a_late_receipt_stands_in_its_place(
+        self, outbox: str, table: str
+    ) -> None:
+        """The process of the former owner resumed it, and settles that only now. A running transaction lies below."""
+        other = same_lane("k", 1)[0]
+        async with writer(outbox) as straggler, writer(outbox) as service:
+            await straggler.begin()
+            late = await straggler.enqueue()
+            before = await service.enqueue(other)
+            await record(service.connection, table, [before.id])
+            async with hand_relay(outbox) as relay:
+                assert await relay.take_all() == []
+                await service.connection.execute(f"DELETE FROM outbox.{table}")
+                await add_receipts(service.connection)
+                await straggler.commit()
+                assert ids(await relay.take_all()) == [late.id]
+
+    async def test_a_straggler_below_what_was_cut_is_found_by_steps_and_nothing_is_taken_twice(
+        self, outbox: str
+    ) -> None:
+        other = same_lane("k", 1)[0]
+        async with hand_relay(outbox, sweep_step_ids=10) as relay, writer(outbox) as slow, writer(outbox) as service:
+            await slow.begin()
+            late = await slow.enqueue()
+            written = [(await service.enqueue(other)).id for _ in range(40)]
+            taken = await relay.take_all()
+            assert ids(taken) == written
+            # Some are settled and may be forgotten, the others never.
+            await relay.settle(taken[::2])
+            await relay.take_all()
+            await slow.commit()
+            assert await relay.take() == []
+            assert relay.lane(LANE).sweep is not None
+            assert ids(await relay.take_all()) == [late.id]
 
 
 class TestRule1:
@@ -229,7 +270,7 @@ class TestRule1:
                 "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(1, 30)"
             )
             await add_receipts(service)
-            await service.execute("DELETE FROM outbox.delivery WHERE id = 5")
+            await service.execute("DELETE FROM outbox.receipt WHERE max_id = 5")
         async with hand_relay(outbox, sweep_step_ids=10) as relay:
             (event,) = await relay.step()
             port = Between(relay.sweep_port, "sweep_step")
@@ -364,7 +405,7 @@ class TestRule4:
                 "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(1, 100)"
             )
             await add_receipts(service.connection)
-            await service.connection.execute("DELETE FROM outbox.delivery WHERE id BETWEEN 20 AND 60")
+            await service.connection.execute("DELETE FROM outbox.receipt WHERE max_id BETWEEN 20 AND 60")
             async with hand_relay(outbox, batch_events=7) as relay:
                 assert ids(await relay.step()) == list(range(20, 27))
                 assert ids(await relay.take_all()) == list(range(27, 61))
@@ -378,7 +419,7 @@ class TestRule5:
                 "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(1, 20)"
             )
             await add_receipts(service.connection)
-            await service.connection.execute("DELETE FROM outbox.delivery WHERE id IN (3, 7)")
+            await service.connection.execute("DELETE FROM outbox.receipt WHERE max_id IN (3, 7)")
             await service.connection.execute(
                 "INSERT INTO outbox.event (topic, key) SELECT 'orders', 'k' FROM generate_series(21, 23)"
             )
@@ -681,7 +722,7 @@ class TestRule9:
             assert [row["id"] for row in rows] == [1, 2, 3, 4, 5, 6, 7], "no id was used again: nothing is tested"
             relay = HandRelay(connections, outcomes=outcomes)
             await relay.settler.record(await outcomes.take(100))
-            assert await service.connection.fetchval("SELECT count(*) FROM outbox.delivery") == 0
+            assert await service.connection.fetchval(f"SELECT count(*) FROM {DELIVERIES}") == 0
             await relay.start(former.tenure.replica)
             assert [event.event_id for event in await relay.take_all()] == [row["event_id"] for row in rows]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from relay.decide import known_ids
 from relay.decide.lane_scan import LaneScan
 from relay.decide.sweep_start import SweepStart
 from tests.support.postgres.outbox import migrated
@@ -32,6 +33,12 @@ class Verdict(NamedTuple):
     lost: int
     twice: int
     out_of_order: int
+
+
+@pytest.fixture(autouse=True)
+def _forgets_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_ids, "MANY_KNOWN", 0)
+    monkeypatch.setattr(known_ids, "GROWTH", 0)
 
 
 @pytest.fixture
@@ -68,6 +75,7 @@ async def test_nothing_is_lost_repeated_or_reordered_and_lanes_move_between_two_
         assert verdict == Verdict(0, 0, 0)
         assert min(len(first.taken), len(second.taken)) > 1000, "one of them had next to nothing to do"
         assert sweeps > 10, "no long sweeps: nothing is tested of them"
+        assert min(told[kind] for kind in ("prepared", "many_subtransactions", "slow", "savepoint", "copy")) > 0
 
 
 @pytest.mark.slow

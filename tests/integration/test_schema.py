@@ -15,15 +15,23 @@ import pytest
 
 from relay.enqueue import enqueue
 from relay.postgres.admin.migrate import make_roles, migrate
-from relay.postgres.flow.segments import ensure_segments, prune
-from tests.support.postgres.outbox import add_event, add_failure, add_receipts, connected, migrated
+from relay.postgres.flow.segments import ensure_segments
+from tests.support.postgres.outbox import add_event, add_failure, connected, migrated
+from tests.support.postgres.receipts import add_receipt, add_receipts
+from tests.support.postgres.segments import prune
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+RECEIPT = (
+    "INSERT INTO outbox.receipt (max_id, min_id, base_offset, kafka_partition, ids, replica)"
+    " VALUES ({}, gen_random_uuid())"
+)
+
+
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+async def connection(database: str, with_outbox: None) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a database with an outbox."""
     async with migrated(database) as connection:
         yield connection
@@ -128,9 +136,13 @@ async def test_an_event_counts_with_key_payload_headers_and_type(connection: asy
     "impossible",
     [
         "INSERT INTO outbox.event (id, topic) VALUES (0, 'a')",
-        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES (16, 1, 0, 0)",
-        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES (0, 1, -1, 0)",
-        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES (0, 1, 0, -2)",
+        RECEIPT.format("1, 1, 0, -1, '\\x00000000'"),
+        RECEIPT.format("1, 1, -2, 0, '\\x00000000'"),
+        RECEIPT.format("1, 2, 0, 0, '\\x00000000'"),
+        RECEIPT.format("0, 0, 0, 0, '\\x00000000'"),
+        RECEIPT.format("131073, 1, 0, 0, '\\x0000000000020000'"),
+        RECEIPT.format("1, 1, 0, 0, '\\x000000'"),
+        RECEIPT.format("1, 1, 0, 0, ''"),
         "INSERT INTO outbox.lane (lane) VALUES (16)",
         "UPDATE outbox.lane SET owner = gen_random_uuid()",
         "UPDATE outbox.lane SET claimed_at = now()",
@@ -140,7 +152,7 @@ async def test_an_event_counts_with_key_payload_headers_and_type(connection: asy
         "INSERT INTO outbox.failure VALUES (0, 1, 'a', NULL, 'retrying', 1, NULL, 'e', '', now(), 'block')",
         "INSERT INTO outbox.failure VALUES (0, 1, 'a', NULL, 'failed', 1, NULL, 'e', '', now(), 'ignore')",
         "INSERT INTO outbox.held VALUES (-1, 1, 'a', NULL)",
-        "INSERT INTO outbox.action (kind, filter) VALUES ('erase', '{}')",
+        "INSERT INTO outbox.action (kind, filter) VALUES ('shred', '{}')",
         "INSERT INTO outbox.action (kind, filter) VALUES ('replay', '[]')",
         "SELECT outbox.set_max_event_bytes(0)",
         "SELECT outbox.add_segment(10, 10)",
@@ -151,14 +163,12 @@ async def test_impossible_rows_and_calls_are_refused(connection: asyncpg.Connect
         await connection.execute(impossible)
 
 
-async def test_a_receipt_is_written_once(connection: asyncpg.Connection) -> None:
-    await add_event(connection)
-    await add_receipts(connection)
+async def test_a_registration_writes_a_receipt_once(connection: asyncpg.Connection) -> None:
+    replica = uuid4()
+    await add_receipt(connection, 1, replica=replica)
     with pytest.raises(asyncpg.UniqueViolationError):
-        await connection.execute(
-            "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
-            " SELECT lane, id, 1, 1 FROM outbox.event"
-        )
+        await add_receipt(connection, 1, replica=replica, offset=1)
+    await add_receipt(connection, 1, offset=1)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +267,7 @@ class TestRoles:
             "DELETE FROM outbox.event",
             "TRUNCATE outbox.event",
             "SELECT setval('outbox.event_id', 1)",
-            "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES (0, 1, 0, 0)",
+            RECEIPT.format("1, 1, 0, 0, '\\x00000000'"),
             "UPDATE outbox.lane SET position = 9",
             "SELECT outbox.add_segment(5000001, 6000001)",
             "SELECT outbox.drop_segment(1)",
@@ -291,8 +301,9 @@ class TestRoles:
             "INSERT INTO outbox.event (topic) VALUES ('a')",
             "UPDATE outbox.event SET topic = 'b'",
             "DELETE FROM outbox.event",
-            "DELETE FROM outbox.delivery",
-            "UPDATE outbox.delivery SET kafka_offset = 1",
+            "DELETE FROM outbox.receipt",
+            "UPDATE outbox.receipt SET base_offset = 1",
+            "INSERT INTO outbox.former_delivery (lane, id, kafka_partition, kafka_offset) VALUES (0, 1, 0, 0)",
             "DELETE FROM outbox.lane",
             "UPDATE outbox.lane SET lane = 5 WHERE lane = 4",
             "UPDATE outbox.action SET requested_by = 'somebody'",
@@ -300,6 +311,7 @@ class TestRoles:
             "UPDATE outbox.action SET reason = 'another'",
             "INSERT INTO outbox.action (kind, filter) VALUES ('discard', '{}')",
             "INSERT INTO outbox.lane_intent (lane, epoch, until) VALUES (1, 1, now())",
+            "INSERT INTO outbox.topic_intent (topic, until) VALUES ('orders', now())",
             "INSERT INTO outbox.failure VALUES (0, 1, 'a', NULL, 'discarded', 1, NULL, 'e', '', now(), 'block')",
             "BEGIN; LOCK TABLE outbox.migration IN SHARE MODE",
             "INSERT INTO outbox.migration VALUES (99, 'a', repeat('0', 64))",
@@ -315,7 +327,18 @@ class TestRoles:
 
     async def test_an_admin_sees_everything_and_asks_for_actions(self, connection: asyncpg.Connection) -> None:
         await connection.execute("SET ROLE outbox_admin")
-        for table in ("event", "delivery", "failure", "held", "action", "lane", "replica", "pending", "delivered"):
+        for table in (
+            "event",
+            "receipt",
+            "former_delivery",
+            "failure",
+            "held",
+            "action",
+            "lane",
+            "replica",
+            "pending",
+            "delivered",
+        ):
             await connection.execute(f"SELECT * FROM outbox.{table}")
         await connection.execute("INSERT INTO outbox.action (kind, filter, reason) VALUES ('replay', '{}', 'fixed')")
         for forbidden in (
@@ -359,7 +382,11 @@ class TestRoles:
                     " VALUES (1, 1, now(), 'boss', '2000-01-01')"
                 )
                 await other.execute("UPDATE outbox.lane_intent SET requested_by = 'boss', requested_at = '2000-01-01'")
-            for table in ("action", "lane_intent"):
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                await other.execute(
+                    "INSERT INTO outbox.topic_intent (topic, until, requested_by) VALUES ('orders', now(), 'boss')"
+                )
+            for table in ("action", "lane_intent", "topic_intent"):
                 for by, at in await connection.fetch(f"SELECT requested_by, requested_at FROM outbox.{table}"):
                     assert (by, at.year > 2000) == (name, True)
 
@@ -507,12 +534,13 @@ async def test_the_roles_suffice_where_nothing_is_granted_by_default(database: s
             "outbox_relay": [
                 "SELECT outbox.drop_segment(1)",
                 "SELECT outbox.add_segment(5000001, 5000002)",
-                "SELECT outbox.replay_needs(1, 2), outbox.ids_needed(1, 2), outbox.unsettled_event(1)",
+                "SELECT outbox.replay_needs(1, 2), outbox.unsettled_event(1)",
             ],
             "outbox_admin": [
                 "SELECT outbox.wake_up(), outbox.max_event_bytes()",
                 "INSERT INTO outbox.action (kind, filter) VALUES ('discard', '{}')",
                 "INSERT INTO outbox.lane_intent (lane, epoch, until) VALUES (1, 1, now())",
+                "INSERT INTO outbox.topic_intent (topic, until) VALUES ('orders', now())",
             ],
         }.items():
             await connection.execute(f"SET ROLE {role}")

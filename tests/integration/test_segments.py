@@ -15,16 +15,18 @@ from relay.postgres import locks
 from relay.postgres.admin.migrate import make_roles, migrate
 from relay.postgres.connect import open_connection
 from relay.postgres.flow import segments
-from relay.postgres.flow.segments import LAST_ID, ensure_segments, prune
+from relay.postgres.flow.segments import LAST_ID, ensure_segments
 from relay.postgres.sql import query
-from tests.support.postgres.outbox import add_event, add_failure, add_receipts, connected, migrated
+from tests.support.postgres.outbox import add_event, add_failure, connected, migrated
+from tests.support.postgres.receipts import DELIVERIES, add_receipts
+from tests.support.postgres.segments import prune
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+async def connection(database: str, with_outbox: None) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a database with an outbox."""
     async with migrated(database) as connection:
         yield connection
@@ -85,7 +87,7 @@ async def test_writers_without_a_segment_go_on_and_their_rows_are_moved_later(co
     await set_newest_id(connection, 6_010_051)
     assert "event_5000001" in await ensure_segments(connection, 20_000, 1)
     assert await places(connection, "event") == {"outbox.event_5000001"}
-    assert await places(connection, "delivery") == {"outbox.delivery_5000001"}
+    assert await places(connection, "receipt") == {"outbox.receipt_5000001"}
     kept = await connection.fetch("SELECT lane, id FROM outbox.delivered ORDER BY id")
     assert kept == stranded
 
@@ -156,7 +158,7 @@ class TestPrune:
         assert await prune(connection, 3600) == []
         assert await prune(connection, 0) == ["event_1"]
         assert await bounds(connection) == [(5_000_001, 5_001_001), (5_001_001, 5_002_001)]
-        assert await connection.fetchval("SELECT count(*) FROM outbox.delivery") == 0
+        assert await connection.fetchval(f"SELECT count(*) FROM {DELIVERIES}") == 0
         assert await prune(connection, 0) == []
 
     async def test_a_position_in_or_at_the_end_of_it_keeps_it(
@@ -404,9 +406,9 @@ async def test_what_is_held_or_failed_elsewhere_is_not_read_to_drop_a_segment(
     await ensure_segments(connection, 1_000_000, 1)
     await set_positions(connection, 5_000_001)
     relay = await open_connection(database, 5, "outbox-relay housekeeping")
-    for name, argument in (("droppable_segments", 0.0), ("drop_segment", 1)):
+    for name, arguments in (("due_segments", (0.0,)), ("retire_segment", (1, 0.0, 0.0))):
         async with relay.transaction():
-            assert await relay.fetchval(query(name), argument) in ("event_1", True)
+            assert await relay.fetchval(query(name), *arguments) in ("event_1", 0)
             pages = await relay.fetchval(PAGES_READ, f"outbox.{table}")
             assert pages < 200, f"{name} reads {pages} pages of {table}"
     await relay.close()

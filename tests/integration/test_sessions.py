@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 from click.testing import CliRunner
+from pydantic import SecretStr
 
 from relay.cli import main
 from relay.errors import PostgresLostError, SettingsError
 from relay.postgres import connect
 from relay.postgres.admin.connection import admin_connection
 from relay.postgres.checks import check_sessions
+from relay.settings import PostgresSettings
 from tests.support.postgres.outbox import connected
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ async def test_people_can_do_their_work_whatever_a_database_is_set_to(database: 
 async def test_nothing_of_a_persons_command_stays_in_a_session(database: str) -> None:
     """Behind a pooler that gives each transaction another session, the next statement in it is somebody else's."""
     await make_hostile(database)
-    async with admin_connection(database, 10) as connection:
+    async with admin_connection(PostgresSettings(dsn=SecretStr(database))) as connection:
         raw = partial(asyncpg.Connection.fetch, connection)
         settings = "SELECT name, setting FROM pg_catalog.pg_settings"
         before = await raw(settings)

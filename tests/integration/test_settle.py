@@ -8,13 +8,15 @@ from uuid import uuid4
 
 import pytest
 
+from relay.decide import duplicates
 from relay.decide.failing import Fail, Retry
 from relay.errors import PostgresLostError
 from relay.outcome import FailureKind, PublishError
 from relay.stages.settle.outcomes import Delivered, Outcomes
-from relay.stages.settle.ports import Receipts
+from relay.stages.settle.ports import FailedEvent, Receipts
 from tests.support.events import event, ids
 from tests.support.postgres.outbox import connected
+from tests.support.postgres.receipts import DELIVERIES, add_receipt
 from tests.support.relay.stages import HandRelay, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:
@@ -26,7 +28,14 @@ if TYPE_CHECKING:
     from relay.decide.failing import Verdict
 
 LANE = lane_of("k")
-RECEIPTS = "SELECT id, kafka_partition, kafka_offset FROM outbox.delivery ORDER BY id"
+RECEIPTS = f"SELECT id, kafka_partition, kafka_offset FROM {DELIVERIES} ORDER BY id, kafka_offset"
+
+
+async def expire(connection: asyncpg.Connection, relay: HandRelay) -> None:
+    """Let the lease of a replica run out, which does not know."""
+    await connection.execute(
+        "UPDATE outbox.replica SET lease_expires_at = clock_timestamp() WHERE id = $1", relay.tenure.replica
+    )
 
 
 async def receipts(connection: asyncpg.Connection) -> list[tuple[int, int, int]]:
@@ -73,26 +82,181 @@ class TestReceipts:
             assert await service.connection.fetchval("SELECT min(position) FROM outbox.lane") == 3
 
 
+def receipts_of(relay: HandRelay, *ids: int, base: int) -> Receipts:
+    """Receipts of one record batch in partition 0, which the relay published as the owner of the lane."""
+    return Receipts(relay.tenure.replica, list(relay.tenure.lanes), [LANE] * len(ids), list(ids), [1], [0], [base])
+
+
+def their_time_is_over(owner: HandRelay) -> None:
+    """Let it be so long after the claims that PostgreSQL has ended every statement that began before."""
+    looking = owner.claim._duplicates
+    looking._claims = {lane: claim._replace(until=0.0) for lane, claim in looking._claims.items()}
+    looking._lately = set(looking._claims.values())
+
+
 class TestTwice:
     async def test_a_settle_that_is_repeated_changes_nothing_and_is_no_duplicate(self, outbox: str) -> None:
         """Whether a commit got through is unknown when the connection breaks: it is sent again."""
         async with hand_relay(outbox) as relay, writer(outbox) as service:
             await service.enqueue()
-            receipt = Receipts([LANE], [1], [1], [7], [100])
+            receipt = receipts_of(relay, 1, base=100)
             assert await relay.settle_port.settle(receipt) == 1
             assert await relay.settle_port.settle(receipt) == 0
-            assert await relay.settle_port.count_duplicates(receipt) == 0
-            assert await receipts(service.connection) == [(1, 7, 100)]
+            await relay.claim.beat()
+            assert not relay.telemetry.value("duplicate_events_total")
+            assert await receipts(service.connection) == [(1, 0, 100)]
 
-    async def test_an_event_that_is_at_a_second_place_too_is_counted(self, outbox: str) -> None:
-        async with hand_relay(outbox) as relay, writer(outbox) as service:
+    @pytest.mark.parametrize("late_first", [True, False])
+    async def test_events_that_two_owners_published_are_counted_by_the_one_that_has_the_lane(
+        self, outbox: str, late_first: bool
+    ) -> None:
+        """The former owner was paused after Kafka had taken its events."""
+        async with hand_relay(outbox) as former, writer(outbox) as service:
             for _ in range(3):
                 await service.enqueue()
-            taken = await relay.take_all()
-            await relay.settle_port.settle(Receipts([LANE, LANE], [1, 2], [1, 2], [0, 0], [90, 2]))
-            await relay.settle(taken)
-            assert await receipts(service.connection) == [(1, 0, 90), (2, 0, 2), (3, 0, 3)]
-            assert relay.telemetry.value("duplicate_events_total") == 1
+            assert len(await former.take_all()) == 3
+            late = receipts_of(former, 1, 2, base=90)
+            await expire(service.connection, former)
+            async with hand_relay(outbox) as owner:
+                taken = await owner.take_all()
+                assert len(taken) == 3
+                if late_first:
+                    await former.settle_port.settle(late)
+                    await owner.claim.beat()
+                    assert not owner.telemetry.value("duplicate_events_total")
+                await owner.settle(taken)
+                if not late_first:
+                    await owner.claim.beat()
+                    await former.settle_port.settle(late)
+                for _ in range(2):
+                    await owner.claim.beat()
+                    assert owner.telemetry.value("duplicate_events_total") == 2
+                await former.claim._duplicates.look()
+                assert not former.telemetry.value("duplicate_events_total"), "counted by both"
+            assert await receipts(service.connection) == [(1, 0, 1), (1, 0, 90), (2, 0, 2), (2, 0, 91), (3, 0, 3)]
+            delivered = await service.connection.fetch("SELECT id FROM outbox.delivered ORDER BY id")
+            assert [row["id"] for row in delivered] == [1, 2, 3], "a row for each event"
+
+    async def test_receipts_of_a_statement_that_began_before_the_claim_are_found_for_a_while(
+        self, outbox: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The statement did not know of the claim, and does not say that its receipts are late."""
+        async with hand_relay(outbox) as former, writer(outbox) as service:
+            for _ in range(2):
+                await service.enqueue()
+            await former.take_all()
+            await expire(service.connection, former)
+            async with hand_relay(outbox) as owner:
+                await owner.settle(await owner.take_all())
+                await add_receipt(service.connection, 1, offset=90, replica=former.tenure.replica)
+                await owner.claim.beat()
+                assert owner.telemetry.value("duplicate_events_total") == 1
+                their_time_is_over(owner)
+                await owner.claim.beat()
+                await add_receipt(service.connection, 2, offset=91, replica=former.tenure.replica)
+                await owner.claim.beat()
+                assert owner.telemetry.value("duplicate_events_total") == 1
+
+    @pytest.mark.parametrize("part", ["PART_RECEIPTS", "PART_PLACES", "PART_IDS", "PART_READ"])
+    async def test_they_are_looked_at_in_parts(self, outbox: str, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+        monkeypatch.setattr(duplicates, part, 1)
+        async with hand_relay(outbox) as former, writer(outbox) as service:
+            for _ in range(9):
+                await service.enqueue()
+            await former.take_all()
+            await expire(service.connection, former)
+            async with hand_relay(outbox) as owner:
+                await owner.settle(await owner.take_all())
+                for first in (1, 4, 7):
+                    both = receipts_of(former, first, first + 2, base=90)
+                    await former.settle_port.settle(both)
+                await owner.claim.beat()
+                assert owner.telemetry.value("duplicate_events_total") == 6
+
+    async def test_those_of_a_look_that_took_too_long_are_counted_by_a_later_one(
+        self, outbox: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In 2 of 6 runs on a busy machine, the same look was given up again and again."""
+        async with hand_relay(outbox) as former, writer(outbox) as service, connected(outbox) as other:
+            for _ in range(3):
+                await service.enqueue()
+            await former.take_all()
+            await expire(service.connection, former)
+            async with hand_relay(outbox) as owner:
+                await owner.settle(await owner.take_all())
+                await former.settle_port.settle(receipts_of(former, 1, 2, base=90))
+                told: list[object] = []
+                owner.telemetry.listen("duplicates.uncounted", told.append)
+                monkeypatch.setattr("relay.postgres.flow.claim.DUPLICATES_TIMEOUT", 0.1)
+                async with other.transaction():
+                    await other.execute("LOCK TABLE outbox.receipt IN ACCESS EXCLUSIVE MODE")
+                    await owner.claim.beat()
+                    assert not owner.telemetry.value("duplicate_events_total")
+                monkeypatch.undo()
+                await owner.claim.beat()
+                assert owner.telemetry.value("duplicate_events_total") == 2
+                assert not told
+
+    @pytest.mark.parametrize("recorded", [False, True])
+    async def test_a_receipt_written_after_the_claim_is_marked_and_found_however_late(
+        self, outbox: str, recorded: bool
+    ) -> None:
+        async with hand_relay(outbox) as former, writer(outbox) as service:
+            await service.enqueue()
+            await former.take_all()
+            late = receipts_of(former, 1, base=90)
+            await expire(service.connection, former)
+            async with hand_relay(outbox) as owner:
+                await owner.settle(await owner.take_all())
+                their_time_is_over(owner)
+                await owner.claim.beat()
+                if recorded:
+                    await former.settle_port.settle_recorded(late, [(LANE, 1)])
+                else:
+                    await former.settle_port.settle(late)
+                await owner.claim.beat()
+                assert owner.telemetry.value("duplicate_events_total") == 1
+            marks = await service.connection.fetch("SELECT replica, late FROM outbox.receipt")
+            assert dict(marks) == {former.tenure.replica: True, owner.tenure.replica: False}
+
+    async def test_a_late_receipt_that_the_sweep_of_the_take_over_saw_is_no_duplicate(self, outbox: str) -> None:
+        async with hand_relay(outbox) as former, writer(outbox) as service:
+            for _ in range(2):
+                await service.enqueue()
+            _, last = await former.take_all()
+            await former.settle([last])
+            await expire(service.connection, former)
+            async with relay_connections(outbox) as connections:
+                owner = HandRelay(connections)
+                await owner.start()
+                await former.settle_port.settle(receipts_of(former, 1, base=90))
+                assert await owner.take_all() == []
+                await owner.claim.beat()
+                assert not owner.telemetry.value("duplicate_events_total")
+
+    async def test_who_gets_the_lane_later_counts_none_again(self, outbox: str) -> None:
+        async with hand_relay(outbox) as former, writer(outbox) as service:
+            await service.enqueue()
+            await former.take_all()
+            await expire(service.connection, former)
+            async with hand_relay(outbox) as owner:
+                await owner.settle(await owner.take_all())
+                await former.settle_port.settle(receipts_of(former, 1, base=90))
+                owner.tenure.begin_drain()
+                await owner.claim.hand_back()
+                assert owner.telemetry.value("duplicate_events_total") == 1
+            async with hand_relay(outbox) as last:
+                await last.claim.beat()
+                assert not last.telemetry.value("duplicate_events_total")
+
+    async def test_that_it_cannot_be_read_is_told_once_and_ends_nothing(self, outbox: str) -> None:
+        async with hand_relay(outbox) as relay, connected(outbox) as connection:
+            told: list[object] = []
+            relay.telemetry.listen("duplicates.uncounted", told.append)
+            await connection.execute("ALTER TABLE outbox.receipt RENAME COLUMN late TO mislaid")
+            for _ in range(2):
+                await relay.claim.beat()
+            assert len(told) == 1
 
     async def test_two_owners_who_settle_the_same_events_in_other_orders_do_not_wait_for_each_other_for_ever(
         self, outbox: str
@@ -104,16 +268,18 @@ class TestTwice:
             connected(outbox) as connection,
         ):
             first, second = HandRelay(ours).settle_port, HandRelay(theirs).settle_port
-            up = list(range(1, 3001))
+            runs = 3000
+            up = list(range(1, runs + 1))
             down = up[::-1]
+            publisher = uuid4()
             for _ in range(4):
                 both = [
-                    port.settle(Receipts([LANE] * 3000, order, [1], [0], [0]))
+                    port.settle(Receipts(publisher, [], [LANE] * runs, order, up, [0] * runs, [0] * runs))
                     for port, order in ((first, up), (second, down))
                 ]
                 written = await asyncio.gather(*both)
-                assert sum(written) == 3000
-                await connection.execute("TRUNCATE outbox.delivery")
+                assert sum(written) == runs
+                await connection.execute("TRUNCATE outbox.receipt")
 
 
 class TestWhoLostALane:
@@ -138,11 +304,11 @@ class TestWhoLostALane:
             ours = {LANE: relay.lane(LANE).epoch}
             failed = event(1, lane=LANE)
             await relay.settle_port.hold(relay.tenure.replica, [failed], ours)
-            error = PublishError(FailureKind.EVENT, "too large")
+            failure = [FailedEvent(failed, verdict, PublishError(FailureKind.EVENT, "too large"))]
             for replica, epochs in former_owners(relay, ours):
-                assert not await relay.settle_port.fail(replica, failed, verdict, error, epochs[LANE])
+                assert not await relay.settle_port.fail(replica, failure, epochs)
                 assert tuple(await connection.fetchrow(counts)) == (0, 1)
-            assert await relay.settle_port.fail(relay.tenure.replica, failed, verdict, error, ours[LANE])
+            assert await relay.settle_port.fail(relay.tenure.replica, failure, ours)
             assert tuple(await connection.fetchrow(counts)) == (1, 0)
 
 
@@ -180,7 +346,7 @@ class TestLostConnections:
         async with hand_relay(outbox, outcomes=outcomes) as former, writer(outbox) as service:
             await service.enqueue()
             delivery = Delivered(former.tenure, await former.take_all(), 0, 10)
-            await former.settle_port.settle(Receipts([LANE], [1], [1], [0], [10]))
+            await former.settle_port.settle(receipts_of(former, 1, base=10))
             async with relay_connections(outbox) as connections:
                 relay = HandRelay(connections, outcomes=outcomes)
                 await relay.settler.record([delivery])

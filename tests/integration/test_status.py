@@ -25,7 +25,8 @@ from relay.postgres.sql import migrations
 from relay.postgres.sql import query as sql_query
 from relay.text import plain
 from tests.support.hostile import unseen
-from tests.support.postgres.outbox import add_event, add_failure, add_receipts, concerns, connected, migrated
+from tests.support.postgres.outbox import add_event, add_failure, concerns, connected, migrated
+from tests.support.postgres.receipts import add_receipts
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+async def connection(database: str, with_outbox: None) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a database with an outbox."""
     async with migrated(database) as connection:
         yield connection
@@ -164,25 +165,27 @@ async def test_counts_end_at_a_limit_and_say_so(
     connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "COUNT_LIMIT", 32)
-    for _ in range(40):
+    monkeypatch.setattr(reading, "COUNT_IDS", 10)
+    for _ in range(45):
         await add_event(connection)
     status = await read_status(connection)
-    # Two for each lane, and all of these are in one.
-    assert status.backlog == Count(2, "at least")
+    assert status.backlog == Count(40, "at least")
     await add_receipts(connection)
-    await connection.execute("ANALYZE outbox.delivery")
+    await connection.execute("ANALYZE outbox.receipt")
     status = await read_status(connection)
-    assert status.delivered == Count(40, "about")
+    assert status.delivered == Count(45, "about")
 
 
 async def test_counting_that_takes_too_long_is_given_up(
     connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    impatient = {"status_pending", "status_oldest", "status_delivered", "status_held"}
+    impatient = {"status_reach", "status_delivered", "status_held"}
 
     def query(name: str, schema: str) -> str:
         text = sql_query(name, schema)
-        return text.replace("SELECT", "SELECT pg_sleep(60), ", 1) if name in impatient else text.replace("5s", "500ms")
+        return (
+            text.replace("\nSELECT", "\nSELECT pg_sleep(60), ", 1) if name in impatient else text.replace("5s", "500ms")
+        )
 
     monkeypatch.setattr(reads, "query", query)
     await add_event(connection)
@@ -198,18 +201,18 @@ def rows_read(plan: dict[str, Any]) -> float:
     return float(own * plan["Actual Loops"]) + sum(rows_read(child) for child in plan.get("Plans", []))
 
 
-@pytest.mark.parametrize("name", ["status_pending", "status_oldest"])
+@pytest.mark.parametrize("name", ["status_reach", "status_pending"])
 async def test_only_what_lies_above_the_positions_is_read_whatever_the_statistics_say(
     connection: asyncpg.Connection, name: str
 ) -> None:
-    await connection.execute("ANALYZE outbox.delivery, outbox.event, outbox.failure, outbox.held")
+    await connection.execute("ANALYZE outbox.receipt, outbox.event, outbox.failure, outbox.held")
     await connection.execute("INSERT INTO outbox.event (topic, key) SELECT 'a', 'k' FROM generate_series(1, 3000)")
     await add_receipts(connection)
     await connection.execute("INSERT INTO outbox.held SELECT lane, id, topic FROM outbox.event")
     await connection.execute("UPDATE outbox.lane SET position = 2990")
     async with connection.transaction():
         await connection.execute(sql_query("status_session", "outbox"))
-        statement = sql_query(name, "outbox").replace("$1", "1000")
+        statement = sql_query(name, "outbox").replace("$1", "2990").replace("$2", "3000")
         plan = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"))
     assert rows_read(plan[0]["Plan"]) < 500
 
@@ -373,6 +376,7 @@ async def test_while_a_table_is_locked_the_rest_is_shown_and_the_session_that_lo
 
 
 async def test_a_change_that_waits_for_a_reader_is_named_too(database: str, connection: asyncpg.Connection) -> None:
+    await add_event(connection)
     async with connected(database) as reader, connected(database) as other:
         async with reader.transaction():
             await reader.execute("SELECT FROM outbox.held")
@@ -382,7 +386,7 @@ async def test_a_change_that_waits_for_a_reader_is_named_too(database: str, conn
             status = await read_status(connection)
             holder = await reader.fetchval("SELECT pg_backend_pid()")
         await altering
-    assert (status.unread, status.held.events) == (["pending", "held"], None)
+    assert (status.unread, status.held.events) == (["pending", "held", "what segments keep"], None)
     assert re.search(
         rf"\) waits to lock held, held up by the session {holder}, its last statement began ", concerns(status)[0]
     )

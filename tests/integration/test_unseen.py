@@ -17,6 +17,7 @@ from relay.stages.housekeeping.ports import PutOff
 from relay.telemetry import Telemetry
 from tests.support.events import ids
 from tests.support.postgres.outbox import concerns, migrated
+from tests.support.postgres.receipts import add_receipt
 from tests.support.relay.stages import HandRelay, Row, hand_relay, lane_of, relay_connections, writer
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Checked:
 
 
 @pytest.fixture
-async def checked(database: str) -> AsyncIterator[Checked]:
+async def checked(database: str, with_outbox: None) -> AsyncIterator[Checked]:
     async with migrated(database), hand_relay(database) as relay, writer(database) as service:
         checked = Checked(relay, service)
         await checked.begin()
@@ -68,7 +69,7 @@ async def checked(database: str) -> AsyncIterator[Checked]:
 
 async def test_nothing_is_said_of_events_that_are_delivered_failed_held_or_not_reached_yet(checked: Checked) -> None:
     failed, held = checked.events[2], checked.events[5]
-    await checked.sql(f"DELETE FROM outbox.delivery WHERE id IN ({failed.id}, {held.id})")
+    await checked.sql(f"DELETE FROM outbox.receipt WHERE max_id IN ({failed.id}, {held.id})")
     await checked.sql(
         "INSERT INTO outbox.failure (lane, id, topic, state, attempts, error, policy)"
         f" VALUES ({LANE}, {failed.id}, 'orders', 'failed', 1, 'MessageSizeTooLarge', 'block')"
@@ -82,7 +83,7 @@ async def test_nothing_is_said_of_events_that_are_delivered_failed_held_or_not_r
 
 async def test_an_event_whose_receipt_was_deleted_is_shouted_until_it_is_mended(checked: Checked) -> None:
     lost = checked.events[4]
-    await checked.sql(f"DELETE FROM outbox.delivery WHERE id = {lost.id}")
+    await checked.sql(f"DELETE FROM outbox.receipt WHERE max_id = {lost.id}")
     for _ in range(2):
         with pytest.raises(UnseenEventsError, match=f"1 event below the lane's position .* id {lost.id};"):
             await checked.look()
@@ -90,16 +91,14 @@ async def test_an_event_whose_receipt_was_deleted_is_shouted_until_it_is_mended(
     (reason,) = checked.reasons()
     assert reason.startswith("the relay has passed events that it has not seen: 1 event below")
     assert f"id {lost.id}" in reason
-    await checked.sql(
-        f"INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES ({LANE}, {lost.id}, 0, 7)"
-    )
+    await add_receipt(checked.service.connection, lost.id)
     await checked.look()
     assert checked.reasons() == []
     assert checked.telemetry.value("unseen_events") == 0
 
 
 async def test_status_says_which_events_a_replica_has_found(checked: Checked) -> None:
-    await checked.sql(f"DELETE FROM outbox.delivery WHERE id = {checked.events[4].id}")
+    await checked.sql(f"DELETE FROM outbox.receipt WHERE max_id = {checked.events[4].id}")
     with pytest.raises(UnseenEventsError) as caught:
         await checked.look()
     found = PutOff(CHECK, 90.0, str(caught.value))
@@ -113,7 +112,7 @@ async def test_an_event_that_appeared_behind_the_position_is_published_once_the_
 ) -> None:
     """What the run book says is to be done: hidden as by a policy, it was not there when the relay read."""
     hidden = checked.events[-1].id
-    await checked.sql(f"DELETE FROM outbox.delivery WHERE id = {hidden}")
+    await checked.sql(f"DELETE FROM outbox.receipt WHERE max_id = {hidden}")
     with pytest.raises(UnseenEventsError):
         await checked.look()
     await checked.sql(f"UPDATE outbox.lane SET position = {hidden} - 1 WHERE lane = {LANE}")
@@ -127,6 +126,6 @@ async def test_an_event_that_appeared_behind_the_position_is_published_once_the_
 
 
 async def test_many_events_of_which_nothing_is_recorded_are_counted_and_a_few_of_them_named(checked: Checked) -> None:
-    await checked.sql("DELETE FROM outbox.delivery")
+    await checked.sql("DELETE FROM outbox.receipt")
     with pytest.raises(UnseenEventsError, match=r"10 events .* id 1, 2, 3, 4, 5, \.\.\.;"):
         await checked.look()

@@ -13,9 +13,12 @@ CHAPTERS = (
     "relay/enqueue/README.md",
     "deploy/README.md",
     "deploy/FAILURES.md",
+    "deploy/EVENTS.md",
     "deploy/OBSERVABILITY.md",
     "deploy/SETTINGS.md",
+    "deploy/INSTALL.md",
     "deploy/RUNBOOK.md",
+    "deploy/VERSIONS.md",
 )
 """The README and the pages for readers who use the relay: every command in them is run as it stands there."""
 
@@ -28,7 +31,10 @@ NOT_RUN = {
     ".venv/bin/relay local --topic orders": "it starts servers; tests/acceptance/test_local.py runs it",
     "docker build -f deploy/Dockerfile -t outbox-relay .": "it needs Docker, which the tests do without",
     "docker compose -f deploy/compose.yaml up --build": "it needs Docker, which the tests do without",
-    "kubectl apply -k deploy/kubernetes": "it needs a cluster",
+    "kubectl apply -k deploy/kubernetes/base": "it needs a cluster; test_manifests.py judges what it applies",
+    "helm install outbox deploy/helm/outbox-relay --values deploy/helm/examples/minimal.yaml": (
+        "it needs a cluster; test_manifests.py judges what it installs"
+    ),
     'kafka-topics.sh --bootstrap-server "$RELAY_KAFKA_BOOTSTRAP_SERVERS" --create --topic orders \\\n'
     "  --partitions 12 --replication-factor 3": "it is one of Kafka's own tools, which need Kafka's distribution",
     'kafka-configs.sh --bootstrap-server "$RELAY_KAFKA_BOOTSTRAP_SERVERS" --alter --entity-type topics \\\n'
@@ -57,8 +63,12 @@ def blocks(text: str, language: str) -> list[str]:
 
 def steps(text: str) -> list[Step]:
     """The blocks of commands of a page, in order."""
-    found = re.findall(r"^( *)```sh\n(.*?)^\1```\n(?:```\n(.*?)^```$)?", text, re.MULTILINE | re.DOTALL)
-    return [Step(re.sub(f"^{indent}", "", block, flags=re.MULTILINE).strip(), shown) for indent, block, shown in found]
+    found = re.findall(r"^( *)```sh\n(.*?)^\1```\n(?:\1```\n(.*?)^\1```$)?", text, re.MULTILINE | re.DOTALL)
+    return [Step(_dedented(block, indent).strip(), _dedented(shown, indent)) for indent, block, shown in found]
+
+
+def _dedented(block: str, indentation: str) -> str:
+    return re.sub(f"^{indentation}", "", block, flags=re.MULTILINE)
 
 
 def programs(text: str) -> dict[str, str]:
@@ -85,6 +95,7 @@ def _words(line: str) -> str:
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.\d]*(Z|\+00:00)", "TIME"),
         (r"\S+ \(\S+@[^)\s]+\)", "USER"),
         (r"^database \S+,", "database NAME,"),
+        (r"\b[0-9A-F]+/[0-9A-F]+$", "POSITION"),
         (r"\b\d+([.,]\d+)*( (ms|s|min|h|d)\b( \d+ s)?)", "SPAN"),
         (r"(?<![\w-])-?\d+([.,]\d+)*", "N"),
         (r" {2,}", " "),

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tests.support.kafka.consumer import read_topic
+from tests.support.postgres.receipts import deliveries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +64,7 @@ async def check_receipts(
     at = {(record.partition, record.offset): record.id for record in records}
     receipts = await connection.fetch(
         f"SELECT e.id, d.kafka_partition, d.kafka_offset FROM {schema}.event AS e"
-        f" LEFT JOIN {schema}.delivery AS d USING (lane, id) WHERE e.topic = $1",
+        f" LEFT JOIN {deliveries(schema)} AS d USING (id) WHERE e.topic = $1",
         topic,
     )
     wrong = [row for row in receipts if at.get((row["kafka_partition"], row["kafka_offset"])) != row["id"]]

@@ -10,7 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.bench import everything, interpreter, warming
+from relay.cli import interpreter
+from tests.bench import everything, warming
 from tests.bench.__main__ import COMMANDS, main
 from tests.bench.figures import FIGURES, PARTS, readable, spread
 from tests.bench.outage import check_records
@@ -25,6 +26,8 @@ README = everything.README.read_text()
 PAGE = everything.PAGE.read_text()
 MACHINE = {"processor": "Some CPU", "cores": "2", "load before": "0.1, 0.1, 0.1"}
 PGO = "'--prefix=/usr/local' '--enable-optimizations' '--with-lto' -O3"
+COMPARISON = "against"
+"""Needs to know with what; so it is no part of `all`."""
 BENCHMARKS = [name for name in COMMANDS if name not in ("all", "readme")]
 
 
@@ -55,7 +58,7 @@ def test_every_benchmark_takes_rounds_or_sizes_and_writes_json_and_a_picture(nam
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_is_explained_on_its_page_and_part_of_all(name: str) -> None:
     assert f"\n| `{name}` | " in PAGE
-    assert name in everything.PLANS
+    assert (name in everything.PLANS) == (name != COMPARISON)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -63,7 +66,13 @@ def test_the_benchmarks_that_warm_up_take_a_time_for_it(name: str) -> None:
     command = main.get_command(click.Context(main), name)
     assert command is not None
     options = {option: parameter.default for parameter in command.params for option in parameter.opts}
-    assert options.get("--warm-up") == (warming.SECONDS if name in everything.WARMED else None)
+    assert options.get("--warm-up") == (warming.SECONDS if name in (*everything.WARMED, COMPARISON) else None)
+
+
+def test_a_commit_that_git_does_not_know_is_refused_before_a_server_starts() -> None:
+    result = CliRunner().invoke(main, ["against", "no-such-commit"])
+    assert result.exit_code == 2
+    assert "git knows no commit 'no-such-commit' here" in result.output
 
 
 @pytest.mark.parametrize(

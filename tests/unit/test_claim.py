@@ -45,6 +45,6 @@ def test_the_totals_of_a_replica_are_what_was_told_since_its_process_began() -> 
     telemetry, totals = Telemetry(), Totals()
     totals.listen_to(telemetry)
     for duplicates in (0, 3, 2):
-        telemetry.emit("settle.done", events=10, duplicates=duplicates, seconds=0.1)
+        telemetry.emit("settle.duplicates", events=duplicates)
     telemetry.emit("lease.lost", reason="expired")
     assert (totals.duplicates, totals.leases_lost) == (5, 1)

@@ -188,3 +188,32 @@ def test_config_tells_every_problem_and_ends_with_2() -> None:
 
 def test_config_reference_needs_no_settings() -> None:
     assert run("config", "--reference") == (0, reference() + "\n", "")
+
+
+ENDED_WHILE = """
+import os, signal, sys
+
+number, module = getattr(signal, sys.argv.pop()), sys.argv.pop()
+
+class Signals:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Signals())
+from relay.__main__ import main
+main()
+print("not ended")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "signal"),
+    [("relay.cli", "SIGTERM"), ("click", "SIGTERM"), ("aiokafka", "SIGTERM"), ("relay.run.service", "SIGINT")],
+)
+def test_run_ends_well_by_a_signal_while_it_is_still_being_imported(module: str, signal: str) -> None:
+    """As process 1 of a container, it would otherwise not hear the signal at all."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED_WHILE, "run", module, signal], capture_output=True, text=True, env=os.environ
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -275,7 +275,7 @@ def test_progress_in_words(of: Action, told: str) -> None:
     ("event_id", "there_are", "told"),
     [
         (9, IdRange(1, 8), "the newest id is 8"),
-        (4, IdRange(5, 8), "all events below 5 have been pruned"),
+        (4, IdRange(5, 8), "events below 5 have been pruned"),
         (6, IdRange(5, 8), "its segment may have been pruned"),
         (6, IdRange(None, 8), "its segment may have been pruned"),
     ],

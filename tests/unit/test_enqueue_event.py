@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.enqueue import Event
-from relay.enqueue.event import row, size
+from relay.enqueue.event import RESERVED, row, size
 from relay.errors import EnqueueError
-from relay.headers import PREFIX
 
 
 def event(**changes: Any) -> Event:
@@ -33,12 +32,14 @@ def event(**changes: Any) -> Event:
         ("topic", "x" * 250, "not a topic name"),
         ("topic", None, "topic must be a str, not NoneType"),
         ("topic", b"a", "topic must be a str, not bytes"),
-        ("key", 7, "key must be bytes, str or None, not int"),
-        ("key", uuid4(), "key must be bytes, str or None, not UUID"),
+        ("key", 7, "key must be bytes, str or None, not int (write str(key))"),
+        ("key", uuid4(), "key must be bytes, str or None, not UUID (write str(key))"),
+        ("key", {"a": 1}, "key must be bytes, str or None, not dict"),
         ("key", "\ud800", "key contains a lone surrogate"),
         ("payload", {"a": 1}, "payload must be bytes, str or None, not dict (for JSON, json.dumps it first)"),
         ("payload", [1], "payload must be bytes, str or None, not list (for JSON, json.dumps it first)"),
-        ("payload", bytearray(b"x"), "payload must be bytes, str or None, not bytearray"),
+        ("payload", bytearray(b"x"), "payload must be bytes, str or None, not bytearray (write bytes(payload))"),
+        ("payload", 7.5, "payload must be bytes, str or None, not float (serialize it first)"),
         ("headers", [("a", "b")], "headers must be a mapping of str to str, not list"),
         ("headers", {"a": 1}, "header 'a' must be a str, not int"),
         ("headers", {"a": None}, "header 'a' must be a str, not NoneType"),
@@ -47,6 +48,7 @@ def event(**changes: Any) -> Event:
         ("headers", {"a": "\0"}, "header 'a' contains a NUL"),
         ("headers", {"a": "\ud800"}, "header 'a' contains a lone surrogate"),
         ("headers", {"outbox-id": "7"}, "header 'outbox-id': names that begin with outbox- are the relay's own"),
+        ("headers", {"ce_type": "x"}, "header 'ce_type': names that begin with ce_ are attributes of CloudEvents"),
         ("headers", {f"h{n}": "v" for n in range(257)}, "there are 257 headers, more than the 256"),
         ("headers", {"h": "v" * 32_760}, "the headers have 32,769 bytes as JSON, more than the 32,768"),
         ("type", 5, "type must be a str, not int"),
@@ -102,7 +104,7 @@ def test_headers_up_to_the_bounds_are_taken(headers: dict[str, str]) -> None:
 
 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
-names = text.filter(lambda name: not name.startswith(PREFIX))
+names = text.filter(lambda name: not name.startswith(RESERVED))
 
 
 @given(key=st.none() | text | st.binary(), payload=st.none() | text | st.binary(), headers=st.dictionaries(names, text))

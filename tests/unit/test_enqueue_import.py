@@ -30,7 +30,8 @@ def test_importing_enqueue_needs_the_standard_library_alone() -> None:
     loaded = loaded_by("relay.enqueue")
     assert {name for name in loaded if name.startswith("relay.")} == {
         *("relay.enqueue", "relay.enqueue.arguments", "relay.enqueue.contract", "relay.enqueue.dispatch"),
-        *("relay.enqueue.event", "relay.enqueue.typed", "relay.errors", "relay.headers", "relay.names"),
+        *("relay.enqueue.event", "relay.enqueue.typed", "relay.enqueue.wake_up"),
+        *("relay.errors", "relay.headers", "relay.names"),
     }
     packages = {name.partition(".")[0] for name in loaded}
     assert packages - sys.stdlib_module_names - {"relay", "__main__"} == set()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -22,7 +25,7 @@ from relay.enqueue.registry import (
     RegistryError,
     message_indexes,
 )
-from tests.support.enqueue.registry import running_stub
+from tests.support.enqueue.registry import running_raw, running_stub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,6 +106,30 @@ def test_avro_is_read_back_with_its_logical_types(stub: Stub) -> None:
     assert read == dataclasses.asdict(PLACED)
 
 
+class State(Enum):
+    """What an order may be."""
+
+    PAID = "paid"
+
+
+@dataclasses.dataclass
+class Changed:
+    """An order that was changed."""
+
+    state: State
+
+
+def test_an_enum_is_its_value_in_avro(stub: Stub) -> None:
+    fastavro = pytest.importorskip("fastavro")
+    kind = {"type": "enum", "name": "State", "symbols": ["placed", "paid"]}
+    schema = {"type": "record", "name": "Changed", "fields": [{"name": "state", "type": kind}]}
+    serializer = AvroSerializer(schema)
+    serializer.register(Registry(stub.url), "orders-value")
+    written = payload(serializer, Changed(State.PAID))
+    read = fastavro.schemaless_reader(io.BytesIO(written[5:]), fastavro.parse_schema(schema), None)
+    assert read == {"state": "paid"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"order_id": "x"}, {"order_id": 2**70}, {"notes": [1]}, {"at": datetime(2026, 1, 1)}],  # noqa: DTZ001 the point
@@ -113,6 +140,12 @@ def test_an_object_that_does_not_fit_its_avro_schema_is_refused(stub: Stub, chan
     serializer.register(Registry(stub.url), "orders-value")
     with pytest.raises(EnqueueError, match="Placed"):
         payload(serializer, dataclasses.replace(PLACED, **changes))
+
+
+@pytest.mark.parametrize("schema", ["{", {}, {"type": "recor"}, 5])
+def test_what_is_no_avro_schema_is_refused_when_it_is_declared(schema: Any) -> None:
+    with pytest.raises(EnqueueError, match="this is not an Avro schema: "):
+        AvroSerializer(schema)
 
 
 def test_protobuf_names_the_message_by_its_indexes(stub: Stub) -> None:
@@ -170,3 +203,104 @@ def test_a_registry_that_is_away_or_is_none_is_named() -> None:
         JsonSchemaSerializer("{}").register(Registry("http://127.0.0.1:1"), "orders-value")
     with pytest.raises(RegistryError, match="'file:///etc' is not the address of a registry"):
         Registry("file:///etc")
+
+
+def ok(body: bytes) -> bytes:
+    """An answer of HTTP."""
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0\xff" * 100,
+        b"HTTP/1.1 " + b"x" * 70_000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        ok(b""),
+        ok(b"\xff"),
+        ok(b"[" * 100_000),
+        ok(b"[]"),
+        ok(b'{"id": null}'),
+        ok(b'{"id": true}'),
+        ok(b'{"id": 1.5}'),
+        ok(b'{"id": "7"}'),
+        ok(b'{"id": -1}'),
+        ok(b'{"id": 4294967296}'),
+        ok(b'{"id": 7, "a": "' + b"x" * 2_000_000 + b'"}'),
+    ],
+    ids=range(16),
+)
+def test_an_answer_that_is_no_registrys_is_refused(answer: bytes) -> None:
+    with running_raw([answer]) as server, pytest.raises(RegistryError, match="schema registry"):
+        JsonSchemaSerializer("{}").register(Registry(server.url), "orders-value")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_no_password_goes_elsewhere(stub: Stub, status: int) -> None:
+    redirect = f"HTTP/1.1 {status} Away\r\nLocation: {stub.url}/x\r\nContent-Length: 0\r\n\r\n"
+    with running_raw([redirect.encode()]) as server:
+        registry = Registry(server.url, user="relay", password="secret")
+        with pytest.raises(RegistryError, match=rf"leads elsewhere \({status}\); give the registry's own address"):
+            JsonSchemaSerializer("{}").register(registry, "orders-value")
+        assert len(server.asked) == 1
+    assert stub.asked == []
+
+
+def test_a_registry_that_never_ends_its_answer_is_given_up() -> None:
+    """With each byte, a time-out of the socket would begin again."""
+    over = threading.Event()
+
+    def trickle() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\n"
+        for number in itertools.count():
+            over.wait(0.01)
+            if over.is_set():
+                return
+            yield b"x%d: y\r\n" % number if number < 50 else b"x"
+
+    with running_raw(trickle()) as server:
+        with pytest.raises(RegistryError, match=r"cannot be reached: no answer within 0\.3 s"):
+            JsonSchemaSerializer("{}").register(Registry(server.url, timeout=0.3), "orders-value")
+        over.set()
+
+
+def test_what_a_registry_says_is_shown_without_what_a_terminal_would_do() -> None:
+    body = b"\x1b[2Jgone\0" + b"x" * 5000
+    answer = b"HTTP/1.1 422 No\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with running_raw([answer]) as server, pytest.raises(RegistryError, match=r"422 \?\[2Jgone\?x{291}$"):
+        JsonSchemaSerializer("{}").register(Registry(server.url), "orders-value")
+
+
+def test_user_and_password_may_be_in_the_address_and_are_never_shown(stub: Stub) -> None:
+    address = stub.url.replace("//", "//relay:s%40cret@") + "/"
+    JsonSchemaSerializer("{}").register(Registry(address), "orders-value")
+    assert stub.asked[-1][2] == "Basic cmVsYXk6c0BjcmV0"
+    for wrong in ("http://relay:s%40cret@127.0.0.1:1", "http://relay:s%40cret@host:port"):
+        with pytest.raises(RegistryError) as refused:
+            JsonSchemaSerializer("{}").register(Registry(wrong), "orders-value")
+        assert "cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "registry:8081", "ftp://registry", "http://", "http://[", "http://a b", "http://h?x"]
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(RegistryError, match="is not the address of a registry; write http://host:8081"):
+        Registry(url)
+
+
+def test_an_object_that_contains_itself_is_refused(stub: Stub) -> None:
+    pytest.importorskip("fastavro")
+    serializer = AvroSerializer(AVRO)
+    serializer.register(Registry(stub.url), "orders-value")
+    notes: list[Any] = []
+    notes.append(notes)
+    with pytest.raises(EnqueueError, match="Placed contains itself"):
+        payload(serializer, dataclasses.replace(PLACED, notes=notes))
+
+
+def test_what_is_no_message_of_protobuf_is_refused() -> None:
+    with pytest.raises(EnqueueError, match="Placed is not a message of Protobuf; give the serializer `convert`"):
+        payload(ProtobufWithId("..."), PLACED)

@@ -67,6 +67,9 @@ def test_an_object_of_each_kind_of_class_becomes_the_same_event(kind: Any) -> No
     assert [each.payload for each in events_of([kind(order_id=1, total=Decimal(1)), event])][1] == event.payload
 
 
+NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 the point
+
+
 class Colour(Enum):
     """An enum."""
 
@@ -92,6 +95,47 @@ class Holder:
     value: Any
 
 
+class Safe(str):
+    """Text that is itself again when it is made a str, as Django's safe strings are."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self
+
+
+class Masked(str):
+    """Text that shows something else."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "***"
+
+
+class Mixed(str, Enum):  # noqa: UP042 not a StrEnum, whose str() is its value
+    """An enum whose str() is its name."""
+
+    A = "a"
+
+
+class Number(int, Enum):
+    """An enum of numbers whose str() is its name."""
+
+    ONE = 1
+
+
+class OfRoot(pydantic.RootModel[list[int]]):
+    """A model that is no object in JSON."""
+
+
+@pydantic.dataclasses.dataclass
+class OfPydanticDataclass:
+    """Pydantic's dataclass, which is no model."""
+
+    value: int
+
+
 JSON = [
     (datetime(2026, 3, 29, 1, 30, tzinfo=UTC), "2026-03-29T01:30:00+00:00"),
     (datetime(2026, 3, 29, 1, 30, tzinfo=timezone(timedelta(hours=2))), "2026-03-29T01:30:00+02:00"),
@@ -107,6 +151,10 @@ JSON = [
     ('grün 😀 \u2028 "\\', 'grün 😀 \u2028 "\\'),
     ({"a": [1, (2, None)], "b": {}}, {"a": [1, [2, None]], "b": {}}),
     ([Holder(Holder(True))], [{"value": {"value": True}}]),
+    ([Safe("<b>"), Masked("x"), Mixed.A, Number.ONE], ["<b>", "x", "a", 1]),
+    ({Safe("<b>"): 1, Masked("x"): 2, Mixed.A: 3}, {"<b>": 1, "x": 2, "a": 3}),
+    (OfRoot([1, 2]), [1, 2]),
+    (OfPydanticDataclass(1), {"value": 1}),
     (OfPydantic(order_id=1, total=Decimal("2.50")), {"order_id": 1, "total": "2.50"}),
 ]
 
@@ -136,6 +184,33 @@ class OfNaive(pydantic.BaseModel):
     rate: float = 1.0
 
 
+class OfAnything(pydantic.BaseModel):
+    """A model with what it does not know beforehand."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    value: Any = None
+    times: set[datetime] = set()
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def seen_at(self) -> datetime:
+        """A time that is computed."""
+        return NAIVE if self.value == "naive" else datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def in_itself(made: Any) -> Any:
+    """A container that holds itself."""
+    made.append(made) if isinstance(made, list) else made.update(a=made)
+    return made
+
+
+def deep(value: Any, times: int) -> Any:
+    """A list in a list, and so on."""
+    for _ in range(times):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -152,6 +227,16 @@ class OfNaive(pydantic.BaseModel):
         ("\ud800", "Holder cannot be written as JSON in UTF-8"),
         (OfNaive(at=datetime(2026, 1, 1)), "Holder.value.at is a datetime without"),  # noqa: DTZ001 the point
         (OfNaive(at=datetime(2026, 1, 1, tzinfo=UTC), rate=float("nan")), "Holder.value.rate is nan"),
+        (OfAnything(value={"a": [float("inf")]}), r"Holder.value.value.a\[0\] is inf"),
+        (OfAnything.model_validate({"more": NAIVE}), "Holder.value.more is a datetime without"),
+        (OfAnything(times={NAIVE}), r"Holder.value.times\[0\] is a datetime without"),
+        (OfAnything(value="naive"), "Holder.value.seen_at is a datetime without"),
+        (OfAnything(value=b"\xff"), "Holder.value cannot be written as JSON: .* invalid utf-8"),
+        (OfAnything(value=object()), "Holder.value cannot be written as JSON: Unable to serialize"),
+        (OfAnything(value=in_itself([])), "Holder(.value cannot be written as JSON: Circular| contains itself)"),
+        (in_itself([]), "Holder contains itself, or is nested too deeply for JSON"),
+        (in_itself({}), "Holder contains itself, or is nested too deeply for JSON"),
+        (deep(1, 100_000), "Holder contains itself, or is nested too deeply for JSON"),
     ],
 )
 def test_values_without_a_form_in_json_are_refused_with_their_path(value: Any, message: str) -> None:
@@ -171,6 +256,9 @@ def declared(key: Any, **options: Any) -> Any:
         ("value", 7, b"7"),
         ("value", UUID(int=7), b"00000000-0000-0000-0000-000000000007"),
         ("value", b"\xff", b"\xff"),
+        ("value", Mixed.A, b"a"),
+        ("value", Number.ONE, b"1"),
+        ("value", Masked("x"), b"x"),
         (lambda made: f"{made.value}-x", 7, b"7-x"),
         (None, 7, None),
     ],
@@ -185,6 +273,7 @@ def test_the_key_is_a_field_or_a_function_of_the_object(key: Any, value: Any, ex
         ("value", None, "the key of Made is None"),
         ("value", 1.5, "the key of Made is of type float"),
         ("value", True, "the key of Made is of type bool"),
+        (lambda _: 10**5000, 1, "the key of Made is a number of thousands of digits"),
         ("valve", 1, "Made has no field 'valve'"),
     ],
 )
@@ -205,6 +294,11 @@ def test_a_declaration_that_no_event_can_have_is_refused_when_it_is_made() -> No
         EventType("a b", key=None)
     with pytest.raises(EnqueueError, match="the relay's own"):
         EventType("a", key=None, headers={"outbox-id": "1"})
+    wrong: Any = 5
+    with pytest.raises(EnqueueError, match="key must be the name of a field, a function or None, not int"):
+        EventType("a", key=wrong)
+    with pytest.raises(EnqueueError, match="serialize must be a function of the object, not int"):
+        EventType("a", key=None, serialize=wrong)
 
 
 def test_an_object_without_a_declaration_is_refused() -> None:

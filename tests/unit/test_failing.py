@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from relay.decide.failing import Fail, Retry, judge, policy_for
+from relay.decide.failing import ERRORS, Fail, Retry, Rule, judge, policies_of, policy_for
+from relay.kafka.errors import KINDS
 from relay.outcome import FailureKind
+from tests.support.documents import ROOT
 
 
 def verdict(kind: FailureKind, attempts: int = 0, random: float = 0.0) -> Retry | Fail:
@@ -34,8 +36,36 @@ def test_an_outage_or_a_topics_trouble_is_never_judged_as_an_events_fault(kind: 
         verdict(kind)
 
 
-def test_the_first_matching_pattern_gives_the_policy() -> None:
-    policies = {"orders.audit": "skip", "orders.*": "dead-letter"}
-    assert policy_for("orders.audit", policies, "block") == "skip"  # type: ignore[arg-type]
-    assert policy_for("orders.placed", policies, "block") == "dead-letter"  # type: ignore[arg-type]
-    assert policy_for("orders", policies, "block") == "block"  # type: ignore[arg-type]
+def test_the_first_matching_rule_gives_the_policy() -> None:
+    rules = [Rule("orders.audit", None, "skip"), Rule("orders.*", None, "dead-letter")]
+    assert policy_for("orders.audit", "EventTooLarge", rules, "block") == "skip"
+    assert policy_for("orders.placed", "EventTooLarge", rules, "block") == "dead-letter"
+    assert policy_for("orders", "EventTooLarge", rules, "block") == "block"
+
+
+def test_a_rule_for_an_error_counts_before_those_for_all_errors() -> None:
+    rules = [
+        Rule("orders", None, "block"),
+        Rule("orders", "EventTooLarge", "dead-letter"),
+        Rule("orders", "*TooLarge*", "skip"),
+        Rule("*", "UnknownError", "skip"),
+    ]
+    assert policy_for("orders", "EventTooLarge", rules, "skip") == "dead-letter"
+    assert policy_for("orders", "MessageSizeTooLargeError", rules, "skip") == "skip"
+    assert policy_for("orders", "InvalidRecordError", rules, "skip") == "block"
+    assert policy_for("audit", "UnknownError", rules, "block") == "skip"
+    assert policy_for("audit", "EventTooLarge", rules, "block") == "block"
+
+
+def test_all_policies_of_a_topic_are_known_before_anything_fails() -> None:
+    rules = [Rule("orders", "EventTooLarge", "dead-letter"), Rule("audit", None, "skip")]
+    assert policies_of("orders", rules, "block") == {"dead-letter", "block"}
+    assert policies_of("audit", rules, "block") == {"skip"}
+
+
+def test_the_errors_that_rules_may_name_are_all_for_which_an_event_fails() -> None:
+    of_kafka = {error.__name__ for error, kind in KINDS.items() if kind in (FailureKind.EVENT, FailureKind.UNKNOWN)}
+    of_ours = {"EventTooLarge", "RequestTooLarge", "RequestTooLargeError", "TopicNotAllowed", "UnreadableEvent"}
+    assert set(ERRORS) == of_kafka | of_ours
+    named = " ".join(path.read_text() for path in (ROOT / "relay").rglob("*.py") if path.name != "failing.py")
+    assert [name for name in of_ours if name not in named] == []

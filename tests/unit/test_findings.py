@@ -64,6 +64,15 @@ def told(status: Status) -> list[str]:
     return [str(finding) for finding in findings(status)]
 
 
+def test_a_replica_that_ended_without_handing_over_and_not_its_lanes_are_named() -> None:
+    ended = replace(ALIVE, name="gone", alive=False, ended_seconds=7.0, partitions=12, lanes=[3, 4])
+    lanes = [replace(lane, replica=None) if lane.lane in (3, 4) else lane for lane in WELL.lanes]
+    (found,) = told(replace(WELL, replicas=[ALIVE, ended], lanes=lanes))
+    assert found.startswith(
+        "replica gone ended 7.0 s ago without handing over lanes 3-4; their events wait while Kafka is"
+    )
+
+
 def test_nothing_is_found_when_all_is_well() -> None:
     assert findings(WELL) == []
 
@@ -87,8 +96,8 @@ def test_lanes_without_an_owner_are_named_and_parked_ones_are_told_apart() -> No
     first, second = findings(replace(WELL, lanes=[*lanes, *LANES[2:]]))
     assert (first.severity, first.what) == ("error", "lanes without a live owner: 0")
     assert str(second) == (
-        "lanes that a person released for a time: 1; their events wait for at most 1 min 30 s more, or until "
-        "`relay lanes release` without --for"
+        "lanes that a person released for a time: 1; their events wait for at most 1 min 30 s more; "
+        "`relay lanes release 1` gives them back now"
     )
 
 

@@ -21,19 +21,19 @@ from relay.stages.publish.publish import Publish
 from relay.stages.settle.outcomes import Outcomes
 from tests.support.models.flow_model import LARGE, FlowModel
 from tests.support.models.simulated_connection import Instant
+from tests.support.models.simulated_flow import FlowRelay
 from tests.support.models.simulated_kafka import ROOM_FOR_SMALL
 from tests.support.models.simulated_postgres import Violation
-from tests.unit.test_scan_model import SIZES, few_rungs, random_schedule
+from tests.unit.test_scan_model import SIZES, forgets_much, random_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from relay.decide.snapshot import Snapshot
     from relay.stages.publish.topic import Topic
-    from tests.support.models.simulated_flow import FlowRelay
     from tests.support.models.simulated_postgres import Transaction
 
-__all__ = ["few_rungs"]
+__all__ = ["forgets_much"]
 
 LENGTH = 1_000
 
@@ -62,6 +62,14 @@ def play_random_schedules(seeds: Iterable[int], batch_events: int, step_ids: int
 
 @pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
 def test_no_random_schedule_loses_or_reorders_an_event(batch_events: int, step_ids: int) -> None:
+    play_random_schedules(range(60), batch_events, step_ids)
+
+
+@pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
+def test_no_random_schedule_of_a_topic_with_a_limited_rate_does_either(
+    monkeypatch: pytest.MonkeyPatch, batch_events: int, step_ids: int
+) -> None:
+    monkeypatch.setattr(FlowRelay, "limited", True)
     play_random_schedules(range(60), batch_events, step_ids)
 
 
@@ -289,7 +297,7 @@ def test_some_random_schedule_finds_by_itself_a_relay_that_would(
         play_random_schedules(range(MOST_SCHEDULES), *SIZES[0], length=SHORT)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
 def test_a_long_search_finds_nothing(batch_events: int, step_ids: int) -> None:
     """Other schedules than the short search. RELAY_TEST_SCHEDULES says how many, to look further than CI does."""

@@ -98,3 +98,20 @@ async def test_a_new_tenure_begins_with_nothing_closed(door: Door) -> None:
     door.gate.serve(Tenure(Room(1, 1)), lambda events: door.passed.extend(ids(events)))
     door.take(2)
     assert door.passed == [2]
+
+
+async def test_a_topic_that_people_paused_stays_closed_though_its_trouble_ends(door: Door) -> None:
+    door.gate.close("orders", [])
+    door.gate.close_as_asked(frozenset({"orders"}), [])
+    door.gate.open("orders")
+    door.take(1)
+    assert (door.tenure.paused, await door.held()) == ({"orders"}, [1])
+    door.gate.close_as_asked(frozenset(), [])
+    assert (door.tenure.paused, door.tenure.resume_wake_up.is_set()) == (set(), True)
+
+
+async def test_a_lane_that_is_claimed_while_people_have_paused_a_topic_holds_its_events_back(door: Door) -> None:
+    door.gate.close_as_asked(frozenset({"orders"}), [])
+    door.tenure.add_lane(LaneScan.take_over(LANE, 2, 0, 0, Snapshot(1, 1, frozenset())), Closed())
+    door.take(1)
+    assert (door.passed, await door.held()) == ([], [1])

@@ -139,8 +139,8 @@ async def test_the_watchdog_reports_turns_and_sees_what_keeps_the_event_loop(
     health = Health(HealthSettings(), now=loop.time() - 2 * MAX_LOOP_STALL)
     assert not health.alive(loop.time())
 
-    async with asyncio.timeout(5):
-        watching = asyncio.create_task(watchdog.watch_loop(health, telemetry, lambda: True))
+    async with asyncio.timeout(30):
+        watching = asyncio.create_task(watchdog.watch_loop(health, telemetry, lambda: True, telemetry.tell_what_lasts))
         await telemetry.looked.wait()
         assert health.alive(loop.time())
 
@@ -252,6 +252,35 @@ def test_health_hears_of_topics_that_take_no_events_also_of_those_that_no_line_i
     here.telemetry.emit("partition.moves", topic="carts", partition=1)
     assert here.health.troubled_topics() == {}
     assert here.reasons() == []
+
+
+def test_a_topic_is_named_until_the_last_of_its_stalled_partitions_moves() -> None:
+    here = Listening()
+    here.telemetry.emit("partition.stalled", topic="carts", partition=1, error="nothing moves in 1")
+    here.telemetry.emit("partition.stalled", topic="carts", partition=2, error="nothing moves in 2")
+    here.telemetry.emit("partition.moves", topic="carts", partition=1)
+    assert here.health.troubled_topics() == {"carts": "nothing moves in 2"}
+    here.telemetry.emit("partition.moves", topic="carts", partition=2)
+    assert here.health.troubled_topics() == {}
+
+
+def test_a_topic_in_trouble_stays_named_when_a_partition_of_it_moves_and_for_its_own_reason() -> None:
+    here = Listening()
+    here.telemetry.emit("partition.stalled", topic="carts", partition=1, error="nothing moves")
+    here.telemetry.emit("topic.troubled", topic="carts", error="no leader")
+    assert here.health.troubled_topics() == {"carts": "no leader"}
+    here.telemetry.emit("partition.moves", topic="carts", partition=1)
+    assert here.health.troubled_topics() == {"carts": "no leader"}
+    here.telemetry.emit("topic.resumed", topic="carts")
+    assert here.health.troubled_topics() == {}
+
+
+def test_a_topic_that_works_again_has_no_stalled_partition_of_before() -> None:
+    here = Listening()
+    here.telemetry.emit("partition.stalled", topic="carts", partition=1, error="nothing moves")
+    here.telemetry.emit("topic.troubled", topic="carts", error="no leader")
+    here.telemetry.emit("topic.resumed", topic="carts")
+    assert here.health.troubled_topics() == {}
 
 
 def test_health_hears_of_events_that_were_passed_and_of_the_stop() -> None:

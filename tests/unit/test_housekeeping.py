@@ -10,10 +10,11 @@ from uuid import UUID
 import pytest
 from asyncpg import exceptions as pg
 
-from relay.errors import PostgresLostError, StatementGivenUpError
+from relay.errors import HeldUpError, PostgresLostError, SchemaError, StatementGivenUpError
 from relay.postgres.errors import translated
 from relay.settings import SegmentSettings
 from relay.stages.housekeeping.housekeeping import Chore, Housekeeping
+from relay.stages.housekeeping.ports import DueSegment
 from relay.telemetry import Telemetry
 from tests.support.waiting import until
 
@@ -42,6 +43,7 @@ class Port:
         self.errors = errors
         self.done: list[str] = []
         self.shown: list[dict[str, str]] = []
+        self.due: dict[DueSegment, int | Exception | None] = {}
 
     def lost(self, error: Exception) -> bool:
         return isinstance(error, PostgresLostError) and not isinstance(error, StatementGivenUpError)
@@ -58,9 +60,22 @@ class Port:
         self._do("ensure_segments")
         return []
 
-    async def prune(self, retention: float) -> list[str]:
-        self._do("prune")
-        return []
+    async def due_segments(self, retention: float) -> list[DueSegment]:
+        self._do("due_segments")
+        return list(self.due)
+
+    async def retire_segment(self, segment: DueSegment, retention: float, discarded_retention: float) -> int | None:
+        self._do("retire_segment")
+        kept = self.due[segment]
+        if isinstance(kept, Exception):
+            raise kept
+        if kept == 0:
+            del self.due[segment]
+        return kept
+
+    async def forget_actions(self, retention: float) -> bool:
+        self._do("forget_actions")
+        return False
 
     async def forget_replayed(self, retention: float) -> bool:
         self._do("forget_replayed")
@@ -78,7 +93,7 @@ class Port:
         self.shown.append({each.chore: each.error for each in chores})
 
 
-ALL = ["ensure_segments", "prune", "finish_replays", "forget_replayed", "forget_replicas"]
+ALL = ["ensure_segments", "due_segments", "finish_replays", "forget_replayed", "forget_actions", "forget_replicas"]
 
 
 class House:
@@ -114,6 +129,13 @@ async def keeping(port: Port, every: float = 0.001, more: Sequence[Chore] = ()) 
         await house.running
 
 
+async def test_the_metrics_of_each_chore_are_there_at_zero_before_it_fails() -> None:
+    async with keeping(Port()) as house:
+        for chore in house.stage._chores:
+            assert house.telemetry.value("housekeeping_overdue_seconds", chore=chore.name) == 0.0
+            assert house.telemetry.value("housekeeping_failures_total", chore=chore.name) == 0.0
+
+
 ERRORS = [
     StatementGivenUpError("canceling statement due to statement timeout"),
     pg.DependentObjectsStillExistError("other objects depend on it"),
@@ -131,7 +153,7 @@ async def test_a_chore_that_fails_is_put_off_and_the_others_are_done(chore: str,
 
 
 async def test_a_chore_that_is_put_off_is_told_once_and_shown_until_it_works_again() -> None:
-    port = Port(prune=pg.DependentObjectsStillExistError("a view\ndepends on it"))
+    port = Port(due_segments=pg.DependentObjectsStillExistError("a view\ndepends on it"))
     text = "DependentObjectsStillExistError: a view depends on it"
     async with keeping(port) as house:
         await house.until_done("ensure_segments", 20)
@@ -139,8 +161,8 @@ async def test_a_chore_that_is_put_off_is_told_once_and_shown_until_it_works_aga
         assert port.shown == [{"drop segments": text}]
         assert house.telemetry.value("housekeeping_failures_total", chore="drop segments") >= 2  # type: ignore[operator]
         assert house.telemetry.value("housekeeping_overdue_seconds", chore="drop segments") > 0  # type: ignore[operator]
-        del port.errors["prune"]
-        await house.until_done("prune")
+        del port.errors["due_segments"]
+        await house.until_done("due_segments")
         await house.until_done("show_put_off", 2)
         assert house.log.lines[1:] == [("housekeeping.works_again", "drop segments", None)]
         assert port.shown[1:] == [{}]
@@ -148,7 +170,7 @@ async def test_a_chore_that_is_put_off_is_told_once_and_shown_until_it_works_aga
 
 
 async def test_what_cannot_be_shown_is_shown_later_and_does_no_harm() -> None:
-    port = Port(prune=KeyError("x"), show_put_off=pg.InsufficientPrivilegeError("no right"))
+    port = Port(due_segments=KeyError("x"), show_put_off=pg.InsufficientPrivilegeError("no right"))
     async with keeping(port) as house:
         await house.until_done("ensure_segments", 5)
         del port.errors["show_put_off"]
@@ -158,7 +180,7 @@ async def test_what_cannot_be_shown_is_shown_later_and_does_no_harm() -> None:
 
 @pytest.mark.parametrize("chore", [*ALL, "show_put_off"])
 async def test_a_lost_connection_ends_it(chore: str) -> None:
-    port = Port(**({"prune": KeyError()} if chore == "show_put_off" else {}))
+    port = Port(**({"due_segments": KeyError()} if chore == "show_put_off" else {}))
     port.errors[chore] = PostgresLostError("the connection was lost")
     with pytest.raises(PostgresLostError):
         await Housekeeping(
@@ -188,7 +210,7 @@ async def test_chores_of_others_are_done_at_their_own_pace_and_put_off_alike() -
         async def again() -> bool:
             return done >= 5
 
-        await until("the chore is done again and again", again, 5.0)
+        await until("the chore is done again and again", again)
         assert [line[:2] for line in house.log.lines] == [
             ("housekeeping.put_off", "check receipts"),
             ("housekeeping.works_again", "check receipts"),
@@ -211,3 +233,44 @@ def test_a_statement_that_is_given_up_is_told_from_a_lost_connection(error: Exce
         with pytest.raises(PostgresLostError) as raised, translated():
             raise lost
         assert not isinstance(raised.value, StatementGivenUpError)
+
+
+def segment(number: int) -> DueSegment:
+    return DueSegment(f"event_{number}", number, number + 10, kept=False)
+
+
+async def test_what_is_due_is_dropped_but_for_what_is_needed_and_told() -> None:
+    port = Port()
+    port.due = {segment(1): 0, segment(11): 3}
+    async with keeping(port) as house:
+        await house.until_done("due_segments", 3)
+        assert house.telemetry.value("segments_dropped_total") is not None
+        told = [line[0] for line in house.log.lines]
+        assert told[:2] == ["segment.dropped", "segment.retired"]
+        assert house.telemetry.value("kept_events_total") == 3 * told.count("segment.retired")
+
+
+async def test_one_that_is_kept_as_a_whole_is_left_alone_for_a_while() -> None:
+    port = Port()
+    port.due = {segment(1): None}
+    async with keeping(port) as house:
+        await house.until_done("due_segments", 5)
+        assert port.done.count("retire_segment") == 1
+
+
+async def test_one_that_cannot_be_retired_keeps_no_other() -> None:
+    port = Port()
+    port.due = {segment(1): SchemaError("event 5 was passed"), segment(11): 0}
+    async with keeping(port) as house:
+        await house.until_done("due_segments", 2)
+        assert list(port.due) == [segment(1)]
+        assert ("housekeeping.put_off", "drop segments", "event 5 was passed") in house.log.lines
+
+
+async def test_what_others_hold_up_is_not_tried_with_each_segment() -> None:
+    port = Port()
+    port.due = {segment(1): HeldUpError("held up", cause="by one"), segment(11): 0}
+    async with keeping(port, every=3600) as house:
+        await house.until_done("forget_replicas")
+        assert list(port.due) == [segment(1), segment(11)]
+        assert [line[:2] for line in house.log.lines] == [("housekeeping.put_off", "drop segments")]

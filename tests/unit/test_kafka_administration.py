@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from relay.kafka import administration as module
+from relay.kafka.options import Security, client_options
 from relay.kafka.producer import KafkaProducer
 from relay.settings import KafkaSettings, TopicSettings
 
@@ -49,7 +50,10 @@ class Client:
 async def ask(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What five that ask at once get; the producer is closed again."""
     monkeypatch.setattr(module, "AIOKafkaAdminClient", clients)
-    producer = KafkaProducer(KafkaSettings(bootstrap_servers="127.0.0.1:1"), TopicSettings())
+    settings = KafkaSettings(bootstrap_servers="127.0.0.1:1")
+    security = Security(settings)
+    options = await client_options(settings, security)
+    producer = KafkaProducer(settings=settings, topics=TopicSettings(), security=security, options=options)
     try:
         asking = [asyncio.create_task(producer._administration.client()) for _ in range(5)]
         await asyncio.sleep(0)

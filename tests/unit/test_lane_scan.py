@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from relay.decide import known_ids
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, Reach, cut_off
 from relay.decide.snapshot import Snapshot
@@ -29,7 +30,7 @@ def scanned_lane(at: Snapshot = QUIET, *taken: int, position: int = 0) -> LaneSc
     """A lane after its take-over and a complete scan that took `taken`."""
     lane = LaneScan.take_over(0, 1, position, 0, at)
     assert lane.next_step(1000) is None
-    lane.absorb(at, [], events(*taken), WIDE, WIDE)
+    lane.absorb(at, [], [], events(*taken), WIDE)
     return lane
 
 
@@ -38,9 +39,9 @@ class TestTakeOver:
         lane = LaneScan.take_over(0, 1, 100, 350, QUIET)
         assert lane.taken_to == 350
         assert lane.next_step(200) == (100, 300)
-        assert ids(lane.absorb_step(QUIET, 300, events(150), WIDE, WIDE, Ladder())) == [150]
+        assert ids(lane.absorb_step(QUIET, 300, events(150), [], WIDE, WIDE, Ladder())) == [150]
         assert lane.next_step(200) == (300, 350)
-        assert lane.absorb_step(QUIET, 350, [], WIDE, WIDE, Ladder()) == []
+        assert lane.absorb_step(QUIET, 350, [], [], WIDE, WIDE, Ladder()) == []
         assert lane.next_step(200) is None
         assert lane.sweep is None
 
@@ -89,55 +90,65 @@ class TestBound:
 class TestAbsorb:
     def test_events_that_were_taken_are_not_taken_again(self) -> None:
         lane = scanned_lane(QUIET, 1, 2, 3)
-        assert ids(lane.absorb(QUIET, events(1, 2, 3), events(4), WIDE, WIDE)) == [4]
+        assert lane.known.missing([3, 2, 1]) == []
+        assert ids(lane.absorb(QUIET, [], [], events(4), WIDE)) == [4]
 
     def test_what_was_swept_comes_before_what_is_fresh(self) -> None:
         lane = scanned_lane(QUIET, 5)
-        assert ids(lane.absorb(QUIET, events(2, 3, 5), events(7, 9), WIDE, WIDE)) == [2, 3, 7, 9]
+        assert lane.known.missing([5, 3, 2]) == [2, 3]
+        assert ids(lane.absorb(QUIET, [2, 3], events(2, 3), events(7, 9), WIDE)) == [2, 3, 7, 9]
         assert lane.taken_to == 9
 
     def test_a_settled_id_stays_taken_until_the_next_scan_begins(self) -> None:
         """Rule 1: the receipt committed while the scan was under way, and is not in its snapshot."""
         lane = scanned_lane(QUIET, 1, 2)
-        lane.about_to_read()
+        lane.about_to_read(Ladder(), 100)
         lane.settle([1, 2])
         assert lane.unsettled == 0
-        assert lane.absorb(QUIET, events(1, 2), [], WIDE, WIDE) == []
-        lane.about_to_read()
+        assert lane.known.missing([1, 2]) == []
+        assert lane.taken == {1, 2}
+        lane.about_to_read(Ladder(), 100)
         assert lane.taken == set()
 
-    @pytest.mark.parametrize("reach", [Reach(2, 10_000), Reach(100, 20)])
-    def test_a_sweep_that_was_cut_off_advances_nothing_and_takes_nothing_fresh(self, reach: Reach) -> None:
+    def test_a_sweep_that_was_cut_off_advances_nothing_and_takes_nothing_fresh(self) -> None:
         """Rule 3: more of the sweep may be left, and fresh events would overtake it."""
         lane = scanned_lane(QUIET, 9)
-        assert ids(lane.absorb(snapshot(60), events(2, 3), events(11), reach, WIDE)) == [2, 3]
+        assert ids(lane.absorb(snapshot(60), [2, 3, 4], events(2, 3), events(11), WIDE)) == [2, 3]
         assert (lane.taken_to, lane.snapshot) == (9, QUIET)
-        assert ids(lane.absorb(snapshot(60), events(2, 3, 4, 9), events(11), WIDE, WIDE)) == [4, 11]
+        assert lane.known.missing([2, 3, 4, 9]) == [4]
+        assert ids(lane.absorb(snapshot(60), [4], events(4), events(11), WIDE)) == [4, 11]
         assert (lane.taken_to, lane.snapshot) == (11, snapshot(60))
+
+    def test_one_that_is_gone_when_it_is_read_by_its_id_holds_nothing_up_for_long(self) -> None:
+        """Somebody deleted the event between the two statements."""
+        lane = scanned_lane(QUIET, 9)
+        assert ids(lane.absorb(snapshot(60), [2, 3], events(3), events(11), WIDE)) == [3, 11]
+        assert ids(lane.absorb(snapshot(61), [4], [], events(12), WIDE)) == [], "it may have had no room"
+        assert lane.snapshot == snapshot(60)
+        assert ids(lane.absorb(snapshot(61), [], [], events(12), WIDE)) == [12]
 
     def test_fresh_events_wait_when_the_swept_ones_have_used_the_room(self) -> None:
         lane = scanned_lane(QUIET, 9)
-        assert ids(lane.absorb(QUIET, events(2, 3), events(11, 12), WIDE, Reach(3, 10_000))) == [2, 3, 11]
+        assert ids(lane.absorb(QUIET, [2, 3], events(2, 3), events(11, 12), Reach(3, 10_000))) == [2, 3, 11]
         assert (lane.taken_to, lane.exhausted) == (11, False)
-        assert ids(lane.absorb(QUIET, [], events(12), WIDE, WIDE)) == [12]
+        assert ids(lane.absorb(QUIET, [], [], events(12), WIDE)) == [12]
         assert lane.exhausted
 
     @pytest.mark.parametrize("room", [Reach(2, 10_000), Reach(100, 20)])
     def test_a_sweep_takes_no_more_than_there_is_room_for(self, room: Reach) -> None:
-        """Its reach counts all taken events, and it may meet none of them: they may lie below its start."""
-        lane = scanned_lane(QUIET, 1, 2, 3, 4, 20)
-        reach = Reach(room.events + 5, room.bytes + 50)
-        assert ids(lane.absorb(snapshot(60), events(11, 12, 13, 14, 20), events(21), reach, room)) == [11, 12]
+        lane = scanned_lane(QUIET, 20)
+        found = [11, 12, 13, 14]
+        assert ids(lane.absorb(snapshot(60), found, events(*found), events(21), room)) == [11, 12]
         assert (lane.taken_to, lane.snapshot, lane.exhausted) == (20, QUIET, False)
-        assert ids(lane.absorb(snapshot(60), events(11, 12, 13, 14, 20), [], WIDE, WIDE)) == [13, 14]
+        assert ids(lane.absorb(snapshot(60), [13, 14], events(13, 14), [], WIDE)) == [13, 14]
         assert (lane.taken_to, lane.snapshot, lane.exhausted) == (20, snapshot(60), True)
 
-    def test_a_sweep_may_read_what_was_taken_beside_as_much_as_there_is_room_for(self) -> None:
+    def test_a_step_may_read_what_was_taken_beside_as_much_as_there_is_room_for(self) -> None:
         assert scanned_lane(QUIET, 1, 2, 3).sweep_reach(Reach(2, 20), 50) == Reach(5, 70)
 
     def test_fresh_events_wait_when_the_swept_ones_have_used_the_bytes(self) -> None:
         lane = scanned_lane(QUIET, 9)
-        assert ids(lane.absorb(QUIET, events(2, 3), events(11, 12), WIDE, Reach(100, 25))) == [2, 3, 11]
+        assert ids(lane.absorb(QUIET, [2, 3], events(2, 3), events(11, 12), Reach(100, 25))) == [2, 3, 11]
         assert (lane.taken_to, lane.exhausted) == (11, False)
 
     def test_a_read_is_cut_off_by_rows_and_by_bytes(self) -> None:
@@ -150,53 +161,122 @@ class TestAbsorb:
 class TestLongSweep:
     def test_a_step_that_was_cut_off_is_gone_on_with_behind_its_last_event(self) -> None:
         lane = LaneScan.take_over(0, 1, 0, 500, QUIET)
-        assert ids(lane.absorb_step(QUIET, 500, events(10, 20), Reach(2, 1000), WIDE, Ladder())) == [10, 20]
+        assert ids(lane.absorb_step(QUIET, 500, events(10, 20), [], Reach(2, 1000), WIDE, Ladder())) == [10, 20]
         assert lane.next_step(1000) == (20, 500)
 
     @pytest.mark.parametrize("room", [Reach(2, 10_000), Reach(100, 20)])
     def test_a_step_takes_no_more_than_there_is_room_for(self, room: Reach) -> None:
         lane = LaneScan.take_over(0, 1, 0, 500, QUIET)
-        lane.taken.update([15, 25, 35])
+        lane._take(events(15, 25, 35))
         found = events(10, 15, 20, 25, 30, 35, 40)
-        assert ids(lane.absorb_step(QUIET, 500, found, Reach(7, 1_000), room, Ladder())) == [10, 20]
+        assert ids(lane.absorb_step(QUIET, 500, found, [], Reach(7, 1_000), room, Ladder())) == [10, 20]
         assert lane.next_step(1000) == (29, 500)
 
     def test_a_step_of_a_lane_that_is_not_swept_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="not in a long sweep"):
-            scanned_lane().absorb_step(QUIET, 5, [], WIDE, WIDE, Ladder())
+            scanned_lane().absorb_step(QUIET, 5, [], [], WIDE, WIDE, Ladder())
 
     def test_a_transaction_that_ends_between_two_steps_sends_the_sweep_back(self) -> None:
         """Rule 4: its events below the first step's end would be lost, and overtaken by those above."""
         ladder = ladder_of((10, 100))
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
-        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, WIDE, ladder)
+        lane.absorb_step(snapshot(50, 20), 200, [], [], WIDE, WIDE, ladder)
         ladder.add(49, 450)
         # Transaction 20 wrote events 150 and 250 for one key, and commits now.
-        assert lane.absorb_step(snapshot(60), 400, events(250), WIDE, WIDE, ladder) == []
+        assert lane.absorb_step(snapshot(60), 400, events(250), [], WIDE, WIDE, ladder) == []
         assert lane.next_step(200) == (100, 300)
-        assert ids(lane.absorb_step(snapshot(60), 300, events(150, 250), WIDE, WIDE, ladder)) == [150, 250]
+        assert ids(lane.absorb_step(snapshot(60), 300, events(150, 250), [], WIDE, WIDE, ladder)) == [150, 250]
 
     def test_a_transaction_that_cannot_have_ids_so_low_does_not(self) -> None:
         ladder = ladder_of((10, 300), (40, 450))
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
-        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, WIDE, ladder)
-        assert ids(lane.absorb_step(snapshot(60), 400, events(250, 310), WIDE, WIDE, ladder)) == [250, 310]
+        lane.absorb_step(snapshot(50, 20), 200, [], [], WIDE, WIDE, ladder)
+        assert ids(lane.absorb_step(snapshot(60), 400, events(250, 310), [], WIDE, WIDE, ladder)) == [250, 310]
         assert lane.next_step(200) is None
 
     def test_without_rungs_the_sweep_of_an_idle_database_comes_to_its_end(self) -> None:
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
-        lane.absorb_step(snapshot(50, 20), 200, [], WIDE, WIDE, Ladder())
-        lane.absorb_step(snapshot(50, 20), 400, [], WIDE, WIDE, Ladder())
+        lane.absorb_step(snapshot(50, 20), 200, [], [], WIDE, WIDE, Ladder())
+        lane.absorb_step(snapshot(50, 20), 400, [], [], WIDE, WIDE, Ladder())
         assert lane.next_step(200) is None
 
     def test_the_scan_after_it_starts_relative_to_the_last_steps_snapshot(self) -> None:
         ladder = ladder_of((10, 100), (40, 450))
         lane = scanned_lane(snapshot(45, 20), 400)
         lane.start_long_sweep(snapshot(50, 30), 100)
-        lane.absorb_step(snapshot(60, 30), 400, [], WIDE, WIDE, ladder)
+        lane.absorb_step(snapshot(60, 30), 400, [], [], WIDE, WIDE, ladder)
         assert lane.next_step(300) is None
         assert lane.snapshot == snapshot(60, 30)
         assert lane.sweep_start(ladder) == SweepStart(450, ((30, 100),))
+
+
+@pytest.fixture
+def _forgets_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_ids, "MANY_KNOWN", 0)
+    monkeypatch.setattr(known_ids, "GROWTH", 0)
+
+
+@pytest.mark.usefixtures("_forgets_at_once")
+class TestWhatIsKnown:
+    """What a scan leaves aside without a look at the tables."""
+
+    def test_an_id_that_is_settled_is_forgotten_once_no_scan_can_start_below_it(self) -> None:
+        lane = scanned_lane(snapshot(50), 3, 5, 8)
+        lane.settle([3, 5, 8])
+        lane.about_to_read(ladder_of((10, 5)), 1_000)
+        assert lane.known.missing([3, 5, 8]) == [3, 5]
+
+    def test_one_that_is_not_settled_never_is(self) -> None:
+        lane = scanned_lane(snapshot(50), 3, 5, 8)
+        lane.settle([5])
+        lane.about_to_read(ladder_of((10, 900)), 2)
+        assert lane.known.missing([3, 5, 8]) == [5]
+        lane.settle([3])
+        assert lane.known.missing([3]) == [], "its receipt may be missing in the snapshot that is under way"
+
+    def test_a_transaction_that_runs_keeps_what_its_end_may_have_looked_at_again(self) -> None:
+        """Not only what the next scan would meet: the one after the transaction's end starts far lower."""
+        lane = scanned_lane(snapshot(50, 20), 300, 500)
+        ladder = ladder_of((10, 100), (30, 400))
+        lane.settle([300, 500])
+        lane.about_to_read(ladder, 1_000)
+        assert lane.sweep_start(ladder).start(snapshot(60, 20)) == 400
+        lane.absorb(snapshot(60, 20), [], [], [], WIDE)
+        lane.about_to_read(ladder, 1_000)
+        assert lane.sweep_start(ladder).start(snapshot(70)) == 100
+        assert lane.known.missing([300, 500]) == []
+
+    def test_a_sweep_below_the_last_so_many_ids_has_to_ask_the_tables(self) -> None:
+        lane = scanned_lane(snapshot(50, 20), 300, 500, 900)
+        lane.settle([300, 900])
+        lane.about_to_read(ladder_of((10, 100)), 500)
+        assert lane.known.start == 400
+        assert lane.known.missing([300, 500, 900]) == [300]
+        lane.about_to_read(ladder_of((10, 100)), 800)
+        assert lane.known.start == 400, "what was forgotten is not known again"
+
+    def test_what_a_step_finds_settled_is_known_to_the_scans_after_it(self) -> None:
+        lane = LaneScan.take_over(0, 1, 0, 50, QUIET)
+        assert ids(lane.absorb_step(QUIET, 50, events(10), [20, 50], WIDE, WIDE, Ladder())) == [10]
+        assert lane.known.missing([10, 20, 30, 50]) == [30]
+        assert lane.taken == {10}, "those that are settled neither hold the position back nor wait for anything"
+        assert not lane.awaits_settle(20)
+
+    def test_a_step_that_goes_back_makes_nothing_known(self) -> None:
+        lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
+        ladder = ladder_of((10, 100), (49, 450))
+        lane.absorb_step(snapshot(50, 20), 200, [], [], WIDE, WIDE, ladder)
+        assert lane.absorb_step(snapshot(60), 400, [], [300], WIDE, WIDE, ladder) == []
+        assert lane.known.missing([300]) == [300]
+
+    def test_a_step_is_asked_only_for_what_a_later_scan_can_meet(self) -> None:
+        lane = LaneScan.take_over(0, 1, 10, 400, snapshot(50, 20))
+        assert lane.settled_from(Ladder()) == 10
+        assert lane.settled_from(ladder_of((10, 100), (30, 450))) == 100
+        lane.about_to_read(Ladder(), 50)
+        assert lane.settled_from(ladder_of((10, 100), (30, 450))) == 350
+        with pytest.raises(ValueError, match="not in a long sweep"):
+            scanned_lane().settled_from(Ladder())
 
 
 class TestPosition:
@@ -216,12 +296,12 @@ class TestPosition:
 
     def test_stays_below_what_is_still_to_be_swept(self) -> None:
         lane = LaneScan.take_over(0, 1, 10, 400, QUIET)
-        lane.absorb_step(QUIET, 200, [], WIDE, WIDE, Ladder())
+        lane.absorb_step(QUIET, 200, [], [], WIDE, WIDE, Ladder())
         assert lane.advance_position(ladder_of((10, 900))) == 200
 
     def test_stays_below_fresh_events_that_had_no_room(self) -> None:
         lane = scanned_lane(QUIET)
-        lane.absorb(QUIET, [], events(3, 5), WIDE, Reach(1, 1000))
+        lane.absorb(QUIET, [], [], events(3, 5), Reach(1, 1000))
         lane.settle([3])
         assert lane.advance_position(ladder_of((10, 900))) == 3
 
@@ -230,14 +310,14 @@ class TestPosition:
         lane = scanned_lane(snapshot(30), 100)
         lane.settle([100])
         lane.start_long_sweep(snapshot(50), 10)
-        lane.absorb_step(snapshot(50), 100, [], WIDE, WIDE, ladder_of((20, 900)))
+        lane.absorb_step(snapshot(50), 100, [], [], WIDE, WIDE, ladder_of((20, 900)))
         assert lane.next_step(1000) is None
         assert lane.advance_position(ladder_of((20, 900))) == 100
-        lane.absorb(snapshot(50), [], [], WIDE, WIDE)
+        lane.absorb(snapshot(50), [], [], [], WIDE)
         assert lane.advance_position(ladder_of((20, 900))) == 900
 
     def test_never_goes_back(self) -> None:
         lane = scanned_lane(snapshot(50))
         assert lane.advance_position(ladder_of((10, 900))) == 900
-        lane.absorb(snapshot(60, 20), [], [event(1000)], WIDE, WIDE)
+        lane.absorb(snapshot(60, 20), [], [], [event(1000)], WIDE)
         assert lane.advance_position(Ladder()) == 900

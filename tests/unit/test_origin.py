@@ -195,7 +195,7 @@ async def test_a_failure_of_a_live_event_is_recorded_while_a_replay_is_under_way
 async def test_the_replay_hears_of_what_landed_and_of_what_came_back(bench: Bench) -> None:
     one, two = bench.again(1, 2)
     bench.acknowledged([one])
-    await asyncio.wait_for(bench.republished.changed.wait(), 1)
+    await asyncio.wait_for(bench.republished.changed.wait(), 30)
     bench.republished.changed.clear()
     assert ids(withdrawn([two, live(11)])) == [11]
-    await asyncio.wait_for(bench.republished.changed.wait(), 1)
+    await asyncio.wait_for(bench.republished.changed.wait(), 30)

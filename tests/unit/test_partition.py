@@ -234,6 +234,39 @@ def test_what_the_broker_named_is_kept_out_of_batches_until_it_has_come_to_the_h
     assert partition.batch_bound() == partition.most
 
 
+def test_what_the_broker_named_fails_at_once_unless_an_earlier_event_of_its_key_waits() -> None:
+    partition = Partition("orders", 0, Backoff(lambda: 0.0))
+    keys = (b"a", None, b"b", b"a", None, b"b", b"c", b"d")
+    line = [event(number, key=key) for number, key in enumerate(keys, 1)]
+    partition.add(line)
+    partition.condemn([(line[at - 1], REFUSAL) for at in (2, 3, 4, 5, 6, 7)])
+
+    def taken(most: int) -> list[int]:
+        return [culprit.id for culprit, why in partition.take_condemned(most) if why is REFUSAL]
+
+    assert taken(2) == [2, 3]
+    assert ids(list(partition.waiting)) == [1, 4, 5, 6, 7, 8]
+    # 4 waits for 1. What 3 has done to its key is done by now, so 6 has nothing before it.
+    assert taken(9) == [5, 6, 7]
+    assert taken(9) == []
+    assert (ids(list(partition.waiting)), partition.batch_bound()) == ([1, 4, 8], 1)
+    assert partition.progress == 5
+    assert ids(take(partition, 9)) == [1]
+    assert taken(9) == [4]
+    assert (ids(list(partition.waiting)), partition.batch_bound()) == ([8], partition.most)
+
+
+def test_of_one_key_named_twice_the_later_event_waits_for_what_becomes_of_the_earlier_one() -> None:
+    partition = new_partition()
+    first, second, third, _ = partition.waiting
+    partition.condemn([(first, REFUSAL), (second, REFUSAL)])
+    assert partition.take_condemned(9) == [(first, REFUSAL)]
+    assert ids(list(partition.waiting)) == [2, 3, 4]
+    partition.withdraw(lambda event: event is second)
+    assert partition.take_condemned(9) == []
+    assert partition.waiting[0] is third
+
+
 def test_what_was_named_and_then_taken_out_is_asked_about_anew_when_it_comes_back() -> None:
     """Somebody may have put right what it was refused for."""
     partition = new_partition()

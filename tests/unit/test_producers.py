@@ -88,13 +88,19 @@ class ClosableProducer:
 class Kept:
     """A keeper at work, and in which order it does what."""
 
-    def __init__(self) -> None:
+    def __init__(self, replace_after: float | None = None) -> None:
         self.order: list[str] = []
         self.telemetry = Telemetry()
         self.replaced: list[object] = []
         self.telemetry.listen("producer.", lambda told: self.replaced.append((told.happening, *told.fields.values())))
         backoff = Backoff(lambda: 0.0, first=0.0)
-        self.keeper = Keeper(name="main", connect=self._connect, backoff=backoff, telemetry=self.telemetry)
+        self.keeper = Keeper(
+            name="main",
+            connect=self._connect,
+            backoff=backoff,
+            telemetry=self.telemetry,
+            replace_after=replace_after,
+        )
         self.connected = 0
 
     async def _connect(self, on_failure: Callable[[PublishError], None]) -> Producer:
@@ -111,10 +117,21 @@ class Kept:
 
     async def next(self, former: Producer | None = None) -> Producer:
         """Wait for the producer after this one."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (producer := await self.keeper.ready()) is former:  # noqa: ASYNC110 the keeper has no event for that
                 await asyncio.sleep(0)
         return producer
+
+
+async def test_an_old_producer_is_replaced_when_its_batches_have_landed_and_nobody_is_told() -> None:
+    kept = Kept(replace_after=0.01)
+    keeping = asyncio.create_task(kept.keeper.run(kept.quiesce, kept.abandon))
+    first = await kept.next()
+    await kept.next(first)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    assert kept.order[:4] == ["1 connected", "waited for what is in flight", "given up the rest", "1 closed"]
+    assert kept.replaced == []
 
 
 @pytest.fixture

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from relay.decide.admission import Admission
+from relay.decide.held_back import PausedTopic
 from relay.decide.limits import ANY_TIME, TopicLimits
 from relay.decide.room import Room
+from relay.decide.topic_rates import Pace, Rate
 from relay.event import with_origin
 from relay.outcome import Acknowledged, FailureKind, PublishError, Refused
 from relay.settings import FailureSettings, PublishSettings
@@ -23,8 +25,10 @@ from relay.stages.hold.failures import Failures
 from relay.stages.hold.gate import Gate
 from relay.stages.publish.faults import Faults
 from relay.stages.publish.pacing import Pacing
+from relay.stages.publish.pauses import Pauses
 from relay.stages.publish.publish import Publish
 from relay.stages.publish.queues import Topics
+from relay.stages.publish.throttle import Throttle
 from relay.stages.settle.outcomes import Delivered, Failed, Held, Outcomes
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
@@ -45,9 +49,10 @@ TOO_LARGE = 2_000
 
 
 class FakeProducer:
-    """Takes batches of one event and lets a test answer them."""
+    """Takes batches, of one event unless a test says otherwise, and lets a test answer them."""
 
     def __init__(self) -> None:
+        self.most = 1
         self.sent: list[tuple[list[int], Callable[[BatchOutcome], None]]] = []
 
     async def limits(self, topic: str) -> TopicLimits:
@@ -56,7 +61,7 @@ class FakeProducer:
     def pack(
         self, waiting: Iterable[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
     ) -> SimpleNamespace:
-        return SimpleNamespace(events=list(islice(waiting, min(1, most))), size=1, restamped=0)
+        return SimpleNamespace(events=list(islice(waiting, min(self.most, most))), size=1, restamped=0)
 
     async def send(
         self, batch: Any, topic: str, partition: int, allowed: object, done: Callable[[BatchOutcome], None]
@@ -72,7 +77,7 @@ class Publishing:
         self.outcomes = Outcomes()
         self.tenure = Tenure(Room(1_000, 1_000_000))
         self.tenure.lease_ends = time.monotonic() + 600
-        telemetry = Telemetry()
+        self.telemetry = telemetry = Telemetry()
         gate = Gate(self.outcomes)
         failures = Failures(
             gate=gate, outcomes=self.outcomes, settings=FailureSettings(), random=random.random, telemetry=telemetry
@@ -82,16 +87,20 @@ class Publishing:
             last_acknowledged=0.0,
             acknowledged=lambda topic, partition, now: None,
             given_back=lambda topic: None,
+            refused=lambda topic, error, partition: None,
         )
         producers = cast("Pair", self._producers())
         self.faults = Faults(producers=producers, random=random.random, telemetry=telemetry)
+        topics = Topics(hash_keys=lambda keys: [0] * len(keys), random=random.random, admission=Admission())
         self.publish = Publish(
             producers=producers,
             outcomes=self.outcomes,
             failures=failures,
             watch=cast("Watch", watch),
+            pauses=Pauses(topics=topics, gate=gate, telemetry=telemetry),
             pacing=Pacing(PublishSettings()),
-            topics=Topics(hash_keys=lambda keys: [0] * len(keys), random=random.random, admission=Admission()),
+            throttle=Throttle(topics=topics, gate=gate, telemetry=telemetry),
+            topics=topics,
             faults=self.faults,
             quiesce_timeout=1.0,
             telemetry=telemetry,
@@ -177,6 +186,17 @@ async def test_an_event_that_is_not_sent_fails_only_when_nothing_of_its_partitio
 
     await until("the event has failed", failed)
     assert await publishing.recorded() == [(Delivered, [3]), (Held, [5]), (Failed, [4])]
+
+
+async def test_what_the_broker_names_fails_together_and_the_others_go_in_one_batch(publishing: Publishing) -> None:
+    line = [event(number, key=b"%d" % number) for number in range(3, 11)]
+    publishing.producer.most = len(line)
+    publishing.publish.hand_in(list(line))
+    answer = await publishing.sent(*range(3, 11))
+    named = PublishError(FailureKind.EVENT, "invalid")
+    answer(Refused(named, dict.fromkeys((0, 2, 4, 6), named), producer_intact=True))
+    await publishing.sent(4, 6, 8, 10)
+    assert await publishing.recorded() == [(Failed, [number]) for number in (3, 5, 7, 9)]
 
 
 async def test_an_event_behind_one_in_flight_that_is_refused_is_held_back_and_does_not_fail(
@@ -288,3 +308,118 @@ async def test_only_events_of_an_exempt_origin_go_to_a_topic_that_is_not_allowed
 
     await until("the origin has heard", heard)
     assert origin.told == [("at 7", 3) if exempt else ("refused", 3)]
+
+
+async def test_the_metrics_of_a_topic_are_there_at_zero_with_its_first_event(publishing: Publishing) -> None:
+    # One to which no event may go: nothing is asked of Kafka.
+    publishing.publish.hand_in([event(3, topic="__bills")])
+    assert publishing.telemetry.value("published_events_total", topic="__bills") == 0.0
+
+
+async def test_the_age_of_delivered_events_is_observed_but_not_of_those_that_are_published_again(
+    publishing: Publishing,
+) -> None:
+    before = publishing.telemetry.value("delivery_seconds_count")
+    assert before == 2
+    origin = SimpleNamespace(delivered=lambda *_: None, acknowledged=lambda *_: None)
+    publishing.publish.hand_in_with_origins([with_origin(event(3), cast("Any", origin))])
+    (await publishing.sent(3))(Acknowledged(2))
+    publishing.publish.hand_in([event(4)])
+    (await publishing.sent(4))(Acknowledged(3))
+    assert publishing.telemetry.value("delivery_seconds_count") == before + 1
+
+
+PAUSED = [PausedTopic("orders", 60.0, 1e9, "a test", "me")]
+
+
+async def test_what_waits_for_a_topic_that_people_pause_is_held_and_what_is_in_flight_lands(
+    publishing: Publishing,
+) -> None:
+    publishing.publish.hand_in([event(3), event(4), event(5)])
+    answers = [await publishing.sent(3), await publishing.sent(4)]
+    publishing.publish.pauses.obey(PAUSED)
+    publishing.publish.pauses.obey(PAUSED)
+    for offset, answer in enumerate(answers, 2):
+        answer(Acknowledged(offset))
+    assert await publishing.recorded() == [(Held, [5]), (Delivered, [3]), (Delivered, [4])]
+    assert publishing.telemetry.value("paused_topics", topic="orders") == 1
+    publishing.publish.pauses.obey([])
+    assert publishing.telemetry.value("paused_topics", topic="orders") == 0
+    assert publishing.tenure.paused == set()
+    assert publishing.tenure.resume_wake_up.is_set()
+
+
+@pytest.mark.parametrize("kind", list(FailureKind))
+async def test_what_comes_back_refused_while_people_have_paused_its_topic_is_not_sent_again(
+    publishing: Publishing, kind: FailureKind
+) -> None:
+    publishing.producer.most = 2
+    publishing.publish.hand_in([event(3), event(4)])
+    answer = await publishing.sent(3, 4)
+    publishing.publish.pauses.obey(PAUSED)
+    answer(Refused(PublishError(kind, "who knows"), producer_intact=True))
+    assert await publishing.recorded() == [(Held, [3, 4])]
+    assert publishing.partition.idle
+
+
+async def test_what_does_not_come_by_the_gate_is_held_back_from_a_topic_that_people_paused(
+    publishing: Publishing, origin: Heard
+) -> None:
+    publishing.publish.pauses.obey(PAUSED)
+    publishing.publish.hand_in_with_origins([with_origin(event(3), origin)])
+    publishing.publish.hand_in([event(4)])
+    assert origin.told == [("withdrawn", 3)]
+    assert await publishing.recorded() == [(Held, [4])]
+
+
+async def test_a_pause_is_told_once_and_again_when_it_is_another_one(publishing: Publishing) -> None:
+    told: list[tuple[str, object]] = []
+    publishing.telemetry.listen("pause.", lambda heard: told.append((heard.happening, heard.fields.get("reason"))))
+    (pause,) = PAUSED
+    for asked in ([pause], [pause._replace(seconds=50)], [pause._replace(reason="another")], [], []):
+        publishing.publish.pauses.obey(asked)
+    assert told == [("pause.began", "a test"), ("pause.began", "another"), ("pause.ended", None)]
+
+
+async def test_what_comes_for_a_limited_topic_beyond_what_may_wait_is_held_and_goes_on_when_half_has_gone(
+    publishing: Publishing, origin: Heard
+) -> None:
+    publishing.topic.pace = Pace(Rate(events=1e9), 2, 1_000)
+    assert not publishing.tenure.resume_wake_up.is_set()
+    line = [event(number, key=b"%d" % number) for number in range(3, 8)]
+    publishing.publish.hand_in(list(line))
+    publishing.publish.hand_in_with_origins([with_origin(event(8), origin)])
+    assert publishing.tenure.paused == {"orders"}
+    assert await publishing.recorded() == [(Held, [5, 6, 7])]
+    assert origin.told == [("withdrawn", 8)]
+    assert publishing.telemetry.value("limited_events_total", topic="orders") == 4
+    for number in (3, 4):
+        (await publishing.sent(number))(Acknowledged(number))
+    assert publishing.tenure.paused == set()
+    assert publishing.tenure.resume_wake_up.is_set()
+
+
+async def test_a_limited_topic_sends_no_more_than_its_rate_and_others_do_not_wait(publishing: Publishing) -> None:
+    publishing.topic.pace = Pace(Rate(events=1.0), 100, 10_000)
+    publishing.producer.most = 100
+    line = [event(number, key=b"%d" % number) for number in range(3, 8)]
+    publishing.publish.hand_in(list(line))
+    (await publishing.sent(3))(Acknowledged(3))
+    assert publishing.topic.pace.delay(time.monotonic()) > 0.5
+    assert [sent for sent, _ in publishing.producer.sent] == [[1], [2], [3]]
+    assert ids(list(publishing.partition.waiting)) == [4, 5, 6, 7]
+
+
+async def test_a_topic_whose_events_left_otherwise_has_room_again(publishing: Publishing) -> None:
+    publishing.topic.pace = Pace(Rate(events=1.0), 1, 10_000)
+    publishing.topic.pace.charge(1_000, 0, time.monotonic())
+    publishing.publish.hand_in([event(3), event(4)])
+    assert publishing.tenure.throttled == {"orders"}
+    publishing.publish.topics.withdraw()
+    looking = asyncio.create_task(publishing.publish._throttle.run())
+
+    async def open_again() -> bool:
+        return not publishing.tenure.throttled
+
+    await until("it is open again", open_again)
+    looking.cancel()

@@ -52,6 +52,10 @@ def test_the_table_of_metrics_is_the_reference() -> None:
 def test_the_chapter_on_running_says_how_many_connections_a_replica_holds() -> None:
     chapter = documents.page("deploy/README.md")
     assert f"**{len(CONNECTIONS)} connections**" in chapter
+    install = (ROOT / "deploy/INSTALL.md").read_text()
+    # The example has two replicas, a replay and a command.
+    assert f"| {len(CONNECTIONS)} for each replica, 1 more during a replay, 1 for each command | " in install
+    assert f"1 for each command | {2 * len(CONNECTIONS) + 2} | {2 * len(CONNECTIONS) + 2} |" in install
     assert all(re.search(rf"`(outbox-relay )?{purpose}`", chapter) for purpose in CONNECTIONS)
 
 
@@ -95,7 +99,8 @@ def test_the_readme_shows_the_newcomer_s_commands() -> None:
 @pytest.mark.parametrize("page", PAGES + MANIFESTS)
 def test_every_setting_that_is_named_exists(page: str) -> None:
     known = variables(Settings)
-    names = {*known, *(f"{name}_FILE" for name, variable in known.items() if variable.secret), CONFIG_FILE}
+    secrets = [name for name, variable in known.items() if variable.secret]
+    names = {*known, *(f"{name}_{way}" for name in secrets for way in ("FILE", "COMMAND")), CONFIG_FILE}
     if page == "CHANGELOG.md":
         names |= RENAMED.keys()
     for name in set(re.findall(r"\bRELAY_[A-Z_]+", (ROOT / page).read_text())):
@@ -135,7 +140,7 @@ def test_the_run_book_explains_no_reason_of_readyz_that_is_gone() -> None:
 @pytest.mark.parametrize(
     ("manifest", "pattern"),
     [
-        ("deploy/kubernetes/deployment.yaml", r"terminationGracePeriodSeconds: (\d+)"),
+        ("deploy/kubernetes/base/deployment.yaml", r"terminationGracePeriodSeconds: (\d+)"),
         ("deploy/compose.yaml", r"stop_grace_period: (\d+)s"),
     ],
 )

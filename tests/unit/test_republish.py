@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
+
+import pytest
 
 from relay.decide.lane_scan import LaneScan
 from relay.decide.republishing import MOST_EVENTS, ReplayRequest
@@ -52,7 +56,9 @@ class ReplayTables(SimulatedConnection):
             for id_ in range(1, LAST_ID + 1)
         ]
         self.postgres.have(*events)
-        self.postgres.settle({(event.lane, event.id): (0, event.id) for event in events}, [])
+        for lane in REPLAYED:
+            runs = [{(lane, event.id): (0, event.id)} for event in events if event.lane == lane]
+            self.postgres.settle(uuid4(), runs, [])
         positions = {lane: 0 if lane in REPLAYED else LAST_ID for lane in range(LANES)}
         self.request = ReplayRequest(7, "orders", None, EARLIEST, LATEST, rate, LAST_ID, positions)
         self.replay = self.postgres.replays[7] = Replay(self.request)
@@ -151,7 +157,7 @@ class Bench:
         async def reached() -> bool:
             return len(self.kafka) == number
 
-        await until(f"{number} events handed in", reached, 5)
+        await until(f"{number} events handed in", reached)
         reads = self.tables.reads
         await asyncio.sleep(0.05)
         assert (len(self.kafka), self.tables.reads) == (number, reads), "the stage did not come to rest"
@@ -233,11 +239,25 @@ async def test_a_replay_takes_nothing_while_live_events_need_the_room() -> None:
 
 async def test_a_replay_takes_nothing_for_a_paused_topic() -> None:
     bench = Bench(ReplayTables())
-    bench.tenure.paused.add("orders")
+    bench.tenure.troubled.add("orders")
     async with running(bench):
         await bench.handed_in(0)
-        bench.tenure.paused.clear()
+        bench.tenure.troubled.clear()
         await bench.handed_in(2 * MOST_EVENTS)
+
+
+@pytest.mark.parametrize(("paused", "goes"), [("orders", True), ("repair", False)])
+async def test_a_replay_to_another_topic_goes_there_and_waits_for_that_one_alone(paused: str, goes: bool) -> None:
+    tables = ReplayTables()
+    tables.request = tables.replay.request = replace(tables.request, to_topic="repair")
+    bench = Bench(tables)
+    bench.tenure.troubled.add(paused)
+    async with running(bench):
+        await bench.handed_in(2 * MOST_EVENTS if goes else 0)
+        bench.tenure.troubled.clear()
+        await bench.handed_in(2 * MOST_EVENTS)
+    assert {each.topic for each in bench.kafka} == {"repair"}
+    assert json.loads(bench.kafka[0].headers or "")["outbox-replay-topic"] == "orders"
 
 
 async def test_what_waits_of_a_lane_that_is_given_back_is_taken_back_and_what_is_in_flight_is_settled() -> None:
@@ -256,7 +276,7 @@ async def test_what_waits_of_a_lane_that_is_given_back_is_taken_back_and_what_is
         async def settled() -> bool:
             return not bench.tenure.lanes[3].unsettled
 
-        await until("what was in flight is settled", settled, 5)
+        await until("what was in flight is settled", settled)
 
 
 async def test_a_drain_takes_back_everything_that_waits() -> None:
@@ -278,7 +298,7 @@ async def test_a_cancelled_replay_is_taken_back() -> None:
         async def closed() -> bool:
             return bool(bench.tables.closed)
 
-        await until("the connection is closed", closed, 5)
+        await until("the connection is closed", closed)
         assert bench.kafka == []
         assert bench.republished.idle
 
@@ -292,7 +312,7 @@ async def test_the_share_of_a_rate_is_that_of_the_lanes_that_are_left() -> None:
         async def started() -> bool:
             return bool(bench.stage._allowances)
 
-        await until("the replay is taken up", started, 5)
+        await until("the replay is taken up", started)
         assert bench.stage._allowances[7].share == 2 / 6
         # Others have finished theirs.
         tables.request.positions.update(dict.fromkeys((0, 1, 2, 5), 2_000))
@@ -300,7 +320,7 @@ async def test_the_share_of_a_rate_is_that_of_the_lanes_that_are_left() -> None:
         async def all_of_it() -> bool:
             return bench.stage._allowances[7].share == 1.0
 
-        await until("the share is all of it", all_of_it, 5)
+        await until("the share is all of it", all_of_it)
 
 
 async def test_without_a_connection_the_tenure_goes_on_and_the_stage_tries_again() -> None:
@@ -332,7 +352,7 @@ async def test_what_came_back_is_handed_in_again_and_what_is_still_in_flight_abo
         async def closed() -> bool:
             return bool(bench.tables.closed)
 
-        await until("the replay is over", closed, 5)
+        await until("the replay is over", closed)
         assert not bench.kafka
 
 
@@ -394,7 +414,7 @@ async def test_receipts_that_could_not_be_written_are_written_by_the_next_tenure
         async def written() -> bool:
             return len(tables.receipts) == len(landed)
 
-        await until("the receipts are there, without a wake-up", written, 5)
+        await until("the receipts are there, without a wake-up", written)
     finally:
         task.cancel()
         await asyncio.wait([task])

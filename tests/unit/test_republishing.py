@@ -29,6 +29,19 @@ def test_a_request_is_read_as_it_was_written() -> None:
     assert request.open_lanes() == set(range(16)) - {3}
 
 
+def test_a_request_for_another_topic_or_for_a_group_says_so_in_headers_and_names_its_own_topic_otherwise() -> None:
+    """A program that knows of neither must not read it: it would publish the events to everybody again."""
+    others = {name: value for name, value in FILTER.items() if name != "topic"} | {"from_topic": "orders"}
+    plain = parsed(FILTER, PROGRESS)
+    assert (plain.target, plain.headers) == ("orders", {"outbox-replay": "7"})
+    moved = parsed({**others, "to_topic": "repair"}, PROGRESS)
+    assert (moved.topic, moved.target) == ("orders", "repair")
+    assert moved.headers == {"outbox-replay": "7", "outbox-replay-topic": "orders"}
+    marked = parsed({**others, "group": "billing"}, PROGRESS)
+    assert (marked.topic, marked.target) == ("orders", "orders")
+    assert marked.headers == {"outbox-replay": "7", "outbox-replay-group": "billing"}
+
+
 def test_what_is_delivered_after_the_request_is_never_meant() -> None:
     assert parsed({**FILTER, "until": "2999-01-01T00:00:00Z"}, PROGRESS).until == NOW
 
@@ -37,6 +50,11 @@ def test_what_is_delivered_after_the_request_is_never_meant() -> None:
     ("filter_", "progress"),
     [
         ({"topic": None}, {}),
+        ({"topic": None, "from_topic": "orders"}, {}),
+        ({"to_topic": "repair"}, {}),
+        ({"group": "billing"}, {}),
+        ({"from_topic": "orders", "to_topic": "or?ers"}, {}),
+        ({"from_topic": "orders", "to_topic": 7.5e9 * 10**240}, {}),
         ({"since": "yesterday"}, {}),
         ({"since": "2026-05-17T01:00:00"}, {}),
         ({"until": None}, {}),

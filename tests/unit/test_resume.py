@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
 
 import pytest
 
@@ -61,7 +62,7 @@ class Tables(SimulatedConnection):
 
     def forget(self, id_: int) -> None:
         """The event's failure and held row go, as with its receipt."""
-        self.postgres.settle({}, [(LANE, id_)])
+        self.postgres.settle(UUID(int=0), [], [(LANE, id_)])
 
     def finish_replays_soon(self) -> None:
         self.finished += 1
@@ -270,7 +271,8 @@ async def test_nothing_of_a_lane_is_resumed_before_the_sweep_of_its_take_over_is
     assert await setting.one_turn() == []
     assert setting.tenure.has_failures, "nobody looks again once the sweep is over"
     assert setting.state.next_step(1_000) == (0, 6)
-    setting.handed_in += [each.id for each in setting.state.absorb_step(QUIET, 6, [event(5)], WIDE, WIDE, Ladder())]
+    swept = setting.state.absorb_step(QUIET, 6, [event(5)], [6], WIDE, WIDE, Ladder())
+    setting.handed_in += [each.id for each in swept]
     assert await setting.one_turn() == [5]
     assert setting.state.next_step(1_000) is None
     assert await setting.one_turn() == [5, 6]

@@ -8,40 +8,47 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.decide import lane_scan
+from relay.decide import known_ids, lane_scan
+from relay.decide.known_ids import KnownIds
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, LongSweep
 from relay.decide.sweep_start import SweepStart
 from relay.stages import tenure
+from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
-from tests.support.models.scan_model import Model
+from tests.support.models import simulated_postgres
+from tests.support.models.scan_model import LANES, Model
 from tests.support.models.simulated_connection import SimulatedConnection
-from tests.support.models.simulated_postgres import SimulatedPostgres, Violation
+from tests.support.models.simulated_postgres import Scanned, SimulatedPostgres, Swept, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
-    from relay.stages.scan.ports import ScanResult
+    from relay.stages.scan.ports import LaneRequest, StepResult
 
-SIZES = [(12, 3), (3, 12)]
-"""Events per scan and ids per step of a sweep: sweeps of many steps, and sweeps that their limit cuts off."""
+SIZES = [(12, 3), (3, 12), (6, 40)]
+"""Events per scan and ids per step of a sweep: sweeps of many steps, sweeps that their limit cuts off, and few long
+sweeps, so that much has to be known."""
 
 MOST_SEEDS = 500
 """Seeds among which one must catch a mutant. The one that needs the most is caught at 302."""
 
 
 @pytest.fixture(autouse=True)
-def few_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that short schedules prune the ladder."""
+def forgets_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that short schedules prune the ladder and what is known."""
     monkeypatch.setattr(tenure, "MANY_RUNGS", 3)
+    monkeypatch.setattr(known_ids, "MANY_KNOWN", 0)
+    monkeypatch.setattr(known_ids, "GROWTH", 0)
 
 
 def random_schedule(seed: int, length: int = 700) -> Iterable[int]:
@@ -68,12 +75,25 @@ def test_no_random_schedule_loses_repeats_or_reorders_an_event(batch_events: int
 
 def test_random_schedules_reach_what_they_are_for() -> None:
     told: set[str] = set()
-    wanted = {"crashes", "has drained", "runs out", "ends: ", ": sweep", "savepoint", "takes [", "settles ["}
+    wanted = {"crashes", "has drained", "runs out", "ends: ", ": sweep", "savepoint", "takes [", "settles [", "holds ["}
+    wanted |= {"resumes [", "settled late"}
     for seed in range(50):
         model = Model(random_schedule(seed), *SIZES[0])
         model.play()
         told |= {want for want in wanted if any(want in line for line in model.trace)}
     assert told == wanted
+
+
+@pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
+def test_random_schedules_look_and_scan(batch_events: int, step_ids: int) -> None:
+    looks = scans = 0
+    for seed in range(10):
+        model = Model(random_schedule(seed), batch_events, step_ids)
+        model.play()
+        looks += model.postgres.looks
+        scans += model.postgres.scans
+    assert looks > 50
+    assert scans > 50
 
 
 # Mutants: each takes out one rule.
@@ -115,7 +135,7 @@ def read_the_rungs_value_after_its_xid(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rung's value is the sequence's when the statement with its xid is over, not one read before it began."""
     add = Ladder.add
     commit = SimulatedConnection._commit
-    result = SimulatedConnection._result
+    look_around = SimulatedConnection._look_around
     late: dict[int, int] = {}
 
     async def committed(self: SimulatedConnection, transaction: Any) -> int:
@@ -123,19 +143,26 @@ def read_the_rungs_value_after_its_xid(monkeypatch: pytest.MonkeyPatch) -> None:
         late[xid] = self.postgres.sequence
         return xid
 
-    async def read(self: SimulatedConnection, *arguments: Any) -> ScanResult:
-        found = await result(self, *arguments)
-        late[found.next_xid - 1] = found.sequence_value
-        return found
+    async def read(self: SimulatedConnection) -> tuple[int, int]:
+        value, next_xid = await look_around(self)
+        late[next_xid - 1] = value
+        return value, next_xid
 
     monkeypatch.setattr(SimulatedConnection, "_commit", committed)
-    monkeypatch.setattr(SimulatedConnection, "_result", read)
+    monkeypatch.setattr(SimulatedConnection, "_look_around", read)
     monkeypatch.setattr(Ladder, "add", lambda self, xid, value: add(self, xid, late[xid]))
 
 
 def forget_settled_ids_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rule 1: a receipt that commits while a scan is under way is not in its snapshot."""
-    monkeypatch.setattr(LaneScan, "settle", lambda self, ids: self.taken.difference_update(ids))
+    """Rule 1: a receipt that commits while a scan or step is under way is not in its snapshot."""
+
+    def settle(self: LaneScan, ids: Iterable[int]) -> None:
+        ids = set(ids)
+        self.taken -= ids
+        self.resuming -= ids
+        self.known._ids -= ids
+
+    monkeypatch.setattr(LaneScan, "settle", settle)
 
 
 def advance_past_a_sweep_that_was_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,25 +179,126 @@ def advance_past_a_sweep_that_was_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
 
 def take_fresh_events_after_a_sweep_that_was_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 3, the fresh ones."""
+    absorb = LaneScan.absorb
 
     def mutant(
         self: LaneScan,
         snapshot: Snapshot,
+        new: list[int],
         swept: list[PendingEvent],
         fresh: list[PendingEvent],
-        sweep_reach: lane_scan.Reach,
         reach: lane_scan.Reach,
     ) -> list[PendingEvent]:
-        new = [event for event in swept if event[1] not in self.taken]
-        self._take([*new, *fresh])
-        if fresh:
+        before = self.snapshot
+        taken = absorb(self, snapshot, new, swept, fresh, reach)
+        if self.snapshot is not snapshot and fresh:
+            self._take(fresh)
             self.taken_to = fresh[-1][1]
-        if not lane_scan.cut_off(swept, sweep_reach):
-            self.exhausted = not lane_scan.cut_off(fresh, reach)
-            self.snapshot = snapshot
-        return [*new, *fresh]
+            taken += fresh
+        assert self.snapshot in (before, snapshot)
+        return taken
 
     monkeypatch.setattr(LaneScan, "absorb", mutant)
+
+
+def forget_all_below_the_start_of_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known is pruned at `start` instead of `low`: with a transaction open, the next start may be far below."""
+    monkeypatch.setattr(SweepStart, "lowest", property(lambda self: self.floor))
+
+
+def forget_unsettled_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 1: a step asks the tables, and their receipts may be missing there."""
+    forget = KnownIds.forget
+    monkeypatch.setattr(KnownIds, "forget", lambda self, low, unsettled: forget(self, low, frozenset()))
+
+
+def cut_what_is_known_without_a_long_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan trusts what is known below the cut, too."""
+    requests = Scan.requests
+    monkeypatch.setattr(Scan, "requests", lambda self: [each._replace(known_from=0) for each in requests(self)])
+
+
+def cut_what_is_known_after_the_request_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan goes by what was known before the last ids were forgotten."""
+    scan_once = Scan.scan_once
+
+    async def mutant(self: Scan, requests: list[LaneRequest]) -> tuple[int, bool]:
+        for request in requests:
+            state = self._tenure.lanes[request.lane]
+            state.known.cut(request.taken_to)
+            state.known.forget(0, state.taken)
+        return await scan_once(self, requests)
+
+    monkeypatch.setattr(Scan, "scan_once", mutant)
+
+
+def leave_out_of_what_is_known_what_a_step_finds_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receipts of the last owner: the scans after the sweep do not look for them."""
+    absorb_step = LaneScan.absorb_step
+
+    def mutant(
+        self: LaneScan, snapshot: Snapshot, end: int, swept: list[PendingEvent], settled: list[int], *rest: Any
+    ) -> list[PendingEvent]:
+        return absorb_step(self, snapshot, end, swept, [], *rest)
+
+    monkeypatch.setattr(LaneScan, "absorb_step", mutant)
+
+
+def know_what_a_step_found_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that a step saw is known, though it took only a part of it."""
+    absorb_step = LaneScan.absorb_step
+
+    def mutant(self: LaneScan, snapshot: Snapshot, end: int, swept: list[PendingEvent], *rest: Any) -> Any:
+        taken = absorb_step(self, snapshot, end, swept, *rest)
+        self.known.add(event.id for event in swept)
+        return taken
+
+    monkeypatch.setattr(LaneScan, "absorb_step", mutant)
+
+
+def limit_the_ids_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are known use up the limit, and the ones after them are never met."""
+    scan = SimulatedPostgres.scan
+
+    def mutant(self: SimulatedPostgres, lanes: list[LaneRequest]) -> Scanned:
+        found = scan(self, lanes)
+        return found._replace(swept={lane: ids[:3] for lane, ids in found.swept.items()})
+
+    monkeypatch.setattr(SimulatedPostgres, "scan", mutant)
+
+
+def read_only_above_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start above `taken_to` hides what there was no room for."""
+    scan = SimulatedPostgres.scan
+
+    def mutant(self: SimulatedPostgres, lanes: list[LaneRequest]) -> Scanned:
+        found = scan(self, lanes)
+        starts = {each.lane: each.sweep_start.start(found.snapshot) for each in lanes}
+        return found._replace(events=[event for event in found.events if event.id > starts[event.lane]])
+
+    monkeypatch.setattr(SimulatedPostgres, "scan", mutant)
+
+
+def look_above_the_floor_of_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look starts where nothing is new whichever transaction has ended, not where no later one can have written."""
+    monkeypatch.setattr(LaneScan, "nothing_new_to", lambda self, start: start.floor)
+
+
+def look_above_what_there_was_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane that has more is looked at above its start."""
+    monkeypatch.setattr(LaneScan, "nothing_new_to", lambda self, start: start.lowest)
+
+
+def look_below_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All lanes are looked at from one id, and what a lane has forgotten is taken for new."""
+    requests = Scan.requests
+
+    def mutant(self: Scan) -> list[LaneRequest]:
+        asked = requests(self)
+        lowest = min((each.nothing_new_to for each in asked), default=0)
+        return [each._replace(nothing_new_to=lowest, known_from=min(each.known_from, lowest)) for each in asked]
+
+    monkeypatch.setattr(Scan, "requests", mutant)
 
 
 def let_steps_advance_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +399,17 @@ def raise_floors_of_transactions_that_are_ending(monkeypatch: pytest.MonkeyPatch
         (forget_settled_ids_at_once, SIZES[0]),
         (advance_past_a_sweep_that_was_cut_off, SIZES[1]),
         (take_fresh_events_after_a_sweep_that_was_cut_off, SIZES[1]),
+        (forget_all_below_the_start_of_the_scan, SIZES[2]),
+        (forget_unsettled_ids, SIZES[0]),
+        (cut_what_is_known_without_a_long_sweep, SIZES[1]),
+        (cut_what_is_known_after_the_request_was_made, SIZES[2]),
+        (leave_out_of_what_is_known_what_a_step_finds_settled, SIZES[2]),
+        (know_what_a_step_found_no_room_for, SIZES[1]),
+        (limit_the_ids_of_a_sweep, SIZES[2]),
+        (read_only_above_the_start, SIZES[1]),
+        (look_above_the_floor_of_the_ladder, SIZES[0]),
+        (look_above_what_there_was_no_room_for, SIZES[0]),
+        (look_below_what_is_known, SIZES[0]),
         (let_steps_advance_the_snapshot, SIZES[0]),
         (look_again_only_after_the_last_step, SIZES[0]),
         (take_over_without_looking_for_receipts, SIZES[0]),
@@ -287,3 +426,118 @@ def test_some_schedule_catches_a_scan_that_would(
     mutate(monkeypatch)
     with pytest.raises(Violation):
         play_random_schedules(MOST_SEEDS, *sizes)
+
+
+def play_a_commit_between_a_steps_snapshot_and_its_answer() -> None:
+    """Random schedules hardly ever have it: a lane with receipts above a running transaction's event is taken over."""
+    model = Model(repeat(0), *SIZES[2])
+    postgres = model.postgres
+    slow = postgres.begin()
+    model.enqueue(slow, key=0)
+    soon = postgres.begin()
+    model.enqueue(soon, key=LANES)
+    postgres.commit(soon)
+    (former,) = model.relays
+    while not postgres.receipts:
+        model._move(former)
+    former.kill()
+    model._gone(former)
+    (relay,) = model.relays
+    relay.begin_beat()
+    relay.finish("claim")
+    assert relay.tenure.lanes[0].taken_to == soon.events[0].id
+    relay.begin_sweep()
+    model.advance(relay, "sweep")
+    postgres.commit(slow)
+    model._come_to_rest()
+
+
+def test_what_commits_while_a_step_is_under_way_is_found_later() -> None:
+    play_a_commit_between_a_steps_snapshot_and_its_answer()
+
+
+def take_for_settled_what_a_step_could_not_see_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is asked in a later snapshot than what is unsettled of it."""
+    statement = SimulatedPostgres.sweep_step
+    sweep_step = SimulatedConnection.sweep_step
+    unsettled: dict[int, set[int]] = {}
+
+    def noted(self: SimulatedPostgres, lane: int, above: int, up_to: int, *rest: int) -> Swept:
+        unsettled[lane] = {event.id for event in self._between(lane, above, up_to) if not self.settled(event)}
+        return statement(self, lane, above, up_to, *rest)
+
+    async def mutant(self: SimulatedConnection, *asked: int) -> StepResult:
+        found = await sweep_step(self, *asked)
+        lane, above, up_to, _, _, settled_from = asked
+        there = [event.id for event in self.postgres._between(lane, max(above, settled_from), up_to)]
+
+        return found._replace(settled=[id_ for id_ in there if id_ not in unsettled[lane]])
+
+    monkeypatch.setattr(SimulatedPostgres, "sweep_step", noted)
+    monkeypatch.setattr(SimulatedConnection, "sweep_step", mutant)
+
+
+def test_it_is_lost_if_a_step_asks_what_is_there_after_it_asked_what_is_unsettled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_for_settled_what_a_step_could_not_see_yet(monkeypatch)
+    with pytest.raises(Violation, match="position 2 of lane 0 is above unsettled 1"):
+        play_a_commit_between_a_steps_snapshot_and_its_answer()
+
+
+def play_a_former_owner_that_settles_a_held_event_late() -> None:
+    """The new owner has swept past the event by then, and a running transaction has the next sweep start below it."""
+    model = Model(repeat(0), *SIZES[2])
+    postgres = model.postgres
+    slow = postgres.begin()
+    model.enqueue(slow, key=0)
+    soon = postgres.begin()
+    model.enqueue(soon, key=LANES)
+    postgres.commit(soon)
+    (former,) = model.relays
+    for begin, stage in ((former.begin_beat, "claim"), (former.begin_sweep, "sweep"), (former.begin_scan, "scan")):
+        begin()
+        former.finish(stage)
+    former.begin_hold(list(former.unsettled))
+    former.finish("settle")
+    assert former.resume() == soon.events
+    model.late += former.unsettled
+    former.kill()
+    model._gone(former)
+    (relay,) = model.relays
+    relay.begin_beat()
+    relay.finish("claim")
+    while relay.tenure.lanes[0].sweep is not None:
+        relay.begin_sweep()
+        relay.finish("sweep")
+    relay.begin_scan()
+    relay.finish("scan")
+    model.settle_late(soon.events[0])
+    postgres.commit(slow)
+    relay.begin_scan()
+    relay.finish("scan")
+    assert slow.events[0] in relay.unsettled
+    model._come_to_rest()
+
+
+def test_what_was_held_when_its_lane_was_taken_over_is_not_taken_once_its_row_is_gone() -> None:
+    play_a_former_owner_that_settles_a_held_event_late()
+
+
+def leave_held_events_out_of_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step says only what has a receipt: a held row may be gone by the time of the next scan, its event resumed."""
+    sweep_step = SimulatedPostgres.sweep_step
+
+    def mutant(self: SimulatedPostgres, lane: int, *rest: int) -> Swept:
+        found = sweep_step(self, lane, *rest)
+        return found._replace(settled=[id_ for id_ in found.settled if (lane, id_) in self.receipts])
+
+    monkeypatch.setattr(SimulatedPostgres, "sweep_step", mutant)
+
+
+def test_it_is_taken_a_second_time_if_only_what_has_a_receipt_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_held_events_out_of_what_is_known(monkeypatch)
+    # A look would take it at once, while it is held, which is once.
+    monkeypatch.setattr(simulated_postgres, "LITTLE_IDS", -1)
+    with pytest.raises(Violation, match="had been held back and was settled since"):
+        play_a_former_owner_that_settles_a_held_event_late()

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relay.event import PendingEvent
-    from relay.stages.scan.ports import LaneRequest
+    from relay.stages.scan.ports import LaneRequest, WantedEvents
 
 Answer = ScanResult
 
 
 def answer(*found: PendingEvent, xmax: int = 50, value: int = 0) -> Answer:
-    return ScanResult(Snapshot(xmax, xmax, frozenset()), value, xmax, list(found))
+    return ScanResult(Snapshot(xmax, xmax, frozenset()), value, xmax, {}, list(found))
 
 
 class FakePort:
@@ -39,14 +39,19 @@ class FakePort:
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
         self.asked: list[Sequence[LaneRequest]] = []
+        self.wanted: list[list[WantedEvents]] = []
         self.looks = 0
         self.meanwhile: Callable[[], object] = lambda: None
 
-    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+    async def scan(self, lanes: Sequence[LaneRequest]) -> ScanResult:
         self.asked.append(lanes)
         self.meanwhile()
         last = self._answers[0] if len(self._answers) == 1 else answer()
         return self._answers.pop(0) if self._answers else last
+
+    async def events_by_id(self, wanted: Sequence[WantedEvents]) -> list[PendingEvent]:
+        self.wanted.append(list(wanted))
+        return [event(id_, lane=each.lane) for each in wanted for id_ in each.ids]
 
     async def snapshot(self) -> Snapshot:
         """Of the next answer, which is used up if it has nothing to scan."""
@@ -86,7 +91,7 @@ class Scanning:
                 self.tenure.drain_begun.set()
 
         self.scan._pause = note  # type: ignore[method-assign]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.scan.run()
         return self.pauses
 
@@ -135,7 +140,7 @@ class TestPace:
         await asyncio.sleep(0)
         assert not pausing.done(), "with 40 of 100 it still holds more than half of what it may"
         scanning.tenure.leave_room({5: (40, 400)})
-        await asyncio.wait_for(pausing, 5)
+        await asyncio.wait_for(pausing, 30)
 
     async def test_the_pause_ends_when_a_lane_that_could_not_be_looked_at_has_room(self) -> None:
         """It may have more by now, though it had not when it was last read."""
@@ -148,7 +153,7 @@ class TestPace:
         await asyncio.sleep(0)
         assert not pausing.done()
         scanning.tenure.leave_room({5: (50, 500)})
-        await asyncio.wait_for(pausing, 5)
+        await asyncio.wait_for(pausing, 30)
 
     async def test_a_lane_that_fills_its_room_is_waited_for_and_the_others_are_not_asked_again(self) -> None:
         scanning = Scanning(answer(*events(*range(1, 11), lane=3)), answer(*events(*range(11, 21), lane=3)))
@@ -167,7 +172,7 @@ class TestPace:
         await asyncio.sleep(0)
         assert not pausing.done()
         scanning.reads.look_at_once()
-        await asyncio.wait_for(pausing, 5)
+        await asyncio.wait_for(pausing, 30)
 
     async def test_a_wake_up_while_nothing_can_be_asked_for_does_not_keep_the_loop_busy(self) -> None:
         scanning = Scanning()
@@ -186,7 +191,7 @@ class TestPace:
         scanning = Scanning()
         scanning.port.meanwhile = scanning.reads.look_at_once
         await scanning.once()
-        await asyncio.wait_for(scanning.scan._pause(60), 5)
+        await asyncio.wait_for(scanning.scan._pause(60), 30)
 
     async def test_the_batch_is_shared_among_the_lanes_that_are_asked_for(self) -> None:
         scanning = Scanning()
@@ -209,13 +214,47 @@ class TestPace:
         scanning.tenure.lanes[5].exhausted = True
         assert [request.fresh.events for request in scanning.scan.requests()] == [10, 1]
 
-    async def test_events_that_are_taken_do_not_use_up_the_sweeps_limit(self) -> None:
-        """Or a sweep that meets them all again would be cut off for ever."""
-        scanning = Scanning(answer(*events(1, 2, 3, lane=3)))
+
+class TestStragglers:
+    """What a scan meets at or below the highest id that was taken."""
+
+    async def test_those_that_are_known_are_not_read_at_all(self) -> None:
+        first = answer(*events(1, 2, 3, lane=3))
+        scanning = Scanning(first, answer(xmax=51)._replace(swept={3: [1, 2, 3]}))
+        for _ in range(2):
+            await scanning.once()
+        assert scanning.port.wanted == []
+        assert ids(scanning.taken) == [1, 2, 3]
+
+    async def test_the_others_are_read_by_their_ids_and_go_before_anything_fresh_of_their_lane(self) -> None:
+        second = answer(*events(5, 6, lane=3), event(9, lane=5), xmax=51)._replace(swept={3: [4, 2, 1]})
+        scanning = Scanning(answer(*events(1, 4, lane=3)), second)
+        for _ in range(2):
+            await scanning.once()
+        assert [(each.lane, each.ids) for (each,) in scanning.port.wanted] == [(3, [2])]
+        assert ids(scanning.taken) == [1, 4, 2, 5, 6, 9]
+
+    async def test_no_more_of_them_are_read_than_there_is_room_for(self) -> None:
+        many = list(range(1, 40))
+        scanning = Scanning(answer(event(50, lane=3)), answer(event(51, lane=3), xmax=51)._replace(swept={3: many}))
+        for _ in range(2):
+            await scanning.once()
+        assert ids(scanning.taken) == [50, *range(1, 11)]
+        assert scanning.port.wanted[0][0].ids == list(range(1, 11))
+
+    async def test_those_of_a_lane_that_is_given_back_meanwhile_are_not_taken(self) -> None:
+        """The second statement takes a while, too."""
+        scanning = Scanning(answer(event(5, lane=3)), answer(xmax=51)._replace(swept={3: [2]}))
         await scanning.once()
-        (request, _) = scanning.scan.requests()
-        assert request.sweep.events == request.fresh.events + 3
-        assert request.sweep.bytes > request.fresh.bytes
+        read = scanning.port.events_by_id
+
+        async def give_back(wanted: Sequence[WantedEvents]) -> list[PendingEvent]:
+            scanning.tenure.lanes[3].releasing = True
+            return await read(wanted)
+
+        scanning.port.events_by_id = give_back  # type: ignore[method-assign]
+        await scanning.once()
+        assert ids(scanning.taken) == [5]
 
 
 class TestWhenNothingHappens:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
+from relay.decide.failing import Rule
+from relay.decide.topic_rates import Rate
 from relay.errors import SettingsError
 from relay.settings import (
     KafkaSettings,
     PostgresSettings,
     Settings,
+    Warned,
     load_postgres,
     load_with_sources,
     mask_dsn,
@@ -277,9 +280,112 @@ def test_a_certificate_file_that_does_not_exist_is_refused() -> None:
     assert "RELAY_KAFKA_SSL_CAFILE is '/no/such/ca.pem'" in message
 
 
+def test_policies_of_topics_and_errors_are_read_in_their_order() -> None:
+    policies = "audit.*=skip, orders:EventTooLarge=dead-letter,orders=block,*:*TooLarge*=skip"
+    assert Settings.load({**ENOUGH, "RELAY_FAILURE_POLICIES": policies}).failure.rules() == [
+        Rule("audit.*", None, "skip"),
+        Rule("orders", "EventTooLarge", "dead-letter"),
+        Rule("orders", None, "block"),
+        Rule("*", "*TooLarge*", "skip"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policies", "complaint"),
+    [
+        (
+            "orders",
+            "contains 'orders'; write pairs like audit.*=skip,orders=dead-letter (or =block), and orders:EventToo",
+        ),
+        ("orders=stop", "contains 'orders=stop'; write pairs like"),
+        ("=skip", "contains '=skip'; write pairs like"),
+        ("orders:=skip", "contains 'orders:=skip'; write pairs like"),
+        (":EventTooLarge=skip", "contains ':EventTooLarge=skip'; write pairs like"),
+        ("or ders=skip", "contains 'or ders', which no topic can match"),
+        ("orders:TooBig=skip", "and no event fails for 'TooBig'; errors are EventTooLarge, RequestTooLarge, "),
+        ("orders:eventtoolarge=skip", "no event fails for 'eventtoolarge'; errors are EventTooLarge"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused_with_what_to_write(policies: str, complaint: str) -> None:
+    told = problem({**ENOUGH, "RELAY_FAILURE_POLICIES": policies})
+    assert "RELAY_FAILURE_POLICIES" in told
+    assert complaint in told
+
+
+def test_limits_of_topics_are_read_in_their_order_and_units() -> None:
+    limits = "orders=500/s, audit.*=2MB/s,a=15.5kB/s,b=2MiB/s,c=20000 B/s,d=0.2GB/s,e=10kB/s"
+    rates = Settings.load({**ENOUGH, "RELAY_PUBLISH_LIMITS": limits})
+    found = dict(rates.publish.rates(rates.buffer).limits)
+    assert found == {
+        "orders": Rate(events=500),
+        "audit.*": Rate(bytes=2e6),
+        "a": Rate(bytes=15_500),
+        "b": Rate(bytes=2 * 1_024**2),
+        "c": Rate(bytes=20_000),
+        "d": Rate(bytes=2e8),
+        "e": Rate(bytes=10_000),
+    }
+    assert not Settings.load(ENOUGH).publish.rates(rates.buffer)
+
+
+@pytest.mark.parametrize(
+    ("limits", "complaint"),
+    [
+        ("orders", "contains 'orders'; write pairs like orders=500/s,audit.*=2MB/s"),
+        ("orders=500", "contains 'orders=500'; write pairs like orders=500/s"),
+        ("orders=500/m", "contains 'orders=500/m'; write pairs like"),
+        ("orders=2mb/s", "contains 'orders=2mb/s'; write pairs like"),
+        ("orders=-1/s", "contains 'orders=-1/s'; write pairs like"),
+        ("orders=inf/s", "contains 'orders=inf/s'; write pairs like"),
+        ("=500/s", "contains '=500/s'; write pairs like"),
+        ("or ders=5/s", "contains 'or ders', which no topic can match"),
+        ("orders=0/s", "the lowest rate is 1/s, `relay topics pause` stops a topic"),
+        ("a=5/s,orders=9kB/s", "contains 'orders=9kB/s'; the lowest rate is 10kB/s"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused_with_what_to_write(limits: str, complaint: str) -> None:
+    told = problem({**ENOUGH, "RELAY_PUBLISH_LIMITS": limits})
+    assert "RELAY_PUBLISH_LIMITS" in told
+    assert complaint in told
+
+
 @pytest.mark.parametrize("value", ["0", "-5", "nan", "inf", "soon"])
 def test_times_are_positive_finite_numbers(value: str) -> None:
     assert "RELAY_REPLICA_LEASE" in problem(ENOUGH | {"RELAY_REPLICA_LEASE": value})
+
+
+NUMBERS = [
+    name
+    for name, variable in variables(Settings).items()
+    if str(variable.field.annotation) in ("<class 'int'>", "<class 'float'>") and not name.endswith("_PER_SECOND")
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_servers_could_not_take_is_refused_by_its_name(name: str) -> None:
+    """PostgreSQL and Kafka would refuse it again and again, when the relay runs."""
+    assert len(NUMBERS) > 20
+    with pytest.raises(SettingsError) as raised:
+        Settings.load(ENOUGH | {name: "1" + "0" * 19})
+    assert f"{name} is '10000000000000000000' but should be less than or equal to" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [name for name in variables(Settings) if not name.startswith("RELAY_LOOP")])
+@pytest.mark.parametrize("text", ["a\udce4b", "a\x00b"])
+def test_what_can_be_sent_to_no_server_is_refused_by_its_name_and_not_told(name: str, text: str) -> None:
+    """Python has bytes of a variable that are not UTF-8 as halves of surrogate pairs, and fails when it sends them."""
+    with pytest.raises(SettingsError) as raised:
+        Settings.load(ENOUGH | {name: text})
+    problem = "has a null byte" if "\x00" in text else "is not UTF-8 text"
+    assert f"{name} {problem}; correct it" in str(raised.value)
+    assert text not in str(raised.value)
+
+
+def test_a_password_among_the_brokers_is_refused_and_not_told() -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.load(ENOUGH | {"RELAY_KAFKA_BOOTSTRAP_SERVERS": "broker-1:9092,relay:geheim@broker-2:9092"})
+    assert "RELAY_KAFKA_BOOTSTRAP_SERVERS contains a broker with a user or a password" in str(raised.value)
+    assert "geheim" not in str(raised.value)
 
 
 def test_a_secret_is_read_from_a_file_and_loses_the_line_end(tmp_path: Path) -> None:
@@ -499,9 +605,9 @@ OLD, NEW = "RELAY_HEALTH_MAX_LAG", "RELAY_HEALTH_MAX_STALL"
 
 def given_by_old_names(env: dict[str, str]) -> tuple[Settings, dict[str, str], list[str]]:
     """The settings, their sources, and what is told about names of an earlier release."""
-    told: list[OldName] = []
+    told: list[Warned] = []
     settings, sources = load_with_sources(ENOUGH | env, told.append)
-    return settings, sources, list(map(str, told))
+    return settings, sources, [str(each) for each in told if isinstance(each, OldName)]
 
 
 def test_the_old_name_of_a_setting_is_taken_and_a_warning_names_the_new_one() -> None:

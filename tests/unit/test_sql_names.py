@@ -32,7 +32,7 @@ def unqualified(text: str) -> list[str]:
     found += [f"::{name}" for name in re.findall(r"::\s*([a-z_]\w*)(?![\w.])", text) if name not in _GRAMMAR_TYPES]
     found += [f"{name} in DECLARE" for name in _declared(text) if name not in _GRAMMAR_TYPES]
     without = re.sub(
-        r"OPERATOR\([^)]*\)|:=|=>|INSERT INTO [\w.]+ *\([^)]*\)|count\(\*\)|SET (?:LOCAL )?\w+ =", "", text
+        r"OPERATOR\([^)]*\)|:=|=>|\bERRCODE =|INSERT INTO [\w.]+ *\([^)]*\)|count\(\*\)|SET (?:LOCAL )?\w+ =", "", text
     )
     return found + [f"operator {name}" for name in _OPERATOR.findall(without)]
 
@@ -64,9 +64,16 @@ def test_a_statement_on_somebody_elses_connection_is_qualified(name: str) -> Non
 
 @pytest.mark.parametrize("parameters", [contract.DOLLARS, contract.FORMAT, contract.FORMAT_BINARY])
 def test_the_insert_on_a_callers_connection_is_qualified(parameters: tuple[str, ...]) -> None:
-    statement = contract.insert("outbox", parameters)
-    assert unqualified(re.sub(r"\$\d|%[sb]", "x", statement)) == []
-    assert unqualified(contract.copy("outbox").partition(" (")[0]) == []
+    for scheduled in (False, True):
+        statement = contract.insert("outbox", parameters, scheduled)
+        assert unqualified(re.sub(r"\$\d|%[sb]", "x", statement)) == []
+        assert unqualified(contract.copy("outbox", scheduled).partition(" (")[0]) == []
+
+
+@pytest.mark.parametrize("function", ["cancel_scheduled", "reschedule"])
+def test_the_call_of_a_function_on_a_callers_connection_is_qualified(function: str) -> None:
+    statement = contract.function_call("outbox", function, contract.FORMAT)
+    assert unqualified(statement.replace("%s", "x")) == []
 
 
 @pytest.mark.parametrize("name", functions())
@@ -77,11 +84,17 @@ def test_a_function_sets_its_search_path_or_is_qualified(name: str) -> None:
         assert "SECURITY DEFINER" not in options, name
 
 
-def test_writers_functions_are_qualified_because_setting_a_path_would_cost_them() -> None:
+def test_functions_of_writers_and_of_each_receipt_are_qualified_because_setting_a_path_would_cost_them() -> None:
     plain = {name for name, (options, _) in functions().items() if "search_path" not in options}
     assert plain == {
+        "outbox.places(bytea)",
         "outbox.enqueue(text, text, text, jsonb, text)",
         "outbox.enqueue(text, text, jsonb, jsonb, text)",
+        "outbox.enqueue_at(timestamptz, text, text, text, jsonb, text, text)",
+        "outbox.enqueue_at(timestamptz, text, text, jsonb, jsonb, text, text)",
+        "outbox.enqueue_in(interval, text, text, text, jsonb, text, text)",
+        "outbox.enqueue_in(interval, text, text, jsonb, jsonb, text, text)",
+        "outbox.set_deliver_at()",
         "outbox.wake_up()",
     }
 

@@ -12,7 +12,7 @@ from relay.decide.lane_scan import LaneScan
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.settings import ScanSettings
-from relay.stages.scan.ports import ScanResult
+from relay.stages.scan.ports import ScanResult, StepResult
 from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.sweep import TURN_STEPS, Sweep
 from relay.stages.tenure import Tenure
@@ -35,17 +35,17 @@ class Port:
         self.looks: list[list[int]] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
-    async def scan(self, _lanes: Sequence[object], _longest_sweep: int) -> ScanResult:
+    async def scan(self, _lanes: Sequence[object]) -> ScanResult:
         raise AssertionError("no scan was asked for")
 
     async def snapshot(self) -> Snapshot:
         raise AssertionError("no scan was asked for")
 
-    async def sweep_step(self, lane: int, *_: int) -> ScanResult:
+    async def sweep_step(self, lane: int, *_: int) -> StepResult:
         self.steps += 1
         self.lanes.append(lane)
         self.after_steps()
-        return ScanResult(SNAPSHOT, 0, SNAPSHOT.xmax, [])
+        return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [])
 
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
         self.looks.append(sorted(xids))
@@ -123,13 +123,13 @@ async def test_a_turn_is_over_once_its_lane_goes_back() -> None:
     tenure, port = Tenure(Room(100, 1 << 20)), Port()
     in_long_sweeps(tenure, first=5, second=2)
 
-    async def go_back(lane: int, *_: int) -> ScanResult:
+    async def go_back(lane: int, *_: int) -> StepResult:
         port.lanes.append(lane)
         state = tenure.lanes[lane]
         if port.lanes == [0, 0]:
             assert state.sweep is not None
             state.sweep.snapshot = Snapshot(39, 40, frozenset({39}))
-        return ScanResult(SNAPSHOT, 0, SNAPSHOT.xmax, [])
+        return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [])
 
     port.sweep_step = go_back  # type: ignore[method-assign]
     assert await run_until_swept(tenure, port) == [0, 0, 1, 1, *[0] * 5]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 import relay
 from relay.settings import LogSettings
-from relay.telemetry import HAPPENINGS, METRICS, Telemetry, Told
+from relay.telemetry import HAPPENINGS, METRICS, MOST_SERIES, OTHERS, Telemetry, Told
 from relay.telemetry.describe import happenings_reference, metrics_reference
 from relay.telemetry.logs import configure
 
@@ -134,7 +135,8 @@ def test_every_registered_metric_is_in_the_table_and_follows_the_conventions() -
     telemetry = Telemetry()
     registered = {family.name for family in telemetry.registry.collect()}
 
-    assert registered == {f"relay_{name.removesuffix('_total')}" for name in METRICS}
+    own = {name for name in registered if not name.startswith("process_")}
+    assert own == {f"relay_{name.removesuffix('_total')}" for name in METRICS}
     for name, metric in METRICS.items():
         assert (metric.kind == "counter") == name.endswith("_total"), name
         assert metric.kind != "histogram" or name.endswith("_seconds"), name
@@ -170,7 +172,7 @@ def test_the_code_emits_what_is_in_the_table_and_the_table_has_nothing_that_is_n
 def test_every_metric_is_moved_by_something() -> None:
     """A metric that stays 0 because nobody measures it tells people that all is well."""
     moved = {update.metric for happening in HAPPENINGS.values() for update in happening.updates}
-    for place, name, _ in calls_in_the_code("gauge"):
+    for place, name, _ in (*calls_in_the_code("gauge"), *calls_in_the_code("gauges")):
         assert METRICS[name].kind == "gauge", place
         moved.add(name)
     assert moved == METRICS.keys()
@@ -260,7 +262,7 @@ def test_batches_are_not_logged_at_any_level(
     log = Log(configured, level="debug")
     log.telemetry.emit("scan.done", events=1, bytes=1, seconds=0.1)
     log.telemetry.emit("publish.acknowledged", topic="t", events=1, bytes=1, seconds=0.1)
-    log.telemetry.emit("settle.done", events=1, duplicates=0, seconds=0.1)
+    log.telemetry.emit("settle.done", events=1, seconds=0.1)
     assert log.lines == []
 
 
@@ -400,3 +402,51 @@ class Loud:
     def log(self, level: int, event: str, /, **fields: object) -> None:
         if level > 10:
             self.happenings.append(fields["happening"])
+
+
+def samples(telemetry: Telemetry) -> dict[tuple[str, str], float]:
+    """What /metrics shows, by name and topic."""
+    text = generate_latest(telemetry.registry).decode()
+    return {
+        (sample.name, sample.labels.get("topic", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_metric_of_a_topic_is_there_at_zero_once_the_topic_is_known() -> None:
+    telemetry = Telemetry()
+    telemetry.expect("topic", "orders")
+    by_topic = {name for name, metric in METRICS.items() if metric.labels == ("topic",)}
+    assert {"failed_events_total", "outbox_failed_events"} <= by_topic
+    shown = samples(telemetry)
+    assert {name: shown[f"relay_{name}", "orders"] for name in by_topic} == dict.fromkeys(by_topic, 0.0)
+    telemetry.emit("publish.refused", topic="bills", partition=0, events=2, error="no")
+    assert telemetry.value("failed_events_total", topic="bills") == 0.0
+
+
+def test_no_more_topics_than_allowed_have_series_whatever_metric_sees_them_first() -> None:
+    telemetry = Telemetry()
+    for number in range(MOST_SERIES):
+        telemetry.expect("topic", f"topic-{number}")
+    telemetry.emit("publish.refused", topic="late", partition=0, events=2, error="no")
+    telemetry.emit("publish.refused", topic="later", partition=0, events=3, error="no")
+    telemetry.gauges("outbox_held_events", "topic", {"late": 4, "later": 5, "topic-7": 6})
+    assert telemetry.value("refused_events_total", topic="late") is None
+    assert telemetry.value("refused_events_total", topic=OTHERS) == 5.0
+    assert telemetry.value("outbox_held_events", topic=OTHERS) == 9.0
+    assert telemetry.value("outbox_held_events", topic="topic-7") == 6.0
+
+
+def test_a_gauge_of_topics_falls_to_zero_where_there_is_nothing_any_more() -> None:
+    telemetry = Telemetry()
+    telemetry.gauges("outbox_failed_events", "topic", {"orders": 3, "bills": 1})
+    telemetry.gauges("outbox_failed_events", "topic", {"bills": 2})
+    assert telemetry.value("outbox_failed_events", topic="orders") == 0.0
+    assert telemetry.value("outbox_failed_events", topic="bills") == 2.0
+
+
+def test_the_process_is_measured_and_nothing_says_when_a_series_was_created() -> None:
+    names = {name for name, _ in samples(Telemetry())}
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= names
+    assert not [name for name in names if name.endswith("_created")]

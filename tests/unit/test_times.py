@@ -16,7 +16,7 @@ def test_a_span_is_a_number_and_a_unit(text: str, seconds: int) -> None:
     assert parse_span(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "600", "h", "-2h", "1.5h", "2 hours", "2026-05-17", "9" * 5_000 + "s"])
+@pytest.mark.parametrize("text", ["", "600", "h", "-2h", "1.5h", "2 hours", "2026-05-17", "9" * 5_000 + "s", "٣m"])
 def test_anything_else_is_none(text: str) -> None:
     assert parse_span(text) is None
 
@@ -36,6 +36,7 @@ def test_an_option_takes_a_span_or_seconds(text: str, seconds: float) -> None:
         ("ten", "'ten' is not a length of time; write"),
         ("nan", "'nan' is not a length of time; write"),
         ("", "'' is not a length of time; write"),
+        ("٣", "'٣' is not a length of time; write"),
     ],
 )
 def test_an_option_says_how_to_write_it(text: str, message: str) -> None:

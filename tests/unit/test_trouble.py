@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.decide.stuck import ALIVE_FOR, STALLED_AFTER, STUCK_AFTER, KafkaAway, PartitionView, TopicView
+from relay.decide.stuck import (
+    ALIVE_FOR,
+    STALLED_AFTER,
+    STUCK_AFTER,
+    KafkaAway,
+    PartitionView,
+    TopicView,
+    Unanswered,
+    Unknown,
+    Unnoted,
+)
 from relay.decide.trouble import (
     LOOK_UP_INTERVAL,
     MAX_SHARE_OF_ROOM,
@@ -41,6 +51,7 @@ from relay.outcome import FailureKind, PublishError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from relay.decide.stuck import Obstacle
     from relay.decide.trouble_actions import Action
 
 INTERVAL = 0.25
@@ -48,6 +59,8 @@ INTERVAL = 0.25
 
 REQUEST_TIMEOUT = 8.0
 MISSING = PublishError(FailureKind.TOPIC, "topic missing does not exist; create it")
+LOST = PublishError(FailureKind.CLUSTER, "the producer was discarded before Kafka answered")
+NO_MARKER = "partition 0 of stuck has no leader"
 PARTITIONS = 2
 ROOM = 80
 """Events that fill the buffer."""
@@ -68,10 +81,28 @@ class Lane:
     progress: int = 0
     suspect: bool = False
     leaderless: bool = False
+    unknown: Unknown | None = None
+    """Set while nobody knows whether Kafka has the oldest batch."""
+    unnoted_since: float | None = None
 
     def view(self) -> PartitionView:
-        oldest = self.sent_at[0] if self.sent_at else None
-        return PartitionView(self.number, self.waiting, oldest, self.progress, self.leaderless, self.suspect)
+        return PartitionView(self.number, self.waiting, self.obstacle, self.progress, self.leaderless, self.suspect)
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        if self.sent_at:
+            return self.unknown or Unanswered(self.sent_at[0])
+        return Unnoted(self.unnoted_since) if self.waiting and self.unnoted_since is not None else None
+
+    def land(self) -> None:
+        """What is in flight was answered, or given back."""
+        self.sent_at.clear()
+        self.unknown = None
+
+    def withdraw(self) -> None:
+        """What waits is held back."""
+        self.waiting = 0
+        self.unnoted_since = None
 
 
 class Topic:
@@ -102,7 +133,7 @@ class Topic:
                     self.held = True
                     self.unrouted = 0
                     for partition in self.partitions:
-                        partition.waiting = 0
+                        partition.withdraw()
                 case Probe() | End():
                     self.held = False
                 case ResolveAgain():
@@ -141,6 +172,14 @@ class World:
         partition.sent_at.append(self.now)
         return partition
 
+    def lose(self, name: str, number: int = 0, error: PublishError | None = None, waits: str | None = None) -> Lane:
+        """Nobody knows any more whether Kafka has what is in flight; asked, it says why that `waits`."""
+        partition = self[name].partitions[number]
+        if partition.sent_at:
+            since = partition.unknown.since if partition.unknown is not None else self.now
+            partition.unknown = Unknown(since, error or LOST, waits)
+        return partition
+
     def refuse(self, name: str, error: PublishError = MISSING, partition: int | None = None) -> None:
         self[name].act(self[name].trouble.refused(error, self.now, self.draw, partition))
 
@@ -149,7 +188,7 @@ class World:
         topic = self[name]
         for partition in topic.partitions:
             if partition.number in numbers or not numbers:
-                partition.sent_at.clear()
+                partition.land()
                 partition.suspect = False
                 partition.progress += 1
                 topic.act(topic.trouble.acknowledged(partition.number, topic.busy))
@@ -157,7 +196,8 @@ class World:
 
     def look(self) -> None:
         fine = [topic for topic in self.topics.values() if topic.trouble.fine]
-        sent = [sent_at for topic in fine for partition in topic.partitions for sent_at in partition.sent_at]
+        obstacles = [partition.obstacle for topic in fine for partition in topic.partitions]
+        sent = [obstacle.sent_at for obstacle in obstacles if isinstance(obstacle, Unanswered)]
         self.away = self.kafka.look(min(sent, default=None), self.now)
         self.ever_away = self.ever_away or self.away
         waiting = [topic for topic in self.topics.values() if not topic.trouble.fine and topic.unrouted]
@@ -288,6 +328,103 @@ class TestStuck:
         world.pass_time(STUCK_AFTER + 2 * INTERVAL, flowing="other")
         assert isinstance(world["stuck"].trouble.state, Troubled)
         assert world["stuck"].what(Suspect) == []
+
+
+class TestUnknown:
+    """A batch of which nobody knows whether Kafka has it; it is looked for, and its partition waits."""
+
+    def test_when_kafka_says_why_it_cannot_be_found_it_is_its_topics_trouble_though_nothing_else_moves(
+        self, world: World
+    ) -> None:
+        """What waits for the topic has taken all the room: no other topic can show that Kafka works."""
+        world.send("stuck")
+        partition = world.lose("stuck", waits=NO_MARKER)
+        world.pass_time(STUCK_AFTER)
+        assert world["stuck"].trouble.fine, "a leader is chosen in a moment"
+        world.pass_time(2 * INTERVAL)
+        state = world["stuck"].trouble.state
+        assert isinstance(state, Troubled)
+        assert NO_MARKER in str(state.error)
+        assert partition.suspect
+        world.pass_time(PAUSE_AFTER + INTERVAL)
+        assert world.paused("stuck")
+        assert not world.ever_away, "it waits for no answer any more"
+
+    def test_a_refusal_of_its_topic_counts_immediately(self, world: World) -> None:
+        world.send("stuck")
+        world.lose("stuck", error=MISSING)
+        world.look()
+        assert world["stuck"].what(Tell) == [Tell(MISSING)]
+        world.pass_time(PAUSE_AFTER + INTERVAL)
+        assert world.paused("stuck")
+
+    def test_while_others_are_acknowledged_it_is_its_topics_trouble_though_kafka_could_not_be_asked(
+        self, world: World
+    ) -> None:
+        world.send("stuck")
+        world.lose("stuck")
+        world.pass_time(STUCK_AFTER, flowing="other")
+        assert world["stuck"].trouble.fine
+        world.pass_time(2 * INTERVAL, flowing="other")
+        assert isinstance(world["stuck"].trouble.state, Troubled)
+
+    def test_when_kafka_says_nothing_at_all_no_topic_is_paused(self, world: World) -> None:
+        world.send("stuck")
+        world.lose("stuck")
+        world.pass_time(120)
+        assert world["stuck"].done == []
+
+    def test_what_kafka_said_before_it_went_away_does_not_count(self, world: World) -> None:
+        world.send("stuck")
+        world.lose("stuck", waits=NO_MARKER)
+        world.pass_time(STUCK_AFTER - INTERVAL)
+        world.lose("stuck")
+        world.pass_time(120)
+        assert world["stuck"].done == []
+
+    def test_its_topic_is_not_tried_before_it_is_found_out_and_works_again_when_it_is_found(self, world: World) -> None:
+        world.send("stuck")
+        world.lose("stuck", waits=NO_MARKER)
+        world.pass_time(300)
+        assert world["stuck"].what(Probe) == []
+        world.acknowledge("stuck", 0)
+        assert world["stuck"].trouble.fine
+        assert not world["stuck"].held
+
+    def test_one_that_is_lost_while_its_topic_is_tried_pauses_it_again(self, world: World) -> None:
+        """The whole backlog of the topic would fill the buffer meanwhile."""
+        world.refuse("stuck", partition=0)
+        world.pass_time(PAUSE_AFTER + PROBE_FIRST + 2 * INTERVAL)
+        assert world["stuck"].what(Probe) == [Probe()]
+        world.send("stuck", 1)
+        world.lose("stuck", 1, error=MISSING)
+        world.look()
+        state = world["stuck"].trouble.state
+        assert isinstance(state, Paused)
+        assert state.partitions == {0, 1}
+
+
+class TestUnnoted:
+    """A partition to which nothing can be sent, because Kafka does not say where it ends."""
+
+    def test_it_is_its_topics_trouble_though_nothing_is_in_flight_and_nothing_else_moves(self, world: World) -> None:
+        partition = world["stuck"].partitions[0]
+        partition.waiting, partition.unnoted_since = 3, world.now
+        world.pass_time(STUCK_AFTER)
+        assert world["stuck"].trouble.fine
+        world.pass_time(PAUSE_AFTER + 3 * INTERVAL)
+        assert world.paused("stuck")
+        assert "has no leader" in str(world["stuck"].what(Tell)[0].error)
+
+    def test_a_partition_without_a_leader_for_which_events_wait_is_its_topics_trouble_as_well(
+        self, world: World
+    ) -> None:
+        """A refused batch waits for its next try, and is not in flight."""
+        partition = world["stuck"].partitions[0]
+        partition.waiting, partition.leaderless = 3, True
+        world.pass_time(STUCK_AFTER + PAUSE_AFTER + 3 * INTERVAL)
+        assert world.paused("stuck")
+        assert world["stuck"].what(Suspect) == [Suspect(0, str(world["stuck"].what(Tell)[0].error))]
 
 
 class TestStalled:
@@ -604,7 +741,7 @@ STEPS = st.builds(
     st.sampled_from(
         ["look"] * 6
         + ["send", "arrive", "ack", "ack other", "refuse", "refuse all", "give up", "lame", "heal", "lost", "found"]
-        + ["resolve", "more partitions", "no room"]
+        + ["resolve", "more partitions", "no room", "lose", "lose for topic", "said", "silent", "unnoted", "noted"]
     ),
     st.integers(0, PARTITIONS - 1),
     st.sampled_from([0.0, INTERVAL, 1.0, 2.5, 6.0, 40.0]),
@@ -625,6 +762,7 @@ class History(World):
     def step(self, step: Step) -> None:
         self._publish(step.what, self.topic.partitions[step.partition])
         self._answer(step.what, self.topic.partitions[step.partition])
+        self._doubt(step.what, self.topic.partitions[step.partition])
         self._learn(step.what, self.topic.partitions[step.partition])
         self.check()
         self.now += step.seconds
@@ -640,7 +778,7 @@ class History(World):
             case "arrive" if not self.topic.held:
                 partition.waiting += 1
             case "give up":
-                partition.sent_at.clear()
+                partition.land()
             case "no room":
                 self.topic.act(self.topic.trouble.needs_room(self.now, self.draw))
 
@@ -652,10 +790,23 @@ class History(World):
             case "ack other":
                 self.acknowledge("other")
             case "refuse":
-                partition.sent_at.clear()
+                partition.land()
                 self.refuse("any", partition=partition.number)
             case "refuse all":
                 self.refuse("any", PublishError(FailureKind.TOPIC, f"refused at {self.now % 2:.0f}"))
+
+    def _doubt(self, what: str, partition: Lane) -> None:
+        match what:
+            case "lose":
+                self.lose("any", partition.number)
+            case "lose for topic":
+                self.lose("any", partition.number, MISSING)
+            case "said" | "silent" if partition.unknown is not None:
+                self.lose("any", partition.number, waits=NO_MARKER if what == "said" else None)
+            case "unnoted" if partition.waiting:
+                partition.unnoted_since = partition.unnoted_since or self.now
+            case "noted":
+                partition.unnoted_since = None
 
     def _learn(self, what: str, partition: Lane) -> None:
         topic = self.topic
@@ -735,7 +886,7 @@ def test_whatever_happened_a_paused_topic_is_asked_about_and_works_again_once_ka
         asked = len(topic.what(LookUp))
         for partition in topic.partitions:
             partition.leaderless = True
-            partition.sent_at.clear()
+            partition.land()
         history.pass_time(10 * LOOK_UP_INTERVAL)
         if topic.trouble.paused:
             assert len(topic.what(LookUp)) - asked >= 9
@@ -743,8 +894,66 @@ def test_whatever_happened_a_paused_topic_is_asked_about_and_works_again_once_ka
     topic.known = topic.routed_to = PARTITIONS
     for partition in topic.partitions:
         partition.leaderless = False
-        partition.sent_at.clear()
-        partition.waiting = 0
+        partition.land()
+        partition.withdraw()
     history.pass_time(PAUSE_AFTER + PROBE_MOST + PAUSE_AFTER + STUCK_AFTER + 4 * INTERVAL, flowing="other")
     assert topic.trouble.fine
     assert not topic.held
+
+
+EVIDENCE = ["lame", "lose for topic", "said", "unnoted"]
+"""What shows that a partition takes nothing although no other batch is acknowledged."""
+
+
+@given(
+    st.lists(STEPS, max_size=30),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from(EVIDENCE),
+    st.integers(0, PARTITIONS - 1),
+)
+def test_whatever_happened_a_partition_that_takes_nothing_leaves_the_room_to_others_that_cannot_move_before(
+    steps: list[Step], draw: float, evidence: str, number: int
+) -> None:
+    """What waits for it fills the buffer, so that Kafka acknowledges nothing of any topic from then on."""
+    history = History(draw)
+    for step in steps:
+        history.step(step)
+    topic, partition = history.topic, history.topic.partitions[number]
+    topic.known = topic.routed_to
+    if evidence == "unnoted":
+        # What was sent to was noted.
+        partition.land()
+    for _ in range(round((2 * STUCK_AFTER + 3 * PAUSE_AFTER) / INTERVAL)):
+        if not topic.held:
+            partition.waiting = ROOM
+            if evidence != "unnoted" and not partition.sent_at:
+                history.send("any", number)
+        if evidence == "said":
+            history.lose("any", number)
+        history._doubt(evidence, partition)
+        history._learn(evidence, partition)
+        history.pass_time(INTERVAL)
+        history.check()
+    # It may be tried again at any time, and is held back again soon.
+    assert topic.held or isinstance(topic.trouble.state, Probing)
+
+
+@given(st.lists(STEPS, max_size=30), st.floats(0, 1, exclude_max=True))
+def test_whatever_happened_a_topic_that_is_fine_is_not_blamed_while_kafka_says_nothing(
+    steps: list[Step], draw: float
+) -> None:
+    history = History(draw)
+    for step in steps:
+        history.step(step)
+    if not history.topic.trouble.fine:
+        return
+    for partition in history.topic.partitions:
+        partition.leaderless, partition.unnoted_since = False, None
+        if partition.unknown is not None:
+            partition.unknown = Unknown(partition.unknown.since, LOST, None)
+    history.pass_time(ALIVE_FOR + 2 * INTERVAL)
+    if history.topic.trouble.fine:
+        told = history.topic.what(Tell)
+        history.pass_time(2 * REQUEST_TIMEOUT)
+        assert history.topic.trouble.fine
+        assert history.topic.what(Tell) == told

@@ -12,11 +12,11 @@ from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.errors import StatementFailedError
 from relay.settings import ScanSettings
-from relay.stages.scan.ports import ScanResult
+from relay.stages.scan.ports import ID_MAX, ScanResult, StepResult
 from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
-from relay.stages.scan.unreadable import ID_MAX, Found, Unreadable
+from relay.stages.scan.unreadable import Found, Unreadable
 from relay.stages.tenure import Tenure
 from relay.telemetry import Telemetry
 from tests.support.events import event, events
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relay.event import PendingEvent
-    from relay.stages.scan.ports import LaneRequest
+    from relay.stages.scan.ports import LaneRequest, WantedEvents
 
 LANE = 3
 
@@ -38,12 +38,14 @@ class Table:
         self.ids = range(1, events + 1)
         self.reads = 0
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int) -> ScanResult:
+    async def sweep_step(
+        self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int, *_: int
+    ) -> StepResult:
         self.reads += 1
         within = [id_ for id_ in self.ids if above < id_ <= up_to][:max_events]
         if set(within) & set(self.bad):
             raise StatementFailedError("invalid byte sequence")
-        return ScanResult(Snapshot(1, 1, frozenset()), 0, 1, [event(id_, lane=lane) for id_ in within])
+        return StepResult(Snapshot(1, 1, frozenset()), 0, 1, [], [event(id_, lane=lane) for id_ in within])
 
     async def pending_ids(self, lane: int, above: int, up_to: int, max_events: int) -> list[PendingEvent]:
         return events(*[id_ for id_ in self.ids if above < id_ <= up_to][:max_events], lane=lane)
@@ -109,14 +111,20 @@ class Port(Table):
         super().__init__(events=5)
         self.failing = failing
 
-    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+    async def scan(self, lanes: Sequence[LaneRequest]) -> ScanResult:
         self._fail()
-        return await super().sweep_step(lanes[0].lane, lanes[0].taken_to, ID_MAX, 5, 1_000)
+        read = await super().sweep_step(lanes[0].lane, lanes[0].taken_to, ID_MAX, 5, 1_000)
+        return ScanResult(read.snapshot, read.sequence_value, read.next_xid, {}, read.events)
+
+    async def events_by_id(self, wanted: Sequence[WantedEvents]) -> list[PendingEvent]:
+        raise AssertionError("nothing is read by its id")
 
     async def snapshot(self) -> Snapshot:
         return Snapshot(1, 1, frozenset())
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int) -> ScanResult:
+    async def sweep_step(
+        self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int, *_: int
+    ) -> StepResult:
         # A look is narrower than what the stage reads.
         if max_events == self.asked:
             self._fail()

@@ -127,6 +127,13 @@ async def test_a_failure_that_is_refused_is_set_aside_whatever_the_error() -> No
     assert bench.outcomes.failing(LANE)
 
 
+async def test_a_failure_that_is_refused_is_found_among_others_that_are_recorded_in_order() -> None:
+    bench = Bench(33)
+    assert await bench.record(*(bench.failure(id_) for id_ in range(1, 101))) == [33]
+    assert bench.written == [id_ for id_ in range(1, 101) if id_ != 33]
+    assert bench.statements <= 2 * 7 + 1
+
+
 async def test_a_failure_is_dropped_once_its_lane_is_another_s_and_a_receipt_is_not() -> None:
     bench = Bench(1, 2, about_data=True)
     bench.tenure.room.add(LANE, [event(1, lane=LANE), event(2, lane=LANE)])

@@ -13,10 +13,10 @@ from relay.decide.admission import Admission
 from relay.decide.room import Room
 from relay.decide.stuck import STALLED_AFTER, STUCK_AFTER
 from relay.decide.trouble import MAX_SHARE_OF_ROOM, PAUSE_AFTER, PROBE_FIRST
-from relay.outcome import FailureKind, PublishError
+from relay.outcome import FailureKind, PublishError, Refused
 from relay.run.health import Health
 from relay.settings import HealthSettings
-from relay.stages.publish.partition import Flight
+from relay.stages.publish.partition import Doubt, Flight
 from relay.stages.publish.queues import Topics
 from relay.stages.publish.watch import WATCH_INTERVAL, Watch
 from relay.stages.tenure import Tenure
@@ -195,6 +195,29 @@ async def test_a_stuck_batch_makes_its_partition_suspect_and_has_its_producer_re
     assert watching.health.ready(watching.now) == []
 
 
+async def test_a_lost_batch_is_its_topics_trouble_once_kafka_says_why_it_cannot_be_found(watching: Watching) -> None:
+    partition = watching.send("stuck")
+    refused = Refused(PublishError(FailureKind.CLUSTER, "no leader"), unknown=True)
+    partition.flights[0].lost = Doubt(refused, watching.now, "partition 0 of stuck has no leader")
+    await watching.pass_time(STUCK_AFTER + PAUSE_AFTER + 3 * WATCH_INTERVAL)
+    assert partition.suspect
+    assert watching.topic("stuck").trouble.paused
+    await watching.pass_time(2 * REQUEST_TIMEOUT)
+    assert watching.heard.times("kafka.lost") == 0
+
+
+async def test_a_partition_that_cannot_be_noted_is_its_topics_trouble_with_nothing_in_flight(
+    watching: Watching,
+) -> None:
+    partition = watching.topic("stuck").partitions[0]
+    partition.add(events(1))
+    partition.unnoted_since = watching.now
+    await watching.pass_time(STUCK_AFTER + PAUSE_AFTER + 3 * WATCH_INTERVAL)
+    assert watching.topic("stuck").trouble.paused
+    assert watching.producers.discarded == []
+    assert partition.unnoted_since is None, "a later try begins anew"
+
+
 async def test_a_partition_without_a_leader_is_its_topics_trouble_and_not_kafkas(watching: Watching) -> None:
     watching.metadata.without_leader.add(("stuck", 0))
     watching.send("stuck")
@@ -362,7 +385,7 @@ async def test_the_watch_looks_until_it_is_cancelled(watching: Watching) -> None
     paused = asyncio.Event()
     watching.heard.listen("topic.paused", lambda _: paused.set())
     looking = asyncio.create_task(watching.watch.run(watching.publish))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await paused.wait()
     assert watching.heard.value("troubled_topics") == 1
     looking.cancel()

@@ -116,6 +116,8 @@ def _facts(found: FoundEvent) -> Iterator[tuple[str, object]]:
         )
     if event.held:
         yield "held back", _waits_for(found)
+    if event.erased_by is not None:
+        yield "erased", f"payload and headers are gone, by action {event.erased_by}; see `relay failed actions`"
     if event.state is None:
         return
     yield "failed", f"{moment(event.failed_at)} ({ago(event.failed_seconds)})"

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from relay.admin.selections import parse_key
+from relay.admin.selections import parse_group, parse_key
 from relay.admin.times import parse_time
+from relay.admin.topics import parse_topic_name
 from relay.cli.options import Bounded, InOrder, exit_codes, json_option, read, reason_option, wait_option, yes_option
 from relay.cli.replay.cancel import cancel
 from relay.cli.replay.listing import list_command
@@ -41,6 +42,18 @@ _RATE = click.FloatRange(0.01, 1e9)
 @click.option(
     "--rate", cls=Bounded, type=_RATE, metavar="N", help="At most N events per second, of all replicas together."
 )
+@click.option(
+    "--to-topic",
+    callback=read(parse_topic_name),
+    metavar="TOPIC",
+    help="Publish them to this topic instead, in the order of their keys.",
+)
+@click.option(
+    "--group",
+    callback=read(parse_group),
+    metavar="NAME",
+    help="Mark them with the header outbox-replay-group, by which consumers of other groups can skip them.",
+)
 @click.option("--dry-run", is_flag=True, help="Change nothing; show which events would be published again.")
 @yes_option
 @reason_option
@@ -53,10 +66,12 @@ def command(context: click.Context, /, **options: Any) -> None:
     \b
       relay replay --topic orders --since 2h --dry-run
       relay replay --topic orders --since 2026-05-17T03:10 --until 2026-05-17T04:00 --rate 500
+      relay replay --topic orders --since 2h --to-topic orders.repair
 
-    The events go to their topic once more, and EVERY consumer of the topic gets them again. Events of one key keep
-    their order. Each event keeps its headers and ids, and gets the header outbox-replay and a new timestamp. Live
-    events continue to flow, and come first when there is not enough room for both.
+    The events go to their topic once more, and EVERY consumer of the topic gets them again, unless --to-topic names
+    another one, or consumers heed the header of --group. Events of one key keep their order. Each event keeps its
+    headers and ids, and gets the header outbox-replay and a new timestamp. Live events continue to flow, and come first
+    when there is not enough room for both.
 
     This needs only PostgreSQL: the request is recorded immediately and carried out when a relay runs. A replay that is
     interrupted continues where it was; the events that were under way are published once more. (For events that could

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -26,6 +26,11 @@ def say_json(value: object, *, indent: int | None = 2, default: Callable[[Any], 
 def say_bytes(data: bytes) -> None:
     """Write bytes as they are: only where a person asked for just that."""
     click.echo(data, nl=False)
+
+
+def bytes_out() -> BinaryIO:
+    """Return the stream that takes bytes, for output that is too much for one string."""
+    return sys.stdout.buffer
 
 
 def never_fail_to_encode() -> None:

@@ -91,6 +91,8 @@ def _notes(replica: Replica) -> list[str]:
         notes.append("stopping")
     if replica.alive and replica.silent_seconds is not None:
         notes.append(f"silent for {duration(replica.silent_seconds)}")
+    if replica.ended_seconds is not None:
+        notes.append("ended, Kafka is asked what it had published")
     if replica.duplicates:
         notes.append(counted(replica.duplicates, "duplicate"))
     if replica.leases_lost:

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, while a command follows what a relay does. Ctrl-C ends only the waiting."""
+"""A progress bar on a terminal, while a command follows what a relay does or works itself."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ def followed(
     follow: Callable[[Callable[[int, int, str], None]], Coroutine[object, object, Result]],
     *,
     total: int | None,
-    left: str,
+    left: str | Callable[[], str],
+    doing: str = "replaying",
 ) -> Result:
-    """Run `follow`, which reports events done, all events, and why nothing moves, if nothing does.
+    """Run `follow`, which reports how much is done and how much there is, and why nothing moves, if nothing does.
 
-    Says `left` when a person ends the waiting by Ctrl-C.
+    Says `left` when a person ends it by Ctrl-C. `doing` names what is done.
     """
     on = console(stderr=True)
     columns = (
@@ -36,13 +37,13 @@ def followed(
     )
     try:
         with Progress(*columns, console=on, disable=not on.is_terminal) as progress:
-            task = progress.add_task("replaying", total=total)
+            task = progress.add_task(doing, total=total)
 
             def report(done: int, of: int, trouble: str) -> None:
-                told = f"replaying ({trouble})" if trouble else "replaying"
+                told = f"{doing} ({trouble})" if trouble else doing
                 progress.update(task, completed=done, total=of, description=told)
 
             return interruptible.run(follow(report))
     except KeyboardInterrupt:
-        say(f"relay: {left}", err=True)
+        say(f"relay: {left if isinstance(left, str) else left()}", err=True)
         raise

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from relay.postgres.connect import drop
+from relay.postgres.dsn import login
 from relay.postgres.hosts import connect_to_primary
 from relay.postgres.sessions import secure_transaction
 from relay.postgres.sql import query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from relay.settings import PostgresSettings
 
 
 class AdminConnection(asyncpg.Connection):
@@ -67,6 +70,10 @@ class AdminConnection(asyncpg.Connection):
         """See asyncpg."""
         return await self._secured(super().fetchval, *given, **options)
 
+    async def outside_a_transaction(self, statement: str) -> None:
+        """Run a statement that PostgreSQL runs in no transaction of ours, such as VACUUM. It must be qualified."""
+        await super().execute(statement)
+
     async def _secured(self, run: Callable[..., Awaitable[Any]], *given: Any, **options: Any) -> Any:
         if self._in_ours:
             return await run(*given, **options)
@@ -75,11 +82,12 @@ class AdminConnection(asyncpg.Connection):
 
 
 @asynccontextmanager
-async def admin_connection(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.Connection]:
+async def admin_connection(settings: PostgresSettings) -> AsyncIterator[asyncpg.Connection]:
     """Connect, and close at the end. Works through poolers too: it keeps no statement prepared.
 
-    Raises an UnreachableError that says what to check.
+    Raises an UnreachableError that says what to check, or SettingsError about a secret.
     """
+    connect_timeout = settings.connect_timeout
 
     async def connect(dsn: str) -> asyncpg.Connection:
         connection: AdminConnection = await asyncpg.connect(
@@ -96,7 +104,7 @@ async def admin_connection(dsn: str, connect_timeout: float) -> AsyncIterator[as
             raise
         return connection
 
-    connection, _ = await connect_to_primary(dsn, connect)
+    connection, _ = await connect_to_primary(await login(settings), connect)
     try:
         yield connection
     finally:

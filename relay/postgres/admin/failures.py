@@ -20,7 +20,7 @@ from asyncpg.exceptions import (
 )
 
 from relay.errors import BusyError, PostgresLostError
-from relay.postgres.admin.reads import read_in_time
+from relay.postgres.admin.reads import like, read_in_time
 from relay.postgres.admin.rows import (
     Action,
     Blocker,
@@ -63,7 +63,7 @@ class FailureFilter:
 
     def arguments(self) -> list[object]:
         """Return the parameters $1 to $7 of the statements that take a filter."""
-        topic, error = (None if pattern is None else _like(pattern) for pattern in (self.topic, self.error))
+        topic, error = (None if pattern is None else like(pattern) for pattern in (self.topic, self.error))
         return [self.ids, topic, self.key, error, self.since, self.until, self.states]
 
 
@@ -178,10 +178,3 @@ class Failures:
 
 def _all(kind: Callable[..., Row], rows: Sequence[asyncpg.Record]) -> list[Row]:
     return [kind(**row) for row in rows]
-
-
-def _like(pattern: str) -> str:
-    """Return the LIKE pattern that matches the same texts as `pattern`, in which `*` stands for any characters."""
-    for special in "\\%_":
-        pattern = pattern.replace(special, f"\\{special}")
-    return pattern.replace("*", "%")

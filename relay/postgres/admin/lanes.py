@@ -32,6 +32,10 @@ class Replica:
     """Whether it is stopping, and hands over its lanes."""
     silent_seconds: float | None = None
     """Seconds since its last heartbeat, if the next one is overdue: it is dead, paused, or cut off."""
+    ended_seconds: float | None = None
+    """Seconds since its lease ended, if the others are asking Kafka what it had published: its lanes wait for that."""
+    partitions: int = 0
+    """Number of partitions in which they look for it."""
     duplicates: int = 0
     """Number of events that it found to be in Kafka more than once, since its process began."""
     leases_lost: int = 0

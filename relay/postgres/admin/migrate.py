@@ -12,11 +12,12 @@ from asyncpg.exceptions import (
     InsufficientPrivilegeError,
     InvalidParameterValueError,
     LockNotAvailableError,
+    ObjectInUseError,
     UndefinedObjectError,
     UniqueViolationError,
 )
 
-from relay.errors import SchemaError
+from relay.errors import HeldUpError, SchemaError
 from relay.postgres.checks import schema_state
 from relay.postgres.errors import PrivilegeError, translated
 from relay.postgres.locks import Holder, held_up, holders, tables_of
@@ -25,7 +26,7 @@ from relay.postgres.sessions import as_text, secure_transaction
 from relay.postgres.sql import DEFAULT_SCHEMA, query, roles
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from typing import TypeVar
 
     import asyncpg
@@ -45,14 +46,15 @@ async def migrate(
     """Apply the pending migrations and return them. Safe to run again, and by several programs at the same time.
 
     With an `owner`, that role makes everything and owns it. Nothing is pending in a newer schema that this program can
-    work with. Raises SchemaError if it cannot, if what was applied is not what it knows (see `schema_state`), if the
-    schema or something in it belongs to somebody else, or if others keep it locked for too long.
+    work with. Raises SchemaError if it cannot, if what was applied is not what it knows (see `schema_state`), or if the
+    schema or something in it belongs to somebody else. Raises HeldUpError if others keep it locked for too long, or if
+    replicas are running that cannot work with the result.
     """
     applied: list[Migration] = []
     what = f"a migration of the schema {schema}"
 
     async def patiently(work: Callable[..., Awaitable[Result]]) -> Result:
-        return await _patiently(partial(work, connection, schema, owner), what, connection, schema)
+        return await in_small_steps(partial(work, connection, schema, owner), what, connection, schema)
 
     # Without the lock: those who may only read can be told that nothing is pending.
     if not await patiently(_pending):
@@ -63,12 +65,16 @@ async def migrate(
     return applied
 
 
-async def _patiently(
-    work: Callable[[], Awaitable[Result]], what: str, connection: asyncpg.Connection, schema: str
+async def in_small_steps(
+    work: Callable[[], Awaitable[Result]],
+    what: str,
+    connection: asyncpg.Connection,
+    schema: str,
+    tables: Sequence[str] | None = None,
 ) -> Result:
     """Run `work`, which gives up after a short wait for a lock, so that writers do not queue up behind it.
 
-    Tried for half a minute or more; then HeldUpError names who held the lock.
+    Tried for half a minute or more; then HeldUpError names who held the lock: on `tables`, or on the outbox.
     """
     for attempt in range(LOCK_ATTEMPTS):
         if attempt:
@@ -77,6 +83,8 @@ async def _patiently(
             return await work()
     with translated():
         async with transaction_as(connection, None):
+            if tables is not None:
+                raise held_up(what, await holders(connection, tables))
             of_schema = [Holder(**row) for row in await connection.fetch(query("schema_holders", schema))]
             raise held_up(what, of_schema + await holders(connection, tables_of(schema)))
 
@@ -110,7 +118,13 @@ async def _apply_next(connection: asyncpg.Connection, schema: str, owner: str | 
             # Again: what was not there before may be somebody else's by now.
             await check_owners(connection, schema)
             for migration in (await schema_state(connection, schema)).pending:
-                await connection.execute(migration.sql)
+                try:
+                    await connection.execute(migration.sql)
+                except ObjectInUseError as error:
+                    reason, hint = error.args[0], getattr(error, "hint", None)
+                    if hint is None:
+                        raise
+                    raise HeldUpError(f"{reason}; {hint}", cause=str(reason)) from error
                 await connection.execute(
                     query("record_migration", schema),
                     migration.version,
@@ -214,7 +228,7 @@ async def set_max_event_bytes(
                     await connection.execute(query("event_size_stand_in", schema))
                 await connection.execute(query("set_max_event_bytes", schema), limit)
 
-    await _patiently(change, "the change of the event size limit", connection, schema)
+    await in_small_steps(change, "the change of the event size limit", connection, schema)
     return True
 
 

@@ -36,3 +36,10 @@ async def read(connection: asyncpg.Connection, schema: str, name: str, *argument
     if rows is None:
         raise BusyError("PostgreSQL took too long to answer; nothing was changed, see `relay status` and try again")
     return rows
+
+
+def like(pattern: str) -> str:
+    """Return the LIKE pattern that matches the same texts as `pattern`, in which `*` stands for any characters."""
+    for special in "\\%_":
+        pattern = pattern.replace(special, f"\\{special}")
+    return pattern.replace("*", "%")

@@ -14,7 +14,7 @@ from relay.postgres.hints import hint
 from relay.postgres.sql import query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     import asyncpg
@@ -26,7 +26,7 @@ COUNT_IDS = 250_000
 """Ids per statement: a fraction of a second if all of them match."""
 
 TOPICS_FROM = 1_000
-"""Number of newest receipts of each lane in which `topics` looks."""
+"""Number of newest receipts in which `topics` looks."""
 
 
 class Horizon(NamedTuple):
@@ -36,7 +36,11 @@ class Horizon(NamedTuple):
     lowest_id: int
     newest_id: int
     kept_since: datetime | None
-    """When the first receipt that is kept was written; None when there is none."""
+    """When the first receipt of them was written; None when there is none."""
+    kept_lower: Sequence[int] = ()
+    """First ids of what was kept of segments below: single events, some of which were delivered lately."""
+    kept_upper: Sequence[int] = ()
+    """First ids above each of those."""
 
     @property
     def pruned(self) -> bool:
@@ -53,6 +57,10 @@ class ReplayFilter:
     since: datetime
     until: datetime
     rate: float | None
+    to_topic: str | None = None
+    """The topic that they go to, if it is not their own."""
+    group: str | None = None
+    """The consumer group that they are meant for, if it is one."""
 
     def lanes(self) -> list[int]:
         """Return the lanes in which they can be: a key is in one, as the table's generated column computes it."""
@@ -68,6 +76,8 @@ class Counted:
     """False: counting took too long, and there may be more."""
     first_at: datetime | None = None
     last_at: datetime | None = None
+    erased: int = 0
+    """Events that match as well, and cannot be published again."""
     positions: dict[int, int] | None = None
     """Per lane: no event that is meant has this id or a lower one."""
 
@@ -137,20 +147,21 @@ class Replays:
         counted = Counted()
         first = dict.fromkeys(range(LANES), horizon.newest_id + 1)
         deadline = time.monotonic() + seconds
-        up_to = horizon.newest_id
-        while up_to >= horizon.lowest_id:
-            above = max(up_to - COUNT_IDS, horizon.lowest_id - 1)
-            rows = await self._try("count_delivered", wanted.lanes(), above, up_to, *_matching(wanted))
+        for above, up_to in _ranges(horizon):
+            arguments = wanted.lanes(), above, up_to, *_matching(wanted)
+            rows = await read_in_time(
+                self._connection, self._schema, "count_delivered", *arguments, limits="replay_counting"
+            )
             for row in rows or ():
                 counted.events += row["events"]
-                first[row["lane"]] = row["first_id"]
+                counted.erased += row["erased"]
+                first[row["lane"]] = min(first[row["lane"]], row["first_id"])
                 counted.first_at = min(filter(None, (counted.first_at, row["first_at"])))
                 counted.last_at = max(filter(None, (counted.last_at, row["last_at"])))
             report(counted.events)
-            up_to = above if rows is not None else up_to
-            if rows is None or (time.monotonic() > deadline and up_to >= horizon.lowest_id):
+            if rows is None or (time.monotonic() > deadline and above >= horizon.lowest_id):
                 counted.exact = False
-                first.update(dict.fromkeys(wanted.lanes(), horizon.lowest_id))
+                first.update({lane: min(first[lane], horizon.lowest_id) for lane in wanted.lanes()})
                 break
         counted.positions = {lane: min(id_ - 1, horizon.newest_id) for lane, id_ in first.items()}
         return counted
@@ -205,6 +216,17 @@ class Replays:
 
     async def _try(self, name: str, *arguments: object) -> list[asyncpg.Record] | None:
         return await read_in_time(self._connection, self._schema, name, *arguments)
+
+
+def _ranges(horizon: Horizon) -> Iterator[tuple[int, int]]:
+    """Yield (above, up_to): first what was kept, which is little, and then all that is there, from the newest down."""
+    for lower, upper in zip(horizon.kept_lower, horizon.kept_upper, strict=True):
+        yield lower - 1, upper - 1
+    up_to = horizon.newest_id
+    while up_to >= horizon.lowest_id:
+        above = max(up_to - COUNT_IDS, horizon.lowest_id - 1)
+        yield above, up_to
+        up_to = above
 
 
 def _matching(wanted: ReplayFilter) -> tuple[datetime, datetime, str, bytes | None]:

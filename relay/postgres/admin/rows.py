@@ -54,6 +54,8 @@ class EventState(NamedTuple):
     requested_by: str | None
     requested_seconds: float | None
     held: bool
+    erased_by: int | None
+    """The action by which it was erased; then that is who asked."""
 
 
 class EventDetails(NamedTuple):
@@ -86,6 +88,8 @@ class EventDetails(NamedTuple):
     history: str | None
     action: int | None
     held: bool
+    erased_by: int | None
+    """The action by which it was erased."""
 
 
 class Blocker(NamedTuple):

@@ -6,14 +6,17 @@ each count says whether it is exact.
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from relay.decide.held_back import PausedTopic
 from relay.errors import BusyError
 from relay.keys import LANES
 from relay.postgres.admin.lanes import OwnedLane, Replica, read_ownership
 from relay.postgres.admin.reads import read, read_in_time
 from relay.postgres.admin.replays import Replay
+from relay.postgres.admin.segments import COUNT_NEEDED, Segment, segments_of
 from relay.postgres.checks import check_schema
 from relay.postgres.locks import Holder
 from relay.postgres.sql import DEFAULT_SCHEMA
@@ -23,7 +26,13 @@ if TYPE_CHECKING:
     import asyncpg
 
 COUNT_LIMIT = 1_000_000
-"""Events at which every count stops: about a second of index probes."""
+"""Events at which every count stops: about a second."""
+
+COUNT_IDS = 100_000
+"""Ids in which pending events are counted at once: about 100 ms if all of them are delivered."""
+
+COUNT_SECONDS = 5.0
+"""Maximum time for counting pending events; one that may take longer is named by what is counted by then."""
 
 LOOKED_AT = 10_000
 """Number of held events whose topics are named, if no failure explains why they wait."""
@@ -45,16 +54,6 @@ class Lane(OwnedLane):
 
     pending: int | None
     oldest_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A partition of events and receipts: lower_id <= id < upper_id."""
-
-    name: str
-    lower_id: int
-    upper_id: int
-    bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +116,38 @@ class Status:
     replays: list[OpenReplay] = field(default_factory=list)
     """Replays of delivered events that are not over."""
     put_off: list[PutOff] = field(default_factory=list)
+    scheduled: Count = field(default_factory=lambda: Count(0, "exact"))
+    """Events that are to come."""
+    due_seconds: float | None = None
+    """Until the first of them is due; below zero if it is."""
     waiting: dict[str, int] = field(default_factory=dict)
     """Held events that stand behind no failure, by the topic that does not take them; of some of the topics."""
+    paused: list[PausedTopic] = field(default_factory=list)
+    """Topics that people paused."""
+    limited: dict[str, str] = field(default_factory=dict)
+    """Topics that go at a limited rate, and would go faster."""
     unread: list[str] = field(default_factory=list)
     """Parts that could not be read in time, such as "pending"; their fields are empty."""
     blockers: list[Blocker] = field(default_factory=list)
     """Who kept them from being read."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Pending events as far as they were counted."""
+
+    counts: dict[int, int] = field(default_factory=lambda: dict.fromkeys(range(LANES), 0))
+    oldest: dict[int, float] = field(default_factory=dict)
+    """Age in seconds of the first event of each lane that has any."""
+    complete: bool = False
+
+    @property
+    def events(self) -> int:
+        return sum(self.counts.values())
+
+    def add(self, lane: int, events: int, oldest_seconds: float) -> None:
+        self.counts[lane] += events
+        self.oldest.setdefault(lane, oldest_seconds)
 
 
 @dataclass(slots=True)
@@ -139,6 +164,28 @@ class _Reads:
         if rows is None and part not in self.unread:
             self.unread.append(part)
         return rows
+
+    async def pending(self) -> _Pending | None:
+        """Count the pending events from the lowest position up, by some ids at a time; None if no count was made."""
+        found = _Pending()
+        deadline = time.monotonic() + COUNT_SECONDS
+        reach = await self.rows("pending", "status_reach")
+        above, up_to = reach[0] if reach else (0, None)
+        while up_to is not None and above < up_to:
+            end = min(above + COUNT_IDS, up_to)
+            rows = await self.rows("pending", "status_pending", above, end)
+            if rows is None:
+                return found if found.events else None
+            for lane, events, seconds, next_ in rows:
+                if lane is None:
+                    above = end if next_ is None else max(end, next_)
+                    up_to = end if next_ is None else up_to
+                else:
+                    found.add(lane, events, seconds)
+            if above < up_to and (found.events >= COUNT_LIMIT or time.monotonic() > deadline):
+                return found
+        found.complete = up_to is not None
+        return found if found.complete else None
 
     async def ownership(self) -> tuple[list[Replica], list[OwnedLane]]:
         """Read replicas and lanes; nothing, noted, if that took too long."""
@@ -161,39 +208,47 @@ async def read_status(connection: asyncpg.Connection, schema: str = DEFAULT_SCHE
     """
     await check_schema(connection, schema)
     reads = _Reads(connection, schema)
-    per_lane_limit = COUNT_LIMIT // LANES
     (server,) = await read(connection, schema, "status_server")
     replicas, lanes = await reads.ownership()
-    oldest = _dict(await reads.rows("pending", "status_oldest"))
-    pending = await reads.rows("pending", "status_pending", per_lane_limit)
+    pending = await reads.pending()
     delivered = await reads.rows("delivered", "status_delivered", COUNT_LIMIT)
     stranded = await reads.rows("rows in the DEFAULT partitions", "status_stranded")
     failures = await reads.rows("failures", "status_failures")
     held = await reads.rows("held", "status_held", COUNT_LIMIT)
+    scheduled = await reads.rows("scheduled", "status_scheduled", COUNT_LIMIT)
     replays = await reads.rows("replays", "replays", MAX_REPLAYS, None, True)
     segments = await reads.rows("segments", "status_segments")
+    # Whoever locks the one locks the other, and each would take a second.
+    needed = await reads.rows("what segments keep", "status_needed", COUNT_NEEDED) if segments is not None else None
     put_off = await reads.rows("chores", "status_put_off")
     waiting = await reads.rows("held", "status_waiting", LOOKED_AT, MAX_NAMED)
+    paused = await reads.rows("paused topics", "paused_topics")
+    told = await reads.rows("topics", "told_topics")
     blockers = await reads.blockers()
-    counts = _dict(pending)
+    counts = pending.counts if pending else {}
+    oldest = pending.oldest if pending else {}
     return Status(
         schema=schema,
         **server,
-        backlog=_backlog(list(counts.values()), per_lane_limit, server, lanes, blocked=bool(blockers)),
+        backlog=_backlog(pending, server, lanes, blocked=bool(blockers)),
         oldest_seconds=max(oldest.values(), default=None),
         delivered=_delivered(delivered),
         last_delivered_seconds=delivered[0]["last_seconds"] if delivered else None,
         failures=_dict(failures),
-        held=_held(held),
+        held=_counted(held),
+        scheduled=_counted(scheduled),
+        due_seconds=scheduled[0]["due_seconds"] if scheduled else None,
         stranded=bool(stranded and stranded[0]["stranded"]),
         replays=[_open_replay(Replay.of(row)) for row in replays or ()],
         lanes=[
             Lane(**asdict(lane), pending=counts.get(lane.lane), oldest_seconds=oldest.get(lane.lane)) for lane in lanes
         ],
         replicas=replicas,
-        segments=[Segment(**row) for row in segments or ()],
+        segments=segments_of(segments or (), needed or ()),
         put_off=[PutOff(**row) for row in put_off or ()],
         waiting=_dict(waiting),
+        paused=[PausedTopic(*row) for row in paused or ()],
+        limited={topic: limit for topic, _, limit in told or () if limit is not None},
         unread=reads.unread,
         blockers=blockers,
     )
@@ -206,7 +261,8 @@ def _blocker(
 
 
 def _open_replay(replay: Replay) -> OpenReplay:
-    return OpenReplay(replay.id, str(replay.filter.get("topic")), replay.events, replay.published, replay.failed)
+    topic = replay.filter.get("topic", replay.filter.get("from_topic"))
+    return OpenReplay(replay.id, str(topic), replay.events, replay.published, replay.failed)
 
 
 def _dict(rows: list[asyncpg.Record] | None) -> dict[Any, Any]:
@@ -214,17 +270,17 @@ def _dict(rows: list[asyncpg.Record] | None) -> dict[Any, Any]:
     return {row[0]: row[1] for row in rows or []}
 
 
-def _backlog(counts: list[int], limit: int, server: asyncpg.Record, lanes: list[OwnedLane], *, blocked: bool) -> Count:
-    """Add the lanes' counts, each of which went up to `limit`; there are none if counting took too long."""
-    if not counts and (blocked or not lanes):
+def _backlog(pending: _Pending | None, server: asyncpg.Record, lanes: list[OwnedLane], *, blocked: bool) -> Count:
+    """What was counted; if nothing was in time, what can be said without."""
+    if pending is not None:
+        return Count(pending.events, "exact" if pending.complete else "at least")
+    if blocked or not lanes:
         return Count(None, "unknown")
-    if not counts:
-        # One id is one event in one lane, so this many can be pending and no more.
-        return Count(server["newest_id"] - min(lane.position for lane in lanes), "at most")
-    return Count(sum(counts), "exact" if max(counts) < limit else "at least")
+    # One id is one event in one lane, so this many can be pending and no more.
+    return Count(server["newest_id"] - min(lane.position for lane in lanes), "at most")
 
 
-def _held(rows: list[asyncpg.Record] | None) -> Count:
+def _counted(rows: list[asyncpg.Record] | None) -> Count:
     if rows is None:
         return Count(None, "unknown")
     counted = rows[0][0]
@@ -235,4 +291,5 @@ def _delivered(rows: list[asyncpg.Record] | None) -> Count:
     if rows is None:
         return Count(None, "unknown")
     counted, estimate = rows[0]["events"], rows[0]["estimate"]
-    return Count(counted, "exact") if counted < COUNT_LIMIT else Count(max(counted, estimate), "about")
+    whole = not rows[0]["cut_off"] and counted < COUNT_LIMIT
+    return Count(counted, "exact") if whole else Count(max(counted, estimate), "about")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from relay.decide.republishing import ReplayRequest
@@ -25,7 +26,7 @@ class RepublishConnection(Statements):
     async def open(cls, settings: PostgresSettings) -> RepublishConnection:
         """Connect. Raises PostgresLostError when waiting may help."""
         connection = await connect.open_connection(
-            connect.dsn_of(settings), settings.connect_timeout, "outbox-relay replay"
+            await connect.dsn_of(settings), settings.connect_timeout, "outbox-relay replay"
         )
         return cls(connection, settings.schema_name)
 
@@ -55,6 +56,7 @@ class RepublishConnection(Statements):
             request.key,
             max_events,
             max_bytes,
+            json.dumps(request.headers),
         )
 
     async def settle_replayed(self, action: int, landed: Sequence[Landed[object]]) -> None:

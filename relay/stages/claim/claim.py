@@ -1,8 +1,8 @@
 """Registers the replica, keeps its lease, and claims and releases lanes up to its fair share.
 
-Every third of the lease a *beat* renews it. A *look* sees who owns what and acts on it: with every beat, when another
-replica or a person says that something changed, and when a lease that others depend on has ended. What is said may be
-missed, so the beats are the guarantee.
+Every third of the lease a *beat* renews it. A *look* sees who owns what, and which topics people paused, and acts on
+it: with every beat, when another replica or a person says that something changed, and when a lease that others depend
+on, or a pause, has ended. What is said may be missed, so the beats are the guarantee.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 import relay
 from relay.decide.held_back import Closed
 from relay.decide.lane_scan import LanePosition, LaneScan
-from relay.decide.shares import Sharing
+from relay.decide.shares import Entry, Sharing, has_dead_owner
 from relay.errors import RelayError, connection_lost
+from relay.stages.claim.duplicates import Duplicates
 from relay.stages.claim.ports import Report
 from relay.stages.tenure import LanesCededError, LeaseLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from uuid import UUID
 
+    from relay.decide.held_back import PausedTopic
     from relay.decide.shares import LaneRow
     from relay.settings import ReplicaSettings
     from relay.stages.claim.ports import ClaimPort
@@ -60,8 +62,15 @@ class Claim:
         totals: Totals,
         telemetry: Telemetry,
         cannot_publish: Callable[[], str | None] = lambda: None,
+        on_paused: Callable[[Sequence[PausedTopic]], None] = lambda _: None,
+        register: Callable[[Entry, UUID | None], Awaitable[int]] | None = None,
     ) -> None:
-        """For as long as `cannot_publish` says why nothing can have been published, lanes are left to who can."""
+        """For as long as `cannot_publish` says why nothing can have been published, lanes are left to who can.
+
+        `on_paused` hears with each look which topics people paused. `register` enters the replica, in place of its
+        former registration, and returns the xid; by default as one that notes nothing of what it publishes.
+        """
+        self._register = register or self._register_simply
         self._port = port
         self._tenure = tenure
         self._on_claimed = on_claimed
@@ -75,6 +84,8 @@ class Claim:
         self._drain_told = False
         self._waiting = False
         self._cannot_publish = cannot_publish
+        self._on_paused = on_paused
+        self._duplicates = Duplicates(port, tenure, telemetry)
         self._shown: frozenset[int] = frozenset()
         self._show_at = float("inf")
 
@@ -85,9 +96,8 @@ class Claim:
         waiting = self._cannot_publish()
         self._waiting = waiting is not None
         sent = time.monotonic()
-        xid = await self._port.register(
-            tenure.replica, self._settings.name, relay.__version__, self._settings.lease, former, waiting
-        )
+        entry = Entry(tenure.replica, self._settings.name, relay.__version__, self._settings.lease, waiting)
+        xid = await self._register(entry, former)
         tenure.register(xid, value, sent + self._settings.lease)
         await self._wake_others()
 
@@ -120,6 +130,12 @@ class Claim:
         self._tenure.leave()
         await self._wake_others()
 
+    async def leave_to_others(self, expire: Callable[[UUID], Awaitable[None]]) -> None:
+        """End the lease and tell the others, who find out what of it is in Kafka before they take the lanes."""
+        self._tenure.end_lease()
+        await expire(self._tenure.replica)
+        await self._wake_others()
+
     async def beat(self) -> None:
         """Renew the lease, persist positions, then look."""
         tenure = self._tenure
@@ -138,6 +154,7 @@ class Claim:
             tenure.replay_may_be_open()
         if tenure.lanes:
             await self._port.advance_positions(tenure.replica, self._positions(tenure.lanes.values()))
+        await self._duplicates.look()
         await self.look()
 
     async def look(self) -> None:
@@ -151,11 +168,16 @@ class Claim:
             await self._wake_others()
         live = await self._port.live_replicas()
         rows = await self._port.lanes()
+        paused = await self._port.paused_topics()
         self._check_still_ours(rows)
+        # Before lanes are claimed: nothing of a paused topic is to be read as if it were not.
+        self._on_paused(paused)
+        if has_dead_owner(live, rows):
+            tenure.reconcile_may_be_due()
         now = time.monotonic()
         plan = self._sharing.plan(live, rows, self._give_back, now)
         self._give_back = plan.give_back
-        self._next_look = now + plan.look_in
+        self._next_look = now + min([plan.look_in, *(each.seconds for each in paused)])
         if plan.cede and self._waiting and any(state.unsettled for state in tenure.lanes.values()):
             await self._cede()
         if plan.claim and not tenure.draining:
@@ -192,11 +214,15 @@ class Claim:
         self._telemetry.emit("lanes.released", lanes=lanes)
         raise LanesCededError(f"lanes {lanes} are left to another replica, which can publish")
 
+    async def _register_simply(self, entry: Entry, former: UUID | None) -> int:
+        return await self._port.register(entry.replica, entry.name, entry.version, entry.lease, former, entry.waiting)
+
     def _report(self) -> Report:
         return Report(
             sorted(self._give_back),
             self._totals.duplicates,
             self._totals.leases_lost,
+            self._totals.topics(time.monotonic()),
         )
 
     async def _read_sequence(self) -> int:
@@ -215,6 +241,8 @@ class Claim:
         claimed = await self._port.claim(tenure.replica, free)
         self._look_delay = LOOK_AGAIN_AFTER if claimed else min(2 * self._look_delay, MOST_LOOK_AGAIN_AFTER)
         self._next_look = time.monotonic() + self._look_delay
+        if claimed:
+            self._duplicates.claimed(claimed)
         # Before the first scan: what stands behind a failure must not be published by it.
         numbers = [lane.lane for lane in claimed]
         blocking = await self._port.blocking(numbers)
@@ -234,6 +262,8 @@ class Claim:
 
     async def _release(self, states: Sequence[LaneScan]) -> None:
         tenure = self._tenure
+        # Whoever owns the lanes next sees these receipts from the beginning, and counts none of them.
+        await self._duplicates.look()
         await self._port.release(tenure.replica, self._positions(states))
         for state in states:
             tenure.remove_lane(state.lane)

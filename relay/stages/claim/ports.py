@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from uuid import UUID
 
-    from relay.decide.held_back import BlockedKey
+    from relay.decide.duplicates import Looked, Part
+    from relay.decide.held_back import BlockedKey, PausedTopic
     from relay.decide.lane_scan import LanePosition
     from relay.decide.shares import LaneRow, LiveReplica
     from relay.decide.snapshot import Snapshot
@@ -23,6 +24,9 @@ class Report(NamedTuple):
     """Events that it found to be delivered twice, since the process began."""
     leases_lost: int
     """Times that its lease ran out, since the process began."""
+    topics: Mapping[str, Mapping[str, str]]
+    """What it tells of topics: {"trouble": error} of one that takes no events, {"limit": rate} of one that would go
+    faster; of some, if there are many."""
 
 
 class Renewal(NamedTuple):
@@ -46,6 +50,21 @@ class ClaimedLane(NamedTuple):
     """The highest id with a receipt, a failure or a held row; 0 when the lane has none."""
     snapshot: Snapshot
     """In which `highest_settled` was read, after the claim."""
+    newest_id: int
+    """The last id that anybody had taken by then."""
+
+
+class LaneClaim(NamedTuple):
+    """What was known of a lane when it was claimed."""
+
+    lane: int
+    epoch: int
+    snapshot: str
+    position: int
+    newest_id: int
+    """The highest id that anybody had taken by then: a former owner can have published none above it."""
+    until: float
+    """Monotonic seconds: until then receipts may appear whose statement began before the claim."""
 
 
 class ClaimPort(Protocol):
@@ -79,10 +98,27 @@ class ClaimPort(Protocol):
     async def lanes(self) -> list[LaneRow]:
         """Return all lanes with their owners, and with what people want of them."""
 
+    async def paused_topics(self) -> list[PausedTopic]:
+        """Return the topics whose events people want held back now, in the order of their names."""
+
     async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
         """Claim those of the lanes `seen` that are still at the epoch they were seen at, and that nobody parked since.
 
         Rows that another transaction has locked are left out: the result may be shorter than `seen`, and empty.
+        """
+
+    async def others_receipts(
+        self,
+        replica: UUID,
+        claims: Sequence[LaneClaim],
+        lately: Sequence[LaneClaim],
+        known: Collection[tuple[int, UUID]],
+        part: Part,
+    ) -> Looked:
+        """Look at `part` of the receipts of other registrations that were committed after the claims of their lanes.
+
+        Late ones, and for claims made `lately` those of statements that had begun before. Not the `known` ones, which
+        are given by highest id and registration. Raises StatementGivenUpError if it takes too long.
         """
 
     async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:

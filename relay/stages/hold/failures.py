@@ -52,7 +52,7 @@ class Failures:
         verdict = judge(
             error.kind,
             tenure.forget_attempts(event.lane, event.id),
-            policy_for(event.topic, settings.by_pattern(), settings.policy),
+            policy_for(event.topic, error.name, settings.rules(), settings.policy),
             settings.max_attempts,
             settings.first_delay,
             settings.most_delay,
@@ -89,9 +89,10 @@ class Failures:
 
     def fail_unread(self, tenure: Tenure, event: PendingEvent, why: str) -> None:
         """Have an event failed that cannot be read from PostgreSQL: it can neither be published nor have a letter."""
-        policy = policy_for(event.topic, self._settings.by_pattern(), self._settings.policy)
+        error = PublishError(FailureKind.EVENT, why, "UnreadableEvent")
+        policy = policy_for(event.topic, error.name, self._settings.rules(), self._settings.policy)
         verdict = Fail(1, "block" if policy == "block" else "skip")
-        failure = Failed(tenure, [event], verdict, PublishError(FailureKind.EVENT, why, "UnreadableEvent"))
+        failure = Failed(tenure, [event], verdict, error)
         self._tell(failure, verdict)
         if verdict.blocks:
             self._gate.close_key(event, [])

@@ -1,8 +1,8 @@
 """The door between scan and publish: events pass, or are held back.
 
 Scan and sweep call `take` with what they took. Resume and republish enter behind the gate, because they know that
-nothing stands before their events. Publish closes the gate: for a topic in trouble (`close`, `open`), and through
-`Failures` for the key of a failed event (`close_key`).
+nothing stands before their events. Publish closes the gate: for a topic in trouble (`close`, `open`), for topics that
+people paused (`close_as_asked`), and through `Failures` for the key of a failed event (`close_key`).
 
 The gate alone closes keys and topics (`Closed`) and queues `Held` outcomes. Resume alone opens keys, at the end of a
 pass over the held rows. An event must never pass once an earlier one of its key or paused topic is held back: so the
@@ -42,8 +42,10 @@ class Gate:
         if tenure is None or not events:
             return
         go, wait = tenure.closed_in(events[0].lane).divide(events)
-        self.hold(wait)
-        self._pass_on(go)
+        if wait:
+            self.hold(wait)
+        if go:
+            self._pass_on(go)
 
     def close(self, topic: str, waiting: list[PendingEvent]) -> None:
         """Hold back the topic's events from now on, and those that were `waiting` in publish."""
@@ -55,6 +57,23 @@ class Gate:
         """Let the topic's held events go on."""
         if self._tenure is not None:
             self._tenure.unpause(topic)
+
+    def close_as_asked(self, topics: frozenset[str], waiting: list[PendingEvent]) -> None:
+        """Hold back the events of just these topics because people ask for it, and those that were `waiting`."""
+        if self._tenure is not None:
+            self._tenure.pause_as_asked(topics)
+            self.hold(waiting)
+
+    def throttle(self, topic: str, beyond: list[PendingEvent]) -> None:
+        """Hold the topic's events back from now on, and those that are `beyond` what may wait in memory."""
+        if self._tenure is not None:
+            self._tenure.throttle_topic(topic)
+            self.hold(beyond)
+
+    def unthrottle(self, topic: str) -> None:
+        """Let the topic's held events go on: there is room for some."""
+        if self._tenure is not None:
+            self._tenure.unthrottle_topic(topic)
 
     def close_key(self, event: PendingEvent, behind: list[PendingEvent]) -> None:
         """Hold back what comes of the event's key from now on, and those `behind` it that waited in publish."""

@@ -55,6 +55,7 @@ class Resume:
         self._settings = settings
         self._replays_may_be_over = replays_may_be_over
         self._resumed = False
+        self._turn = 0
 
     async def run(self) -> None:
         """Resume until cancelled."""
@@ -64,12 +65,18 @@ class Resume:
             progress = False
             if tenure.has_failures:
                 progress = await self.resume_failures()
-            for state in await self._openable():
+            for state in self._in_turn(await self._openable()):
                 progress = await self.resume_held(state) or progress
             if progress or await self._woken_up_within(pause):
                 pause = RESUME_INTERVAL
             else:
                 pause = min(pause * 2, LONGEST_INTERVAL)
+
+    def _in_turn(self, states: list[LaneScan]) -> list[LaneScan]:
+        """All of them, beginning with another one each time: of a topic with a limited rate the first may take all."""
+        self._turn += 1
+        begin = self._turn % len(states) if states else 0
+        return [*states[begin:], *states[:begin]]
 
     async def _openable(self) -> list[LaneScan]:
         """Lanes in which something is closed that nothing blocks any more."""
@@ -172,7 +179,8 @@ class Resume:
             # As of now: one that is settled while the read is under way is still held in its snapshot. If it was held
             # back again, the pass looks again from there.
             under_way = set(state.resuming)
-            events = await self._port.held_events(state.lane, above, most, room.bytes, paused)
+            closed_now = sorted({*paused, *closed.topics_since})
+            events = await self._port.held_events(state.lane, above, most, room.bytes, closed_now)
             if tenure.lanes.get(state.lane) is not state:
                 break
             free = [

@@ -51,12 +51,18 @@ class Check:
         self._coverage = coverage
         self._telemetry = telemetry
         self._found: set[tuple[int, int]] = set()
+        self._looks = 0
 
     async def look(self, port: CheckPort) -> None:
         """Look at the next ids, and again at what was found. Raises UnseenEventsError while there is any."""
         known = self._found
         found = set(await port.check_again(sorted(known))) if known else set()
-        for above, up_to in self._coverage.next(*await port.check_range(), SLICE_IDS):
+        slices: list[tuple[int, int]] = [*self._coverage.next(*await port.check_range(), SLICE_IDS)]
+        # What was kept of older segments: few events among many ids, one such segment each time.
+        if kept := await port.check_kept(SLICE_IDS):
+            self._looks += 1
+            slices.append(kept[self._looks % len(kept)])
+        for above, up_to in slices:
             for event in await port.check_slice(above, up_to):
                 if len(found) < MOST_FOUND:
                     found.add(event)

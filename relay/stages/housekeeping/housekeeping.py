@@ -1,4 +1,4 @@
-"""Work that is not urgent, beside the flow: segments made ahead and dropped, and what is over forgotten.
+"""Work that is not urgent, beside the flow: segments made ahead and retired, and what is over forgotten.
 
 Nothing of the flow waits for it, so nothing that goes wrong with it ends the tenure: a chore that does not work out is
 put off with a growing pause, is told once per cause, and is shown by `relay status` and the metrics until it works.
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from relay.decide.ahead import Ahead
 from relay.decide.chores import Pace
-from relay.errors import RelayError
+from relay.decide.retiring import Retiring
+from relay.errors import HeldUpError, RelayError
 from relay.stages.housekeeping.ports import PutOff
 
 if TYPE_CHECKING:
@@ -59,17 +60,21 @@ class Housekeeping:
         self._settings = settings
         self._telemetry = telemetry
         self._ahead = Ahead(settings.ids, settings.ahead)
+        self._retiring = Retiring()
         every = settings.check_interval
         self._chores = (
             Chore("make segments", self._make_segments, every),
             Chore("drop segments", self._drop_segments, every),
             Chore(FINISH_REPLAYS, port.finish_replays, every),
             Chore("forget replays", self._forget_replayed, every),
+            Chore("forget actions", self._forget_actions, every),
             Chore("forget replicas", port.forget_replicas, every),
             *more,
         )
         now = time.monotonic()
         self._paces = {chore.name: Pace(chore.every, now) for chore in self._chores}
+        for chore in self._chores:
+            telemetry.expect("chore", chore.name)
         self._wake_up = asyncio.Event()
         self._shown = True
 
@@ -138,8 +143,32 @@ class Housekeeping:
             self._telemetry.emit("segment.created", segment=name)
 
     async def _drop_segments(self) -> None:
-        for name in await self._port.prune(self._settings.retention):
-            self._telemetry.emit("segment.dropped", segment=name)
+        """Retire what is due. One that cannot be keeps no other: what is wrong with it is raised at the end."""
+        settings = self._settings
+        trouble: Exception | None = None
+        for segment in self._retiring.worth_a_look(await self._port.due_segments(settings.retention), time.monotonic()):
+            try:
+                kept = await self._port.retire_segment(segment, settings.retention, settings.discarded_retention)
+            except Exception as error:
+                if self._port.lost(error):
+                    raise
+                trouble = trouble or error
+                if isinstance(error, HeldUpError):
+                    # The others need the same locks.
+                    break
+                continue
+            if kept is None:
+                self._retiring.leave(segment, time.monotonic())
+            elif kept:
+                self._telemetry.emit("segment.retired", segment=segment.name, kept=kept)
+            else:
+                self._telemetry.emit("segment.dropped", segment=segment.name)
+        if trouble is not None:
+            raise trouble
+
+    async def _forget_actions(self) -> None:
+        while await self._port.forget_actions(self._settings.action_retention):
+            pass
 
     async def _forget_replayed(self) -> None:
         while await self._port.forget_replayed(self._settings.retention):

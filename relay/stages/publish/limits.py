@@ -14,7 +14,7 @@ from relay.decide.limits import TimeLimits, TopicLimits
 from relay.outcome import FailureKind, PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from relay.event import PendingEvent
     from relay.stages.publish.partition import Flight
@@ -54,6 +54,8 @@ class Limits:
         self._sizes = TopicLimits()
         self._times = TimeLimits()
         self._read_at = _NEVER
+        self.added_bytes: Callable[[PendingEvent], int] = _nothing
+        """Bytes by which a record is larger than its event, beside the relay's own headers."""
 
     @property
     def max_bytes(self) -> int | None:
@@ -76,7 +78,7 @@ class Limits:
 
     def seem_exceeded_by(self, event: PendingEvent) -> bool:
         """Whether the event is larger than the limits as last read."""
-        return self._exceeds_batch(event) or _exceeds(event, self._sizes.request_bytes, REQUEST_OVERHEAD)
+        return self._exceeds_batch(event) or self._exceeds(event, self._sizes.request_bytes, REQUEST_OVERHEAD)
 
     async def read_sizes_again(self, port: LimitsPort) -> None:
         """Read the limits unless that was done just now. Raises PublishError when Kafka cannot be asked."""
@@ -88,13 +90,13 @@ class Limits:
         if not self._exceeds_batch(event):
             return PublishError(
                 FailureKind.EVENT,
-                f"the event has {event.size:,} bytes and the brokers take {self._sizes.request_bytes or 0:,} in a "
+                f"the event has {self._size_of(event)} and the brokers take {self._sizes.request_bytes or 0:,} in a "
                 "request; raise their socket.request.max.bytes and replay, or discard",
                 "RequestTooLarge",
             )
         return PublishError(
             FailureKind.EVENT,
-            f"the event has {event.size:,} bytes and topic {self._topic} takes {self.max_bytes or 0:,} in a record "
+            f"the event has {self._size_of(event)} and topic {self._topic} takes {self.max_bytes or 0:,} in a record "
             "batch; raise its max.message.bytes and replay, or discard",
             "EventTooLarge",
         )
@@ -139,7 +141,14 @@ class Limits:
         )
 
     def _exceeds_batch(self, event: PendingEvent) -> bool:
-        return _exceeds(event, self.max_bytes, 0)
+        return self._exceeds(event, self.max_bytes, 0)
+
+    def _exceeds(self, event: PendingEvent, limit: int | None, overhead: int) -> bool:
+        return limit is not None and event.size + self.added_bytes(event) + BATCH_OVERHEAD + overhead > limit
+
+    def _size_of(self, event: PendingEvent) -> str:
+        added = self.added_bytes(event)
+        return f"{event.size:,} bytes" + (f", up to {added:,} more as a CloudEvent," if added else "")
 
     def _older_than(self, seconds: float) -> bool:
         return time.monotonic() - self._read_at > seconds
@@ -150,5 +159,5 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _exceeds(event: PendingEvent, limit: int | None, overhead: int) -> bool:
-    return limit is not None and event.size + BATCH_OVERHEAD + overhead > limit
+def _nothing(_event: PendingEvent) -> int:
+    return 0

@@ -13,10 +13,10 @@ from relay.outcome import Acknowledged
 from relay.stages.publish.line import Line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from relay.event import PendingEvent
-    from relay.outcome import BatchOutcome, PublishError
+    from relay.outcome import BatchOutcome, PublishError, Refused
     from relay.retry import Backoff
     from relay.stages.publish.ports import Producer
     from relay.stages.tenure import Tenure
@@ -48,6 +48,18 @@ Batch = TypeVar("Batch", bound=Packed)
 
 
 @dataclass(slots=True, eq=False)
+class Doubt:
+    """Nobody knows whether Kafka has a record batch. Its producer was discarded, and Kafka is being asked."""
+
+    refused: Refused
+    """What becomes of it if Kafka does not have it."""
+    since: float
+    """Monotonic seconds."""
+    waits: str | None = None
+    """Why it cannot be found out now, in Kafka's words; None if Kafka could not be asked, or not yet."""
+
+
+@dataclass(slots=True, eq=False)
 class Flight:
     """A record batch in the producer's hands."""
 
@@ -64,6 +76,8 @@ class Flight:
     """How many of its events go with the time of packing."""
     outcome: BatchOutcome | None = None
     """What became of it; None until that is known."""
+    lost: Doubt | None = None
+    """Set while nobody knows whether Kafka has it."""
 
     def may_begin(self) -> bool:
         """Whether it may still be sent for the first time, also after its tenure's connections were lost."""
@@ -91,9 +105,11 @@ class Partition:
     acknowledgement."""
     condemned: deque[tuple[PendingEvent, PublishError]] = field(default_factory=deque)
     """Events among those that wait, in their order, that the broker has named as what it refuses, and why. Each fails
-    when it has come to the head: what was written before it goes first."""
+    when no event of its key waits before it: what was written of the key before it goes first."""
     progress: int = 0
     """Grows whenever events leave it, to Kafka or as failed."""
+    unnoted_since: float | None = None
+    """Since when what waits cannot be sent because Kafka does not say where the partition ends (monotonic seconds)."""
     full_at: int = MOST_PER_BATCH
     """Events in the last batch that was full, that is, that left some waiting."""
     _waiting: Line = field(default_factory=Line)
@@ -138,13 +154,13 @@ class Partition:
         self._waiting.extend(events)
         self.wake_up.set()
 
-    def take_batch(self, pack: Callable[[Iterable[PendingEvent], int], Batch]) -> Batch:
-        """Take the next record batch out of the queue.
+    def take_batch(self, pack: Callable[[Collection[PendingEvent], int], Batch], most: int = MOST_PER_BATCH) -> Batch:
+        """Take the next record batch out of the queue, of `most` events at most.
 
         `pack` is given the events that wait and how many of them it may pack at most; it packs the first of them.
         """
         waiting = self._waiting
-        batch = pack(waiting, self.batch_bound())
+        batch = pack(waiting, min(most, self.batch_bound()))
         packed = len(batch.events)
         if packed == len(waiting):
             waiting.clear()
@@ -224,6 +240,33 @@ class Partition:
                 return why
         return None
 
+    def take_condemned(self, most: int) -> list[tuple[PendingEvent, PublishError]]:
+        """Take out condemned events, `most` at most, that may fail now if nothing is in flight, and why they fail.
+
+        An event with an earlier one of its key before it has to wait until that is published, or has failed as well.
+        """
+        taken: list[tuple[PendingEvent, PublishError]] = []
+        staying: list[PendingEvent] = []
+        waiting, condemned = self._waiting, self.condemned
+        left: deque[tuple[PendingEvent, PublishError]] = deque()
+        keys: set[bytes] = set()
+        while condemned and waiting and len(taken) < most:
+            event = waiting.popleft()
+            key = event.key
+            if event is not condemned[0][0]:
+                staying.append(event)
+            elif key in keys:
+                staying.append(event)
+                left.append(condemned.popleft())
+            else:
+                taken.append(condemned.popleft())
+            if key is not None:
+                keys.add(key)
+        waiting.extendleft(reversed(staying))
+        condemned.extendleft(reversed(left))
+        self.progress += len(taken)
+        return taken
+
     def pop_head(self) -> PendingEvent:
         """Take the event at the head out, because it fails."""
         if self.head_condemned() is not None:
@@ -261,4 +304,7 @@ class Partition:
             self.doubtful = 0
         else:
             self.condemned = deque((event, why) for event, why in self.condemned if not which(event))
-        return self._waiting.withdraw(which)
+        taken = self._waiting.withdraw(which)
+        if not self._waiting:
+            self.unnoted_since = None
+        return taken

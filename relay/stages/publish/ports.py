@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from relay.decide.limits import TopicLimits
     from relay.event import PendingEvent
@@ -30,6 +30,10 @@ class Producer(Protocol):
     @property
     def died(self) -> asyncio.Future[str]:
         """Done, with why, once this producer will never send again."""
+
+    @property
+    def name(self) -> str | None:
+        """Under what it was enlisted; None if nobody takes note of producers."""
 
     def trouble(self) -> str | None:
         """Return why brokers cannot be reached just now, as far as that is known."""
@@ -59,7 +63,7 @@ class Producer(Protocol):
         """Ask what the topic takes: bytes of a record batch and of a request, and times of records."""
 
     def pack(
-        self, waiting: Iterable[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
+        self, waiting: Collection[PendingEvent], most: int, max_bytes: int | None, times: tuple[int, int]
     ) -> RecordBatch:
         """Pack the first of the events that wait, at least one and at most `most`, into a batch of up to `max_bytes`.
 
@@ -83,3 +87,12 @@ class Producer(Protocol):
 
     async def close(self, timeout: float) -> None:
         """Close within `timeout` seconds, whatever Kafka does."""
+
+
+class Landed(Protocol):
+    """Hears of each record batch whose outcome is known. Must be quick and must not raise."""
+
+    def __call__(
+        self, topic: str, partition: int, events: Sequence[PendingEvent], seconds: float, outcome: BatchOutcome, /
+    ) -> None:
+        """Take note of a batch of these events that was in the producer's hands for `seconds`."""

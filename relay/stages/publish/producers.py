@@ -36,11 +36,13 @@ class Keeper:
         connect: Callable[[Callable[[PublishError], None]], Awaitable[Producer]],
         backoff: Backoff,
         telemetry: Telemetry,
+        replace_after: float | None = None,
     ) -> None:
         """`connect` tries until it has a producer, and calls its argument with the error of every failed try.
 
-        `name` tells the two keepers apart: "main" or "side".
+        `name` tells the two keepers apart: "main" or "side". A producer is replaced after `replace_after` seconds.
         """
+        self._replace_after = replace_after
         self._name = name
         self._connect = connect
         self._backoff = backoff
@@ -71,7 +73,10 @@ class Keeper:
                 died = producer.died
                 discarded = asyncio.ensure_future(self._until_discarded())
                 try:
-                    await asyncio.wait([died, discarded], return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(
+                        [died, discarded], timeout=self._replace_after, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    too_old = not died.done() and not discarded.done()
                 finally:
                     discarded.cancel()
                 self._set(None)
@@ -81,7 +86,8 @@ class Keeper:
                     await quiesce(producer)
                 abandon(producer)
                 await producer.close(CLOSE_TIMEOUT)
-                self._tell_replaced()
+                if not too_old:
+                    self._tell_replaced()
         finally:
             if (last := self.current) is not None:
                 self._set(None)

@@ -17,24 +17,28 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from relay.event import TOPIC, size_of
-from relay.outcome import PublishError, Refused
+from relay.outcome import FailureKind, PublishError, Refused
 from relay.stages.publish.flights import Flights
-from relay.stages.publish.partition import Flight
+from relay.stages.publish.partition import MOST_PER_BATCH, Flight
 from relay.stages.publish.refusals import Refusals
 from relay.stages.publish.resolving import Resolving
-from relay.stages.publish.unpublishable import Unpublishable
+from relay.stages.publish.unpublishable import FAILED_AT_ONCE, Unpublishable
 
 if TYPE_CHECKING:
     from relay.event import EventWithOrigin, PendingEvent
     from relay.stages.hold.failures import Failures
+    from relay.stages.publish.doubts import Doubts
     from relay.stages.publish.faults import Faults
     from relay.stages.publish.pacing import Pacing
     from relay.stages.publish.partition import Partition
-    from relay.stages.publish.ports import Producer
+    from relay.stages.publish.pauses import Pauses
+    from relay.stages.publish.ports import Landed, Producer
     from relay.stages.publish.producers import Pair
     from relay.stages.publish.queues import Topics
+    from relay.stages.publish.throttle import Throttle
     from relay.stages.publish.topic import Topic
     from relay.stages.publish.watch import Watch
+    from relay.stages.reconcile.notes import Notes
     from relay.stages.settle.outcomes import Outcomes
     from relay.stages.tenure import Tenure
     from relay.telemetry import Telemetry
@@ -57,16 +61,29 @@ class Publish:
         outcomes: Outcomes,
         failures: Failures,
         watch: Watch,
+        pauses: Pauses,
         pacing: Pacing,
+        throttle: Throttle,
         faults: Faults,
         quiesce_timeout: float,
         telemetry: Telemetry,
+        notes: Notes | None = None,
+        doubts: Doubts | None = None,
+        on_landed: Landed | None = None,
     ) -> None:
+        """With `notes`, nothing is sent to a partition that is not noted.
+
+        With `doubts`, nothing is sent again of which nobody knows whether Kafka has it.
+        """
+        self._notes = notes
         self.producers = producers
         self.topics = topics
         self._watch = watch
+        self.pauses = pauses
         self._pacing = pacing
+        self._throttle = throttle
         self._faults = faults
+        self._telemetry = telemetry
         self._resolving = Resolving(producers.main, watch)
         self.unpublishable = Unpublishable(
             topics=topics, failures=failures, faults=faults, hand_in=self.hand_in_with_origins
@@ -75,6 +92,7 @@ class Publish:
             topics=topics,
             producers=producers,
             watch=watch,
+            pauses=pauses,
             unpublishable=self.unpublishable,
             telemetry=telemetry,
         )
@@ -87,6 +105,8 @@ class Publish:
             faults=faults,
             quiesce_timeout=quiesce_timeout,
             telemetry=telemetry,
+            doubts=doubts,
+            on_landed=on_landed,
         )
 
     async def run(self) -> None:
@@ -97,6 +117,7 @@ class Publish:
         await self._faults.run(
             *(partial(keeper.run, self.flights.quiesce, self.flights.abandon) for keeper in keepers),
             partial(self._watch.run, self),
+            *([self._throttle.run] if self.topics.limited else []),
         )
 
     async def ready(self) -> None:
@@ -130,7 +151,9 @@ class Publish:
                 by_topic[name] = [event]
         for name, its_events in by_topic.items():
             topic = self._topic(name)
-            topic.route(its_events if topic.refusal is None else self._turn_away(topic, its_events))
+            allowed = its_events if topic.refusal is None else self._turn_away(topic, its_events)
+            topic.route(self._throttle.admit(topic, allowed))
+            self.pauses.given_back(topic)
 
     def hand_in_with_origins(self, events: list[EventWithOrigin]) -> None:
         """Take events that no scan took, in order per lane: their origins hear what becomes of them."""
@@ -168,25 +191,29 @@ class Publish:
             # Another replica may own these lanes by now; the claim stage ends the tenure.
             partition.withdraw()
             return True
-        if await self._pacing.had_to_wait():
+        if await self._pacing.had_to_wait() or (topic.pace is not None and await self._throttle.had_to_wait(topic)):
             return True
-        condemned, too_large = partition.head_condemned(), topic.limits.seem_exceeded_by(partition.waiting[0])
-        if partition.flights and (condemned is not None or too_large):
+        too_large = topic.limits.seem_exceeded_by(partition.waiting[0])
+        if partition.flights and (partition.condemned or too_large):
             # An earlier event of its key may be among them. If that is refused, or this process killed, the earlier one
             # would find its key closed by the later one's failure, and be published after it.
             return False
-        if condemned is not None:
-            self.unpublishable.fail(tenure, topic, partition, partition.pop_head(), condemned)
+        if partition.condemned and (culprits := partition.take_condemned(FAILED_AT_ONCE)):
+            for event, why in culprits:
+                self.unpublishable.fail(tenure, topic, partition, event, why)
         elif too_large:
             await self.unpublishable.fail_too_large(topic, partition, producer, tenure)
         else:
             await self._send(topic, partition, producer, tenure)
-            return True
+            return bool(partition.waiting)
         # A thousand failures in a row must not keep the loop from its heartbeat.
         await asyncio.sleep(0)
         return True
 
     async def _send(self, topic: Topic, partition: Partition, producer: Producer, tenure: Tenure) -> None:
+        if self._notes is not None and not self._notes.noted(partition.topic, partition.number):
+            await self._begin(self._notes, topic, partition)
+            return
         bounds = await topic.limits.times_for(partition.waiting[0], producer)
         # Kafka may have been asked. Meanwhile the tenure may have ended, or what was in flight may have been refused:
         # then it waits at the head again, and may have to fail.
@@ -194,20 +221,45 @@ class Publish:
             return
         if partition.head_condemned() is not None or self.producers.of(partition).current is not producer:
             return
-        batch = partition.take_batch(partial(producer.pack, max_bytes=topic.limits.max_bytes, times=bounds))
+        most = topic.pace.most_per_batch if topic.pace is not None else MOST_PER_BATCH
+        batch = partition.take_batch(partial(producer.pack, max_bytes=topic.limits.max_bytes, times=bounds), most)
+        if self._notes is not None and not self._notes.may_send(partition.topic, partition.number):
+            partition.put_back(batch.events)
+            return
         self._pacing.charge(batch.events)
         flight = Flight(tenure, producer, batch.events, time.monotonic(), batch.size, bounds, batch.restamped)
         partition.flights.append(flight)
+        if topic.pace is not None:
+            self._throttle.sent(topic, batch.events)
         try:
             done = partial(self.flights.ended, partition, flight)
             await producer.send(batch, partition.topic, partition.number, flight.may_begin, done)
         except PublishError as error:
             self.flights.ended(partition, flight, Refused(error))
 
+    async def _begin(self, notes: Notes, topic: Topic, partition: Partition) -> None:
+        """Have the topic noted, so that others know what to look through if this process ends without a word."""
+        try:
+            await notes.begin(topic.name, len(topic.partitions))
+        except PublishError as error:
+            # Of this partition Kafka has said nothing.
+            partition.unnoted_since = None
+            partition.back_off()
+            if error.kind is not FailureKind.CLUSTER:
+                self._watch.refused(topic, error, partition)
+        else:
+            if notes.noted(topic.name, partition.number):
+                partition.unnoted_since = None
+                return
+            # It has no leader: it could not be sent to either.
+            partition.unnoted_since = partition.unnoted_since or time.monotonic()
+            partition.back_off()
+
     def _topic(self, name: str) -> Topic:
         topic = self.topics.get(name)
         if topic is None:
             topic = self.topics.new(name)
+            self._telemetry.expect("topic", name)
             if topic.refusal is None:
                 self._faults.spawn(partial(self._resolve, topic))
         return topic

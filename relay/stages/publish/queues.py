@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from relay.decide.admission import Admission
+    from relay.decide.cloud_events import CloudEvents
+    from relay.decide.topic_rates import Rates
     from relay.event import PendingEvent
     from relay.stages.publish.partition import Flight, Partition
     from relay.stages.tenure import Tenure
@@ -34,23 +36,36 @@ class Topics(dict[str, Topic]):
         hash_keys: Callable[[Sequence[bytes]], Sequence[int]],
         random: Callable[[], float],
         admission: Admission,
+        cloud_events: CloudEvents | None = None,
+        rates: Rates | None = None,
     ) -> None:
         super().__init__()
         self._hash_keys = hash_keys
         self._known_keys = KnownKeys()
         self._new_backoff = partial(Backoff, random, first=0.2, most=15.0)
         self._admission = admission
+        self._cloud_events = cloud_events
+        self._rates = rates
         self.tenure: Tenure | None = None
         """The tenure whose events wait; None between two."""
 
     def new(self, name: str) -> Topic:
         """Add a topic that there were no events for, and say whether there may be any."""
         topic = self[name] = Topic(name, self._new_backoff, self._hash_keys, self._known_keys)
+        if self._cloud_events is not None and (made := self._cloud_events.of(name)) is not None:
+            topic.limits.added_bytes = made.added_bytes
+        if self._rates:
+            topic.pace = self._rates.pace_of(name)
         refusal = self._admission.refusal(name)
         if refusal is not None:
             text = f"no event may go to topic {name}: {refusal}"
             topic.refusal = PublishError(FailureKind.EVENT, text, "TopicNotAllowed")
         return topic
+
+    @property
+    def limited(self) -> bool:
+        """Whether the settings limit the rate of any topic."""
+        return bool(self._rates)
 
     def partitions(self) -> Iterator[Partition]:
         """All partitions of all topics."""
@@ -66,6 +81,10 @@ class Topics(dict[str, Topic]):
     def in_flight(self) -> int:
         """Events in the producers' hands."""
         return self.in_flight_beside(None)
+
+    def places_in_flight(self) -> set[tuple[str, int]]:
+        """The partitions, by topic and number, of which a batch is in the producers' hands."""
+        return {(each.topic, each.number) for each in self.partitions() if each.flights}
 
     def in_flight_beside(self, tenure: Tenure | None) -> int:
         """Those of other tenures than this one."""

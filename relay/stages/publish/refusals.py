@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from relay.event import PendingEvent
     from relay.stages.publish.partition import Flight, Partition
+    from relay.stages.publish.pauses import Pauses
     from relay.stages.publish.producers import Pair
     from relay.stages.publish.queues import Topics
     from relay.stages.publish.unpublishable import Unpublishable
@@ -32,12 +33,14 @@ class Refusals:
         topics: Topics,
         producers: Pair,
         watch: Watch,
+        pauses: Pauses,
         unpublishable: Unpublishable,
         telemetry: Telemetry,
     ) -> None:
         self._topics = topics
         self._producers = producers
         self._watch = watch
+        self._pauses = pauses
         self._unpublishable = unpublishable
         self._telemetry = telemetry
 
@@ -85,6 +88,7 @@ class Refusals:
                 self._refused_for_event(outcome, partition, first)
             case _ as never:
                 assert_never(never)
+        self._pauses.given_back(self._topics[partition.topic])
         if not intact:
             # Its sequence has a gap now: every later batch of this partition would fail (aiokafka #1017).
             self._producers.discard(first.producer, f"{partition.topic}-{partition.number}: {error}")
@@ -92,8 +96,9 @@ class Refusals:
     def _refused_by_cluster(
         self, error: PublishError, partition: Partition, flight: Flight, last_acknowledged: float
     ) -> None:
-        topic = self._topics[partition.topic]
+        """Try again, unless the partition is refused for a reason that is not its own, while others are not."""
         partition.back_off()
+        topic = self._topics[partition.topic]
         # Not if the producer was discarded for another's refusal: then nobody said anything of this one.
         if self._producers.uses(flight.producer) and partition.refused_alone(time.monotonic(), last_acknowledged):
             partition.suspect = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from relay.decide.routing import KnownKeys, Router
 from relay.decide.trouble import TopicTrouble
-from relay.event import KEY, key_of
+from relay.event import KEY, key_of, size_of
 from relay.stages.publish.limits import Limits
 from relay.stages.publish.line import Line
 from relay.stages.publish.partition import Partition
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from relay.decide.topic_rates import Pace
     from relay.event import PendingEvent
     from relay.outcome import PublishError
     from relay.retry import Backoff
@@ -44,6 +45,8 @@ class Topic:
     """What the topic takes."""
     pumps: list[asyncio.Task[None]] = field(default_factory=list)
     """One per partition, which sends its batches."""
+    pace: Pace | None = None
+    """The limit that the settings give it, if they do."""
     idle_since: float | None = None
     """Since when it could have been forgotten (monotonic seconds)."""
     restamped: int = 0
@@ -58,6 +61,11 @@ class Topic:
     def idle(self) -> bool:
         """Whether none of its events waits or is in flight in a partition."""
         return all(partition.idle for partition in self.partitions)
+
+    def waiting(self) -> tuple[int, int]:
+        """The number of its events that wait in memory, and their bytes."""
+        lines = [self.unrouted, *(partition.waiting for partition in self.partitions if partition.waiting)]
+        return sum(map(len, lines)), sum(size_of(event) for line in lines for event in line)
 
     @property
     def missing(self) -> bool:

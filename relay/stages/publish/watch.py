@@ -15,7 +15,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Protocol, assert_never
 
-from relay.decide.stuck import KafkaAway, PartitionView, TopicView
+from relay.decide.stuck import KafkaAway, Unanswered
 from relay.decide.trouble import takes_too_much_room
 from relay.decide.trouble_actions import (
     Chill,
@@ -30,6 +30,7 @@ from relay.decide.trouble_actions import (
     TellMoving,
     TellStalled,
 )
+from relay.stages.publish.views import obstacle_of, view_of
 from relay.stages.telling import Telling
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from relay.stages.publish.ports import Producer
     from relay.stages.publish.queues import Topics
     from relay.stages.publish.topic import Topic
+    from relay.stages.publish.views import Metadata
     from relay.telemetry import Telemetry
 
 WATCH_INTERVAL = 0.25
@@ -62,19 +64,6 @@ class Gate(Protocol):
 
     def open(self, topic: str) -> None:
         """Let the topic's held events go on."""
-
-
-class Metadata(Protocol):
-    """What a producer knows of Kafka without asking."""
-
-    def trouble(self) -> str | None:
-        """Why brokers cannot be reached just now, as far as that is known."""
-
-    def known_partition_count(self, topic: str) -> int:
-        """Number of the topic's partitions; 0 when not known."""
-
-    def leaderless(self, topic: str, partition: int) -> bool:
-        """Whether it is known that no broker leads the partition."""
 
 
 class Producers(Protocol):
@@ -181,7 +170,7 @@ class Watch:
         self._make_room(watched, now)
         # There may be thousands that do not exist, and are being asked for: nothing else is to be seen of them.
         for number, topic in enumerate([topic for topic in topics.values() if not topic.missing], 1):
-            view = _view(topic, self._producers.metadata)
+            view = view_of(topic, self._producers.metadata)
             for action in topic.trouble.look(view, self._kafka.alive_since, now, self._random()):
                 self._act(watched, topic, action)
             watched.forget_if_idle(topic, now)
@@ -190,8 +179,8 @@ class Watch:
 
     def _look_at_kafka(self, topics: Topics, now: float) -> None:
         fine = (topic for topic in topics.values() if topic.trouble.fine)
-        partitions = (partition for topic in fine for partition in topic.partitions if partition.flights)
-        oldest = min((partition.flights[0].sent_at for partition in partitions), default=None)
+        obstacles = (obstacle_of(partition) for topic in fine for partition in topic.partitions if partition.flights)
+        oldest = min((each.sent_at for each in obstacles if isinstance(each, Unanswered)), default=None)
         if self._kafka.look(oldest, now):
             metadata = self._producers.metadata
             known = metadata.trouble() if metadata is not None else None
@@ -218,15 +207,18 @@ class Watch:
                 for partition in topic.partitions:
                     partition.chill()
             case Suspect(number, why):
-                partition = topic.partitions[number]
-                partition.suspect = True
-                self._producers.discard(partition.flights[0].producer, why)
+                self._suspect(topic.partitions[number], why)
             case TellStalled(number, error):
                 self._telemetry.emit("partition.stalled", topic=topic.name, partition=number, error=error)
             case TellMoving(number):
                 self._telemetry.emit("partition.moves", topic=topic.name, partition=number)
             case _ as never:
                 assert_never(never)
+
+    def _suspect(self, partition: Partition, why: str) -> None:
+        partition.suspect = True
+        if partition.flights:
+            self._producers.discard(partition.flights[0].producer, why)
 
     def _follow(self, topic: Topic, answers: Sequence[Answer]) -> None:
         for answer in answers:
@@ -261,24 +253,3 @@ class Watch:
             self._telemetry.emit("topic.resumed", topic=topic)
         else:
             self._telemetry.emit("topic.resumed_too", topic=topic)
-
-
-def _view(topic: Topic, metadata: Metadata | None) -> TopicView:
-    name = topic.name
-    partitions = []
-    for partition in topic.partitions:
-        leaderless = metadata is not None and metadata.leaderless(name, partition.number)
-        flights, waiting = partition.flights, len(partition.waiting)
-        if waiting or flights or leaderless:
-            oldest_sent_at = flights[0].sent_at if flights else None
-            partitions.append(
-                PartitionView(
-                    partition.number, waiting, oldest_sent_at, partition.progress, leaderless, partition.suspect
-                )
-            )
-    return TopicView(
-        name,
-        topic.router.partitions if topic.router is not None else None,
-        metadata.known_partition_count(name) if metadata is not None else None,
-        partitions,
-    )

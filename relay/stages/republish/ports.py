@@ -42,8 +42,8 @@ class RepublishPort(Protocol):
     ) -> list[PendingEvent]:
         """Return delivered events of a lane with above < id <= up_to, as the request wants them, in the order of ids.
 
-        Only those that have no receipt of this replay, each with a header that marks it. At most `max_events`, and
-        `max_bytes` of keys, payloads and headers, which only the last event may exceed.
+        Only those that have no receipt of this replay, each with its own topic, and with the headers that mark it. At
+        most `max_events`, and `max_bytes` of keys, payloads and headers, which only the last event may exceed.
         """
 
     async def settle_replayed(self, action: int, landed: Sequence[Landed[object]]) -> None:

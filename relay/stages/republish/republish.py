@@ -194,7 +194,7 @@ class Republish:
         replays = list(self._lanes.values())
         self._turn += 1
         for replay in _from(self._turn, replays):
-            if replay.progress.done or replay.request.topic in self._tenure.paused:
+            if replay.progress.done or replay.request.target in self._tenure.paused:
                 continue
             # Only while live events leave room: their scan has just as much to read, then.
             if self._tenure.room.leftover(replay.state.lane) is None:
@@ -223,12 +223,12 @@ class Republish:
         again = [size for id_, size in progress.under_way.items() if id_ > above]
         most = Reach(room.events + len(again), room.bytes + sum(again))
         rows = await port.events_to_replay(replay.request, lane, above, up_to, *most)
-        paused = replay.request.topic in self._tenure.paused
+        paused = replay.request.target in self._tenure.paused
         if progress.cursor != above or paused or not self._may_publish(replay):
             # Something came back meanwhile, and goes before what was read; or there is nowhere to publish it from here.
             return 0
         now = time.time_ns() // 1_000_000
-        events = [with_origin(_now(row, now), replay) for row in rows if row.id not in progress.under_way]
+        events = [_now(row, now, replay) for row in rows if row.id not in progress.under_way]
         replay.handed_in(events)
         progress.read_to(rows[-1].id if cut_off(rows, most) else up_to)
         self._hand_in(events)
@@ -264,13 +264,16 @@ class Republish:
             return
 
 
-def _now(row: PendingEvent, now: int) -> EventTuple:
-    """The event with the time of this publishing, `now` in unix milliseconds.
+def _now(row: PendingEvent, now: int, replay: LaneRepublish) -> EventWithOrigin:
+    """The event, for the topic it is to go to, with the time of this publishing, `now` in unix milliseconds.
 
     It becomes the record's time: Kafka may delete a record with the time of the first delivery as soon as it arrives.
     """
-    lane, id_, event_id, topic, key, payload, headers, type_, _, size = row
-    return EventTuple(lane, id_, event_id, topic, key, payload, headers, type_, now, size)
+    lane, id_, event_id, _, key, payload, headers, type_, written_ms, size = row
+    topic = replay.request.target
+    event = with_origin(EventTuple(lane, id_, event_id, topic, key, payload, headers, type_, now, size), replay)
+    event.written_ms = written_ms
+    return event
 
 
 def _from(turn: int, replays: Sequence[LaneRepublish]) -> Iterable[LaneRepublish]:

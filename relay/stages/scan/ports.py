@@ -13,18 +13,24 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
 
 
+ID_MAX = 2**63 - 1
+"""The highest id there can be."""
+
+
 class LaneRequest(NamedTuple):
     """What a scan is to read of one lane."""
 
     lane: int
     taken_to: int
     """The highest id ever taken from the lane: the sweep part is at or below it, the fresh part above."""
+    known_from: int
+    """Up to here it is not known what was settled: a sweep part that would start lower is not read."""
     sweep_start: SweepStart
     """Where the sweep part starts."""
-    sweep: Reach
-    """The limits of the sweep part."""
+    nothing_new_to: int
+    """Up to here nothing can be new, whichever transaction has ended: the sweep part may start as low."""
     fresh: Reach
-    """The limits of the fresh part."""
+    """The limits of the fresh part. The sweep part is bounded by `known_from`."""
 
 
 class ScanResult(NamedTuple):
@@ -36,8 +42,33 @@ class ScanResult(NamedTuple):
     transactions that are not in it, only about those that take their xid once the result is there."""
     next_xid: int
     """What the next transaction to take an xid would have got. Read after the snapshot."""
+    swept: dict[int, list[int]]
+    """Per lane the ids of all visible events of its sweep part, settled or not; no lane without any. There may be some
+    from below its start, but none up to `nothing_new_to`."""
     events: list[PendingEvent]
-    """Per lane the swept, then the fresh ones, each in id order."""
+    """The fresh ones, lane by lane, each lane's in id order."""
+
+
+class StepResult(NamedTuple):
+    """What one step read, all in one snapshot. The first three are as of a ScanResult."""
+
+    snapshot: Snapshot
+    sequence_value: int
+    next_xid: int
+    settled: list[int]
+    """Of the lane's visible events, those that are settled."""
+    events: list[PendingEvent]
+    """The unsettled ones, in id order."""
+
+
+class WantedEvents(NamedTuple):
+    """Events of one lane that are to be read by their ids."""
+
+    lane: int
+    ids: Sequence[int]
+    """In ascending order."""
+    bytes: int
+    """Of keys, payloads and headers; the last event may exceed it."""
 
 
 class ScanPort(Protocol):
@@ -47,11 +78,17 @@ class ScanPort(Protocol):
     StatementFailedError when it was refused for any other reason: among them an event that cannot be read.
     """
 
-    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
-        """Read the next pending events of several lanes, at least one, in one statement and one snapshot.
+    async def scan(self, lanes: Sequence[LaneRequest]) -> ScanResult:
+        """Read what several lanes, at least one, have above their starts, in one statement and one snapshot.
 
-        A lane gives no more events than the limits of its parts allow. Only the last event of a part may exceed the
-        part's bytes. A lane whose sweep part would be longer than `longest_sweep` ids gives none.
+        A lane gives no more fresh events than the limits allow; only the last one may exceed the bytes. A lane whose
+        sweep part would start below `known_from` gives nothing at all. Nothing is left out because it is settled.
+        """
+
+    async def events_by_id(self, wanted: Sequence[WantedEvents]) -> list[PendingEvent]:
+        """Read events by their ids, lane by lane in the order of lanes, each lane's in id order.
+
+        A lane's events end where its bytes do. One that is gone is left out.
         """
 
     async def snapshot(self) -> Snapshot:
@@ -64,11 +101,14 @@ class StepPort(Protocol):
     Errors are those of a ScanPort.
     """
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int) -> ScanResult:
+    async def sweep_step(
+        self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int, settled_from: int = ID_MAX
+    ) -> StepResult:
         """Read the unsettled events of one lane with above < id <= up_to, in the order of their ids.
 
         Unsettled is what has no receipt, no failure and no held row. At most `max_events`, and `max_bytes` of keys,
-        payloads and headers, which only the last event may exceed.
+        payloads and headers, which only the last event may exceed. Which of the others are settled is said of those
+        above `settled_from`.
         """
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from relay.decide.lane_scan import Reach
 from relay.errors import StatementFailedError
 from relay.event import ID, LANE
-from relay.stages.scan.ports import LaneRequest
-from relay.stages.scan.unreadable import ID_MAX
+from relay.stages.scan.ports import ID_MAX, LaneRequest, WantedEvents
 from relay.stages.tenure import TenureLostError
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
     from relay.settings import ScanSettings
-    from relay.stages.scan.ports import ScanPort
+    from relay.stages.scan.ports import ScanPort, ScanResult
     from relay.stages.scan.reads import LaneReads
     from relay.stages.scan.unreadable import Unreadable
     from relay.telemetry import Telemetry
@@ -90,17 +89,50 @@ class Scan:
         self._reads.looking()
         quiet = self._reads.take_quiet()
         states = [tenure.lanes[request.lane] for request in requests]
-        for state in states:
-            state.about_to_read()
-        value_before = tenure.sequence_value
         try:
-            result = await self._port.scan(requests, self._settings.sweep_step_ids)
+            result, new, read = await self._read(requests)
         except StatementFailedError as error:
             if await self._sweep_around_the_unreadable(requests, error):
                 return 0, True
             # What could not be read has failed, or was mended, since the scan began. If it had another reason it
             # fails again.
-            result = await self._port.scan(requests, self._settings.sweep_step_ids)
+            result, new, read = await self._read(requests)
+        for xid, value in quiet.items():
+            # Only now is it certain that the transaction was not just ending while we looked at its locks.
+            if xid in result.snapshot.running:
+                tenure.ladder.raise_floor(xid, value)
+        found = found_bytes = 0
+        more = False
+        swept, fresh = _by_lane(read), _by_lane(result.events)
+        for state, request in zip(states, requests, strict=True):
+            if not tenure.may_take(state):
+                continue
+            lane = request.lane
+            if self._needs_long_sweep(state, request, result.snapshot):
+                continue
+            taken = state.absorb(
+                result.snapshot, new.get(lane, ()), swept.get(lane, ()), fresh.get(lane, ()), request.fresh
+            )
+            if taken:
+                found_bytes += self._reads.take(state, taken)
+                found += len(taken)
+            more = more or (not state.exhausted and tenure.room.worth_reading(lane))
+        self._reads.looked()
+        self._took = self._clock() - started
+        self._telemetry.emit("scan.done", events=found, bytes=found_bytes, seconds=self._took)
+        return found, more
+
+    async def _read(
+        self, requests: Sequence[LaneRequest]
+    ) -> tuple[ScanResult, dict[int, list[int]], list[PendingEvent]]:
+        """Scan; returns its result, by lane the ids that it met and that were not known, and those events.
+
+        The events are read afterwards, and nothing fresh of their lanes is taken before them. Which they are, only the
+        scan's snapshot says.
+        """
+        tenure = self._tenure
+        value_before = tenure.sequence_value
+        result = await self._port.scan(requests)
         self._saw(result.snapshot)
         tenure.saw_statement(
             result.snapshot,
@@ -108,24 +140,15 @@ class Scan:
             next_xid=result.next_xid,
             before=value_before,
         )
-        for xid, value in quiet.items():
-            # Only now is it certain that the transaction was not just ending while we looked at its locks.
-            if xid in result.snapshot.running:
-                tenure.ladder.raise_floor(xid, value)
-        found = found_bytes = 0
-        more = False
-        for state, request, events in zip(states, requests, _by_lane(requests, result.events), strict=True):
-            if not tenure.may_take(state):
-                continue
-            taken, cut = self._absorb(state, request, events, result.snapshot)
-            if taken:
-                found_bytes += self._reads.take(state, taken)
-                found += len(taken)
-            more = more or (cut and tenure.room.worth_reading(request.lane))
-        self._reads.looked()
-        self._took = self._clock() - started
-        self._telemetry.emit("scan.done", events=found, bytes=found_bytes, seconds=self._took)
-        return found, more
+        new: dict[int, list[int]] = {}
+        wanted: list[WantedEvents] = []
+        for request in requests:
+            state = tenure.lanes.get(request.lane)
+            ids = result.swept.get(request.lane)
+            if state is not None and ids and (unknown := state.known.missing(ids)):
+                new[request.lane] = unknown
+                wanted.append(WantedEvents(request.lane, unknown[: request.fresh.events], request.fresh.bytes))
+        return result, new, await self._port.events_by_id(wanted) if wanted else []
 
     async def _sweep_around_the_unreadable(self, requests: Sequence[LaneRequest], error: StatementFailedError) -> bool:
         """Leave lanes with an event that cannot be read to sweeps, which leave out what has failed; return whether
@@ -142,11 +165,12 @@ class Scan:
         for request in requests:
             # Nothing above what was taken has been read, wherever the sweep starts.
             start = min(request.sweep_start.start(snapshot), request.taken_to)
-            max_events = request.sweep.events + request.fresh.events
-            max_bytes = 2 * (request.sweep.bytes + request.fresh.bytes)
             state = self._tenure.lanes.get(request.lane)
             if state is None or state.sweep is not None:
                 continue
+            sweep = state.sweep_reach(request.fresh, self._tenure.room.lane_bytes(request.lane))
+            max_events = sweep.events + request.fresh.events
+            max_bytes = 2 * (sweep.bytes + request.fresh.bytes)
             found = await self._unreadable.find(state, start, ID_MAX, max_events, max_bytes)
             if found is not None and self._tenure.lanes.get(request.lane) is state:
                 if found.first:
@@ -178,7 +202,7 @@ class Scan:
         return all(state.exhausted and state.snapshot == snapshot for state in self._scannable())
 
     def requests(self) -> list[LaneRequest]:
-        """Return every lane that may be scanned, with what the scan may return of it."""
+        """Return every lane that may be scanned, with what the scan may return of it: for a scan that is sent now."""
         room = self._tenure.room
         ready = [state for state in self._scannable() if room.worth_reading(state.lane)]
         quiet_part, others_part = self._parts(len(ready), sum(not state.exhausted for state in ready))
@@ -187,9 +211,10 @@ class Scan:
             part = quiet_part if state.exhausted else others_part
             allowed = room.allowance(state.lane, part.sharers)
             fresh = Reach(min(part.events, allowed.events), allowed.bytes)
-            sweep = state.sweep_reach(fresh, room.lane_bytes(state.lane))
+            state.about_to_read(self._tenure.ladder, self._settings.sweep_step_ids)
+            start = state.sweep_start(self._tenure.ladder)
             requests.append(
-                LaneRequest(state.lane, state.taken_to, state.sweep_start(self._tenure.ladder), sweep, fresh)
+                LaneRequest(state.lane, state.taken_to, state.known.start, start, state.nothing_new_to(start), fresh)
             )
         return requests
 
@@ -207,20 +232,15 @@ class Scan:
         quiet = Part(max(1, most // (2 * lanes)), 8 * lanes)
         return quiet, Part(max(1, (most - quiet.events * (lanes - with_more)) // with_more), with_more)
 
-    def _absorb(
-        self, state: LaneScan, request: LaneRequest, events: list[PendingEvent], snapshot: Snapshot
-    ) -> tuple[list[PendingEvent], bool]:
+    def _needs_long_sweep(self, state: LaneScan, request: LaneRequest, snapshot: Snapshot) -> bool:
+        """Return whether the lane's sweep starts below what is known of it, and have steps go through it then."""
         start = request.sweep_start.start(snapshot)
-        if request.taken_to - start > self._settings.sweep_step_ids:
-            state.start_long_sweep(snapshot, start)
-            self._telemetry.emit("sweep.started", lane=state.lane, ids=request.taken_to - start)
-            self._reads.lane_needs_sweep()
-            return [], False
-        split = 0
-        while split < len(events) and events[split][ID] <= request.taken_to:
-            split += 1
-        taken = state.absorb(snapshot, events[:split], events[split:], request.sweep, request.fresh)
-        return taken, not state.exhausted
+        if start >= request.known_from:
+            return False
+        state.start_long_sweep(snapshot, start)
+        self._telemetry.emit("sweep.started", lane=state.lane, ids=request.taken_to - start)
+        self._reads.lane_needs_sweep()
+        return True
 
     def _saw(self, snapshot: Snapshot) -> None:
         if self._snapshot is not None and snapshot.xmax < self._snapshot.xmax:
@@ -250,17 +270,17 @@ class Scan:
         self._tenure.scan_wake_up.set()
 
 
-def _by_lane(requests: Sequence[LaneRequest], events: list[PendingEvent]) -> list[list[PendingEvent]]:
-    """The events of each request; they come lane by lane in the order of the requests, ids ascending."""
-    found: dict[int, list[PendingEvent]] = {request.lane: [] for request in requests}
+def _by_lane(events: list[PendingEvent]) -> dict[int, list[PendingEvent]]:
+    """The events of each lane; they come lane by lane, ids ascending."""
+    found: dict[int, list[PendingEvent]] = {}
     lane = -1
     last = 0
     current: list[PendingEvent] = []
     for event in events:
         if event[LANE] != lane:
-            lane, last, current = event[LANE], 0, found[event[LANE]]
+            lane, last, current = event[LANE], 0, found.setdefault(event[LANE], [])
         if event[ID] <= last:
             raise TenureLostError(f"lane {lane}: PostgreSQL returned id {event[ID]} after {last}")
         last = event[ID]
         current.append(event)
-    return list(found.values())
+    return found

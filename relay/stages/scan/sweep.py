@@ -103,16 +103,17 @@ class Sweep:
         self._started.setdefault(state.lane, time.monotonic())
         reach = Reach(min(room.events, self._settings.batch_events), room.bytes)
         most = state.sweep_reach(reach, self._tenure.room.lane_bytes(state.lane))
-        state.about_to_read()
+        state.about_to_read(self._tenure.ladder, self._settings.sweep_step_ids)
+        settled_from = state.settled_from(self._tenure.ladder)
         value_before = self._tenure.sequence_value
         try:
-            result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
+            result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes, settled_from)
         except StatementFailedError as error:
             readable = await self._readable_part(state, step, most, error)
             if readable is None:
                 return True
             step = readable
-            result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes)
+            result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes, settled_from)
         self._tenure.saw_statement(
             result.snapshot,
             sequence_value=result.sequence_value,
@@ -122,7 +123,9 @@ class Sweep:
         if not self._tenure.may_take(state):
             # The lane may be given back at this moment: what is taken now would be published by its next owner too.
             return True
-        taken = state.absorb_step(result.snapshot, step[1], result.events, most, reach, self._tenure.ladder)
+        taken = state.absorb_step(
+            result.snapshot, step[1], result.events, result.settled, most, reach, self._tenure.ladder
+        )
         if taken:
             self._reads.take(state, taken)
         return True

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from relay.stages.scan.ports import UnreadablePort
     from relay.stages.tenure import Tenure
 
-ID_MAX = 2**63 - 1
-"""The highest id there can be."""
-
 WAIT = 0.1
 """Seconds to wait for a failure to be recorded, before the lane is looked at again."""
 

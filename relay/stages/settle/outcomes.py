@@ -14,14 +14,16 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
-from relay.event import EventWithOrigin
+from relay.decide.receipts import MOST_PLACES
+from relay.event import EventWithOrigin, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from relay.decide.failing import Verdict
     from relay.event import PendingEvent
     from relay.outcome import PublishError
+    from relay.stages.reconcile.notes import Notes
     from relay.stages.tenure import Tenure
 
 
@@ -59,6 +61,9 @@ class Held(NamedTuple):
 
 EventOutcome: TypeAlias = Delivered | Failed | Held
 
+NO_KEY = frozenset({None})
+"""What events without a key have, which have no order."""
+
 
 def halves(outcomes: list[EventOutcome]) -> tuple[list[EventOutcome], list[EventOutcome]] | None:
     """Divide outcomes of one kind into two lists of about half of the events each; None for a single event."""
@@ -75,10 +80,32 @@ def halves(outcomes: list[EventOutcome]) -> tuple[list[EventOutcome], list[Event
     return [outcome._replace(events=events[:middle])], [outcome._replace(events=events[middle:])]
 
 
+def joined(deliveries: Iterable[Delivered]) -> list[Delivered]:
+    """Put together those that follow one another in their partition: fewer receipts, while record batches are small.
+
+    Only for what is recorded for the first time. Whether it was recorded before cannot be told of parts of a receipt.
+    """
+    found: dict[tuple[str, int, int], Delivered] = {}
+    for number, each in enumerate(deliveries):
+        topic, partition, base = each.events[0].topic, each.partition, each.base_offset
+        if base < 0:
+            found[topic, partition, -1 - number] = each
+            continue
+        before = found.get((topic, partition, base))
+        whole = each
+        if before is not None and len(before.events) + len(each.events) <= MOST_PLACES:
+            del found[topic, partition, base]
+            whole = before._replace(events=[*before.events, *each.events])
+        found[topic, partition, base + len(each.events)] = whole
+    return list(found.values())
+
+
 class Outcomes:
     """The queue to settle. Outlives tenures, so that an acknowledgement is never lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, notes: Notes | None = None) -> None:
+        """`notes` are told what Kafka has, and of what the receipts are committed."""
+        self._notes = notes
         self._waiting: deque[EventOutcome] = deque()
         self._arrived = asyncio.Event()
         self._settling = 0
@@ -117,8 +144,10 @@ class Outcomes:
         """
         events = delivered.events
         if not with_origins or EventWithOrigin not in map(type, events):
+            self._note(delivered, len(events))
             self.add(delivered)
             return
+        self._note(delivered, sum(not isinstance(event, EventWithOrigin) for event in events))
         base = delivered.base_offset
         begin = 0
         for index, event in enumerate(events):
@@ -138,7 +167,11 @@ class Outcomes:
         self._idle.clear()
 
     async def take(self, most: int) -> list[EventOutcome]:
-        """Wait for outcomes and take those of one kind and tenure at the head, with about `most` events."""
+        """Wait for outcomes and take some of the first one's kind and tenure, with about `most` events.
+
+        Those of one key are taken in the order in which they were added; others may be left standing in between. Where
+        every other event fails, a statement would else record one of them.
+        """
         while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()
@@ -152,7 +185,25 @@ class Outcomes:
         ):
             taken.append(self._waiting.popleft())
             self._settling += len(taken[-1].events)
+        if self._waiting and self._settling < most:
+            self._take_past_others(taken, most)
         return taken
+
+    def _take_past_others(self, taken: list[EventOutcome], most: int) -> None:
+        first = taken[0]
+        left: list[EventOutcome] = []
+        keys: set[bytes | None] = set()
+        while self._waiting and self._settling < most:
+            outcome = self._waiting.popleft()
+            its_keys = set(map(key_of, outcome.events)) - NO_KEY
+            alike = outcome.tenure is first.tenure and type(outcome) is type(first)
+            if alike and keys.isdisjoint(its_keys):
+                taken.append(outcome)
+                self._settling += len(outcome.events)
+            else:
+                left.append(outcome)
+                keys |= its_keys
+        self._waiting.extendleft(reversed(left))
 
     def put_back(self, outcomes: list[EventOutcome]) -> None:
         """Have outcomes recorded again that may have been committed or not: if they were, it changes nothing."""
@@ -182,10 +233,12 @@ class Outcomes:
 
         Nobody waits for what is set aside (`wait_idle`), and nothing passes it.
         """
-        for outcome in outcomes:
-            self._count_unwritten(outcome, -1)
         for outcome in but:
             self._count_unwritten(outcome, 1)
+            self._recorded(outcome, -1)
+        for outcome in outcomes:
+            self._count_unwritten(outcome, -1)
+            self._recorded(outcome, len(outcome.events))
         self._aside.extend(but)
         self._settling = 0
         if not self._waiting:
@@ -194,6 +247,15 @@ class Outcomes:
     async def wait_idle(self) -> None:
         """Wait until everything is recorded."""
         await self._idle.wait()
+
+    def _note(self, delivered: Delivered, to_record: int) -> None:
+        if self._notes is not None:
+            topic, records = delivered.events[0].topic, len(delivered.events)
+            self._notes.acknowledged(topic, delivered.partition, delivered.base_offset, records, to_record)
+
+    def _recorded(self, outcome: EventOutcome, events: int) -> None:
+        if self._notes is not None and isinstance(outcome, Delivered):
+            self._notes.recorded(outcome.events[0].topic, outcome.partition, outcome.base_offset, events)
 
     def _count_unwritten(self, outcome: EventOutcome, by: int) -> None:
         match outcome:

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING, assert_never
 
 from relay.event import ID, LANE, SIZE, id_of, lane_of
-from relay.stages.settle.outcomes import Delivered, Failed, Held
-from relay.stages.settle.ports import Receipts
+from relay.stages.settle.outcomes import Delivered, Failed, Held, joined
+from relay.stages.settle.ports import FailedEvent, Receipts
 from relay.stages.settle.unrecorded import Unrecorded
 from relay.stages.tenure import LeaseLostError
 
@@ -28,6 +28,10 @@ receipt: one commit for what came meanwhile leaves more of the disk and the CPUs
 
 MUCH = 1 / 16
 """Part of the buffer from which on events to record are a backlog, whose receipts make room."""
+
+
+NO_LANE = [-1]
+"""What the receipts of a former tenure rest on: they are late, whoever owns the lanes by now."""
 
 
 class Settle:
@@ -76,23 +80,23 @@ class Settle:
             case Held():
                 await self._hold([each for each in outcomes if isinstance(each, Held)])
             case Failed():
-                # One at a time: a statement writes one.
-                for each in outcomes:
-                    if isinstance(each, Failed):
-                        await self._fail(each)
+                await self._fail([each for each in outcomes if isinstance(each, Failed)])
             case _ as never:
                 assert_never(never)
 
     async def _deliver(self, deliveries: list[Delivered]) -> None:
         started = time.monotonic()
-        receipts = Receipts([], [], [], [], [])
-        for _, events, partition, base in deliveries:
+        publisher = deliveries[0].tenure
+        is_former = publisher is not self._tenure
+        owned = NO_LANE if is_former else list(publisher.lanes)
+        receipts = Receipts(publisher.replica, owned, [], [], [], [], [])
+        for _, events, partition, base in deliveries if is_former else joined(deliveries):
             receipts.firsts.append(len(receipts.ids) + 1)
             receipts.partitions.append(partition)
             receipts.bases.append(base)
             receipts.lanes.extend(map(lane_of, events))
             receipts.ids.extend(map(id_of, events))
-        if deliveries[0].tenure is not self._tenure:
+        if is_former:
             event_ids = [event.event_id for delivery in deliveries for event in delivery.events]
             new = await self._port.settle_checked(receipts, event_ids)
         else:
@@ -104,12 +108,7 @@ class Settle:
             else:
                 new = await self._port.settle(receipts)
             self._leave_room(deliveries)
-        duplicates = 0
-        if new < len(receipts.ids):
-            duplicates = await self._port.count_duplicates(receipts)
-            if duplicates:
-                self._telemetry.emit("settle.duplicates", events=duplicates)
-        self._telemetry.emit("settle.done", events=new, duplicates=duplicates, seconds=time.monotonic() - started)
+        self._telemetry.emit("settle.done", events=new, seconds=time.monotonic() - started)
 
     async def _hold(self, outcomes: list[Held]) -> None:
         tenure = self._tenure
@@ -124,15 +123,15 @@ class Settle:
         if new:
             self._telemetry.emit("events.held", events=new)
 
-    async def _fail(self, failure: Failed) -> None:
+    async def _fail(self, outcomes: list[Failed]) -> None:
         tenure = self._tenure
-        if failure.tenure is not tenure:
+        if outcomes[0].tenure is not tenure:
             return
-        (event,) = failure.events
-        epochs = self._epochs([failure])
-        if not await self._port.fail(tenure.replica, event, failure.verdict, failure.error, epochs[event.lane]):
-            raise LeaseLostError(f"lane {event.lane} has another owner")
-        self._leave_room([failure])
+        epochs = self._epochs(outcomes)
+        failures = [FailedEvent(event, each.verdict, each.error) for each in outcomes for event in each.events]
+        if not await self._port.fail(tenure.replica, failures, epochs):
+            raise LeaseLostError(f"one of the lanes {sorted(epochs)} has another owner")
+        self._leave_room(outcomes)
         tenure.failure_recorded()
 
     def _epochs(self, outcomes: Sequence[EventOutcome]) -> dict[int, int]:

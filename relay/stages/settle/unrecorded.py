@@ -62,7 +62,7 @@ class Unrecorded:
         alone = isinstance(taken[0], Failed)
         refused: list[tuple[EventOutcome, RelayError]] = []
         recorded = False
-        groups = [[each] for each in reversed(taken)] if alone else [taken]
+        groups = [taken]
         while groups:
             group = groups.pop()
             try:

@@ -25,7 +25,7 @@ from django.db import transaction
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from relay.enqueue import enqueue, enqueue_many
+from relay.enqueue import cancel, enqueue, enqueue_many, reschedule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -70,6 +70,16 @@ class Client(ABC):
             arguments = (fields.pop("topic", "orders"),)
             fields = {"key": "k", "payload": "x", **fields}
         found: UUID = await self.call(enqueue, self.connection, *arguments, **fields)
+        return found
+
+    async def cancel(self, **which: Any) -> bool:
+        """Cancel a scheduled event."""
+        found: bool = await self.call(cancel, self.connection, **which)
+        return found
+
+    async def reschedule(self, **due: Any) -> bool:
+        """Give a scheduled event another time."""
+        found: bool = await self.call(reschedule, self.connection, **due)
         return found
 
     async def enqueue_many(self, events: Iterable[Event], **fields: Any) -> list[UUID]:
@@ -314,6 +324,16 @@ class SqlAlchemySession(SqlAlchemy):
         self.connection = Session(self.engine)
 
 
+class SqlModelSession(SqlAlchemy):
+    """SQLModel's Session. An environment that is older than it is here leaves it out: pip install -e '.[dev]'."""
+
+    def connect(self, dsn: str) -> None:
+        """Make the session."""
+        sqlmodel = pytest.importorskip("sqlmodel")
+        self.engine = sqlmodel.create_engine(_url(dsn, self._driver))
+        self.connection = sqlmodel.Session(self.engine)
+
+
 class SqlAlchemyAsync(Client):
     """SQLAlchemy's AsyncConnection on one of the drivers."""
 
@@ -364,6 +384,24 @@ class SqlAlchemyAsyncSession(SqlAlchemyAsync):
         session = AsyncSession(engine)
         stack.push_async_callback(session.close)
         return session
+
+
+class SqlModelAsyncSession(SqlAlchemyAsync):
+    """SQLModel's AsyncSession."""
+
+    async def made(self, engine: Any, stack: AsyncExitStack) -> Any:
+        """The session."""
+        session = pytest.importorskip("sqlmodel.ext.asyncio.session").AsyncSession(engine)
+        stack.push_async_callback(session.close)
+        return session
+
+    async def execute(self, statement: str) -> None:
+        """Run a statement, and commit what runs outside of a transaction."""
+        outside = not self.connection.in_transaction()
+        # SQLModel's own warns of `execute`, and its `exec` takes no text.
+        await AsyncSession.execute(self.connection, sqlalchemy.text(statement))
+        if outside:
+            await self.connection.commit()
 
 
 class Django(Synchronous):
@@ -429,6 +467,8 @@ CLIENTS: dict[str, Callable[[], Client]] = {
     "sqlalchemy-async-psycopg": partial(SqlAlchemyAsync, "psycopg"),
     "sqlalchemy-async-session-asyncpg": partial(SqlAlchemyAsyncSession, "asyncpg"),
     "sqlalchemy-async-session-psycopg": partial(SqlAlchemyAsyncSession, "psycopg"),
+    "sqlmodel-session-psycopg": partial(SqlModelSession, "psycopg"),
+    "sqlmodel-async-session-asyncpg": partial(SqlModelAsyncSession, "asyncpg"),
     "django": Django,
 }
 """Every client that the library supports: a new one is an adapter above and a line here."""

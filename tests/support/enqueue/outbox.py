@@ -19,7 +19,7 @@ ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, state text NOT NULL)"
 @contextmanager
 def shared_outbox(postgres: servers.Postgres, *statements: str) -> Iterator[str]:
     """The DSN of a database with an outbox, its roles and a table of orders, in which `statements` were run."""
-    name = servers.create_database(postgres)
+    name = servers.create_outbox(postgres)
     dsn = servers.dsn_of(postgres, name)
     asyncio.run(_prepare(dsn, statements))
     try:

@@ -22,7 +22,7 @@ from tests.support.models.scan_model import (
 from tests.support.models.schedule import EndOfSchedule, check_comes_in_order
 from tests.support.models.simulated_flow import FlowRelay
 from tests.support.models.simulated_kafka import ROOM_FOR_SMALL, SimulatedKafka
-from tests.support.models.simulated_postgres import Violation
+from tests.support.models.simulated_postgres import TOPIC, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -98,7 +98,7 @@ class FlowModel(Model):
             return {}
 
     def _possible(self) -> list[Callable[[], None]]:
-        kinds: list[Kind] = [("limit", 1, self.change_limit)]
+        kinds: list[Kind] = [("limit", 1, self.change_limit), ("pause", 1, self.ask_for_a_pause)]
         if len(self.writers) < MOST_WRITERS:
             kinds += [("begin", 3, self.begin), ("quiet", 1, self.begin_quiet), ("large", 1, self.write_large)]
         if self.writers:
@@ -243,7 +243,8 @@ class FlowModel(Model):
         self.kafka.land_late(left)
 
     def pause(self, relay: FlowRelay) -> None:
-        """The topic is in trouble, or works again."""
+        """The topic is in trouble, or works again; or it has room for more of its limited rate."""
+        relay.look_at_limit()
         if self._number(RARELY // 4) == 0:
             if relay.watch.paused:
                 self._tell(relay, "resumes the topic")
@@ -251,6 +252,13 @@ class FlowModel(Model):
             else:
                 self._tell(relay, "pauses the topic")
                 relay.watch.pause()
+
+    def ask_for_a_pause(self) -> None:
+        """A person pauses the topic, or ends that; relays hear of it with their next look."""
+        if self._number(RARELY // 10) == 0:
+            lasts = bool(self.postgres.leases.paused_topics())
+            self.trace.append("a person ends the pause" if lasts else "a person pauses the topic")
+            self.postgres.leases.pause(TOPIC, 0 if lasts else 1e9)
 
     def replay(self) -> None:
         """A person asks for a failed event to be published."""
@@ -297,6 +305,7 @@ class FlowModel(Model):
         self.quiet.clear()
         self.postgres.unlocking.clear()
         self.kafka.limit = None
+        self.postgres.leases.pauses.clear()
         for _ in range(ROUNDS_TO_THE_END):
             if all((event.lane, event.id) in self.postgres.receipts for event in self.postgres.visible):
                 break
@@ -331,6 +340,7 @@ class FlowModel(Model):
         relay.believe(None)
         if relay.watch.paused:
             relay.watch.unpause()
+        relay.look_at_limit()
         self._run(relay, relay.begin_resume)
         self._run(relay, partial(relay.finish, "resume"))
         if relay in self.relays:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from relay.stages.tenure import TenureLostError
 from tests.support.models.schedule import EndOfSchedule, Scheduled, check_comes_in_order
@@ -39,6 +40,8 @@ class Model(Scheduled):
         self.taken_by: dict[int, SimulatedRelay] = {}
         self.first_taken: dict[bytes, int] = {}
         self.relays: list[SimulatedRelay] = []
+        self.late: list[PendingEvent] = []
+        """Acknowledged to relays that are gone, whose processes have still to settle them."""
         self._batch_events = batch_events
         self._step_ids = step_ids
         self.start_relay()
@@ -62,6 +65,8 @@ class Model(Scheduled):
             actions += [self.enqueue] * 4 + [self.commit] * 2 + [self.roll_back]
         if self.postgres.unlocking:
             actions += [self.unlock]
+        if self.late:
+            actions += [self.settle_late]
         if len(self.relays) < MOST_RELAYS:
             actions.append(self.start_relay)
         for relay in self.relays:
@@ -78,7 +83,9 @@ class Model(Scheduled):
         if "sweep" not in busy:
             actions += [relay.begin_sweep, relay.begin_quiet_look] * 2
         if "settle" not in busy and relay.unsettled:
-            actions += [lambda: self.settle(relay)] * 2
+            actions += [lambda: self.settle(relay)] * 2 + [lambda: self.hold(relay)]
+        if self.postgres.held:
+            actions.append(lambda: self.resume(relay))
         if "claim" not in busy:
             actions.append(relay.begin_beat)
             if relay.tenure.draining and not relay.tenure.lanes:
@@ -137,6 +144,27 @@ class Model(Scheduled):
             self.trace.append(f"relay {self.relays.index(relay)} settles {[event.id for event in events]}")
             relay.begin_settle(events)
 
+    def hold(self, relay: SimulatedRelay) -> None:
+        """Some events are held back instead."""
+        events = [event for event in relay.unsettled if self._number(4) == 0 and not relay.resuming(event)]
+        if events:
+            self.trace.append(f"relay {self.relays.index(relay)} holds {[event.id for event in events]}")
+            relay.begin_hold(events)
+
+    def resume(self, relay: SimulatedRelay) -> None:
+        """What is held in its lanes goes on."""
+        if resumed := relay.resume():
+            self.trace.append(f"relay {self.relays.index(relay)} resumes {[event.id for event in resumed]}")
+
+    def settle_late(self, event: PendingEvent | None = None) -> None:
+        """A process whose tenure is over settles what Kafka had acknowledged to it."""
+        event = event or self._pick(self.late)
+        self.late.remove(event)
+        self.trace.append(f"{event.id} is settled late")
+        transaction = self.postgres.begin()
+        self.postgres.settle(UUID(int=0), [{(event.lane, event.id): (0, event.id)}], [(event.lane, event.id)])
+        self.postgres.commit(transaction)
+
     def drain(self, relay: SimulatedRelay) -> None:
         if self._number(RARELY) == 0:
             self.trace.append(f"relay {self.relays.index(relay)} drains")
@@ -145,6 +173,7 @@ class Model(Scheduled):
     def crash(self, relay: SimulatedRelay) -> None:
         if self._number(RARELY) == 0:
             self.trace.append(f"relay {self.relays.index(relay)} crashes")
+            self.late += [event for event in relay.unsettled if self._number(2)]
             relay.kill()
             self._gone(relay)
 
@@ -176,6 +205,8 @@ class Model(Scheduled):
     def _taken(self, relay: SimulatedRelay, events: list[PendingEvent]) -> None:
         self.trace.append(f"relay {self.relays.index(relay)} takes {[event.id for event in events]}")
         for event in events:
+            if (event.lane, event.id) in self.postgres.resolved:
+                raise Violation(f"{event.id} is taken by a scan, though it had been held back and was settled since")
             if relay.tenure.replica in self.postgres.replicas:
                 if event.id in self.taken_by:
                     raise Violation(f"{event.id} is taken twice")
@@ -193,6 +224,8 @@ class Model(Scheduled):
             self.postgres.commit(transaction)
         self.writers.clear()
         self.postgres.unlocking.clear()
+        for event in list(self.late):
+            self.settle_late(event)
         for _ in range(ROUNDS_TO_THE_END):
             if all((event.lane, event.id) in self.postgres.receipts for event in self.postgres.visible):
                 return
@@ -210,6 +243,7 @@ class Model(Scheduled):
             self._run(relay, partial(relay.finish, stage))
         if relay not in self.relays:
             return
+        relay.resume()
         if relay.unsettled:
             relay.begin_settle(list(relay.unsettled))
             relay.finish("settle")

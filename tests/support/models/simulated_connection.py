@@ -6,28 +6,29 @@ schedule decides what happens meanwhile: the answers of several connections may 
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from relay.decide.duplicates import Looked
 from relay.stages.claim.ports import ClaimedLane, Renewal
-from relay.stages.scan.ports import ScanResult
+from relay.stages.scan.ports import ID_MAX, ScanResult, StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Sequence
     from uuid import UUID
 
-    from relay.decide.failing import Verdict
-    from relay.decide.held_back import BlockedKey
+    from relay.decide.duplicates import Part
+    from relay.decide.held_back import BlockedKey, PausedTopic
     from relay.decide.lane_scan import LanePosition
     from relay.decide.republishing import ReplayRequest
     from relay.decide.shares import LaneRow, LiveReplica
     from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
-    from relay.outcome import PublishError
-    from relay.stages.claim.ports import Report
+    from relay.stages.claim.ports import LaneClaim, Report
     from relay.stages.hold.ports import DueFailure
     from relay.stages.republish.ports import Landed
-    from relay.stages.scan.ports import LaneRequest
-    from relay.stages.settle.ports import Receipts
+    from relay.stages.scan.ports import LaneRequest, WantedEvents
+    from relay.stages.settle.ports import FailedEvent, Receipts
     from tests.support.models.simulated_postgres import SimulatedPostgres, Transaction
 
 T = TypeVar("T")
@@ -48,27 +49,32 @@ class SimulatedConnection:
 
     # ScanPort, SweepPort and UnreadablePort
 
-    async def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> ScanResult:
+    async def scan(self, lanes: Sequence[LaneRequest]) -> ScanResult:
         await Instant()
-        snapshot, events = self.postgres.scan(lanes, longest_sweep)
-        return await self._result(snapshot, events)
+        snapshot, swept, events = self.postgres.scan(lanes)
+        return ScanResult(snapshot, *await self._look_around(), swept, events)
+
+    async def events_by_id(self, wanted: Sequence[WantedEvents]) -> list[PendingEvent]:
+        return await self._run(lambda: self.postgres.events_by_id(wanted))
 
     async def snapshot(self) -> Snapshot:
         return await self._run(self.postgres.snapshot)
 
-    async def sweep_step(self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int) -> ScanResult:
+    async def sweep_step(
+        self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int, settled_from: int = ID_MAX
+    ) -> StepResult:
         await Instant()
-        snapshot, found = self.postgres.sweep_step(lane, above, up_to, max_events, max_bytes)
-        return await self._result(snapshot, found)
+        snapshot, settled, found = self.postgres.sweep_step(lane, above, up_to, max_events, max_bytes, settled_from)
+        return StepResult(snapshot, *await self._look_around(), settled, found)
 
-    async def _result(self, snapshot: Snapshot, events: list[PendingEvent]) -> ScanResult:
+    async def _look_around(self) -> tuple[int, int]:
+        """The sequence's value and the next xid. They are not in the snapshot, but as they are at that moment."""
         await Instant()
-        # Not in the snapshot: xids and the sequence are read as they are at that moment.
         next_xid = self.postgres.next_xid
         await Instant()
         value = self.postgres.sequence
         await Instant()
-        return ScanResult(snapshot, value, next_xid, events)
+        return value, next_xid
 
     async def pending_ids(self, lane: int, above: int, up_to: int, max_events: int) -> list[PendingEvent]:
         return await self._run(lambda: self.postgres.pending_ids(lane, above, up_to, max_events))
@@ -82,30 +88,32 @@ class SimulatedConnection:
     # SettlePort
 
     async def settle(self, receipts: Receipts) -> int:
-        return await self._write(lambda: self.postgres.settle(_places(receipts), []))
+        return await self._write(lambda: self.postgres.settle(receipts.publisher, _runs(receipts), [], receipts.owned))
 
     async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
-        return await self._write(lambda: self.postgres.settle(_places(receipts), recorded))
+        return await self._write(
+            lambda: self.postgres.settle(receipts.publisher, _runs(receipts), recorded, receipts.owned)
+        )
 
     async def settle_checked(self, receipts: Receipts, event_ids: list[UUID]) -> int:
         def statement() -> int:
-            places, known = _places(receipts), self.postgres.event_ids()
-            still = [place for place, id_ in zip(places, event_ids, strict=True) if known.get(place) == id_]
-            return self.postgres.settle({place: places[place] for place in still}, still)
+            known = self.postgres.event_ids()
+            places = zip(receipts.lanes, receipts.ids, strict=True)
+            still = {place for place, id_ in zip(places, event_ids, strict=True) if known.get(place) == id_}
+            runs = [{place: run[place] for place in run if place in still} for run in _runs(receipts)]
+            return self.postgres.settle(receipts.publisher, runs, still, receipts.owned)
 
         return await self._write(statement)
-
-    async def count_duplicates(self, receipts: Receipts) -> int:
-        return await self._run(lambda: self.postgres.count_duplicates(_places(receipts)))
 
     async def hold(self, replica: UUID, events: Sequence[PendingEvent], epochs: dict[int, int]) -> int | None:
         return await self._write(lambda: self.postgres.hold(events) if self.postgres.owns(replica, epochs) else None)
 
-    async def fail(self, replica: UUID, event: PendingEvent, verdict: Verdict, error: PublishError, epoch: int) -> bool:
+    async def fail(self, replica: UUID, failures: Sequence[FailedEvent], epochs: dict[int, int]) -> bool:
         def statement() -> bool:
-            owned = self.postgres.owns(replica, {event.lane: epoch})
+            owned = self.postgres.owns(replica, epochs)
             if owned:
-                self.postgres.fail(event, verdict, error)
+                for failure in failures:
+                    self.postgres.fail(*failure)
             return owned
 
         return await self._write(statement)
@@ -114,6 +122,16 @@ class SimulatedConnection:
 
     async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
         return await self._run(lambda: self.postgres.blocking(lanes))
+
+    async def others_receipts(
+        self,
+        replica: UUID,
+        claims: Sequence[LaneClaim],
+        lately: Sequence[LaneClaim],
+        known: Collection[tuple[int, UUID]],
+        part: Part,
+    ) -> Looked:
+        return Looked([], more=False)
 
     async def held_topics(self, lanes: Sequence[int]) -> list[tuple[int, str]]:
         return await self._run(lambda: self.postgres.held_topics(lanes))
@@ -164,13 +182,18 @@ class SimulatedConnection:
     async def lanes(self) -> list[LaneRow]:
         return await self._run(self.postgres.leases.lanes)
 
+    async def paused_topics(self) -> list[PausedTopic]:
+        return await self._run(self.postgres.leases.paused_topics)
+
     async def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[ClaimedLane]:
         await Instant()
         claimed = [(row, self.postgres.lanes[row.lane].position) for row in self.postgres.leases.claim(replica, seen)]
         await Instant()
         snapshot = self.postgres.snapshot()
         result = [
-            ClaimedLane(row.lane, row.epoch, position, self.postgres.highest_settled(row.lane), snapshot)
+            ClaimedLane(
+                row.lane, row.epoch, position, self.postgres.highest_settled(row.lane), snapshot, self.postgres.sequence
+            )
             for row, position in claimed
         ]
         await Instant()
@@ -226,6 +249,10 @@ class SimulatedConnection:
     async def check_range(self) -> tuple[int, int]:
         return await self._run(lambda: (1, max(lane.position for lane in self.postgres.lanes.values())))
 
+    async def check_kept(self, most_events: int) -> list[tuple[int, int]]:
+        # It drops no segment.
+        return await self._run(list)
+
     async def check_slice(self, above: int, up_to: int) -> list[tuple[int, int]]:
         return await self._run(lambda: [each for each in self.postgres.unseen() if above < each[1] <= up_to])
 
@@ -259,18 +286,12 @@ class SimulatedConnection:
 
 
 class ConnectionWithoutFailures(SimulatedConnection):
-    """For models in which Kafka takes everything: nothing may be recorded as failed or held.
+    """For models in which Kafka takes everything: nothing may be recorded as failed, though some may be held back.
 
     What would be read of failures takes no instant, so that a schedule has more in it of what the model is about.
     """
 
-    async def settle_recorded(self, receipts: Receipts, recorded: Sequence[tuple[int, int]]) -> int:
-        raise AssertionError("nothing fails here")
-
-    async def hold(self, replica: UUID, events: Sequence[PendingEvent], epochs: dict[int, int]) -> int | None:
-        raise AssertionError("nothing is held back here")
-
-    async def fail(self, replica: UUID, event: PendingEvent, verdict: Verdict, error: PublishError, epoch: int) -> bool:
+    async def fail(self, replica: UUID, failures: Sequence[FailedEvent], epochs: dict[int, int]) -> bool:
         raise AssertionError("nothing fails here")
 
     async def blocking(self, lanes: Sequence[int]) -> list[BlockedKey]:
@@ -282,8 +303,17 @@ class ConnectionWithoutFailures(SimulatedConnection):
     async def has_failures(self, lanes: Sequence[int]) -> bool:
         return False
 
+    async def paused_topics(self) -> list[PausedTopic]:
+        return []
 
-def _places(receipts: Receipts) -> dict[tuple[int, int], tuple[int, int]]:
-    """Partition and offset of each (lane, id)."""
-    events = zip(receipts.lanes, receipts.ids, strict=True)
-    return dict(zip(events, zip(*receipts.places(), strict=True), strict=True))
+
+def _runs(receipts: Receipts) -> list[dict[tuple[int, int], tuple[int, int]]]:
+    """Partition and offset of each event, by run."""
+    places = zip(receipts.lanes, receipts.ids, strict=True)
+    return [
+        {
+            place: (partition, base + index if base >= 0 else base)
+            for index, place in enumerate(islice(places, len(ids)))
+        }
+        for ids, partition, base in receipts.runs()
+    ]

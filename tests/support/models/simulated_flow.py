@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from relay.decide.admission import Admission
 from relay.decide.limits import TopicLimits
+from relay.decide.topic_rates import Pace, Rate
 from relay.retry import Backoff
 from relay.settings import FailureSettings, PublishSettings, ScanSettings
 from relay.stages.hold.failures import Failures
@@ -15,8 +16,10 @@ from relay.stages.hold.gate import Gate
 from relay.stages.hold.resume import Resume
 from relay.stages.publish.faults import Faults
 from relay.stages.publish.pacing import Pacing
+from relay.stages.publish.pauses import Pauses
 from relay.stages.publish.publish import Publish
 from relay.stages.publish.queues import Topics
+from relay.stages.publish.throttle import Throttle
 from relay.stages.publish.topic import Topic
 from relay.stages.tenure import TenureLostError
 from tests.support.models.simulated_connection import SimulatedConnection
@@ -27,6 +30,7 @@ from tests.support.models.simulated_relay import SilentTelemetry, SimulatedRelay
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from relay.decide.held_back import PausedTopic
     from relay.event import PendingEvent
     from relay.stages.publish.ports import Producer
     from relay.stages.publish.producers import Pair
@@ -45,6 +49,9 @@ def _hash_keys(keys: Sequence[bytes]) -> list[int]:
 class FlowRelay(SimulatedRelay):
     """One replica with all stages of the flow."""
 
+    limited: ClassVar[bool] = False
+    """Whether few events of the topic may wait for its limited rate, and the others are held."""
+
     def __init__(
         self,
         postgres: SimulatedPostgres,
@@ -61,6 +68,9 @@ class FlowRelay(SimulatedRelay):
         self.producers = SimulatedProducers(kafka)
         self.topic = Topic(TOPIC, lambda: Backoff(lambda: 0.0), _hash_keys)
         self.topic.resolved(PARTITIONS)
+        if self.limited:
+            # There is no time: the rate itself is never reached.
+            self.topic.pace = Pace(Rate(events=1e12), 3, 1 << 40)
         self.gate = Gate(self.outcomes)
         failures = Failures(
             gate=self.gate,
@@ -70,13 +80,16 @@ class FlowRelay(SimulatedRelay):
             telemetry=telemetry,
         )
         self.watch = SimulatedWatch(self.gate, self.topic)
+        topics = Topics(hash_keys=_hash_keys, random=lambda: 0.0, admission=Admission())
         self.publish = Publish(
             producers=cast("Pair", self.producers),
             outcomes=self.outcomes,
             failures=failures,
             watch=cast("Watch", self.watch),
+            pauses=Pauses(topics=topics, gate=self.gate, telemetry=telemetry),
             pacing=Pacing(PublishSettings()),
-            topics=Topics(hash_keys=_hash_keys, random=lambda: 0.0, admission=Admission()),
+            throttle=Throttle(topics=topics, gate=self.gate, telemetry=telemetry),
+            topics=topics,
             faults=Faults(producers=cast("Pair", self.producers), random=lambda: 0.0, telemetry=telemetry),
             quiesce_timeout=1.0,
             telemetry=telemetry,
@@ -96,6 +109,9 @@ class FlowRelay(SimulatedRelay):
 
     def connect(self, postgres: SimulatedPostgres) -> SimulatedConnection:
         return SimulatedConnection(postgres)
+
+    def hear_of_pauses(self, paused: Sequence[PausedTopic]) -> None:
+        self.publish.pauses.obey(paused)
 
     def believe(self, limit: int | None) -> None:
         """Know the topic's limit from a reading of long ago."""
@@ -127,6 +143,10 @@ class FlowRelay(SimulatedRelay):
         taken = await self.outcomes.take(most)
         await self._settle.record(taken)
         self.outcomes.settled(taken)
+
+    def look_at_limit(self) -> None:
+        """Let held events go on if there is room for some, as a loop of publish does."""
+        self.publish._throttle._look(TOPIC)
 
     def begin_resume(self) -> None:
         if not self.tenure.draining:

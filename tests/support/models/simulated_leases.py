@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from relay.decide.held_back import PausedTopic
 from relay.decide.shares import LaneRow, LiveReplica
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class SimulatedLeases:
         self.rows = {lane: Row() for lane in range(lanes)}
         self.replicas: dict[UUID, Registered] = {}
         self.listeners: list[Callable[[], None]] = []
+        self.pauses: dict[str, float] = {}
+        """Topic -> when its pause ends."""
 
     @property
     def now(self) -> float:
@@ -142,6 +145,18 @@ class SimulatedLeases:
         row.wanted_by, row.until = replica, self.now + seconds
         row.asked_epoch = row.epoch if replica is None else None
         self.notify()
+
+    def pause(self, topic: str, seconds: float) -> None:
+        """What `relay topics` writes."""
+        self.pauses[topic] = self.now + seconds
+        self.notify()
+
+    def paused_topics(self) -> list[PausedTopic]:
+        return [
+            PausedTopic(topic, until - self.now, until, "a test", "me@here")
+            for topic, until in sorted(self.pauses.items())
+            if until > self.now
+        ]
 
     def claim(self, replica: UUID, seen: Sequence[LaneRow]) -> list[LaneRow]:
         claimed = []

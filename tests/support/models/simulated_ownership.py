@@ -189,7 +189,7 @@ class SimulatedReplica:
         """Take pending events of the lanes that may be read."""
         for state in self.tenancy.tenure.lanes.values():
             if self.may_take_from(state):
-                state.about_to_read()
+                state.about_to_read(self.tenancy.tenure.ladder, 1_000)
                 pending = [
                     id_
                     for id_ in self.outbox.events[state.lane]

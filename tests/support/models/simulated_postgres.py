@@ -16,7 +16,6 @@ from relay.decide.held_back import BlockedKey
 from relay.decide.snapshot import Snapshot
 from relay.errors import StatementFailedError
 from relay.event import EventTuple, PendingEvent
-from relay.headers import REPLAY
 from relay.stages.hold.ports import DueFailure
 from tests.support.models.simulated_leases import Clock, SimulatedLeases
 
@@ -28,11 +27,13 @@ if TYPE_CHECKING:
     from relay.decide.republishing import ReplayRequest
     from relay.outcome import PublishError
     from relay.stages.republish.ports import Landed
-    from relay.stages.scan.ports import LaneRequest
+    from relay.stages.scan.ports import LaneRequest, WantedEvents
 
 Place = tuple[int, int]
 """Lane and id of an event."""
 
+LITTLE_IDS = 30
+"""Ids above the lowest that may be new, up to which a scan is a look."""
 FIRST_XID = 700
 TOPIC = "orders"
 
@@ -71,7 +72,7 @@ class Failed:
 
 
 class Receipt(NamedTuple):
-    """A row of outbox.delivery."""
+    """Where an event is, by the first of its receipts."""
 
     partition: int
     offset: int
@@ -88,10 +89,19 @@ class Replay:
     """Place -> Kafka's error, if it refused the event."""
 
 
-class Read(NamedTuple):
-    """The rows of one statement and the snapshot they were read in."""
+class Scanned(NamedTuple):
+    """What the statement `scan` returns: its snapshot, by lane the ids of the sweep part, and the fresh events."""
 
     snapshot: Snapshot
+    swept: dict[int, list[int]]
+    events: list[PendingEvent]
+
+
+class Swept(NamedTuple):
+    """What the statement `sweep_step` returns: its snapshot, the ids that are settled, and the unsettled events."""
+
+    snapshot: Snapshot
+    settled: list[int]
     events: list[PendingEvent]
 
 
@@ -99,6 +109,8 @@ class SimulatedPostgres:
     """One server with one outbox."""
 
     def __init__(self, lanes: int, clock: Clock | None = None) -> None:
+        self.looks = self.scans = 0
+        """Scans that were looks, and those that were not."""
         self.next_xid = FIRST_XID
         self.latest_completed = FIRST_XID - 1
         self.sequence = 0
@@ -108,9 +120,15 @@ class SimulatedPostgres:
         self.visible: list[PendingEvent] = []
         """Committed events, in id order."""
         self.receipts: dict[Place, Receipt] = {}
+        self.receipt_rows: set[tuple[int, UUID]] = set()
+        """Highest id and publisher of each row."""
+        self.late: set[Place] = set()
+        """What receipts name that were written when their publisher did not own all of its lanes any more."""
         self.failures: dict[Place, Failed] = {}
         self.held: dict[Place, tuple[str, bytes | None]] = {}
         """Topic and key of each."""
+        self.resolved: set[Place] = set()
+        """Events that had a failure or a held row, until a receipt took its place."""
         self.unreadable: set[Place] = set()
         """Events that every statement that returns them fails on."""
         self.retries_are_due = False
@@ -196,22 +214,42 @@ class SimulatedPostgres:
 
     # Reading, as sql/queries/scan.sql does
 
-    def scan(self, lanes: Sequence[LaneRequest], longest_sweep: int) -> Read:
-        """The statement `scan`."""
+    def scan(self, lanes: Sequence[LaneRequest]) -> Scanned:
+        """The statement `scan`, or `look` when there is little above the lowest id that may be new."""
         snapshot = self.snapshot()
+        swept: dict[int, list[int]] = {}
         found: list[PendingEvent] = []
+        lowest = min(each.nothing_new_to for each in lanes)
+        looks = self.sequence - lowest <= LITTLE_IDS and all(each.nothing_new_to >= each.known_from for each in lanes)
+        self.looks += looks
+        self.scans += not looks
         for request in lanes:
             ended = [floor for xid, floor in request.sweep_start.running if snapshot.ended(xid)]
             start = min([request.sweep_start.floor, *ended])
-            if request.taken_to - start > longest_sweep:
+            if start < request.known_from:
                 continue
-            found += self._read(request.lane, start, request.taken_to, *request.sweep, pending=True)
-            found += self._read(request.lane, request.taken_to, self.sequence, *request.fresh, pending=False)
-        return Read(snapshot, found)
+            above = request.nothing_new_to if looks else start
+            if ids := [event.id for event in self._between(request.lane, above, request.taken_to)]:
+                swept[request.lane] = ids
+            above = max(lowest, request.taken_to) if looks else request.taken_to
+            fresh = self._between(request.lane, above, self.sequence)
+            found += self._within(fresh, *request.fresh)
+        return Scanned(snapshot, swept, found)
 
-    def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int) -> Read:
+    def events_by_id(self, wanted: Sequence[WantedEvents]) -> list[PendingEvent]:
+        """The statement `events_by_id`."""
+        found: list[PendingEvent] = []
+        for lane, ids, size in sorted(wanted):
+            events = [event for event in self.visible if event.lane == lane and event.id in ids]
+            found += self._within(events, len(events), size)
+        return found
+
+    def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int, settled_from: int) -> Swept:
         """The statement `sweep_step`."""
-        return Read(self.snapshot(), self._read(lane, above, up_to, events, size, pending=True))
+        seen = self._between(lane, above, up_to)
+        settled = [event.id for event in seen if event.id > settled_from and self.settled(event)]
+        unsettled = (event for event in seen if not self.settled(event))
+        return Swept(self.snapshot(), settled, self._within(unsettled, events, size))
 
     def highest_settled(self, lane: int) -> int:
         """The highest id of the lane with a receipt, failure or held row."""
@@ -231,16 +269,8 @@ class SimulatedPostgres:
         ]
         return list(found[:most])
 
-    def _read(self, lane: int, above: int, up_to: int, events: int, size: int, *, pending: bool) -> list[PendingEvent]:
-        return self._within(
-            (
-                event
-                for event in self.visible
-                if event.lane == lane and above < event.id <= up_to and not (pending and self.settled(event))
-            ),
-            events,
-            size,
-        )
+    def _between(self, lane: int, above: int, up_to: int) -> list[PendingEvent]:
+        return [event for event in self.visible if event.lane == lane and above < event.id <= up_to]
 
     def _within(self, events: Iterable[PendingEvent], most: int, size: int) -> list[PendingEvent]:
         """The first of the events, up to a number and to bytes that only the last one may exceed."""
@@ -267,7 +297,7 @@ class SimulatedPostgres:
         """The statement `hold`; returns how many rows are new."""
         before = len(self.held)
         for event in events:
-            if (event.lane, event.id) not in self.failures:
+            if (event.lane, event.id) not in self.failures and (event.lane, event.id) not in self.late:
                 self.held.setdefault((event.lane, event.id), (event.topic, event.key))
         return len(self.held) - before
 
@@ -275,6 +305,9 @@ class SimulatedPostgres:
         """The statement `fail`."""
         place = event.lane, event.id
         self.held.pop(place, None)
+        if place in self.late:
+            self.failures.pop(place, None)
+            return
         if place in self.failures and self.failures[place].state == "discarded":
             return
         failed = Failed(event.topic, event.key, "failed", verdict.attempts, error=error.name)
@@ -284,26 +317,39 @@ class SimulatedPostgres:
             failed.policy = verdict.policy
         self.failures[place] = failed
 
-    def settle(self, settled: Mapping[Place, tuple[int, int]], recorded: Iterable[Place]) -> int:
-        """The statements `settle` and `settle_recorded`, with partition and offset of each place.
+    def settle(
+        self,
+        publisher: UUID,
+        runs: Iterable[Mapping[Place, tuple[int, int]]],
+        recorded: Iterable[Place],
+        owned: Iterable[int] = (),
+    ) -> int:
+        """The statements `settle` and `settle_recorded`: of each run, the partition and offset of each place.
 
-        Returns how many receipts are new.
+        They are late if the publisher does not own the lanes `owned` any more. Returns how many places are in runs that
+        are new.
         """
+        late = any(lane not in self.lanes or self.lanes[lane].owner != publisher for lane in owned)
         for place in recorded:
+            if place in self.failures or place in self.held:
+                self.resolved.add(place)
             self.failures.pop(place, None)
             self.held.pop(place, None)
-        before = len(self.receipts)
-        for place, (partition, offset) in settled.items():
-            self.receipts.setdefault(place, Receipt(partition, offset, self.leases.now))
-        return len(self.receipts) - before
+        new = 0
+        for run in runs:
+            row = max((id_ for _, id_ in run), default=0), publisher
+            if run and row not in self.receipt_rows:
+                self.receipt_rows.add(row)
+                new += len(run)
+                if late:
+                    self.late.update(run)
+                for place, (partition, offset) in run.items():
+                    self.receipts.setdefault(place, Receipt(partition, offset, self.leases.now))
+        return new
 
     def event_ids(self) -> dict[Place, UUID]:
         """Whose event each id is: one that a fail-over took back may have been used again."""
         return {(event.lane, event.id): event.event_id for event in self.visible}
-
-    def count_duplicates(self, settled: Mapping[Place, tuple[int, int]]) -> int:
-        """The statement `count_duplicates`."""
-        return sum(place in self.receipts and self.receipts[place][:2] != where for place, where in settled.items())
 
     def blocking(self, lanes: Iterable[int]) -> list[BlockedKey]:
         """The statement `blocking`."""
@@ -382,7 +428,7 @@ class SimulatedPostgres:
         """The statement `events_to_replay`."""
         settled = self.replays[request.action].settled
         since, until = request.since.timestamp(), request.until.timestamp()
-        header = json.dumps({REPLAY: str(request.action)})
+        header = json.dumps(request.headers)
         found = (
             EventTuple._make(event)._replace(headers=header)
             for event in self.visible

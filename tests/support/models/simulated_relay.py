@@ -12,16 +12,17 @@ from relay.stages.claim.totals import Totals
 from relay.stages.scan.reads import LaneReads
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
-from relay.stages.settle.outcomes import Delivered, Outcomes
+from relay.stages.settle.outcomes import Delivered, Held, Outcomes
 from relay.stages.settle.settle import Settle
 from relay.stages.tenure import Tenure, TenureLostError
 from tests.support.models.simulated_connection import ConnectionWithoutFailures, Instant, SimulatedConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from uuid import UUID
 
-    from relay.decide.lane_scan import LanePosition
+    from relay.decide.held_back import PausedTopic
+    from relay.decide.lane_scan import LanePosition, LaneScan
     from relay.decide.shares import LiveReplica
     from relay.event import PendingEvent
     from relay.telemetry import Telemetry
@@ -33,6 +34,9 @@ class SilentTelemetry:
         pass
 
     def gauge(self, name: str, value: float) -> None:
+        pass
+
+    def gauges(self, name: str, label: str, values: Mapping[str, float]) -> None:
         pass
 
 
@@ -91,6 +95,7 @@ class SimulatedRelay:
             settings=replica,
             totals=Totals(),
             telemetry=telemetry,
+            on_paused=self.hear_of_pauses,
         )
         self._work: dict[str, Coroutine[Any, Any, object]] = {}
         self.start("claim", self._claim.register(None))
@@ -98,6 +103,9 @@ class SimulatedRelay:
 
     def connect(self, postgres: SimulatedPostgres) -> SimulatedConnection:
         return ScanModelConnection(postgres)
+
+    def hear_of_pauses(self, paused: Sequence[PausedTopic]) -> None:
+        """People paused these topics, and no others."""
 
     def hand_on(self, events: list[PendingEvent]) -> None:
         """These were taken."""
@@ -156,6 +164,33 @@ class SimulatedRelay:
         for event in events:
             self.unsettled.remove(event)
         self.start("settle", self._settle.record([Delivered(self.tenure, [event], 0, event.id) for event in events]))
+
+    def begin_hold(self, events: list[PendingEvent]) -> None:
+        """These are held back, as behind a failure or for a paused topic."""
+        for event in events:
+            self.unsettled.remove(event)
+        self.start("settle", self._settle.record([Held(self.tenure, events)]))
+
+    def resume(self) -> list[PendingEvent]:
+        """Held events of the lanes go on, as far as the stage that does so would let them; returns them."""
+        resumed: list[PendingEvent] = []
+        for event in self.postgres.visible:
+            state = self.tenure.lanes.get(event.lane)
+            if state is not None and (event.lane, event.id) in self.postgres.held and self._may_resume(state, event.id):
+                state.resume([event.id])
+                self.tenure.room.add(event.lane, [event])
+                resumed.append(event)
+        self.unsettled += resumed
+        return resumed
+
+    def _may_resume(self, state: LaneScan, id_: int) -> bool:
+        free = not self.tenure.draining and not state.releasing and state.taken_over
+        return free and id_ not in state.resuming and not state.awaits_settle(id_)
+
+    def resuming(self, event: PendingEvent) -> bool:
+        """Whether the event is one that goes on after it was held back."""
+        state = self.tenure.lanes.get(event.lane)
+        return state is not None and event.id in state.resuming
 
     def begin_beat(self) -> None:
         self.start("claim", self._beat())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from tests.support.postgres.outbox import add_event
+from tests.support.postgres.receipts import add_receipt
 
 if TYPE_CHECKING:
     import asyncpg
@@ -76,12 +77,7 @@ async def deliver(connection: asyncpg.Connection, event: Event, offset: int = 7)
     async with connection.transaction():
         for table in ("failure", "held"):
             await connection.execute(f"DELETE FROM outbox.{table} WHERE lane = $1 AND id = $2", event.lane, event.id)
-        await connection.execute(
-            "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset) VALUES ($1, $2, 3, $3)",
-            event.lane,
-            event.id,
-            offset,
-        )
+        await add_receipt(connection, event.id, partition=3, offset=offset)
 
 
 async def fail_again(connection: asyncpg.Connection, event: Event) -> None:

@@ -53,14 +53,6 @@ async def add_event(
     return row
 
 
-async def add_receipts(connection: asyncpg.Connection) -> None:
-    """Write receipts for all events that have none."""
-    await connection.execute(
-        "INSERT INTO outbox.delivery (lane, id, kafka_partition, kafka_offset)"
-        " SELECT lane, id, 0, id FROM outbox.event ON CONFLICT DO NOTHING"
-    )
-
-
 async def add_failure(connection: asyncpg.Connection, event: asyncpg.Record, state: str = "failed") -> None:
     """Record a failure of an event, given as `add_event` returns it."""
     await connection.execute(

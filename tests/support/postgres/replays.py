@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from relay.admin.replays import ReplayPreview
 from relay.postgres.admin.replays import Replay, ReplayFilter, Replays
 from tests.support.waiting import until
 
@@ -18,7 +20,13 @@ HEADER = "outbox-replay"
 
 
 async def ask(
-    connection: asyncpg.Connection, topic: str, *, key: bytes | None = None, rate: float | None = None
+    connection: asyncpg.Connection,
+    topic: str,
+    *,
+    key: bytes | None = None,
+    rate: float | None = None,
+    to_topic: str | None = None,
+    group: str | None = None,
 ) -> int:
     """Ask for everything of a topic that was delivered until now, as `relay replay` does; returns the number."""
     requests = Replays(connection, "outbox")
@@ -26,13 +34,8 @@ async def ask(
     wanted = ReplayFilter(topic, key, horizon.now - timedelta(days=1), horizon.now, rate)
     counted = await requests.count(wanted, horizon, lambda _: None)
     assert counted.exact
-    recorded = {
-        "topic": topic,
-        "since": wanted.since.isoformat(),
-        "until": wanted.until.isoformat(),
-        "rate": rate,
-        "key": None if key is None else key.decode(),
-    }
+    wanted = replace(wanted, to_topic=to_topic, group=group)
+    recorded = ReplayPreview(wanted, horizon, counted, 0).filter
     return await requests.request(recorded, found=counted, horizon=horizon, reason="a test", requested_by="me@here")
 
 

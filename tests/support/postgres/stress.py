@@ -178,9 +178,9 @@ class StressedRelay:
     """The stages in their own loops. A fake publish acknowledges in order per partition, after random delays."""
 
     def __init__(self, connections: dict[str, asyncpg.Connection], seed: int, name: str) -> None:
-        # Small, so that sweeps are long, limits are met and the buffer fills up.
+        # Small, so that sweeps are long, what is known is cut, limits are met and the buffer fills up.
         self._relay = HandRelay(
-            connections, batch_events=200, sweep_step_ids=150, max_events=1500, lease=9.0, hand_on=self._hand_on
+            connections, batch_events=200, sweep_step_ids=50, max_events=1500, lease=9.0, hand_on=self._hand_on
         )
         self._chance = random.Random(f"{seed} {name}")
         self.published: dict[int, list[PendingEvent]] = {number: [] for number in range(PARTITIONS)}

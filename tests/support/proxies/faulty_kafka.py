@@ -41,7 +41,8 @@ class Fault:
     appended: bool = False
     """The broker did what was asked, and only its answer is another. For produce requests; others change nothing."""
     partition: int | None = None
-    """Only produce requests with this partition. The others in them are to be sent again (REQUEST_TIMED_OUT)."""
+    """Only produce requests with this partition. The others in them are to be sent again (REQUEST_TIMED_OUT), or, if
+    the broker appended them, have its own answer."""
     given: int = 0
     used_up: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -97,7 +98,7 @@ class FaultyKafka(Links):
         self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, expected: asyncio.Queue[Expected]
     ) -> None:
         while True:
-            frame = await _read_frame(reader)
+            frame = await read_frame(reader)
             api, version = struct.unpack_from(">hh", frame)
             kind = REQUESTS.get((api, version))
             fault = next((each for each in self._faults if each.api == api and not each.used_up.is_set()), None)
@@ -122,14 +123,15 @@ class FaultyKafka(Links):
         """In the order of the requests, as a broker answers."""
         while True:
             each = await expected.get()
-            answer = each.made or await _read_frame(from_server)
+            answer = each.made or await read_frame(from_server)
             if each.request is not None and each.fault is not None:
-                answer = _changed(each.request, answer, each.fault.code)
+                answer = _changed(each.request, answer, each.fault)
             writer.write(struct.pack(">i", len(answer)) + answer)
             await writer.drain()
 
 
-async def _read_frame(reader: asyncio.StreamReader) -> bytes:
+async def read_frame(reader: asyncio.StreamReader) -> bytes:
+    """Read one request or answer, without its length. Raises ConnectionResetError at the end."""
     try:
         (size,) = struct.unpack(">i", await reader.readexactly(4))
         return await reader.readexactly(size)
@@ -165,8 +167,9 @@ def _code(fault: Fault, partition: int) -> int:
     return fault.code if fault.partition in (None, partition) else TIMED_OUT
 
 
-def _changed(request: RequestStruct, answer: bytes, code: int) -> bytes:
+def _changed(request: RequestStruct, answer: bytes, fault: Fault) -> bytes:
     """A broker's answer with another error code in it, and without what would not come with it."""
+    code = fault.code
     head, body = answer[:4], answer[4:]
     decoded: Any = request.RESPONSE_TYPE.decode(io.BytesIO(body))
     fields = {name: getattr(decoded, name) for name in decoded.SCHEMA.names}
@@ -187,7 +190,13 @@ def _changed(request: RequestStruct, answer: bytes, code: int) -> bytes:
             fields["topic_errors"] = [(topic, code, *rest) for topic, _, *rest in fields["topic_errors"]]
         case 0:
             fields["topics"] = [
-                (topic, [(number, code, *rest) for number, _, *rest in partitions])
+                (
+                    topic,
+                    [
+                        (number, code if fault.partition in (None, number) else itself, *rest)
+                        for number, itself, *rest in partitions
+                    ],
+                )
                 for topic, partitions in fields["topics"]
             ]
     return head + bytes(request.RESPONSE_TYPE(*fields.values()).encode())

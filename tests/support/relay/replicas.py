@@ -142,7 +142,8 @@ class Replicas:
         async def counted() -> bool:
             return count == sum([await relay.metric("duplicate_events_total") for relay in self.running.values()])
 
-        await until(f"{count} duplicates in the metrics", counted)
+        # The owner of a lane looks for them with its heartbeats, some thousand at a time.
+        await until(f"{count} duplicates in the metrics", counted, 120.0)
 
     async def hit(self, how: str, name: str) -> Hit:
         """What is known of a replica to which something happens now."""

@@ -132,10 +132,13 @@ class HandRelay:
         return any(lane.sweep for lane in self.tenure.lanes.values())
 
     async def settle(self, events: Iterable[PendingEvent]) -> None:
-        """Write the receipts of events: Kafka acknowledged them, at the offset that is their id."""
+        """Write the receipts of events: Kafka acknowledged them, at the offset that is their id.
+
+        In reverse, so that each is in a row of its own: those that follow one another would be put together.
+        """
         deliveries: list[EventOutcome] = [Delivered(self.tenure, [event], 0, event.id) for event in events]
         if deliveries:
-            await self.settler.record(deliveries)
+            await self.settler.record(deliveries[::-1])
 
     async def look_at_locks(self, *, twice: bool = True) -> None:
         """Look for quiet transactions, and once more when those that are known by now are old enough."""
@@ -156,7 +159,6 @@ async def relay_connections(dsn: str) -> AsyncIterator[dict[str, asyncpg.Connect
     try:
         for purpose in PURPOSES:
             connections[purpose] = await connect.open_connection(dsn, 10, f"test {purpose}")
-        await connect.set_for_sweeps(connections["sweep"], 10)
         yield connections
     finally:
         for connection in connections.values():

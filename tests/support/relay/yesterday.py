@@ -21,20 +21,31 @@ def unpack_yesterday(folder: Path) -> int:
     Skips the test, and says why, where there is no history, or nothing that could work by the rule.
     """
     newest = migrations()[-1]
+    version = unpack_program(folder, newest.version - 1)
+    if newest.compatible_from > version:
+        pytest.skip(f"{newest.version:04} {newest.name} says that programs of version {version} do not work any more")
+    return version
+
+
+def unpack_program(folder: Path, version: int) -> int:
+    """Put the last program whose newest migration has this number into `folder`; returns the number.
+
+    Skips the test, and says why, where there is no history.
+    """
+    following = migrations()[version]
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("no history to take yesterday's code from: this is no clone")
     if _git("rev-parse", "--is-shallow-repository") == b"true\n":
         pytest.skip("no history to take yesterday's code from: this is a shallow clone")
-    file = f"sql/migrations/{newest.version:04}_{newest.name}.sql"
-    added = _git("log", "-1", "--diff-filter=A", "--format=%H", "--", file).decode().strip()
+    # Whatever its number was: one that was renamed while it was made had been there under another.
+    files = f":(glob)sql/migrations/*_{following.name}.sql"
+    added = _git("log", "--diff-filter=A", "--format=%H", "--", files).decode().split()
     if not added:
-        pytest.skip(f"{file} is not committed yet")
-    with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", f"{added}^", "relay", "sql"))) as archive:
+        pytest.skip(f"{following.version:04} {following.name} is not committed yet")
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", f"{added[-1]}^", "relay", "sql"))) as archive:
         archive.extractall(folder, filter="data")
-    version = max(int(each.name[:4]) for each in (folder / "sql" / "migrations").glob("*.sql"))
-    assert version == newest.version - 1
-    if newest.compatible_from > version:
-        pytest.skip(f"{file} says that programs of version {version} do not work any more")
+    found = max(int(each.name[:4]) for each in (folder / "sql" / "migrations").glob("*.sql"))
+    assert found == version
     return version
 
 

@@ -10,6 +10,7 @@ from relay.local import KafkaServer
 from relay.local.parts import java_home, kafka_jars
 from relay.local.ports import HOST, free_port
 from tests.support.servers.certificates import EXPIRED, NOT_YET, Authority
+from tests.support.servers.tokens import AUDIENCE, ISSUER, Issuer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +27,17 @@ PROTOCOLS = {
     "EXPIRED": "SSL",
     "EARLY": "SSL",
     "OTHERNAME": "SSL",
+    "SHORT": "SASL_SSL",
+    "TOKEN": "SASL_SSL",
 }
-_SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+SESSION_MS = 3_000
+"""How long a session lasts on the listener SHORT, which takes PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512."""
+
+_MODULES = "org.apache.kafka.common.security"
+_SCRAM = f"{_MODULES}.scram.ScramLoginModule required;"
+_PLAIN = f'{_MODULES}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
+_TOKEN = f"{_MODULES}.oauthbearer.OAuthBearerLoginModule required;"
+_VALIDATOR = f"{_MODULES}.oauthbearer.OAuthBearerValidatorCallbackHandler"
 
 
 class SecuredKafka(KafkaServer):
@@ -36,13 +46,16 @@ class SecuredKafka(KafkaServer):
     format_arguments = tuple(
         argument
         for name in (USER, NEWCOMER)
-        for argument in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={PASSWORD}]")
+        for kind in ("256", "512")
+        for argument in ("--add-scram", f"SCRAM-SHA-{kind}=[name={name},password={PASSWORD}]")
     )
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "kafka", version=os.environ.get("RELAY_TEST_KAFKA_VERSION") or "4.3.1")
         self.authority = Authority(folder / "right", "right")
         self.stranger = Authority(folder / "stranger", "stranger")
+        self.issuer = Issuer(folder / "issuer")
+        self.java_arguments = (f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self.issuer.keys.as_uri()}",)
         self.properties = self._secured()
         self._listeners: dict[str, int] = {}
 
@@ -69,6 +82,8 @@ class SecuredKafka(KafkaServer):
             "EXPIRED": right.store("expired", valid=EXPIRED),
             "EARLY": right.store("early", valid=NOT_YET),
             "OTHERNAME": right.store("othername", "DNS:other.example"),
+            "SHORT": right.store("short"),
+            "TOKEN": right.store("token"),
         }
         secured: dict[str, object] = {
             "listener.security.protocol.map": ",".join(
@@ -86,9 +101,23 @@ class SecuredKafka(KafkaServer):
         for name, store in stores.items():
             secured[f"listener.name.{name.lower()}.ssl.keystore.type"] = "PEM"
             secured[f"listener.name.{name.lower()}.ssl.keystore.location"] = store
-        for name in ("login", "openlogin"):
+        for name in ("login", "openlogin", "short"):
             secured[f"listener.name.{name}.scram-sha-512.sasl.jaas.config"] = _SCRAM
-        return secured
+        short, token = "listener.name.short", "listener.name.token"
+        return secured | {
+            f"{short}.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+            f"{short}.scram-sha-256.sasl.jaas.config": _SCRAM,
+            f"{short}.plain.sasl.jaas.config": _PLAIN,
+            f"{short}.connections.max.reauth.ms": SESSION_MS,
+            f"{token}.sasl.enabled.mechanisms": "OAUTHBEARER",
+            f"{token}.oauthbearer.sasl.jaas.config": _TOKEN,
+            f"{token}.oauthbearer.sasl.server.callback.handler.class": _VALIDATOR,
+            f"{token}.sasl.oauthbearer.jwks.endpoint.url": self.issuer.keys.as_uri(),
+            f"{token}.sasl.oauthbearer.expected.audience": AUDIENCE,
+            f"{token}.sasl.oauthbearer.expected.issuer": ISSUER,
+            # Without an end of its own, a session would last as long as the token that began it.
+            f"{token}.connections.max.reauth.ms": 3_600_000,
+        }
 
     def _configuration(self, data: Path) -> Path:
         if not self._listeners:

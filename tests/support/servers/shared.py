@@ -25,9 +25,14 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 from aiokafka.errors import KafkaError
 
+from relay.kafka.options import Security
+from relay.kafka.reconcile.asking import Asking
+from relay.kafka.reconcile.transactions import new_producer_id
 from relay.local import KafkaServer, PostgresServer, create_topic
 from relay.local.keeper import descendants
 from relay.local.parts import KAFKA_VERSION, maven_jars
+from relay.postgres.admin.migrate import migrate
+from relay.settings import KafkaSettings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping
@@ -42,6 +47,9 @@ POSTGRES_SETTINGS = {
 }
 
 PAUSE_SECONDS = 30.0
+
+_templates: dict[str, str] = {}
+"""The database with an outbox that is copied, for each server's DSN."""
 
 
 class Postgres(Protocol):
@@ -95,16 +103,24 @@ def postgres_for_the_session(folder: Path, settings: Mapping[str, object] | None
     """The PostgreSQL of RELAY_TEST_POSTGRES_DSN, whose settings are its own, or one that runs meanwhile."""
     given = os.environ.get("RELAY_TEST_POSTGRES_DSN")
     if given:
-        yield GivenPostgres(given)
+        theirs = GivenPostgres(given)
+        try:
+            yield theirs
+        finally:
+            if template := _templates.pop(given, None):
+                drop_database(theirs, template)
     else:
         with own_postgres_server(folder, settings) as server:
             yield server
 
 
 def own_kafka_server(folder: Path, properties: Mapping[str, object] | None = None) -> KafkaServer:
-    """A Kafka of the version that is being tested, not started yet."""
+    """A Kafka of the version that is being tested, not started yet. It drops nothing of what tests date back.
+
+    Otherwise it would after 30 s, and every five minutes.
+    """
     version = os.environ.get("RELAY_TEST_KAFKA_VERSION") or KAFKA_VERSION
-    return KafkaServer(folder / "kafka", properties=properties, version=version)
+    return KafkaServer(folder / "kafka", properties={"log.retention.ms": -1, **(properties or {})}, version=version)
 
 
 def pause(server: KafkaServer | PostgresServer) -> None:
@@ -148,6 +164,26 @@ def create_database(server: Postgres, options: str = "") -> str:
     return name
 
 
+def create_outbox(server: Postgres) -> str:
+    """Create a database with an outbox and a new name; returns the name.
+
+    It is a copy of one that is migrated once: all migrations one by one take five times as long.
+    """
+    if server.dsn not in _templates:
+        name = create_database(server)
+        _run_apart(_migrate(dsn_of(server, name)))
+        _templates[server.dsn] = name
+    return create_database(server, f'TEMPLATE "{_templates[server.dsn]}"')
+
+
+async def _migrate(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await migrate(connection)
+    finally:
+        await connection.close()
+
+
 def drop_database(server: Postgres, name: str) -> None:
     """Drop a database, whoever is still connected to it."""
     _execute(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
@@ -173,6 +209,23 @@ def wait_until_it_takes_topics(server: Kafka) -> None:
             if time.monotonic() > give_up:
                 raise
             time.sleep(0.05)
+
+
+def wait_for_coordinator(server: Kafka) -> None:
+    """Wait until there is a coordinator of transactions: the first question has a broker make its topic.
+
+    On a busy machine that takes longer than a relay waits for its producer's id.
+    """
+
+    async def wait() -> None:
+        settings = KafkaSettings(bootstrap_servers=server.bootstrap_servers)
+        asking = await Asking.connect(settings, Security(settings))
+        try:
+            await new_producer_id(asking, "coordinator", PAUSE_SECONDS)
+        finally:
+            await asking.close()
+
+    _run_apart(wait())
 
 
 def _execute(server: Postgres, statement: str) -> None:

@@ -1,0 +1,1 @@
+"""Tokens for SASL OAUTHBEARER: asked for, kept while they are good, and renewed before they expire."""

@@ -1,0 +1,1 @@
+"""Reconcile: what a replica that ended without handing over had published is found in Kafka, not published again."""
