@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from relay.local import KafkaServer
     from tests.acceptance.conftest import Place
+    from tests.support.relay.process import RelayProcess
     from tests.support.relay.replicas import Hit
 
 EVENTS = 60_000
@@ -87,17 +88,22 @@ async def test_the_busiest_owner_killed_again_and_again_beside_bulk_commits_repe
         await replicas.own(one=8, two=8)
         await replicas.start("three")
         await replicas.own(one=6, two=5, three=5)
+        found = 0.0
         async with Load(here.dsn, here.topic, rate=2_000) as load:
             for number in range(6):
-                await here.connection.execute(BULK, here.topic, number)
                 owned = await replicas.owned()
                 busiest = max(owned, key=owned.__getitem__)
+                victim = replicas.running[busiest]
+                await here.connection.execute(BULK, here.topic, number)
+                await on_the_wire(victim)
+                # What it counted ends with it.
+                found += await victim.metric("reconcile_found_events_total")
                 hit = await replicas.kill(busiest)
                 await replicas.start(busiest)
                 await load.commit(2_000)
                 await taken_over(replicas, hit)
         await here.settled(120)
-        found = sum([await relay.metric("reconcile_found_events_total") for relay in replicas.running.values()])
+        found += sum([await relay.metric("reconcile_found_events_total") for relay in replicas.running.values()])
         await replicas.stop_all()
     assert not await here.check_everything()
     assert found > 0, "nothing was in flight: this shows nothing"
@@ -117,11 +123,7 @@ async def test_a_replica_that_wakes_after_its_lease_has_repeated_nothing(
             await load.commit(2_000)
             await asyncio.to_thread(servers.pause, fragile_kafka)
             await load.commit(500)
-
-            async def on_the_wire() -> bool:
-                return await paused.metric("inflight_events") > 0
-
-            await until("events are in flight", on_the_wire)
+            await on_the_wire(paused)
             await replicas.pause("paused")
             await asyncio.to_thread(fragile_kafka.resume)
             await load.commit(1_000)
@@ -180,11 +182,7 @@ async def test_bytes_that_arrive_after_the_take_over_are_refused_and_off_repeats
     async with relay_run(here.dsn, by_way_of_the_line, **settings) as victim:
         await here.receipts_reach(500)
         line.hang()
-
-        async def on_the_wire() -> bool:
-            return await victim.metric("inflight_events") > 0
-
-        await until("events are in flight", on_the_wire)
+        await on_the_wire(victim)
         await victim.kill()
     await here.relay_is_gone()
     await here.end_leases()
@@ -205,6 +203,15 @@ async def test_bytes_that_arrive_after_the_take_over_are_refused_and_off_repeats
         await relay.stop()
     repeated = await here.check_everything()
     assert bool(repeated) == (mode == "off")
+
+
+async def on_the_wire(relay: RelayProcess) -> None:
+    """Wait until it has handed events over that Kafka has not acknowledged."""
+
+    async def look() -> bool:
+        return await relay.metric("inflight_events") > 0
+
+    await until("events are in flight", look)
 
 
 async def taken_over(replicas: Replicas, hit: Hit) -> None:
