@@ -30,7 +30,7 @@ settings.load_profile("relay")
 
 LEFT_OUT = {
     "slow": "slow tests (crashes, outages, replicas, upgrades)",
-    "proof": "proofs (image, chart, release, benchmarks, long searches)",
+    "proof": "proofs (image, chart, release, benchmarks, every client, long searches)",
 }
 """The marks of tests that a run of everything leaves out, and what each stands for."""
 

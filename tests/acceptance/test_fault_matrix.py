@@ -325,7 +325,7 @@ ELSEWHERE = {
 """Where the others are held."""
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(900)
 async def test_an_unforeseen_error_of_any_statement_costs_nothing_but_time(
     here: Place, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch

@@ -43,14 +43,14 @@ async def observer(outbox: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
 
 
-# One of each kind in a run of everything; the other drivers and modes of the same modules with the slow tests.
+# One of each kind in a run of everything; the other drivers and modes of the same modules with the proofs.
 OFTEN = {
     *("asyncpg", "psycopg", "psycopg-async", "psycopg2", "sqlalchemy-psycopg", "sqlalchemy-session-psycopg2"),
     *("sqlalchemy-async-psycopg", "sqlalchemy-async-session-asyncpg", "django"),
 }
 
 
-@pytest.fixture(params=[name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in CLIENTS])
+@pytest.fixture(params=[name if name in OFTEN else pytest.param(name, marks=pytest.mark.proof) for name in CLIENTS])
 async def client(request: pytest.FixtureRequest, outbox: str, observer: asyncpg.Connection) -> AsyncIterator[Client]:
     """A connection of each client."""
     client = CLIENTS[request.param]()

@@ -44,7 +44,7 @@ async def observer(outbox: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
 
 
-@pytest.fixture(params=[name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in CLIENTS])
+@pytest.fixture(params=[name if name in OFTEN else pytest.param(name, marks=pytest.mark.proof) for name in CLIENTS])
 async def client(request: pytest.FixtureRequest, outbox: str, observer: asyncpg.Connection) -> AsyncIterator[Client]:
     """A connection of each client, under settings that change how times are read and written."""
     client = CLIENTS[request.param]()
