@@ -290,12 +290,12 @@ def test_the_job_logs_in_as_its_own_user_and_never_with_the_replicas_password(tm
     assert variables(job, resources) == {"RELAY_POSTGRES_DSN_FILE": "/run/outbox-relay/postgres-dsn/dsn"}
     assert {volume["secret"]["secretName"] for volume in pod_of(job)["volumes"]} == {"m"}
 
-    injected = {
-        "secrets": None,
+    injected: Values = {
+        "settings": LITTLE["settings"],
         "extraEnv": [{"name": "RELAY_POSTGRES_DSN_FILE", "value": "/vault/dsn"}, {"name": "TZ", "value": "UTC"}],
         "migrate": {"secrets": {"RELAY_POSTGRES_DSN": {"name": "m", "key": "dsn"}}},
     }
-    resources = judged(template(tmp_path, merged(LITTLE, injected)))
+    resources = judged(template(tmp_path, injected))
     (job,) = of_kind(resources, "Job")
     assert [each["name"] for each in container_of(job)["env"]] == ["RELAY_POSTGRES_DSN_FILE", "TZ"]
     assert variables(job, resources)["RELAY_POSTGRES_DSN_FILE"] == "/run/outbox-relay/postgres-dsn/dsn"
