@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-import pytest
-
 from tests.support.postgres.outbox import connected
 from tests.support.servers import shared as servers
 from tests.support.servers.certificates import Authority
@@ -21,6 +19,9 @@ if TYPE_CHECKING:
     import asyncpg
 
     from relay.local import PostgresServer
+
+VERSION_WITH_TLS = "18.1.0"
+"""From Maven Central, for where the version that is being tested was built without: that of the wheel was."""
 
 
 class SecuredPostgres:
@@ -35,14 +36,22 @@ class SecuredPostgres:
         self.data = server.folder / "data"
 
     async def use(self, certificate: Path, key: Path) -> None:
-        """Have the server show this certificate."""
-        owner = self.data.stat()
-        for source, name in ((certificate, "server.crt"), (key, "server.key"), (self.ours.certificate, "ca.crt")):
-            target = self.data / name
-            shutil.copy(source, target)
-            target.chmod(0o600)
-            shutil.chown(target, owner.st_uid, owner.st_gid)
+        """Have the server show this certificate, and trust clients of our own authority."""
+        self._give(certificate, "server.crt")
+        self._give(key, "server.key")
+        await self.trust_clients_of(self.ours)
+
+    async def trust_clients_of(self, authority: Authority) -> None:
+        """Have the server take client certificates of this authority alone."""
+        self._give(authority.certificate, "ca.crt")
         await self.configure(ssl="on", ssl_ca_file="ca.crt")
+
+    def _give(self, source: Path, name: str) -> None:
+        """Put a file into the server's folder, which is its owner's alone."""
+        owner, target = self.data.stat(), self.data / name
+        shutil.copy(source, target)
+        target.chmod(0o600)
+        shutil.chown(target, owner.st_uid, owner.st_gid)
 
     async def configure(self, **settings: str) -> None:
         for name, value in settings.items():
@@ -71,9 +80,13 @@ class SecuredPostgres:
 
 @asynccontextmanager
 async def secured_postgres(folder: Path) -> AsyncIterator[SecuredPostgres]:
-    """One that runs meanwhile; TLS is off until `use`. Skips the test if this build of PostgreSQL has no TLS."""
-    with servers.own_postgres_server(folder) as server:
-        async with connected(server.dsn) as connection:
-            if "openssl" not in str(await connection.fetchval("SHOW ssl_library")).lower():
-                pytest.skip("this build of PostgreSQL knows no TLS")
-            yield SecuredPostgres(server, connection, folder)
+    """One that runs meanwhile, of a build that knows TLS, which is off until `use`."""
+    for version in ("", VERSION_WITH_TLS):
+        own = folder / (version or "own")
+        own.mkdir(mode=0o755)
+        with servers.own_postgres_server(own, version=version) as server:
+            async with connected(server.dsn) as connection:
+                if "openssl" in str(await connection.fetchval("SHOW ssl_library")).lower():
+                    yield SecuredPostgres(server, connection, folder)
+                    return
+    raise AssertionError(f"PostgreSQL {VERSION_WITH_TLS} was built without TLS")

