@@ -11,13 +11,7 @@ functions are to be awaited.
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
-
-from sqlalchemy import event, exc
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import InvalidRequestError, MissingGreenlet, PendingRollbackError
-from sqlalchemy.orm import Session, scoped_session
+from typing import TYPE_CHECKING, Any, overload
 
 from relay.enqueue.arguments import event_of, events_of
 from relay.enqueue.batches import values
@@ -26,39 +20,31 @@ from relay.enqueue.contract import (
     DOLLARS,
     FORMAT,
     FORMAT_BINARY,
-    busy,
     check_encoding_of_psycopg2,
-    closed,
     copy,
-    failed_transaction,
     function_call,
     hexadecimal,
     insert,
-    not_in_transaction,
-    ours,
     texts,
 )
 from relay.enqueue.dispatch import Adapter, adapter_for, adapter_of
 from relay.enqueue.scheduling import cancel_call, reschedule_call
+from relay.enqueue.sqlalchemy_commits import on_commit
+from relay.enqueue.sqlalchemy_refusals import refusal_of
+from relay.enqueue.sqlalchemy_transaction import asynchronous, connection_in_transaction, in_transaction
 from relay.enqueue.wake_up import with_wake_up
-from relay.errors import EnqueueError, NotInTransactionError, RelayError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
     from typing import Unpack
     from uuid import UUID
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-    from sqlalchemy.orm import SessionTransaction
+    from sqlalchemy.engine import Connection
 
     from relay.enqueue.event import Event
     from relay.enqueue.scheduling import Call
     from relay.enqueue.signatures import Due, Fields, Schedule, TypedEvent, Which
-
-    Synchronous: TypeAlias = Connection | Session | scoped_session[Any]
-    Asynchronous: TypeAlias = AsyncConnection | AsyncSession | async_scoped_session[Any]
-
-_DRIVERS = ("asyncpg", "psycopg", "psycopg_async", "psycopg2")
+    from relay.enqueue.sqlalchemy_transaction import Asynchronous, Synchronous
 
 
 @overload
@@ -165,12 +151,12 @@ def reschedule(
 def write(connection: Synchronous, event: Event, schema: str) -> UUID:
     """Write one event."""
     insert(schema, FORMAT)  # Checks the name.
-    found = _connection_in_transaction(connection)
+    found = connection_in_transaction(connection)
     try:
         # Not execute(text()): SQLAlchemy adds casts to what it binds, and the search path decides about their types.
         found.exec_driver_sql(*_statement(found, event, schema))
     except Exception as error:
-        if (refused := _ours(error, [event], connection, found)) is not None:
+        if (refused := refusal_of(error, [event], connection, found)) is not None:
             raise refused from error
         raise
     return event.event_id
@@ -179,7 +165,7 @@ def write(connection: Synchronous, event: Event, schema: str) -> UUID:
 def write_many(connection: Synchronous, events: Sequence[Event], schema: str) -> list[UUID]:
     """Write all events in order by one COPY; ids are given row by row in that order."""
     copy(schema)  # Checks the name.
-    found = _connection_in_transaction(connection)
+    found = connection_in_transaction(connection)
     if not events:
         return []
     try:
@@ -193,7 +179,7 @@ def write_many(connection: Synchronous, events: Sequence[Event], schema: str) ->
         else:
             adapter.write_many(driver, events, schema)
     except Exception as error:
-        if (refused := _ours(error, events, connection, found)) is not None:
+        if (refused := refusal_of(error, events, connection, found)) is not None:
             raise refused from error
         raise
     return [event.event_id for event in events]
@@ -202,7 +188,7 @@ def write_many(connection: Synchronous, events: Sequence[Event], schema: str) ->
 def call(connection: Synchronous, function: Call, schema: str) -> bool:
     """Call a function of the schema that says whether it found what is meant."""
     function_call(schema, function.function, FORMAT)  # Checks the name.
-    found = _connection_in_transaction(connection)
+    found = connection_in_transaction(connection)
     parameters = DOLLARS if found.dialect.driver == "asyncpg" else FORMAT
     try:
         if found.dialect.driver == "psycopg2":
@@ -210,82 +196,27 @@ def call(connection: Synchronous, function: Call, schema: str) -> bool:
         result = found.exec_driver_sql(function_call(schema, function.function, parameters), function.arguments)
         return bool(result.all())
     except Exception as error:
-        if (refused := _ours(error, [], connection, found)) is not None:
+        if (refused := refusal_of(error, [], connection, found)) is not None:
             raise refused from error
         raise
 
 
 async def acall(connection: Asynchronous, function: Call, schema: str) -> bool:
     """Call a function of the schema that says whether it found what is meant."""
-    found: bool = await _asynchronous(connection).run_sync(call, function, schema)
+    found: bool = await asynchronous(connection).run_sync(call, function, schema)
     return found
 
 
 async def awrite(connection: Asynchronous, event: Event, schema: str) -> UUID:
     """Write one event."""
-    written: UUID = await _asynchronous(connection).run_sync(write, event, schema)
+    written: UUID = await asynchronous(connection).run_sync(write, event, schema)
     return written
 
 
 async def awrite_many(connection: Asynchronous, events: Sequence[Event], schema: str) -> list[UUID]:
     """Write all events in order by one COPY; ids are given row by row in that order."""
-    written: list[UUID] = await _asynchronous(connection).run_sync(write_many, events, schema)
+    written: list[UUID] = await asynchronous(connection).run_sync(write_many, events, schema)
     return written
-
-
-def _asynchronous(connection: Asynchronous) -> Any:
-    """The AsyncConnection or AsyncSession; an async_scoped_session is called for its own."""
-    found: Any = connection if hasattr(connection, "run_sync") else connection()
-    if getattr(found, "sync_connection", found) is None:
-        raise NotInTransactionError(
-            "this connection was not started, or is closed; write `async with engine.begin() as connection:`"
-        )
-    return found
-
-
-def _connection_in_transaction(given: Synchronous) -> Connection:
-    """The Connection whose transaction is open and will be committed by somebody. Raises NotInTransactionError."""
-    subject: Connection | Session = given() if isinstance(given, scoped_session) else given
-    if not subject.in_transaction():
-        raise closed() if getattr(subject, "closed", False) else not_in_transaction(_do(subject))
-    found = _connection_of(subject) if isinstance(subject, Session) else subject
-    if found.dialect.name != "postgresql" or found.dialect.driver not in _DRIVERS:
-        raise EnqueueError(
-            f"cannot enqueue through SQLAlchemy's {found.dialect.name}+{found.dialect.driver}; make the engine with "
-            "postgresql+asyncpg, postgresql+psycopg or postgresql+psycopg2"
-        )
-    if getattr(found.get_transaction(), "_is_prepared", False):
-        raise NotInTransactionError(
-            "the transaction is prepared, and nothing was enqueued; enqueue before you prepare the transaction"
-        )
-    try:
-        driver: Any = found.connection.dbapi_connection
-    except InvalidRequestError as error:
-        raise _not_usable(error) from error
-    if driver.autocommit:
-        raise not_in_transaction(
-            "its isolation level is AUTOCOMMIT, which makes each statement a transaction of its own; take an engine "
-            f"without AUTOCOMMIT, and {_do(subject)}"
-        )
-    return found
-
-
-def _connection_of(session: Session) -> Connection:
-    """The connection of a session's transaction, on which its pending changes have been written."""
-    # These lock what they change, and must do that before the event has its place in the order.
-    if session.is_active and not getattr(session, "_flushing", False):
-        session.flush()
-    try:
-        return session.connection()
-    except PendingRollbackError as error:
-        raise failed_transaction(_roll_back(session)) from error
-    except exc.UnboundExecutionError as error:
-        raise EnqueueError(
-            "the session has no default bind, so that nobody knows which of its transactions is meant; enqueue on "
-            'session.connection(bind_arguments={"mapper": ...}) with the class that you change'
-        ) from error
-    except InvalidRequestError as error:
-        raise _not_usable(error) from error
 
 
 def _statement(connection: Connection, event: Event, schema: str) -> tuple[str, tuple[Any, ...]]:
@@ -319,123 +250,6 @@ def _let_the_driver_begin(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT")
 
 
-def _do(subject: Connection | Session) -> str:
-    noun = "session" if isinstance(subject, Session) else "connection"
-    return f"write both inside `{_block(subject)} {noun}.begin():`"
-
-
-def _roll_back(subject: Connection | Session) -> str:
-    noun = "session" if isinstance(subject, Session) else "connection"
-    word = "await " if _block(subject) == "async with" else "call "
-    return f"leave the block `{_block(subject)} {noun}.begin():` with the error, or {word}{noun}.rollback()"
-
-
-def _block(subject: Connection | Session) -> str:
-    bind: Any = subject.bind if isinstance(subject, Session) else subject
-    return "async with" if bind is not None and bind.dialect.is_async else "with"
-
-
-def _ours(error: Exception, events: Sequence[Event], given: Synchronous, connection: Connection) -> RelayError | None:
-    if isinstance(error, RelayError):
-        return None
-    if isinstance(error, InvalidRequestError):
-        return _not_usable(error)
-    if isinstance(getattr(error, "orig", None), MissingGreenlet):
-        return _not_awaited()
-    if "another operation is in progress" in str(error):
-        return busy()
-    return ours(error, events, _roll_back(given if isinstance(given, Session) else connection))
-
-
-def _not_awaited() -> EnqueueError:
-    """The refusal of the synchronous part of an asynchronous object, outside of its run_sync()."""
-    return EnqueueError(
-        "this is the synchronous part of an AsyncSession or AsyncConnection, and nothing was enqueued; pass the "
-        "asynchronous one and await the call, or call this in a function that you give to its run_sync()"
-    )
-
-
-def _not_usable(error: InvalidRequestError) -> EnqueueError:
-    """The refusal for a transaction that SQLAlchemy itself says is over."""
-    if isinstance(error, MissingGreenlet):
-        return _not_awaited()
-    text = " ".join(str(error).split(" (Background on this error", 1)[0].split())
-    return NotInTransactionError(f"nothing was enqueued; SQLAlchemy says: {text}")
-
-
-def _subject(given: Synchronous | Asynchronous) -> Connection | Session:
-    """The synchronous object within, whose state is the transaction's."""
-    if isinstance(given, Connection | Session):
-        return given
-    if isinstance(given, scoped_session):
-        session: Session = given()
-        return session
-    found = _asynchronous(given)
-    subject: Connection | Session = getattr(found, "sync_session", None) or found.sync_connection
-    return subject
-
-
-def _in_transaction(given: Synchronous | Asynchronous) -> bool:
-    try:
-        return _subject(given).in_transaction()
-    except NotInTransactionError:
-        return False
-
-
-def _on_commit(given: Synchronous | Asynchronous) -> Callable[[Callable[[], None]], None] | None:
-    """A Session tells of its commits. A Connection does so too early, before them."""
-    try:
-        subject = _subject(given)
-    except NotInTransactionError:
-        return None
-    return _Commits.of(subject).note if isinstance(subject, Session) else None
-
-
-def _innermost(session: Session) -> SessionTransaction | None:
-    return session.get_nested_transaction() or session.get_transaction()
-
-
-class _Commits:
-    """The transactions and savepoints of one session in which events were written, and whom to wake up for them."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = weakref.ref(session)
-        self._noted: dict[SessionTransaction, set[Callable[[], None]]] = {}
-        event.listen(session, "after_commit", self._committed)
-        event.listen(session, "after_transaction_end", self._ended)
-
-    @classmethod
-    def of(cls, session: Session) -> _Commits:
-        found = _commits.get(session)
-        if found is None:
-            found = _commits[session] = cls(session)
-        return found
-
-    def note(self, wake: Callable[[], None]) -> None:
-        session = self._session()
-        if session is not None and (transaction := _innermost(session)) is not None:
-            self._noted.setdefault(transaction, set()).add(wake)
-
-    def _committed(self, session: Session) -> None:
-        transaction = _innermost(session)
-        wakes = self._noted.pop(transaction, None) if transaction is not None else None
-        if transaction is None or wakes is None:
-            return
-        if transaction.nested and transaction.parent is not None:
-            self._noted.setdefault(transaction.parent, set()).update(wakes)
-        elif not (isinstance(session.bind, Connection) and session.bind.in_transaction()):
-            # Else the session was part of somebody's transaction, as it is in tests that roll back.
-            for wake in wakes:
-                wake()
-
-    def _ended(self, _session: Session, transaction: SessionTransaction) -> None:
-        self._noted.pop(transaction, None)
-
-
-_commits: weakref.WeakKeyDictionary[Session, _Commits] = weakref.WeakKeyDictionary()
-
 _AFTER = "with wake_up.after(connection.begin()):"
-SYNC = Adapter(write, write_many, call, in_transaction=_in_transaction, on_commit=_on_commit, after=_AFTER)
-ASYNC = Adapter(
-    awrite, awrite_many, acall, in_transaction=_in_transaction, on_commit=_on_commit, after=f"async {_AFTER}"
-)
+SYNC = Adapter(write, write_many, call, in_transaction=in_transaction, on_commit=on_commit, after=_AFTER)
+ASYNC = Adapter(awrite, awrite_many, acall, in_transaction=in_transaction, on_commit=on_commit, after=f"async {_AFTER}")
