@@ -17,13 +17,25 @@ if TYPE_CHECKING:
 _SCHEDULE = {"deliver_at", "delay", "timer"}
 """What may be said of an event that is given as a whole."""
 
+_CONSTRUCTOR = "Event.__init__()"
+
 
 def event_of(subject: object, fields: dict[str, Any]) -> Event:
-    """The event that `enqueue(connection, subject, **fields)` is about. Raises EnqueueError."""
+    """The event that `enqueue(connection, subject, **fields)` is about.
+
+    Raises EnqueueError, and TypeError in the name of `enqueue` for fields that are missing or that no event has.
+    """
     if isinstance(subject, str) or not (_is_event(subject) or fields.keys() <= _SCHEDULE):
         if "event_id" in fields and fields["event_id"] is None:
             del fields["event_id"]
-        return Event(subject, **fields)  # type: ignore[arg-type]
+        try:
+            return Event(subject, **fields)  # type: ignore[arg-type]
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                # Raised within, by what the caller gave.
+                raise
+            # Python names the function that was called: to the caller, that is `enqueue`.
+            raise TypeError(str(error).replace(_CONSTRUCTOR, "enqueue()", 1)) from None
     event = _as_event(subject, "")
     if others := fields.keys() - _SCHEDULE:
         raise EnqueueError(

@@ -118,19 +118,23 @@ def as_binary(
 
 
 def cancel_call(*, timer: object = None, event_id: object = None) -> Call:
-    """The call that cancels. Raises EnqueueError."""
+    """The call that cancels. Raises EnqueueError, or TypeError in the name of `cancel`."""
     return Call("cancel_scheduled", _which(timer, event_id))
 
 
 def reschedule_call(
     *, timer: object = None, event_id: object = None, deliver_at: object = None, delay: object = None
 ) -> Call:
-    """The call that reschedules. Raises EnqueueError."""
+    """The call that reschedules. Raises EnqueueError, or TypeError in the name of `reschedule`."""
     which = _which(timer, event_id)
     if (deliver_at is None) == (delay is None):
         raise EnqueueError("say when the event is due from now on: give deliver_at or delay, and not both")
     time = None if deliver_at is None else checked_deliver_at(deliver_at)
     return Call("reschedule", (*which, _time_text(time), _delay_text(None if delay is None else checked_delay(delay))))
+
+
+# Python says in a TypeError what the function was called: that is what the caller wrote.
+cancel_call.__qualname__, reschedule_call.__qualname__ = "cancel", "reschedule"
 
 
 def _which(timer: object, event_id: object) -> tuple[str | None, str | None]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -16,7 +17,7 @@ import psycopg2.extensions
 import psycopg2.pool
 import pytest
 from asyncpg.pool import PoolConnectionProxy
-from django.db import transaction
+from django.db import connection, transaction
 from sqlalchemy import create_engine
 from sqlalchemy.engine.base import NestedTransaction
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncTransaction, async_sessionmaker, create_async_engine
@@ -98,6 +99,16 @@ async def test_a_pool_of_psycopg_is_refused_with_its_own_code(name: str, word: s
         enqueue(pool.connection(), EVENT)
 
 
+CLIENTS: dict[str, Callable[[], Any]] = {
+    "asyncpg": bare(PoolConnectionProxy),
+    "psycopg": bare(psycopg.Connection),
+    "psycopg2": bare(psycopg2.extensions.connection),
+    "sqlalchemy": Session,
+    "django": lambda: connection,
+}
+"""A connection for each client's module, which is connected to nothing."""
+
+
 CALLS: list[Callable[[Any, Any], Any]] = [
     lambda module, connection: module.enqueue(connection, EVENT),
     lambda module, connection: module.enqueue_many(connection, [EVENT]),
@@ -161,3 +172,36 @@ def test_the_library_alone_says_what_its_commands_need() -> None:
         "relay: the package click is not installed; the library alone (pip install --no-deps) has no commands: "
         "`pip install outbox-relay` adds what they need\n"
     )
+
+
+WRONG_CALLS: list[tuple[str, dict[str, Any], str]] = [
+    ("cancel", {"name": "t"}, "cancel() got an unexpected keyword argument 'name'"),
+    ("reschedule", {"name": "t"}, "reschedule() got an unexpected keyword argument 'name'"),
+    ("enqueue", {"topic": "orders", "key": "k"}, "enqueue() missing 1 required keyword-only argument: 'payload'"),
+    ("enqueue", {"topic": "orders", "key": "k", "payload": "x", "ttl": 1}, "enqueue() got an unexpected keyword arg"),
+    ("enqueue", {"topic": "orders"}, "enqueue() missing 2 required keyword-only arguments: 'key' and 'payload'"),
+]
+
+
+@pytest.mark.parametrize("module", ["relay.enqueue", *(f"relay.enqueue.{client}" for client in CLIENTS)])
+@pytest.mark.parametrize(("function", "arguments", "message"), WRONG_CALLS)
+def test_a_wrong_call_is_refused_in_the_name_of_the_function_that_was_called(
+    module: str, function: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError) as raised:
+        getattr(import_module(module), function)(CLIENTS.get(module.rpartition(".")[2], Session)(), **arguments)
+    assert str(raised.value).startswith(message)
+    assert raised.value.__cause__ is None
+    shown = "".join(format_exception(raised.value))
+    assert "During handling" not in shown
+    assert "Event.__init__" not in shown
+
+
+def test_an_error_of_what_a_caller_gives_stays_as_it_is() -> None:
+    class Odd(dict[str, str]):
+        def items(self) -> Any:
+            raise TypeError("Event.__init__() of somebody else")
+
+    with pytest.raises(TypeError, match="somebody else") as raised:
+        enqueue(Session(), "orders", key="k", payload="x", headers=Odd(a="b"))
+    assert "in items" in "".join(format_exception(raised.value))
