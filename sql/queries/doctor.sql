@@ -1,4 +1,4 @@
--- What `relay doctor` asks of the server. Nothing here needs more than the roles of the outbox have.
+-- What `relay doctor` asks of the server and of the outbox. Nothing here needs more than the roles of the outbox have.
 
 -- name: doctor_server
 -- Version, encryption and clock, as this session sees them.
@@ -13,11 +13,11 @@ SELECT current_setting('server_version') AS version,
 -- name: doctor_transactions
 -- Transactions of others in this database that are older than $1 seconds, or than $2 if they took event ids, which holds
 -- the scan's floor; at most $3, those first, then the oldest. When a transaction began, and what a session runs, is shown
--- to those who may see it. A transaction that took an id has a lock on the sequence, until it ends.
+-- to those who may see it. A transaction that took an id has a lock on the sequence, until it ends. There may be no outbox.
 WITH taker AS MATERIALIZED (
     SELECT l.pid, l.virtualtransaction
     FROM pg_locks AS l
-    WHERE l.locktype = 'relation' AND l.relation = 'outbox.event_id'::regclass
+    WHERE l.locktype = 'relation' AND l.relation = to_regclass('outbox.event_id')
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 )
 SELECT a.pid, NULL AS gid, a.usename::text AS role, coalesce(a.application_name, '') AS application, a.state,
@@ -40,6 +40,10 @@ WHERE p.database = current_database()
   AND p.prepared < clock_timestamp() - make_interval(secs => CASE WHEN t.took THEN $2::float8 ELSE $1::float8 END)
 ORDER BY took_ids DESC, seconds DESC
 LIMIT $3::int;
+
+-- name: doctor_replicas
+-- How many replicas are alive.
+SELECT count(*) AS replicas FROM outbox.replica AS p WHERE p.lease_expires_at > clock_timestamp();
 
 -- name: doctor_not_vacuumed
 -- Tables of the outbox for which somebody switched autovacuum off.

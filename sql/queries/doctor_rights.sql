@@ -37,10 +37,11 @@ ORDER BY number, object;
 
 -- name: doctor_set
 -- What the settings $1 are set to for this database, for our role and for roles that may write events, and by whom.
+-- Where there is no outbox, nobody may write events.
 SELECT d.datname::text AS database, r.rolname::text AS role, split_part(c.item, '=', 1) AS name,
        substr(c.item, strpos(c.item, '=') + 1) AS value,
        s.setrole = 0 OR r.rolname = session_user AS ours,
-       s.setrole = 0 OR has_any_column_privilege(s.setrole, e.oid, 'INSERT') AS writers
+       s.setrole = 0 OR coalesce(has_any_column_privilege(s.setrole, e.oid, 'INSERT'), false) AS writers
 FROM pg_db_role_setting AS s
 CROSS JOIN LATERAL unnest(s.setconfig) AS c (item)
 CROSS JOIN to_regclass('outbox.event') AS e (oid)
@@ -66,8 +67,7 @@ SELECT current_setting('max_connections')::int
        (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'client backend') AS in_use,
        r.rolname::text AS role, CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit END AS role_limit,
        d.datname::text AS database, CASE WHEN r.rolsuper THEN -1 ELSE d.datconnlimit END AS database_limit,
-       extract(epoch FROM CASE WHEN isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END - clock_timestamp())::float8 AS valid_seconds,
-       (SELECT count(*) FROM outbox.replica AS p WHERE p.lease_expires_at > clock_timestamp()) AS replicas
+       extract(epoch FROM CASE WHEN isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END - clock_timestamp())::float8 AS valid_seconds
 FROM pg_roles AS r
 JOIN pg_database AS d ON d.datname = current_database()
 WHERE r.rolname = session_user;

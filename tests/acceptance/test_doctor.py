@@ -72,6 +72,8 @@ async def test_what_is_wrong_is_said_with_its_meaning_and_what_to_do(here: Place
 
     missing = await doctor(here, RELAY_POSTGRES_SCHEMA="elsewhere")
     assert "problem  outbox    there is no outbox in the schema elsewhere of this database\n" in missing.stdout
+    assert "ok       postgres  PostgreSQL" in missing.stdout, "what needs no outbox is looked at all the same"
+    assert "ok       kafka     " in missing.stdout
 
 
 async def test_what_is_wrong_with_the_server_is_found(here: Place) -> None:

@@ -18,6 +18,7 @@ from relay.postgres.admin.configured import Limits
 from relay.postgres.admin.doctor import OldTransaction, starved
 from relay.postgres.admin.migrate import make_roles
 from relay.postgres.admin.rights import Grant, Login, granted, statements
+from relay.postgres.sql import DEFAULT_SCHEMA
 from relay.settings import PostgresSettings
 from tests.support.postgres.outbox import add_event, add_failure, connected, migrated
 from tests.support.waiting import until
@@ -211,6 +212,46 @@ async def test_limits_of_a_role_and_the_end_of_its_password_are_told(owner: asyn
 async def _in_days(connection: asyncpg.Connection, days: int) -> str:
     found: str = await connection.fetchval("SELECT (now() + make_interval(days => $1))::text", days)
     return found
+
+
+async def test_where_there_is_no_outbox_the_server_is_looked_at_all_the_same(database: str) -> None:
+    async with connected(database) as owner, login_role(owner, database) as (role, dsn), connected(database) as other:
+        await owner.execute(f"ALTER ROLE {role} CONNECTION LIMIT 4; ALTER ROLE {role} SET statement_timeout = '500ms'")
+        transaction = other.transaction()
+        await transaction.start()
+        pid = await other.fetchval("SELECT pg_backend_pid()")
+        for told, settings in (
+            (f"there is no outbox in the schema {DEFAULT_SCHEMA} of this database", {}),
+            ("there is no outbox in the schema elsewhere of this database", {"schema": "elsewhere"}),
+        ):
+            given = PostgresSettings.model_validate({"dsn": SecretStr(dsn), **settings})
+            missing, server, *rest = await Examination(given).checks()
+            assert (missing.area, missing.state, missing.what) == ("outbox", "problem", told)
+            assert server.what.startswith("PostgreSQL ")
+            assert f" answers {role}, " in server.what
+            whats = {check.what for check in rest if check.state == "warning"}
+            assert f"the role {role} may have 4 connections" in whats
+            assert f"statement_timeout is 500ms for the role {role}" in whats
+            assert {check.area for check in rest} == {"postgres"}
+        old = await Examination(PostgresSettings(dsn=SecretStr(database)), older_than=0.0).checks()
+        await transaction.rollback()
+    assert any(check.what.startswith(f"session {pid} ") for check in old)
+
+
+async def test_nothing_is_read_of_a_schema_that_somebody_else_made(database: str) -> None:
+    async with connected(database) as owner, login_role(owner, database) as (role, dsn):
+        await owner.execute(f'GRANT CREATE ON DATABASE "{await owner.fetchval("SELECT current_database()")}" TO {role}')
+        async with connected(dsn) as stranger:
+            await stranger.execute(
+                "CREATE SCHEMA outbox; CREATE FUNCTION outbox.spring() RETURNS int LANGUAGE plpgsql AS"
+                " $$ BEGIN RAISE EXCEPTION 'sprung'; END $$; CREATE SEQUENCE outbox.event_id;"
+                "CREATE VIEW outbox.replica AS SELECT now() AS lease_expires_at WHERE outbox.spring() = 1;"
+                "CREATE VIEW outbox.event AS SELECT outbox.spring() AS id"
+            )
+        checks = await Examination(PostgresSettings(dsn=SecretStr(database))).checks()
+    assert [check.area for check in checks if check.state == "problem" and check.area == "outbox"] == ["outbox"]
+    assert not any("sprung" in str(check) for check in checks)
+    assert any(check.what.startswith("PostgreSQL ") for check in checks)
 
 
 def test_connections_are_counted_for_all_replicas() -> None:

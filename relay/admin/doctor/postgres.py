@@ -67,6 +67,8 @@ class Examination:
         self._uncommitted = min(uncommitted, older_than)
         self._clock = clock
         self._lacking = False
+        self._usable = False
+        """Whether there is an outbox that this program works with. Nothing is read of another one."""
         self.topics: list[str] = []
         """The topics of events."""
         self.max_event_bytes: int | None = None
@@ -81,12 +83,13 @@ class Examination:
             async with connected(self._settings) as connection, connected(self._settings) as second:
                 with self._told(found):
                     await check_sessions([connection, second])
-                if not await self._usable(connection, found):
-                    return found
-                for refused in (check_row_security, check_sequence):
+                with self._told(found):
+                    self._usable = await self._look_at_the_schema(connection, found)
+                for refused in (check_row_security, check_sequence) if self._usable else ():
                     with self._told(found):
                         await refused(connection, self._schema)
-                for look in (self._server, self._configured, self._vacuum, self._events):
+                of_the_outbox = (self._vacuum, self._events) if self._usable else ()
+                for look in (self._server, self._configured, *of_the_outbox):
                     with self._told(found):
                         # One by one: what was found before an error stays.
                         async for check in look(connection):
@@ -103,7 +106,7 @@ class Examination:
                 area = "outbox" if isinstance(error, SchemaError) else "postgres"
                 found.append(Check(area, "problem", *parts(error)))
 
-    async def _usable(self, connection: asyncpg.Connection, found: list[Check]) -> bool:
+    async def _look_at_the_schema(self, connection: asyncpg.Connection, found: list[Check]) -> bool:
         """Look at the version and at privileges; returns whether there is an outbox that this program works with."""
         login = await read_login(connection, self._schema)
         fits = False
@@ -137,7 +140,7 @@ class Examination:
     async def _configured(self, connection: asyncpg.Connection) -> AsyncIterator[Check]:
         for check in of_configured(*await read_configured(connection, self._schema, RULES)):
             yield check
-        for check in of_limits(await read_limits(connection, self._schema)):
+        for check in of_limits(await read_limits(connection, self._schema, outbox=self._usable)):
             yield check
 
     async def _vacuum(self, connection: asyncpg.Connection) -> AsyncIterator[Check]:

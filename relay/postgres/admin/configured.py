@@ -54,7 +54,8 @@ async def read_configured(
     return found, [(row["name"], row["value"]) for row in await read(connection, schema, "doctor_server_set", asked)]
 
 
-async def read_limits(connection: asyncpg.Connection, schema: str) -> Limits:
-    """Read the limits."""
+async def read_limits(connection: asyncpg.Connection, schema: str, *, outbox: bool) -> Limits:
+    """Read the limits, and of the outbox how many replicas are alive: none if there is no `outbox`."""
     (row,) = await read(connection, schema, "doctor_limits")
-    return Limits(**row)
+    replicas = (await read(connection, schema, "doctor_replicas"))[0]["replicas"] if outbox else 0
+    return Limits(**row, replicas=replicas)
