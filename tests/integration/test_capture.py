@@ -23,6 +23,8 @@ TRIGGER = (
     "CREATE TRIGGER capture AFTER INSERT OR UPDATE OR DELETE ON customer"
     " FOR EACH ROW EXECUTE FUNCTION outbox.capture({})"
 )
+VIRTUAL = 18
+"""The first version of PostgreSQL that has virtual columns."""
 KEYED_BY_ID = TRIGGER.format("'customers', 'id'")
 
 
@@ -128,6 +130,59 @@ async def test_values_look_alike_whatever_the_session_is_set_to(shop: asyncpg.Co
         "day": "2026-07-01",
     }
     assert await shop.fetchval("SHOW search_path") == "pg_temp"
+
+
+@pytest.fixture
+async def computed(database: str, with_outbox: None) -> AsyncIterator[asyncpg.Connection]:
+    """A database with a table in which two columns are computed when they are read."""
+    async with migrated(database) as connection:
+        if connection.get_server_version().major < VIRTUAL:
+            pytest.skip(f"virtual columns need PostgreSQL {VIRTUAL}")
+        await connection.execute(
+            "CREATE TABLE customer (gone int, id bigint PRIMARY KEY, twice bigint GENERATED ALWAYS AS (id * 2) VIRTUAL,"
+            ' "odd "" name" text, thrice bigint GENERATED ALWAYS AS (id * 3) STORED,'
+            ' loud text GENERATED ALWAYS AS (upper("odd "" name")) VIRTUAL, extra json);'
+            f"ALTER TABLE customer DROP gone; {KEYED_BY_ID}"
+        )
+        yield connection
+
+
+async def test_a_column_that_is_computed_when_it_is_read_is_left_out(computed: asyncpg.Connection) -> None:
+    await computed.execute("""INSERT INTO customer VALUES (1, DEFAULT, 'a', DEFAULT, DEFAULT, '{ "a":"\\u0000"}')""")
+    await computed.execute("""UPDATE customer SET id = 2, "odd "" name" = NULL""")
+    await computed.execute("UPDATE customer SET extra = '[1,  2]'")
+    await computed.execute("DELETE FROM customer")
+    (text,) = (row[0] for row in await computed.fetch("SELECT payload FROM outbox.event WHERE id = 3"))
+    assert text == b'{"id":2,"odd \\" name":null,"thrice":6,"extra":{ "a":"\\u0000"}}', "as without virtual columns"
+    assert await events(computed) == [
+        ("customers", b"1", {"id": 1, 'odd " name': "a", "thrice": 3, "extra": {"a": "\0"}}, "insert"),
+        ("customers", b"1", None, "delete"),
+        ("customers", b"2", {"id": 2, 'odd " name': None, "thrice": 6, "extra": {"a": "\0"}}, "insert"),
+        ("customers", b"2", {"id": 2, 'odd " name': None, "thrice": 6, "extra": [1, 2]}, "update"),
+        ("customers", b"2", None, "delete"),
+    ]
+
+
+async def test_a_column_that_is_computed_when_it_is_read_is_no_key(computed: asyncpg.Connection) -> None:
+    await computed.execute(replaced("'customers', 'id', 'twice'"))
+    for extra in ("null", '["\\u0000"]'):
+        with pytest.raises(asyncpg.TriggerProtocolViolatedError, match="takes the virtual column twice for the key"):
+            await computed.execute("INSERT INTO customer (id, extra) VALUES (1, $1)", extra)
+    await computed.execute(replaced("'customers', 'id'"))
+    await computed.execute("INSERT INTO customer (id) VALUES (1)")
+    assert [key for _, key, *_ in await events(computed)] == [b"1"]
+
+
+async def test_a_partition_has_virtual_columns_of_its_own_place(computed: asyncpg.Connection) -> None:
+    await computed.execute(
+        "CREATE TABLE part (id bigint, at date, twice bigint GENERATED ALWAYS AS (id * 2) VIRTUAL)"
+        " PARTITION BY LIST (at);"
+        "CREATE TABLE part_1 (twice bigint GENERATED ALWAYS AS (id * 2) VIRTUAL, at date, id bigint);"
+        "ALTER TABLE part ATTACH PARTITION part_1 FOR VALUES IN ('2026-07-01');"
+        "CREATE TRIGGER capture AFTER INSERT ON part FOR EACH ROW EXECUTE FUNCTION outbox.capture('parts', 'id')"
+    )
+    await computed.execute("INSERT INTO part VALUES (1, '2026-07-01')")
+    assert await events(computed) == [("parts", b"1", {"at": "2026-07-01", "id": 1}, "insert")]
 
 
 async def test_an_event_that_the_outbox_refuses_undoes_its_change(shop: asyncpg.Connection) -> None:
