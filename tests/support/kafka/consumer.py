@@ -40,17 +40,21 @@ class Record(NamedTuple):
 
 async def read_topic(bootstrap_servers: str, topic: str) -> list[Record]:
     """Everything that is in a topic now, in order per partition."""
-    found: list[Record] = []
+    async with asyncio.timeout(READ_SECONDS):
+        return [record async for record in each_record(bootstrap_servers, topic)]
+
+
+async def each_record(bootstrap_servers: str, topic: str) -> AsyncIterator[Record]:
+    """One after the other, what is in a topic now, in order per partition."""
     async with _consumer(bootstrap_servers, topic) as (consumer, partitions):
         ends = await consumer.end_offsets(partitions)
         left = {partition for partition in partitions if ends[partition]}
-        async with asyncio.timeout(READ_SECONDS):
-            while left:
-                for partition, records in (await consumer.getmany(*left, timeout_ms=1000)).items():
-                    found += map(_record, records)
-                    if await consumer.position(partition) >= ends[partition]:
-                        left.discard(partition)
-    return found
+        while left:
+            for partition, records in (await consumer.getmany(*left, timeout_ms=1000)).items():
+                for record in records:
+                    yield _record(record)
+                if await consumer.position(partition) >= ends[partition]:
+                    left.discard(partition)
 
 
 async def count_records(bootstrap_servers: str, topic: str) -> int:

@@ -32,9 +32,10 @@ class Writers:
     The numbers of a key count up in commit order, because the lock is held from before the id to the commit.
     """
 
-    def __init__(self, dsn: str, seed: int) -> None:
+    def __init__(self, dsn: str, seed: int, topic: str = "orders") -> None:
         self._dsn = dsn
         self._seed = seed
+        self._topic = topic
         self._ending = asyncio.Event()
         self._gids = 0
         self.committed: dict[str, int] = defaultdict(int)
@@ -115,7 +116,7 @@ class Writers:
             "event",
             schema_name="outbox",
             columns=["topic", "key", "payload"],
-            records=[("orders", key.encode(), b"%d" % number) for number in range(last - count + 1, last + 1)],
+            records=[(self._topic, key.encode(), b"%d" % number) for number in range(last - count + 1, last + 1)],
         )
         await _pause(chance)
         await connection.execute("COMMIT")
@@ -156,7 +157,10 @@ class Writers:
         if chance.random() < 0.3:
             await _pause(chance)
         await connection.execute(
-            "INSERT INTO outbox.event (topic, key, payload) VALUES ('orders', $1, $2)", key.encode(), b"%d" % number
+            "INSERT INTO outbox.event (topic, key, payload) VALUES ($1, $2, $3)",
+            self._topic,
+            key.encode(),
+            b"%d" % number,
         )
 
     async def _be_foreign(self, chance: random.Random, number: int) -> None:
