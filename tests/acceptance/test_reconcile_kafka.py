@@ -8,9 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from relay.local import create_topic
 from tests.acceptance.conftest import place
+from tests.support.kafka.consumer import read_topic
+from tests.support.kafka.topics import alter_topic
 from tests.support.postgres.load import Load
 from tests.support.postgres.outbox import connected
 from tests.support.servers import shared as servers
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from relay.local import KafkaServer
     from tests.acceptance.conftest import Place
+    from tests.support.kafka.consumer import Record
     from tests.support.relay.process import RelayProcess
 
 pytestmark = pytest.mark.slow
@@ -113,6 +117,67 @@ async def test_a_broker_that_is_killed_and_comes_back_late_costs_no_event_and_re
         await here.settled(120)
         await relay.stop()
     assert await here.check_everything() == []
+
+
+async def test_a_tail_that_is_compacted_before_the_take_over_is_published_again_in_order(database: str) -> None:
+    """Of a key whose first events are gone, a later one alone must not count as published: it would come too early."""
+    configs: dict[str, object] = {"cleanup.policy": "compact", "segment.ms": 100, "min.cleanable.dirty.ratio": 0.001}
+    with (
+        servers.server_folder() as folder,
+        servers.own_kafka_server(folder, {"log.cleaner.backoff.ms": 200}) as kafka,
+    ):
+        servers.wait_for_coordinator(kafka)
+        topic = f"test-{secrets.token_hex(6)}"
+        await create_topic(kafka.bootstrap_servers, topic, partitions=2, configs=configs)
+        async with place(database, kafka.bootstrap_servers, topic) as here:
+            await write(here, 5)
+            async with here.relay(**SETTINGS) as relay:
+                await here.receipts_reach(5 * KEYS)
+                left = await killed_with_events_that_have_no_receipt(here, relay)
+            await compacted(here, left)
+            # What is published from now on stays.
+            await alter_topic(kafka.bootstrap_servers, topic, cleanup_policy="delete")
+            ends = await ends_of(here)
+            async with here.relay(**SETTINGS) as relay:
+                await here.settled()
+                assert {line["reason"] for line in relay.happened("reconcile.gave_up")} == {"hole"}
+                await relay.stop()
+            again = [
+                record for record in await records_of_events(here) if record.offset >= ends.get(record.partition, 0)
+            ]
+    assert {record.id for record in again} == left
+    numbers: dict[bytes | None, list[int]] = {}
+    for record in again:
+        numbers.setdefault(record.key, []).append(int((record.value or b"").split()[0]))
+    assert all(each == [6, 7, 8, 9, 10] for each in numbers.values())
+
+
+async def compacted(here: Place, left: set[int]) -> None:
+    """Write records of somebody else, after which segments are closed, until events of `left` are gone."""
+    producer = AIOKafkaProducer(bootstrap_servers=here.bootstrap_servers)
+    await producer.start()
+    try:
+
+        async def look() -> bool:
+            for partition in range(2):
+                await producer.send_and_wait(here.topic, b"x", key=b"of somebody else", partition=partition)
+            there = {record.id for record in await records_of_events(here)}
+            return len(left - there) == len(left) - KEYS
+
+        await until("Kafka has compacted the topic", look, 60, 0.2)
+    finally:
+        await producer.stop()
+
+
+async def records_of_events(here: Place) -> list[Record]:
+    """Without those of somebody else."""
+    return [record for record in await read_topic(here.bootstrap_servers, here.topic) if record.headers]
+
+
+async def ends_of(here: Place) -> dict[int, int]:
+    """By partition, the offset behind the last record."""
+    records = await read_topic(here.bootstrap_servers, here.topic)
+    return {record.partition: record.offset + 1 for record in records}
 
 
 async def killed_with_events_that_have_no_receipt(here: Place, relay: RelayProcess) -> set[int]:
