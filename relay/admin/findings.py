@@ -130,8 +130,12 @@ def _ended(replicas: Sequence[Replica]) -> Iterator[Finding]:
                 "error",
                 f"replica {plain(replica.name)} ended {duration(replica.ended_seconds)} ago without handing over lanes "
                 f"{ranges(replica.lanes)}",
-                f"their events wait while Kafka is asked what it had published in {where}, normally for seconds",
-                "if it takes long, the replicas' logs say why",
+                f"their events wait while Kafka is asked what it had published in {where}"
+                + (f": {plain(replica.waits_for)}" if replica.waits_for else ", normally for seconds"),
+                "after 30 s the lanes go on without partitions that cannot be read, unless "
+                'RELAY_REPLICA_RECONCILE=require; see "Lanes without an owner" in the run book'
+                if replica.waits_for
+                else "if it takes long, the replicas' logs say why",
             )
 
 

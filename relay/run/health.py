@@ -102,6 +102,7 @@ class Health:
         self._discarded_for = ""
         self._unrecorded: str | None = None
         self._unseen: str | None = None
+        self._lanes_wait: str | None = None
 
     def listen_to(self, telemetry: Telemetry) -> None:
         """Hear of what happens from now on."""
@@ -111,6 +112,7 @@ class Health:
         telemetry.listen("topic.", self._hear_of_topics)
         telemetry.listen("partition.", self._hear_of_topics)
         telemetry.listen("pause.", self._hear_of_pauses)
+        telemetry.listen("reconcile.", self._hear_of_reconciling)
         telemetry.listen("receipts.checked", lambda told: self.events_unseen(told.fields["error"]))
         telemetry.listen("service.stopping", lambda _: self.stopping())
 
@@ -155,6 +157,15 @@ class Health:
                 self._pauses[topic] = one_line(f"until {until}, by {who}" + (f": {why}" if why else ""))
             case ("pause.ended", _, {"topic": str(topic)}):
                 self._pauses.pop(topic, None)
+
+    def _hear_of_reconciling(self, told: Told) -> None:
+        match told:
+            case ("reconcile.held_up", _, {"replica": str(replica), "error": error}):
+                self._lanes_wait = one_line(f"replica {replica}: {error}")
+            case ("reconcile.waiting", _, {"error": error}):
+                self._lanes_wait = one_line(error)
+            case ("reconcile.done" | "reconcile.works", _, _):
+                self._lanes_wait = None
 
     def postgres_ok(self) -> None:
         """Note that PostgreSQL answers."""
@@ -242,6 +253,13 @@ class Health:
     def paused_topics(self) -> dict[str, str]:
         """Topics that people paused, with until when, who and why: the first of them. This is no trouble."""
         return dict(islice(self._pauses.items(), MAX_NAMED))
+
+    def lanes_wait(self) -> str | None:
+        """Return why the lanes of a replica that ended wait until this one finds out what that one had published.
+
+        None if none do. This one does what it can, so it is no reason to be unready.
+        """
+        return self._lanes_wait
 
     def loop_turned(self, now: float) -> None:
         """Note that the event loop turns."""

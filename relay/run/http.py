@@ -99,6 +99,8 @@ def application(health: Health, telemetry: Telemetry, clock: Callable[[], float]
             answer["more_troubled_topics"] = more
         if paused := health.paused_topics():
             answer["paused_topics"] = _clipped(paused)
+        if waits := health.lanes_wait():
+            answer["lanes_wait"] = clip(waits, _MOST_OF_A_REASON)
         return _json(answer, 503 if reasons else 200)
 
     async def metrics(_: web.Request) -> web.Response:

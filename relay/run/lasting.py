@@ -23,6 +23,7 @@ from relay.stages.publish.queues import Topics
 from relay.stages.publish.throttle import Throttle
 from relay.stages.publish.watch import Watch
 from relay.stages.reconcile.notes import Notes
+from relay.stages.reconcile.refencing import until_fenceable
 from relay.stages.republish.origin import Republished
 from relay.stages.settle.outcomes import Outcomes
 
@@ -93,6 +94,7 @@ class Lasting:
                 backoff=Backoff(random_part, first=0.1, most=10.0),
                 telemetry=telemetry,
                 replace_after=None if notes is None else PRODUCER_SECONDS,
+                outdated=None if notes is None else partial(_until_fenceable, kafka, notes),
             )
             for name in ("main", "side")
         )
@@ -160,6 +162,10 @@ def _notes(kafka: KafkaReconcilePort, settings: Settings, telemetry: Telemetry) 
         must_fence=settings.replica.reconcile == "require",
         telemetry=telemetry,
     )
+
+
+async def _until_fenceable(kafka: KafkaReconcilePort, notes: Notes, producer: Producer) -> None:
+    await until_fenceable(kafka, notes, producer.name)
 
 
 def _doubts(kafka: KafkaReconcilePort, notes: Notes | None, settings: Settings, telemetry: Telemetry) -> Doubts | None:

@@ -301,6 +301,18 @@ HAPPENINGS: dict[str, Happening] = {
         ("error",),
         state=("reconcile", "waiting"),
     ),
+    "reconcile.held_up": Happening(
+        "warning",
+        "What a replica had published that ended cannot be found out yet in some partitions; its lanes wait",
+        ("replica", "error"),
+    ),
+    "batches.unknown": Happening(
+        "warning",
+        "Whether Kafka has some record batches cannot be found out yet; their partitions wait",
+        ("error",),
+        state=("batches", "unknown"),
+    ),
+    "batches.known": Happening(None, "What became of record batches is known", state=("batches", "known")),
     "reconcile.works": Happening(None, "Kafka says what replicas had published", state=("reconcile", "works")),
     "reconcile.done": Happening(
         "info",

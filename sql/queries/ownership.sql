@@ -3,7 +3,7 @@
 -- name: status_replicas
 -- Replicas with what is left of their leases (below zero: run out) and what they tell of themselves, the longest running first.
 -- silent_seconds: since its last heartbeat, when that should have been followed by another; these come every third of a lease.
--- ended_seconds: since the end of its lease, if the others are finding out what it had published, and in how many partitions.
+-- ended_seconds: since the end of its lease, if the others are finding out what it had published, and in how many partitions; waits_for: why they cannot.
 SELECT id, name, version, draining AND NOT put_off ? 'publish events' AS draining, duplicates, leases_lost,
        extract(epoch FROM clock_timestamp() - started_at)::float8 AS running_seconds,
        extract(epoch FROM lease_expires_at - clock_timestamp())::float8 AS lease_seconds,
@@ -11,7 +11,8 @@ SELECT id, name, version, draining AND NOT put_off ? 'publish events' AS drainin
             THEN extract(epoch FROM clock_timestamp() - renewed_at)::float8 END AS silent_seconds,
        CASE WHEN ended_at IS NOT NULL THEN extract(epoch FROM clock_timestamp() - lease_expires_at)::float8 END AS ended_seconds,
        (SELECT coalesce(sum(cardinality(t.offsets)), 0) FROM outbox.tail AS t
-        WHERE t.process = replica.process AND replica.ended_at IS NOT NULL)::bigint AS partitions
+        WHERE t.process = replica.process AND replica.ended_at IS NOT NULL)::bigint AS partitions,
+       CASE WHEN ended_at IS NOT NULL THEN put_off -> 'free lanes' ->> 'error' END AS waits_for
 FROM outbox.replica
 ORDER BY started_at, id;
 

@@ -23,14 +23,21 @@ RETURNING r.process, r.name, r.producers::text AS producers;
 SELECT topic, offsets FROM outbox.tail WHERE process = $1::uuid ORDER BY topic;
 
 -- name: still_at_work
--- $2 is at work on replica $1 still.
-UPDATE outbox.replica SET ended_at = clock_timestamp()
+-- $2 is at work on replica $1 still. People see why it cannot find out what that one had published: $3, unless it is null.
+UPDATE outbox.replica
+SET ended_at = clock_timestamp(),
+    put_off = CASE WHEN $3::text IS NULL THEN put_off
+                   ELSE put_off || jsonb_build_object('free lanes', jsonb_build_object('since', clock_timestamp(), 'error', $3::text)) END
 WHERE id = $1::uuid AND ended_by = $2::uuid
 RETURNING id;
 
 -- name: let_go
--- $2 is at work on replica $1 no longer: others may try.
-UPDATE outbox.replica SET ended_by = NULL WHERE id = $1::uuid AND ended_by = $2::uuid;
+-- $2 is at work on replica $1 no longer: others may try. $3: as above.
+UPDATE outbox.replica
+SET ended_by = NULL,
+    put_off = CASE WHEN $3::text IS NULL THEN put_off
+                   ELSE put_off || jsonb_build_object('free lanes', jsonb_build_object('since', clock_timestamp(), 'error', $3::text)) END
+WHERE id = $1::uuid AND ended_by = $2::uuid;
 
 -- name: found_events
 -- Those of the ids $2 in lanes $1 that belong to the event_ids $3 and to topic $4. $5 and $6: the lowest and the highest id, which prune segments.

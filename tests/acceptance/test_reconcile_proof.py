@@ -177,14 +177,15 @@ class Killer:
         for relay in self._replicas.running.values():
             self.found += await figure(relay, "reconcile_found_events_total")
 
-    async def _busiest(self) -> str | None:
+    async def _busiest(self) -> str:
+        """Its name; nothing while it has nothing on the wire."""
         lanes = {name: await figure(relay, "lanes_owned") for name, relay in self._replicas.running.items()}
         name = max(lanes, key=lanes.__getitem__)
         victim = self._replicas.running[name]
         # Its counter ends with it.
         found = await figure(victim, "reconcile_found_events_total")
         if not lanes[name] or not await figure(victim, "inflight_events"):
-            return None
+            return ""
         self.found += found
         return name
 

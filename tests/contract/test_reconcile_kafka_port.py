@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,9 @@ class TestFence:
         first, second = await fence(logs, writer, place), await fence(logs, writer, place)
         assert first.producer == ProducerId(writer.id.id, 1)
         assert second.producer == ProducerId(writer.id.id, 2)
+
+    async def test_whether_a_producer_could_be_fenced_is_known(self, logs: Cluster) -> None:
+        assert await logs.port.can_fence(f"outbox-{secrets.token_hex(6)}", SECONDS)
 
     async def test_partitions_that_are_gone_are_named_and_the_others_fenced(self, logs: Cluster) -> None:
         place = Place(logs.make_topic(), 0)

@@ -11,6 +11,7 @@ import pytest
 from relay.decide.shares import Entry
 from relay.keys import LANES
 from relay.postgres import connect
+from relay.postgres.admin.lanes import read_ownership
 from relay.postgres.flow.claim import ControlConnection
 from relay.postgres.flow.reconcile import NotesConnection, ReconcileConnection
 from relay.postgres.sql import query
@@ -140,11 +141,11 @@ class TestEnding:
         assert await ports.reconcile.end(replica, one) is not None, "again"
         assert await ports.reconcile.end(replica, other) is None
         assert await ports.reconcile.dead() == []
-        assert await ports.reconcile.still_at_work(replica, one)
-        await ports.reconcile.let_go(replica, one)
+        assert await ports.reconcile.still_at_work(replica, one, None)
+        await ports.reconcile.let_go(replica, one, None)
         assert await ports.reconcile.dead() == [replica]
         assert await ports.reconcile.end(replica, other) is not None
-        assert not await ports.reconcile.still_at_work(replica, one)
+        assert not await ports.reconcile.still_at_work(replica, one, None)
         await ports.sql.execute(
             "UPDATE outbox.replica SET ended_at = now() - interval '31 s' WHERE ended_at IS NOT NULL"
         )
@@ -153,6 +154,28 @@ class TestEnding:
         await ports.notes.expire(one)
         assert await ports.reconcile.dead() == [replica]
         assert await ports.reconcile.end(replica, other) is not None, "the one is dead"
+
+    async def test_why_its_lanes_wait_is_shown_to_people_until_they_are_free(self, ports: Ports) -> None:
+        replica, _ = await ports.register()
+        await ports.claim_all(replica)
+        one, _ = await ports.register()
+        await ports.notes.expire(replica)
+        assert await ports.reconcile.end(replica, one) is not None
+
+        async def shown() -> str | None:
+            replicas, _ = await read_ownership(ports.sql)
+            (its,) = (each for each in replicas if each.id == replica)
+            return its.waits_for
+
+        assert await shown() is None
+        assert await ports.reconcile.still_at_work(replica, one, "no leader")
+        assert await shown() == "no leader"
+        assert await ports.reconcile.still_at_work(replica, one, None)
+        assert await shown() == "no leader", "it was not tried again since"
+        await ports.reconcile.let_go(replica, one, "Kafka is away")
+        assert await shown() == "Kafka is away"
+        await ports.reconcile.let_go(replica, one, None)
+        assert await shown() == "Kafka is away", "it is somebody else's now"
 
     async def test_a_replica_that_lives_is_not_forgotten(self, ports: Ports) -> None:
         replica, _ = await ports.register()

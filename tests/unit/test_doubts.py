@@ -155,7 +155,8 @@ class Publishing:
         self.made: list[FakeProducer] = []
         self.happened: list[tuple[str, dict[str, Any]]] = []
         self.telemetry = telemetry = Telemetry()
-        telemetry.listen("reconcile.", lambda told: self.happened.append((told.happening, dict(told.fields))))
+        for prefix in ("reconcile.", "batches."):
+            telemetry.listen(prefix, lambda told: self.happened.append((told.happening, dict(told.fields))))
         self.outcomes = Outcomes()
         self.tenure = Tenure(Room(1_000, 1_000_000))
         self.tenure.lease_ends = time.monotonic() + 600
@@ -517,6 +518,52 @@ async def test_a_producer_that_cannot_be_fenced_is_read_after_brokers_have_answe
         await publishing.settled((1, 0))
         await publishing.sent(2, producer=1)
         assert publishing.gave_up() == ["unfenced"]
+
+
+@pytest.mark.parametrize("mode", [Mode.AUTO, Mode.REQUIRE])
+async def test_a_batch_whose_leader_lives_does_not_wait_for_ever_for_a_coordinator_unless_that_is_required(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doubts, "WAIT_SECONDS", 0.1)
+    async with running(mode=mode) as publishing:
+        publishing.kafka.unfenceable = Trouble(TroubleKind.WAITS, "the coordinator does not answer")
+        publishing.hand_in(1, 2)
+        lost = await publishing.sent(1)
+        discard(publishing)
+        assert lost.arrive() == 0
+        if mode is Mode.REQUIRE:
+            tries = publishing.kafka.fences + 10
+
+            async def tried() -> bool:
+                return publishing.kafka.fences >= tries
+
+            await until("it was tried for longer than others wait", tried)
+            assert publishing.delivered == []
+            publishing.kafka.unfenceable = None
+        await publishing.settled((1, 0))
+        await publishing.sent(2, producer=1)
+        assert publishing.gave_up() == ([] if mode is Mode.REQUIRE else ["unfenced"])
+
+
+async def test_that_batches_wait_for_their_coordinator_is_told_and_that_they_do_no_more() -> None:
+    async with running() as publishing:
+        publishing.kafka.unfenceable = Trouble(TroubleKind.WAITS, "the coordinator does not answer")
+        publishing.hand_in(1)
+        lost = await publishing.sent(1)
+        discard(publishing)
+        assert lost.arrive() == 0
+
+        async def told() -> bool:
+            return any(name == "batches.unknown" for name, _ in publishing.happened)
+
+        await until("people are told", told)
+        publishing.kafka.unfenceable = None
+        await publishing.settled((1, 0))
+
+        async def known() -> bool:
+            return publishing.happened[-1][0] == "batches.known"
+
+        await until("it is known", known)
 
 
 async def test_of_a_process_that_goes_on_as_another_one_nothing_is_looked_for() -> None:

@@ -73,6 +73,14 @@ def test_a_replica_that_ended_without_handing_over_and_not_its_lanes_are_named()
     )
 
 
+def test_why_the_lanes_of_such_a_replica_wait_is_told_and_for_how_long() -> None:
+    ended = replace(ALIVE, name="gone", alive=False, ended_seconds=7.0, partitions=1, lanes=[3])
+    lanes = [replace(lane, replica=None) if lane.lane == 3 else lane for lane in WELL.lanes]
+    waits = replace(ended, waits_for="partition 1 of orders has no leader")
+    (found,) = told(replace(WELL, replicas=[ALIVE, waits], lanes=lanes))
+    assert ": partition 1 of orders has no leader; after 30 s" in found
+
+
 def test_nothing_is_found_when_all_is_well() -> None:
     assert findings(WELL) == []
 

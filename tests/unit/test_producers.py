@@ -15,7 +15,7 @@ from relay.telemetry import Telemetry
 from tests.support.producers import MAIN, SIDE, producer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from relay.outcome import PublishError
     from relay.stages.publish.ports import Producer
@@ -88,7 +88,9 @@ class ClosableProducer:
 class Kept:
     """A keeper at work, and in which order it does what."""
 
-    def __init__(self, replace_after: float | None = None) -> None:
+    def __init__(
+        self, replace_after: float | None = None, outdated: Callable[[Producer], Awaitable[None]] | None = None
+    ) -> None:
         self.order: list[str] = []
         self.telemetry = Telemetry()
         self.replaced: list[object] = []
@@ -100,6 +102,7 @@ class Kept:
             backoff=backoff,
             telemetry=self.telemetry,
             replace_after=replace_after,
+            outdated=outdated,
         )
         self.connected = 0
 
@@ -125,6 +128,22 @@ class Kept:
 
 async def test_an_old_producer_is_replaced_when_its_batches_have_landed_and_nobody_is_told() -> None:
     kept = Kept(replace_after=0.01)
+    await replaced_quietly(kept)
+
+
+async def test_a_producer_is_replaced_in_the_same_way_when_a_better_one_can_be_had() -> None:
+    async def outdated(producer: Producer) -> None:
+        assert producer is its.keeper.current
+        if producer.name != "1":
+            await asyncio.Event().wait()
+
+    its = Kept(outdated=outdated)
+    await replaced_quietly(its)
+    assert its.connected == 2
+
+
+async def replaced_quietly(kept: Kept) -> None:
+    """Wait until the first producer is replaced."""
     keeping = asyncio.create_task(kept.keeper.run(kept.quiesce, kept.abandon))
     first = await kept.next()
     await kept.next(first)

@@ -12,6 +12,8 @@ from relay.decide.reconciling import Mode
 from relay.decide.room import Room
 from relay.outcome import FailureKind, PublishError
 from relay.retry import Backoff
+from relay.run.health import Health
+from relay.settings import HealthSettings
 from relay.stages.reconcile import reconcile
 from relay.stages.reconcile.ports import (
     DeadReplica,
@@ -31,7 +33,7 @@ from relay.telemetry import Telemetry
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from relay.stages.reconcile.ports import Tail
 
@@ -49,6 +51,9 @@ class FakePort:
         self.there: DeadReplica | None = dead
         self.settled: list[tuple[str, int]] = []
         self.done: list[str] = []
+        self.shown: list[str | None] = []
+        """What people see of why its lanes wait."""
+        self.on_shown: Callable[[], None] = lambda: None
 
     async def dead(self) -> list[UUID]:
         return [self.there.replica] if self.there else []
@@ -58,9 +63,11 @@ class FakePort:
         self.done.append("end")
         return self.there
 
-    async def still_at_work(self, replica: UUID, by: UUID) -> bool:
+    async def still_at_work(self, replica: UUID, by: UUID, waits_for: str | None) -> bool:
         assert replica != by
         self.done.append("still at work")
+        self.shown.append(waits_for)
+        self.on_shown()
         return True
 
     async def settle_found(self, publisher: UUID, topic: str, found: Sequence[Found]) -> int:
@@ -71,9 +78,10 @@ class FakePort:
     async def wake_others(self) -> None:
         self.done.append("wake others")
 
-    async def let_go(self, replica: UUID, by: UUID) -> None:
+    async def let_go(self, replica: UUID, by: UUID, waits_for: str | None) -> None:
         assert replica != by
         self.done.append("let go")
+        self.shown.append(waits_for)
 
     async def forget(self, replica: UUID) -> None:
         assert replica == DEAD.replica
@@ -94,6 +102,9 @@ class FakeKafka:
 
     async def ends(self, topics: Mapping[str, int]) -> dict[str, list[int] | Trouble]:
         raise NotImplementedError(topics)
+
+    async def can_fence(self, name: str, seconds: float) -> bool:
+        raise NotImplementedError(name)
 
     async def fence(self, name: str, places: Collection[Place], seconds: float) -> Fenced:
         assert (name, bool(places), seconds > 0) == ("outbox-p-1", True, True)
@@ -122,6 +133,8 @@ class TakeOver:
         self.port = FakePort(dead)
         self.kafka = FakeKafka()
         self.telemetry = Telemetry()
+        self.health = Health(HealthSettings(), 0.0)
+        self.health.listen_to(self.telemetry)
         self.tenure = Tenure(Room(1, 1))
         self.stage = Reconcile(
             connect=self._connect,
@@ -169,6 +182,34 @@ async def test_what_works_later_is_tried_again_alone() -> None:
     assert [tail.place for tail in over.kafka.asked[1]] == [ORDERS_1]
     assert over.port.there is None
     assert over.gave_up("waited") == 0
+
+
+async def test_while_lanes_wait_for_partitions_people_see_why() -> None:
+    over = TakeOver(FENCEABLE)
+    one = {ORDERS_1: Trouble(TroubleKind.WAITS, "partition 1 of orders has no leader")}
+    two = one | {BILLS: Trouble(TroubleKind.WAITS, "partition 0 of bills has no leader")}
+    over.kafka.troubles = [two, two, one, {}]
+    over.port.on_shown = lambda: seen.append(over.health.lanes_wait())
+    seen: list[str | None] = []
+    held_up: list[object] = []
+    over.telemetry.listen("reconcile.held_up", lambda told: held_up.append(told.fields))
+
+    await over.stage.once()
+
+    both, last = "partition 0 of bills has no leader (and 1 more)", "partition 1 of orders has no leader"
+    assert over.port.shown == [both, last]
+    assert held_up == [{"replica": "dead", "error": both}, {"replica": "dead", "error": last}]
+    assert seen == [f"replica dead: {both}", f"replica dead: {last}"]
+    assert over.health.lanes_wait() is None, "they are free"
+    assert over.health.ready(0.0) == TakeOver().health.ready(0.0), "this one does what it can"
+
+
+async def test_a_producer_that_cannot_be_fenced_in_time_is_said_to_be_waited_for() -> None:
+    over = TakeOver(FENCEABLE)
+    without = Fenced(ProducerId(7, 3), {ORDERS_1: Trouble(TroubleKind.WAITS, "no marker")})
+    over.kafka.fences = [without, Fenced(ProducerId(7, 4), {})]
+    await over.stage.once()
+    assert over.port.shown == ["no marker"]
 
 
 async def test_a_partition_without_marker_is_not_read_yet() -> None:
@@ -245,6 +286,8 @@ async def test_while_kafka_is_away_lanes_wait_others_may_try_and_it_is_tried_aga
     await until("it is done", gone)
     running.cancel()
     assert over.port.done.count("let go") == 3
+    assert over.port.shown == ["Kafka is away", "Kafka is away", "no coordinator"]
+    assert over.health.lanes_wait() is None
     assert over.port.done.count("forget") == 1
 
 

@@ -92,7 +92,8 @@ def _notes(replica: Replica) -> list[str]:
     if replica.alive and replica.silent_seconds is not None:
         notes.append(f"silent for {duration(replica.silent_seconds)}")
     if replica.ended_seconds is not None:
-        notes.append("ended, Kafka is asked what it had published")
+        waits = f": {plain(replica.waits_for)}" if replica.waits_for else ""
+        notes.append(f"ended, Kafka is asked what it had published{waits}")
     if replica.duplicates:
         notes.append(counted(replica.duplicates, "duplicate"))
     if replica.leases_lost:

@@ -15,6 +15,8 @@ from relay.kafka.reconcile.asking import Asking
 from relay.kafka.reconcile.fence import Fence
 from relay.kafka.reconcile.leaders import Leaders
 from relay.kafka.reconcile.reading import Reading
+from relay.kafka.reconcile.transactions import new_producer_id
+from relay.stages.reconcile.ports import UnfenceableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -50,6 +52,15 @@ class KafkaReconcile:
             leaders = Leaders(asking)
             await leaders.look({place.topic for place in places})
             return await Fence(asking, leaders, name).place(places, seconds)
+
+    async def can_fence(self, name: str, seconds: float) -> bool:
+        """Return whether the transactional id `name`, never used before, gets a producer id within `seconds`."""
+        async with self._used() as asking:
+            try:
+                await new_producer_id(asking, name, seconds)
+            except UnfenceableError:
+                return False
+            return True
 
     async def read(self, tails: Sequence[Tail], most_bytes: int) -> AsyncIterator[Found | Finished]:
         """Read partitions beside one another, each from its `begin` in order, up to its end or its first hole."""

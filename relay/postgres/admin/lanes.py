@@ -36,6 +36,8 @@ class Replica:
     """Seconds since its lease ended, if the others are asking Kafka what it had published: its lanes wait for that."""
     partitions: int = 0
     """Number of partitions in which they look for it."""
+    waits_for: str | None = None
+    """Why they cannot find it out now, if they could not at the last try."""
     duplicates: int = 0
     """Number of events that it found to be in Kafka more than once, since its process began."""
     leases_lost: int = 0

@@ -107,9 +107,9 @@ class ReconcileConnection(Statements):
         tails = {row["topic"]: row["offsets"] for row in await self._rows("tails_of", process)}
         return DeadReplica(replica, process, rows[0]["name"], json.loads(rows[0]["producers"]), tails)
 
-    async def still_at_work(self, replica: UUID, by: UUID) -> bool:
+    async def still_at_work(self, replica: UUID, by: UUID, waits_for: str | None) -> bool:
         """Show that it is being worked on."""
-        return bool(await self._rows("still_at_work", replica, by))
+        return bool(await self._rows("still_at_work", replica, by, waits_for))
 
     async def settle_found(self, publisher: UUID, topic: str, found: Sequence[Found]) -> int:
         """Write receipts for found events that have none yet.
@@ -153,9 +153,9 @@ class ReconcileConnection(Statements):
         """Have everybody who listens look at the lanes at once."""
         await self._rows("lanes_wake_up")
 
-    async def let_go(self, replica: UUID, by: UUID) -> None:
+    async def let_go(self, replica: UUID, by: UUID, waits_for: str | None) -> None:
         """Let others try."""
-        await self._rows("let_go", replica, by)
+        await self._rows("let_go", replica, by, waits_for)
 
     async def forget(self, replica: UUID) -> None:
         """Take it off the list."""

@@ -12,17 +12,18 @@ whose process was taken over by others, who find out themselves.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from relay.decide import reconciling
+from relay.decide.reconciling import Mode
 from relay.outcome import Acknowledged, PublishError, Refused
 from relay.stages.reconcile.ports import Finished, Place, Tail, Trouble, TroubleKind, UnfenceableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from relay.decide.reconciling import Mode
     from relay.outcome import BatchOutcome
     from relay.stages.publish.partition import Flight, Partition
     from relay.stages.publish.ports import Producer
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 FENCE_SECONDS = 5.0
 """Seconds that fencing a producer over a few partitions may take. Until then nobody knows that they have to wait, and
 what waits for them may take the room of others."""
+
+WAIT_SECONDS = 30.0
+"""Seconds for which a batch waits for its producer to be fenced, before its partition is read without. Its leader may
+live while the coordinator of the transactional id does not."""
 
 AGAIN_AFTER = 2.0
 """Seconds between tries."""
@@ -109,11 +114,13 @@ class Doubts:
         if name is None:
             raise ValueError("nobody took note of the producer")
         begins = {each.place: self._notes.offset_of(*each.place) for each in lost}
+        until = time.monotonic() + WAIT_SECONDS
         waited = False
         while (id_ := self._notes.producer_id(name)) is not None and (left := [each for each in lost if each.open]):
             said: dict[Place, Trouble] = {}
             try:
-                tails, unfenced = await self._fence(name, id_, begins, left, said)
+                must_fence = self._mode is Mode.REQUIRE or time.monotonic() < until
+                tails, unfenced = await self._fence(name, id_, begins, left, said, must_fence=must_fence)
                 if unfenced is not None and not waited:
                     # Without a fence, a batch may arrive for as long as brokers answer.
                     waited = True
@@ -123,10 +130,10 @@ class Doubts:
                 said |= await self._read(tails, left, ended)
             except UnfenceableError as error:
                 said = {each.place: error.trouble for each in left}
-                self._telemetry.emit("reconcile.waiting", error=error)
+                self._telemetry.emit("batches.unknown", error=error)
             except PublishError as error:
                 said = {}
-                self._telemetry.emit("reconcile.waiting", error=error)
+                self._telemetry.emit("batches.unknown", error=error)
             if left := [each for each in left if each.open]:
                 await self._note(left, said)
                 await asyncio.sleep(AGAIN_AFTER)
@@ -134,6 +141,7 @@ class Doubts:
             if each.open:
                 # Of this process others find out what it has published.
                 ended(each, not_there(each))
+        self._telemetry.emit("batches.known")
         self._notes.dismiss(name)
 
     async def _note(self, lost: Sequence[Lost], said: dict[Place, Trouble]) -> None:
@@ -153,10 +161,13 @@ class Doubts:
         begins: dict[Place, int | None],
         lost: Sequence[Lost],
         said: dict[Place, Trouble],
+        *,
+        must_fence: bool,
     ) -> tuple[list[Tail], Trouble | None]:
         """Return what to read of each partition, and why the producer cannot be fenced, if it cannot.
 
-        A partition that has no marker yet is not among them; why not is `said` of it.
+        Raises UnfenceableError if that may work later, and it `must_fence`. A partition that has no marker yet is not
+        among them; why not is `said` of it.
         """
         places = {each.place for each in lost}
         epoch: int | None = None
@@ -169,7 +180,7 @@ class Doubts:
             try:
                 fenced = await self._kafka.fence(name, places, FENCE_SECONDS)
             except UnfenceableError as error:
-                if reconciling.fate(error.trouble.kind.value, self._mode).again:
+                if must_fence and reconciling.fate(error.trouble.kind.value, self._mode).again:
                     raise
                 unfenced = error.trouble
             else:

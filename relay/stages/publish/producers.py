@@ -11,7 +11,7 @@ has been waited for or given up.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,12 +37,15 @@ class Keeper:
         backoff: Backoff,
         telemetry: Telemetry,
         replace_after: float | None = None,
+        outdated: Callable[[Producer], Awaitable[None]] | None = None,
     ) -> None:
         """`connect` tries until it has a producer, and calls its argument with the error of every failed try.
 
-        `name` tells the two keepers apart: "main" or "side". A producer is replaced after `replace_after` seconds.
+        `name` tells the two keepers apart: "main" or "side". A producer is replaced after `replace_after` seconds, and
+        when `outdated` returns, which means that a better one can be had.
         """
         self._replace_after = replace_after
+        self._outdated = outdated or _never
         self._name = name
         self._connect = connect
         self._backoff = backoff
@@ -72,13 +75,14 @@ class Keeper:
                 self._set(producer)
                 died = producer.died
                 discarded = asyncio.ensure_future(self._until_discarded())
+                outdated = asyncio.ensure_future(self._outdated(producer))
                 try:
-                    await asyncio.wait(
-                        [died, discarded], timeout=self._replace_after, return_when=asyncio.FIRST_COMPLETED
-                    )
+                    ends: list[asyncio.Future[Any]] = [died, discarded, outdated]
+                    await asyncio.wait(ends, timeout=self._replace_after, return_when=asyncio.FIRST_COMPLETED)
                     too_old = not died.done() and not discarded.done()
                 finally:
                     discarded.cancel()
+                    outdated.cancel()
                 self._set(None)
                 if died.done():
                     self._reason = died.result()
@@ -149,6 +153,10 @@ class Keeper:
 
     def _tell_waiting(self, error: PublishError) -> None:
         self._telemetry.emit("kafka.waiting", error=error)
+
+
+async def _never(_: Producer) -> None:
+    await asyncio.Event().wait()
 
 
 class Pair:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from relay.errors import RelayError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
     from uuid import UUID
@@ -60,7 +62,7 @@ class Fenced(NamedTuple):
     """The partitions that most likely got no marker."""
 
 
-class UnfenceableError(Exception):
+class UnfenceableError(RelayError):
     """No partition could be fenced, or no transactional id can be used."""
 
     def __init__(self, trouble: Trouble) -> None:
@@ -147,6 +149,9 @@ class KafkaReconcilePort(Protocol):
         transactions. Raises UnfenceableError when none could be fenced.
         """
 
+    async def can_fence(self, name: str, seconds: float) -> bool:
+        """Return whether the transactional id `name`, never used before, gets a producer id within `seconds`."""
+
     def read(self, tails: Sequence[Tail], most_bytes: int) -> AsyncIterator[Found | Finished]:
         """Read partitions beside one another, each from its `begin` in order, up to its end or its first hole.
 
@@ -193,8 +198,11 @@ class ReconcilePort(Protocol):
     async def end(self, replica: UUID, by: UUID) -> DeadReplica | None:
         """End a replica whose lease is over, as `by`; None if it is gone, or somebody else is at work on it."""
 
-    async def still_at_work(self, replica: UUID, by: UUID) -> bool:
-        """Keep others from beginning, too; False if it is gone, or somebody else has taken it up."""
+    async def still_at_work(self, replica: UUID, by: UUID, waits_for: str | None) -> bool:
+        """Keep others from beginning, too; False if it is gone, or somebody else has taken it up.
+
+        People see what it `waits_for`; None leaves what they see.
+        """
 
     async def settle_found(self, publisher: UUID, topic: str, found: Sequence[Found]) -> int:
         """Write receipts for those found events of a topic whose id, event_id, topic and lane are still an event's.
@@ -209,8 +217,8 @@ class ReconcilePort(Protocol):
     def close(self) -> None:
         """Close the connection at once."""
 
-    async def let_go(self, replica: UUID, by: UUID) -> None:
-        """Let others try: Kafka cannot be asked now."""
+    async def let_go(self, replica: UUID, by: UUID, waits_for: str | None) -> None:
+        """Let others try: Kafka cannot be asked now. People see what it `waits_for`; None leaves what they see."""
 
     async def forget(self, replica: UUID) -> None:
         """Take an ended replica off the list, with all that it had noted: its lanes are free."""

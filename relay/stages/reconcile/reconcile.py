@@ -68,6 +68,13 @@ class Reconcile:
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
+        try:
+            await self._run()
+        finally:
+            # Whether lanes wait is others' to say from now on.
+            self._telemetry.emit("reconcile.works")
+
+    async def _run(self) -> None:
         while True:
             await self._tenure.reconcile_wake_up.wait()
             self._tenure.reconcile_wake_up.clear()
@@ -112,9 +119,9 @@ class Reconcile:
             self._telemetry.emit("reconcile.started", replica=dead.name, partitions=search.partitions)
             at_work = asyncio.create_task(self._stay_at_work(port, dead.replica))
             try:
-                await self._until_found(search, began + WAIT_SECONDS)
-            except BaseException:
-                await self._let_go(port, dead.replica)
+                await self._until_found(port, dead, search, began + WAIT_SECONDS)
+            except BaseException as error:
+                await self._let_go(port, dead.replica, describe(error) if isinstance(error, Exception) else None)
                 raise
             finally:
                 at_work.cancel()
@@ -131,8 +138,9 @@ class Reconcile:
             seconds=round(time.monotonic() - began, 3),
         )
 
-    async def _until_found(self, search: Search, until: float) -> None:
+    async def _until_found(self, port: ReconcilePort, dead: DeadReplica, search: Search, until: float) -> None:
         """Search until nothing is left; what is left at `until` (monotonic seconds) is given up."""
+        told = ""
         while search.left:
             await search.once()
             if not search.left:
@@ -140,6 +148,10 @@ class Reconcile:
             if time.monotonic() >= until and self._mode is not Mode.REQUIRE:
                 search.give_up(Reason.WAITED)
                 return
+            if search.waits_for != told:
+                told = search.waits_for
+                self._telemetry.emit("reconcile.held_up", replica=dead.name, error=told)
+                await port.still_at_work(dead.replica, self._tenure.replica, told)
             await asyncio.sleep(min(self._backoff.next_delay(), 2.0))
 
     async def _stay_at_work(self, port: ReconcilePort, replica: UUID) -> None:
@@ -147,9 +159,9 @@ class Reconcile:
             await asyncio.sleep(AT_WORK_INTERVAL)
             # That the connection is lost is noticed by whoever works.
             with suppress(RelayError):
-                await port.still_at_work(replica, self._tenure.replica)
+                await port.still_at_work(replica, self._tenure.replica, None)
 
-    async def _let_go(self, port: ReconcilePort, replica: UUID) -> None:
+    async def _let_go(self, port: ReconcilePort, replica: UUID, waits_for: str | None) -> None:
         # If that cannot be said, they may try in a while.
         with suppress(RelayError):
-            await port.let_go(replica, self._tenure.replica)
+            await port.let_go(replica, self._tenure.replica, waits_for)

@@ -61,9 +61,18 @@ class Search:
         self.bytes = 0
         self._waited_for_answers = False
         self._no_marker_yet: set[Place] = set()
+        self._said: dict[Place, str] = {}
+        """Why a partition could not be read at the last try."""
+
+    @property
+    def waits_for(self) -> str:
+        """Why what is left could not be read at the last try, for people."""
+        first = next((self._said[place] for place in sorted(self.left) if place in self._said), "")
+        return f"{first} (and {len(self.left) - 1:,} more)" if len(self.left) > 1 else first
 
     async def once(self) -> None:
         """Fence and read all that is left; what does not work stays. Raises RelayError when nothing works."""
+        self._said.clear()
         fenced, unmarked = await self._fence()
         await self._read(
             [
@@ -76,7 +85,7 @@ class Search:
     def give_up(self, reason: Reason) -> None:
         """Go on without what is left: it is published again, in order."""
         for place in list(self.left):
-            self._give_up(place, reason, "it could not be read in time")
+            self._give_up(place, reason, self._said.get(place) or "it could not be read in time")
         self.left.clear()
 
     async def _fence(self) -> tuple[dict[str, tuple[int, int]], dict[Place, set[str]]]:
@@ -112,6 +121,7 @@ class Search:
             self.left.pop(place, None)
         elif trouble.kind is TroubleKind.WAITS:
             self._no_marker_yet.add(place)
+            self._said[place] = trouble.said
         else:
             # Without the right to write there: it is read as it is.
             unmarked.setdefault(place, set()).add(name)
@@ -153,6 +163,7 @@ class Search:
             return
         fate = reconciling.fate(trouble.kind.value, self._mode)
         if fate.again:
+            self._said[finished.place] = trouble.said
             return
         self.left.pop(finished.place, None)
         if fate.gave_up is not None:

@@ -308,7 +308,7 @@ class Outbox:
             tails = {topic: offsets[:1] for topic, offsets in tails.items()}
         return DeadReplica(REPLICA, PROCESS, "dead", dict(world.producers), tails)
 
-    async def still_at_work(self, replica: UUID, by: UUID) -> bool:
+    async def still_at_work(self, replica: UUID, by: UUID, waits_for: str | None) -> bool:
         assert replica != by
         return True
 
@@ -328,7 +328,7 @@ class Outbox:
     async def wake_others(self) -> None:
         self.world.tick()
 
-    async def let_go(self, replica: UUID, by: UUID) -> None:
+    async def let_go(self, replica: UUID, by: UUID, waits_for: str | None) -> None:
         assert replica != by
 
     async def forget(self, replica: UUID) -> None:
@@ -349,6 +349,9 @@ class Kafka:
 
     async def ends(self, topics: Mapping[str, int]) -> dict[str, list[int] | Trouble]:
         raise NotImplementedError(topics)
+
+    async def can_fence(self, name: str, seconds: float) -> bool:
+        raise NotImplementedError(name)
 
     async def fence(self, name: str, places: Collection[Place], seconds: float) -> Fenced:
         assert seconds

@@ -135,6 +135,8 @@ class SimulatedKafkaReconcile:
         self.cluster = cluster
         self.unfenceable: Trouble | None = None
         """Why no transactional id can be used, if none can."""
+        self.fences = 0
+        """How often somebody tried to fence."""
 
     async def ends(self, topics: Mapping[str, int]) -> dict[str, list[int] | Trouble]:
         await Instant()
@@ -147,8 +149,15 @@ class SimulatedKafkaReconcile:
             answer[topic] = lasting[0] if lasting else ends
         return answer
 
+    async def can_fence(self, name: str, seconds: float) -> bool:
+        await Instant()
+        if self.unfenceable is None:
+            self.cluster.take_over(name)
+        return self.unfenceable is None
+
     async def fence(self, name: str, places: Collection[Place], seconds: float) -> Fenced:
         await Instant()
+        self.fences += 1
         if self.unfenceable is not None:
             raise UnfenceableError(self.unfenceable)
         producer = self.cluster.take_over(name)
