@@ -12,6 +12,7 @@ import asyncio
 import os
 import random
 import secrets
+import sys
 import time
 from itertools import count
 from typing import TYPE_CHECKING
@@ -19,14 +20,19 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
+from tests.acceptance.conftest import place
 from tests.support.kafka.many import check_many
 from tests.support.postgres.outbox import connected
 from tests.support.postgres.stress import Writers
+from tests.support.relay.process import environment
 from tests.support.relay.replicas import Replicas
 from tests.support.servers import shared as servers
+from tests.support.servers.second_broker import FIRST, SECOND, SecondBroker, create_topic_on
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from relay.local import KafkaServer
     from tests.acceptance.conftest import Place
     from tests.support.relay.process import RelayProcess
@@ -118,6 +124,53 @@ async def test_a_replica_that_is_stopped_beyond_its_lease_with_20_000_in_flight_
     _tell(f"{checked}, {found} found in Kafka")
     assert checked.repeats == 0
     assert replicas.duplicates_counted() == 0
+
+
+async def test_while_a_partition_of_a_dead_replica_has_no_leader_people_see_why_its_lanes_wait_and_then_they_go_on(
+    own_folder: Path, own_kafka: KafkaServer, database: str
+) -> None:
+    topic = f"test-{secrets.token_hex(6)}"
+    with SecondBroker(own_folder / "second", own_kafka) as second:
+        await create_topic_on(own_kafka, topic, [FIRST], [SECOND], partitions=2)
+        async with place(database, own_kafka.bootstrap_servers, topic) as here:
+            async with here.relay(replica_name="dead", **SETTINGS) as dead:
+                await here.connection.execute(BULK, here.topic, 0)
+                await here.settled()
+                await dead.kill()
+            second.kill()
+            await here.relay_is_gone()
+            await here.end_leases()
+            reason = f"partition 1 of {topic} has no leader"
+            async with here.relay(replica_name="alive", **SETTINGS) as alive:
+                await alive.logged("reconcile.held_up")
+                assert (await alive.get("/readyz"))[1]["lanes_wait"] == f"replica dead: {reason}"
+                shown = await status(here)
+                assert f"ended, Kafka is asked what it had published: {reason}" in shown
+                assert (
+                    f"their events wait while Kafka is asked what it had published in 2 partitions: {reason}" in shown
+                )
+                await here.connection.execute(BULK, here.topic, 1)
+                gave_up = await alive.logged("reconcile.gave_up", timeout=60)
+                assert (gave_up["partition"], gave_up["reason"], gave_up["error"]) == (1, "waited", reason)
+                await alive.logged("lanes.claimed")
+                assert "lanes_wait" not in (await alive.get("/readyz"))[1]
+                # Those of the partition that has a leader.
+                await here.receipts_reach(MANY + 1, 60)
+                await asyncio.to_thread(second.start)
+                await here.settled(120)
+                await alive.stop()
+            assert (await check_many(here.connection, here.bootstrap_servers, topic)).repeats == 0
+
+
+async def status(here: Place) -> str:
+    """What people see, in one line."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "relay", "status"),
+        env=environment(postgres_dsn=here.dsn) | {"COLUMNS": "1000"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    return " ".join(out.decode().split())
 
 
 async def replicas_share(replicas: Replicas) -> None:
