@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from relay.kafka.reconcile.reconcile import KafkaReconcile
 from relay.local import create_topic
+from relay.settings import KafkaSettings
 from tests.acceptance.conftest import place
 from tests.support.kafka.consumer import read_topic
 from tests.support.kafka.topics import alter_topic
@@ -96,6 +98,10 @@ async def test_without_transactions_a_replica_publishes_in_time(database: str) -
                 await here.settled()
                 assert await seconds_to_connect(relay) < STARTS_WITHIN
                 assert relay.happened("reconcile.unfenced")
+                # It finds out each minute, and goes on with the producer that it has.
+                asking = KafkaReconcile(KafkaSettings(bootstrap_servers=kafka.bootstrap_servers))
+                assert not await asking.can_fence("outbox-again", 1.0)
+                await asking.close()
                 await relay.stop()
             assert await here.check_everything() == []
 
