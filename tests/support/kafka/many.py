@@ -80,7 +80,8 @@ async def _check_nothing_lost(connection: asyncpg.Connection, topic: str, seen: 
     async for id_, event_id, key, payload in connection.cursor(of_topic, topic, prefetch=AT_A_TIME):
         events += 1
         lost += seen.content[id_] != _hash(event_id, key, payload)
-    assert lost == 0, f"{lost} of {events} events lost, or changed on the way"
+    pending = await connection.fetchval("SELECT count(*) FROM outbox.pending")
+    assert lost == 0, f"{lost} of {events} events lost, or changed on the way; {pending} have no receipt"
     there = sum(map(bool, seen.content))
     assert there == events, f"{there - events} records that nobody committed"
     return events
