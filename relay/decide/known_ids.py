@@ -1,12 +1,15 @@
 """The ids of a lane that a scan leaves aside: those it took, and those that a sweep found settled.
 
 A scan reads events and nothing else; what it must not take again is known here, in memory. SCAN.md beside this file has
-the reasons, and what an id may be forgotten for (rule 1).
+the reasons, and what an id may be forgotten for (rule 1). What is known of older ids is passed on to PassedIds, which a
+sweep asks.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from relay.decide.passed_ids import PassedIds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Set
@@ -21,11 +24,14 @@ GROWTH = 2
 class KnownIds:
     """The ids of one lane. Complete above `start`, as far as a scan can still meet them."""
 
-    __slots__ = ("_forget_above", "_ids", "start")
+    __slots__ = ("_complete_from", "_forget_above", "_ids", "passed", "start")
 
     def __init__(self, start: int) -> None:
         self.start = start
         """What was settled up to this id may have been forgotten: a sweep that starts below has to ask the tables."""
+        self.passed = PassedIds()
+        """The older ids, of all lanes of the tenure together once `share` was called."""
+        self._complete_from = start
         self._ids: set[int] = set()
         self._forget_above = MANY_KNOWN
 
@@ -37,6 +43,19 @@ class KnownIds:
 
     def __repr__(self) -> str:
         return f"<KnownIds {len(self._ids)} from {self.start}>"
+
+    @property
+    def complete_from(self) -> int:
+        """Above it, what is not known here is in `passed`."""
+        return max(self._complete_from, self.passed.start)
+
+    def share(self, passed: PassedIds) -> None:
+        """Keep older ids there from now on; only while nothing is known yet."""
+        self.passed = passed
+
+    def note(self) -> None:
+        """Have all that is known in `passed`, too, so that a sweep need not ask each lane."""
+        self.passed.add(self._ids)
 
     def add(self, ids: Iterable[int]) -> None:
         """Know these from now on."""
@@ -56,10 +75,15 @@ class KnownIds:
         return len(self._ids) > self._forget_above
 
     def forget(self, low: int, unsettled: Set[int]) -> None:
-        """Forget what no scan can need: ids up to `low`, below which none starts, and those up to `start`.
+        """Forget what no scan can need: ids up to `low`, below which no sweep starts, and those up to `start`.
 
-        `unsettled` are the ids whose outcome may be missing in the next snapshot: of these, none is forgotten.
+        The latter are left to `passed`. `unsettled` are the ids whose outcome may be missing in the next snapshot: of
+        these, none is forgotten.
         """
         least = max(low, self.start)
-        self._ids = {id_ for id_ in self._ids if id_ > least or id_ in unsettled}
+        kept = {id_ for id_ in self._ids if id_ > least or id_ in unsettled}
+        if low < self.start:
+            self.passed.add(id_ for id_ in self._ids if low < id_ <= least)
+        self._complete_from = max(self._complete_from, low)
+        self._ids = kept
         self._forget_above = max(MANY_KNOWN, GROWTH * len(self._ids))

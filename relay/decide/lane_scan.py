@@ -14,8 +14,8 @@ finds settled, so that the scans after it need not.
 
 Anybody may read the fields; only the methods write them. Who calls which:
 
-* the scan and the sweep: `about_to_read`, `absorb`, `absorb_step`, `start_long_sweep`, `leave_to_sweep`, `next_step`,
-  `take_unread`
+* the scan and the sweep: `about_to_read`, `absorb`, `absorb_step`, `absorb_left`, `leave_left`, `start_long_sweep`,
+  `leave_to_sweep`, `next_step`, `look_for_no_gaps`, `take_unread`
 * settle: `settle`, `set_aside`, `take_up_again`
 * resume: `resume`;  republish: `republish`, `republished`
 * claim: `take_over`, `give_back`, `advance_position`
@@ -37,9 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from relay.decide.ladder import Ladder
+    from relay.decide.passed_ids import Gaps
     from relay.decide.snapshot import Snapshot
     from relay.decide.sweep_start import SweepStart
     from relay.event import PendingEvent
+
+
+NO_GAPS_FOR = 8
+"""Number of steps for which a sweep does not look for gaps again after there were too many."""
 
 
 class LanePosition(NamedTuple):
@@ -68,6 +73,12 @@ class LongSweep:
     done_to: int
     """Everything in the lane up to this id that is visible in `snapshot` was taken, or is settled."""
     end: int
+    left: list[int] = field(default_factory=list)
+    """What the last step found above `done_to` and had no room for, in order: all that is new in `snapshot` up to
+    `left_to`. It is read by its ids before the next step."""
+    left_to: int = 0
+    gaps_from: int = 0
+    """Up to this id, it is of no use to look for gaps."""
 
 
 @dataclass(slots=True)
@@ -202,9 +213,9 @@ class LaneScan:
         return len(self.taken) - len(self._settled) + len(self.resuming) + self.replaying - self.aside
 
     def sweep_reach(self, reach: Reach, taken_bytes: int) -> Reach:
-        """Return the reach of a step that is to find new events within `reach`; unsettled ones take `taken_bytes`.
+        """Return the reach of a read of ids that is to meet all within `reach`; unsettled ones take `taken_bytes`.
 
-        The step meets the taken events again. They must not use up its limit, or the sweep would never advance.
+        It meets the taken events again, which must not use up its limit.
         """
         return Reach(reach.events + len(self.taken), reach.bytes + taken_bytes)
 
@@ -259,33 +270,63 @@ class LaneScan:
             return None
         return sweep.done_to, min(sweep.done_to + step_ids, sweep.end)
 
-    def settled_from(self, ladder: Ladder) -> int:
-        """Return the id above which a step has to say what is settled: no later scan meets what lies below."""
+    def may_have_gaps(self, step_ids: int) -> bool:
+        """Return whether it is of use to ask for `gaps`: the sweep is longer than a step, and all was read once."""
         sweep = self.sweep
-        if sweep is None:
-            raise ValueError(f"lane {self.lane} is not in a long sweep")
-        return max(self.known.start, sweep_start(sweep.snapshot, self.position, ladder).lowest)
+        return (
+            sweep is not None
+            and self.snapshot is not None
+            and sweep.end - sweep.done_to > step_ids
+            and sweep.done_to >= max(self.known.complete_from, sweep.gaps_from)
+        )
+
+    def gaps(self, step_ids: int, most: int) -> Gaps | None:
+        """Return what the next step has to look at: `most` ids at most, or None if they reach no further than a step.
+
+        What the lanes of the tenure know has been noted, and the lane may have gaps. What was visible in its last
+        complete scan is known, and so is what steps took since. An id that is not known was not visible then, so it is
+        new, if there is an event: nobody else can have settled it.
+        """
+        sweep = self._swept()
+        if sweep.done_to < self.known.complete_from:
+            # Now: too much was noted to keep all of it.
+            return None
+        gaps = self.known.passed.gaps(sweep.done_to, sweep.end, most)
+        if gaps.up_to < sweep.end and gaps.up_to - sweep.done_to <= step_ids:
+            # Many new events, lanes of others, or transactions that were rolled back.
+            sweep.gaps_from = sweep.done_to + NO_GAPS_FOR * step_ids
+            return None
+        return gaps
+
+    def look_for_no_gaps(self) -> None:
+        """Have steps ask the tables: something cannot be read."""
+        sweep = self._swept()
+        sweep.gaps_from = sweep.end
+
+    def settled_from(self, ladder: Ladder) -> int:
+        """Return the id above which a step has to say what is settled: no later scan or step meets what lies below."""
+        sweep = self._swept()
+        return max(self.known.complete_from, sweep_start(sweep.snapshot, self.position, ladder).lowest)
 
     def absorb_step(
         self,
         snapshot: Snapshot,
         end: int,
         swept: Sequence[PendingEvent],
+        left: Iterable[int],
         settled: Iterable[int],
-        sweep_reach: Reach,
         reach: Reach,
         ladder: Ladder,
     ) -> list[PendingEvent]:
         """Take in the step that read up to id `end` in `snapshot`; returns the events to publish, in order.
 
-        `settled` are the ids that the same snapshot shows with a receipt, a failure or a held row, of those above
-        `settled_from`. What is returned is within `reach`; what does not fit is read again. The list is empty, and the
-        sweep goes back, if something may have become visible below what earlier steps went through: it would be missed,
-        and of two events that one transaction wrote for a key, the one in this step would overtake the other.
+        `swept` are the first unsettled events, and `left` the ids of the others. `settled` are the ids that the same
+        snapshot shows with a receipt, a failure or a held row, of those above `settled_from`. What is returned is
+        within `reach`; what does not fit is left for `absorb_left`. The list is empty, and the sweep goes back, if
+        something may have become visible below what earlier steps went through: it would be missed, and of two events
+        that one transaction wrote for a key, the one in this step would overtake the other.
         """
-        sweep = self.sweep
-        if sweep is None:
-            raise ValueError(f"lane {self.lane} is not in a long sweep")
+        sweep = self._swept()
         bound = sweep_start(sweep.snapshot, self.position, ladder)
         # Without this, rungs that are missing for a while would send an idle database's sweep back for ever.
         start = bound.start(snapshot) if _anything_ended(sweep.snapshot, snapshot) else sweep.done_to
@@ -298,11 +339,40 @@ class LaneScan:
         found = [event for event in swept if event[ID] not in self.known]
         new, _ = _within(found, reach)
         self._take(new)
-        if len(new) < len(found):
-            sweep.done_to = found[len(new)].id - 1
-        else:
-            sweep.done_to = swept[-1].id if cut_off(swept, sweep_reach) else end
+        sweep.left_to = end
+        self._leave([*map(id_of, found[len(new) :]), *[id_ for id_ in left if id_ not in self.known]])
         return new
+
+    def next_left(self, reach: Reach) -> list[int]:
+        """Return the ids of what the last step left, as many as there is room for."""
+        return self.sweep.left[: reach.events] if self.sweep is not None else []
+
+    def absorb_left(self, ids: Sequence[int], events: Sequence[PendingEvent], reach: Reach) -> list[PendingEvent]:
+        """Take in the events that were read by `ids`, which `next_left` gave; returns those to publish, in order.
+
+        They are of the step's snapshot, in which all that comes before them was taken: it does not matter what became
+        visible since. One that is gone was left out of the read, which ends where the reach's bytes do.
+        """
+        sweep = self._swept()
+        new, _ = _within(events, reach)
+        self._take(new)
+        read_to = new[-1][ID] if new else ids[-1]
+        self._leave([id_ for id_ in sweep.left if id_ > read_to])
+        return new
+
+    def leave_left(self) -> None:
+        """Have a step look again for what the last one left: it cannot be read by its ids."""
+        self._swept().left = []
+
+    def _leave(self, ids: list[int]) -> None:
+        sweep = self._swept()
+        sweep.left = ids
+        sweep.done_to = ids[0] - 1 if ids else sweep.left_to
+
+    def _swept(self) -> LongSweep:
+        if self.sweep is None:
+            raise ValueError(f"lane {self.lane} is not in a long sweep")
+        return self.sweep
 
     def advance_position(self, ladder: Ladder) -> int:
         """Raise `position` as far as is certain, and return it.

@@ -35,6 +35,7 @@ from uuid import uuid4
 
 from relay.decide.held_back import Closed
 from relay.decide.ladder import Ladder
+from relay.decide.passed_ids import PassedIds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,6 +58,7 @@ class Tenure:
         self.room = room
         self.ladder = Ladder()
         self._prune_above = MANY_RUNGS
+        self._passed = PassedIds()
         self.lanes: dict[int, LaneScan] = {}
         self.sequence_value = 0
         """The sequence's last value as the last *finished* statement saw it: what a rung may be built on."""
@@ -205,6 +207,11 @@ class Tenure:
             self.ladder.prune(self.wanted_xids() | snapshot.running | {snapshot.xmax})
             self._prune_above = max(MANY_RUNGS, 2 * len(self.ladder))
 
+    def note_known(self) -> None:
+        """Note what the lanes know, so that a step of a sweep can tell by the ids alone what it has to look at."""
+        for state in self.lanes.values():
+            state.known.note()
+
     def owns(self, lane: int, epoch: int) -> bool:
         """Whether the lane is still owned at this epoch."""
         state = self.lanes.get(lane)
@@ -219,6 +226,7 @@ class Tenure:
 
     def add_lane(self, state: LaneScan, closed: Closed) -> None:
         """Own the lane from now on."""
+        state.known.share(self._passed)
         self.lanes[state.lane] = state
         self._closed[state.lane] = closed
         for topic in self.paused:

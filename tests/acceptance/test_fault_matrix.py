@@ -56,6 +56,8 @@ class Matrix:
             "RELAY_REPLICA_LEASE": "6",
             "RELAY_KAFKA_REQUEST_TIMEOUT": "3",
             "RELAY_REPLICA_RECONCILE": "auto",
+            # So that a sweep may be long.
+            "RELAY_SCAN_SWEEP_STEP_IDS": "100",
         }
         self.service = Service(Settings.load(given), self.telemetry)
         self.running = asyncio.create_task(self.service.run())
@@ -283,7 +285,7 @@ PROVOKED: dict[str, Callable[[Matrix], Awaitable[None]]] = {
     ),
     "still_the_same": Matrix.interrupt,
     "quiet_transactions": Matrix.open_transaction,
-    "events_by_id": Matrix.commit_late,
+    **dict.fromkeys(("events_by_id", "gap_ids"), Matrix.commit_late),
     **dict.fromkeys(("due_failures", "settle_recorded", "held_events"), Matrix.failed_before),
     **dict.fromkeys(("fail", "hold"), Matrix.refused),
     **dict.fromkeys(("open_replays", "events_to_replay", "settle_replayed", "advance_replay"), Matrix.replayed),

@@ -294,6 +294,35 @@ class TestSweep:
         assert ids(await step(9, size)) == [places[0].id]
         assert ids(await step(9, size + 1)) == [place.id for place in places[:2]]
 
+    async def test_what_a_step_has_no_room_for_it_says_the_ids_of(self, outbox: Outbox) -> None:
+        places = await several(outbox, 5)
+        await acknowledge(outbox, places[3])
+        for limits, number in (((1, 1 << 20), 1), ((3, 1 << 20), 3), ((9, 1), 1), ((9, 1 << 20), 4)):
+            step = await outbox.reading.sweep_step(LANE, 0, places[4].id, *limits)
+            unsettled = [places[index].id for index in (0, 1, 2, 4)]
+            assert (ids(step.events), step.left) == (unsettled[:number], unsettled[number:])
+            gaps = await outbox.reading.gap_step(LANE, unsettled, *limits)
+            assert (ids(gaps.events), gaps.left) == (unsettled[:number], unsettled[number:])
+
+    async def test_a_step_by_gaps_reads_the_visible_events_of_its_lane_with_just_these_ids(
+        self, outbox: Outbox
+    ) -> None:
+        slow = await outbox.begin()
+        invisible = await slow.enqueue()
+        places = await several(outbox, 3)
+        other = await enqueue(outbox, different_lane())
+        asked = [invisible.id, places[0].id, places[2].id, other.id, other.id + 5]
+        step = await outbox.reading.gap_step(LANE, asked, 100, 1 << 20)
+        assert ids(step.events) == [places[0].id, places[2].id]
+        assert (step.settled, step.left, step.sequence_value) == ([], [], other.id)
+        assert slow.xid in step.snapshot.running or slow.xid >= step.snapshot.xmax
+        assert step.next_xid > slow.xid
+        step = await outbox.reading.gap_step(LANE, [], 100, 1 << 20)
+        assert (step.events, step.left) == ([], [])
+        await slow.commit()
+        step = await outbox.reading.gap_step(LANE, asked, 100, 1 << 20)
+        assert ids(step.events) == [invisible.id, places[0].id, places[2].id]
+
     async def test_a_running_transaction_is_quiet_until_it_takes_an_id(self, outbox: Outbox) -> None:
         quiet, busy = await outbox.begin(), await outbox.begin()
         await busy.enqueue()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from relay.decide import known_ids
+from relay.decide import known_ids, lane_scan
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, Reach, cut_off
+from relay.decide.passed_ids import PassedIds
 from relay.decide.snapshot import Snapshot
 from relay.decide.sweep_start import SweepStart
 from tests.support.events import event, events, ids
@@ -30,7 +31,7 @@ def scanned_lane(at: Snapshot = QUIET, *taken: int, position: int = 0) -> LaneSc
     """A lane after its take-over and a complete scan that took `taken`."""
     lane = LaneScan.take_over(0, 1, position, 0, at)
     assert lane.next_step(1000) is None
-    lane.absorb(at, [], [], events(*taken), WIDE)
+    lane.absorb(at, [], [], events(*taken), Reach(1_000, 1_000_000))
     return lane
 
 
@@ -39,9 +40,9 @@ class TestTakeOver:
         lane = LaneScan.take_over(0, 1, 100, 350, QUIET)
         assert lane.taken_to == 350
         assert lane.next_step(200) == (100, 300)
-        assert ids(lane.absorb_step(QUIET, 300, events(150), [], WIDE, WIDE, Ladder())) == [150]
+        assert ids(lane.absorb_step(QUIET, 300, events(150), [], [], WIDE, Ladder())) == [150]
         assert lane.next_step(200) == (300, 350)
-        assert lane.absorb_step(QUIET, 350, [], [], WIDE, WIDE, Ladder()) == []
+        assert lane.absorb_step(QUIET, 350, [], [], [], WIDE, Ladder()) == []
         assert lane.next_step(200) is None
         assert lane.sweep is None
 
@@ -159,52 +160,71 @@ class TestAbsorb:
 
 
 class TestLongSweep:
-    def test_a_step_that_was_cut_off_is_gone_on_with_behind_its_last_event(self) -> None:
+    def test_what_a_step_left_is_read_by_its_ids_before_the_next_step(self) -> None:
         lane = LaneScan.take_over(0, 1, 0, 500, QUIET)
-        assert ids(lane.absorb_step(QUIET, 500, events(10, 20), [], Reach(2, 1000), WIDE, Ladder())) == [10, 20]
-        assert lane.next_step(1000) == (20, 500)
+        taken = lane.absorb_step(QUIET, 300, events(10, 20), [30, 40, 50, 60], [], WIDE, Ladder())
+        assert ids(taken) == [10, 20]
+        assert lane.next_left(Reach(3, 1_000)) == [30, 40, 50]
+        assert lane.advance_position(ladder_of((10, 900))) == 9
+        lane.settle([10, 20])
+        assert lane.advance_position(ladder_of((10, 900))) == 29
+        # 40 is gone, and 50 was beyond the bytes.
+        assert ids(lane.absorb_left([30, 40, 50], events(30), Reach(3, 5))) == [30]
+        assert lane.next_left(WIDE) == [40, 50, 60]
+        assert lane.absorb_left([40], [], WIDE) == []
+        assert ids(lane.absorb_left([50, 60], events(50, 60), WIDE)) == [50, 60]
+        assert lane.next_left(WIDE) == []
+        assert lane.next_step(1000) == (300, 500)
+
+    def test_what_a_step_left_is_looked_for_again_if_it_cannot_be_read(self) -> None:
+        lane = LaneScan.take_over(0, 1, 0, 500, QUIET)
+        lane.absorb_step(QUIET, 300, events(10), [30, 40], [], WIDE, Ladder())
+        lane.leave_left()
+        assert lane.next_left(WIDE) == []
+        assert lane.next_step(1000) == (29, 500)
 
     @pytest.mark.parametrize("room", [Reach(2, 10_000), Reach(100, 20)])
     def test_a_step_takes_no_more_than_there_is_room_for(self, room: Reach) -> None:
         lane = LaneScan.take_over(0, 1, 0, 500, QUIET)
-        lane._take(events(15, 25, 35))
+        lane._take(events(15, 25, 35, 45))
         found = events(10, 15, 20, 25, 30, 35, 40)
-        assert ids(lane.absorb_step(QUIET, 500, found, [], Reach(7, 1_000), room, Ladder())) == [10, 20]
+        assert ids(lane.absorb_step(QUIET, 500, found, [45, 50], [], room, Ladder())) == [10, 20]
+        assert lane.next_left(WIDE) == [30, 40, 50]
         assert lane.next_step(1000) == (29, 500)
 
     def test_a_step_of_a_lane_that_is_not_swept_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="not in a long sweep"):
-            scanned_lane().absorb_step(QUIET, 5, [], [], WIDE, WIDE, Ladder())
+            scanned_lane().absorb_step(QUIET, 5, [], [], [], WIDE, Ladder())
 
     def test_a_transaction_that_ends_between_two_steps_sends_the_sweep_back(self) -> None:
         """Rule 4: its events below the first step's end would be lost, and overtaken by those above."""
         ladder = ladder_of((10, 100))
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
-        lane.absorb_step(snapshot(50, 20), 200, [], [], WIDE, WIDE, ladder)
+        lane.absorb_step(snapshot(50, 20), 200, [], [], [], WIDE, ladder)
         ladder.add(49, 450)
         # Transaction 20 wrote events 150 and 250 for one key, and commits now.
-        assert lane.absorb_step(snapshot(60), 400, events(250), [], WIDE, WIDE, ladder) == []
+        assert lane.absorb_step(snapshot(60), 400, events(250), [], [], WIDE, ladder) == []
         assert lane.next_step(200) == (100, 300)
-        assert ids(lane.absorb_step(snapshot(60), 300, events(150, 250), [], WIDE, WIDE, ladder)) == [150, 250]
+        assert ids(lane.absorb_step(snapshot(60), 300, events(150, 250), [], [], WIDE, ladder)) == [150, 250]
 
     def test_a_transaction_that_cannot_have_ids_so_low_does_not(self) -> None:
         ladder = ladder_of((10, 300), (40, 450))
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
-        lane.absorb_step(snapshot(50, 20), 200, [], [], WIDE, WIDE, ladder)
-        assert ids(lane.absorb_step(snapshot(60), 400, events(250, 310), [], WIDE, WIDE, ladder)) == [250, 310]
+        lane.absorb_step(snapshot(50, 20), 200, [], [], [], WIDE, ladder)
+        assert ids(lane.absorb_step(snapshot(60), 400, events(250, 310), [], [], WIDE, ladder)) == [250, 310]
         assert lane.next_step(200) is None
 
     def test_without_rungs_the_sweep_of_an_idle_database_comes_to_its_end(self) -> None:
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
-        lane.absorb_step(snapshot(50, 20), 200, [], [], WIDE, WIDE, Ladder())
-        lane.absorb_step(snapshot(50, 20), 400, [], [], WIDE, WIDE, Ladder())
+        lane.absorb_step(snapshot(50, 20), 200, [], [], [], WIDE, Ladder())
+        lane.absorb_step(snapshot(50, 20), 400, [], [], [], WIDE, Ladder())
         assert lane.next_step(200) is None
 
     def test_the_scan_after_it_starts_relative_to_the_last_steps_snapshot(self) -> None:
         ladder = ladder_of((10, 100), (40, 450))
         lane = scanned_lane(snapshot(45, 20), 400)
         lane.start_long_sweep(snapshot(50, 30), 100)
-        lane.absorb_step(snapshot(60, 30), 400, [], [], WIDE, WIDE, ladder)
+        lane.absorb_step(snapshot(60, 30), 400, [], [], [], WIDE, ladder)
         assert lane.next_step(300) is None
         assert lane.snapshot == snapshot(60, 30)
         assert lane.sweep_start(ladder) == SweepStart(450, ((30, 100),))
@@ -257,7 +277,7 @@ class TestWhatIsKnown:
 
     def test_what_a_step_finds_settled_is_known_to_the_scans_after_it(self) -> None:
         lane = LaneScan.take_over(0, 1, 0, 50, QUIET)
-        assert ids(lane.absorb_step(QUIET, 50, events(10), [20, 50], WIDE, WIDE, Ladder())) == [10]
+        assert ids(lane.absorb_step(QUIET, 50, events(10), [], [20, 50], WIDE, Ladder())) == [10]
         assert lane.known.missing([10, 20, 30, 50]) == [30]
         assert lane.taken == {10}, "those that are settled neither hold the position back nor wait for anything"
         assert not lane.awaits_settle(20)
@@ -265,18 +285,86 @@ class TestWhatIsKnown:
     def test_a_step_that_goes_back_makes_nothing_known(self) -> None:
         lane = LaneScan.take_over(0, 1, 0, 400, snapshot(50, 20))
         ladder = ladder_of((10, 100), (49, 450))
-        lane.absorb_step(snapshot(50, 20), 200, [], [], WIDE, WIDE, ladder)
-        assert lane.absorb_step(snapshot(60), 400, [], [300], WIDE, WIDE, ladder) == []
+        lane.absorb_step(snapshot(50, 20), 200, [], [], [], WIDE, ladder)
+        assert lane.absorb_step(snapshot(60), 400, [], [], [300], WIDE, ladder) == []
         assert lane.known.missing([300]) == [300]
 
-    def test_a_step_is_asked_only_for_what_a_later_scan_can_meet(self) -> None:
+    def test_a_step_is_asked_only_for_what_a_later_scan_or_step_can_meet(self) -> None:
         lane = LaneScan.take_over(0, 1, 10, 400, snapshot(50, 20))
         assert lane.settled_from(Ladder()) == 10
         assert lane.settled_from(ladder_of((10, 100), (30, 450))) == 100
         lane.about_to_read(Ladder(), 50)
-        assert lane.settled_from(ladder_of((10, 100), (30, 450))) == 350
+        assert lane.settled_from(ladder_of((10, 100), (30, 450))) == 100, "a later step goes by what is missing there"
+        lane.known.passed.start = 200
+        assert lane.settled_from(ladder_of((10, 100), (30, 450))) == 200
         with pytest.raises(ValueError, match="not in a long sweep"):
             scanned_lane().settled_from(Ladder())
+
+
+@pytest.mark.usefixtures("_forgets_at_once")
+class TestGaps:
+    """A long sweep looks only at ids that are not known, where these are few."""
+
+    LADDER = ladder_of((10, 100), (30, 900))
+
+    def swept_lane(self) -> LaneScan:
+        """A lane whose sweep is from 100 to 900, because transaction 20 has ended."""
+        lane = scanned_lane(snapshot(50, 20), *range(102, 901, 2))
+        lane.known.note()
+        lane.known.passed.add([101, *range(103, 899, 2)])
+        lane.start_long_sweep(snapshot(60), 100)
+        return lane
+
+    def test_a_step_has_to_look_at_what_is_missing(self) -> None:
+        lane = self.swept_lane()
+        assert lane.may_have_gaps(50)
+        assert lane.gaps(50, 10) == ([899], 900)
+        assert not lane.may_have_gaps(800), "one step looks at all of it"
+
+    def test_what_was_forgotten_for_a_scan_is_still_known_to_a_step(self) -> None:
+        lane = scanned_lane(snapshot(50, 20), *range(101, 901))
+        lane.settle(range(101, 901))
+        lane.about_to_read(self.LADDER, 50)
+        assert len(lane.known) == 50
+        lane.known.note()
+        lane.start_long_sweep(snapshot(60), 100)
+        assert lane.gaps(50, 10) == ([], 900)
+
+    def test_a_step_that_finds_something_at_a_gap_takes_it_in_order(self) -> None:
+        lane = self.swept_lane()
+        lane.known.passed = PassedIds()
+        lane.known.passed.add(id_ for id_ in range(101, 901) if id_ not in (201, 301, 401))
+        gaps = lane.gaps(50, 2)
+        assert gaps == ([201, 301], 400)
+        taken = lane.absorb_step(snapshot(60), gaps.up_to, events(201, 301), [], [], WIDE, self.LADDER)
+        assert ids(taken) == [201, 301]
+        assert lane.next_step(1000) == (400, 900)
+
+    def test_where_many_are_missing_steps_ask_the_tables_for_a_while(self) -> None:
+        lane = self.swept_lane()
+        lane.known.passed = PassedIds()
+        assert lane.gaps(50, 50) is None
+        assert not lane.may_have_gaps(50)
+        lane.absorb_step(snapshot(60), 100 + lane_scan.NO_GAPS_FOR * 50, [], [], [], WIDE, self.LADDER)
+        assert lane.may_have_gaps(50)
+
+    def test_nothing_goes_by_gaps_before_the_sweep_of_the_take_over_is_over(self) -> None:
+        lane = LaneScan.take_over(0, 1, 0, 900, QUIET)
+        lane.known.passed.add(range(1, 901))
+        assert not lane.may_have_gaps(50)
+
+    def test_nor_does_it_where_what_was_known_was_forgotten(self) -> None:
+        lane = self.swept_lane()
+        lane.known.passed.start = 130
+        assert not lane.may_have_gaps(50)
+        assert lane.gaps(50, 10) is None
+        lane.absorb_step(snapshot(60), 150, [], [], [], WIDE, self.LADDER)
+        assert lane.gaps(50, 10) == ([899], 900)
+
+    def test_nor_does_it_once_something_cannot_be_read(self) -> None:
+        lane = self.swept_lane()
+        lane.look_for_no_gaps()
+        assert not lane.may_have_gaps(50)
 
 
 class TestPosition:
@@ -296,7 +384,7 @@ class TestPosition:
 
     def test_stays_below_what_is_still_to_be_swept(self) -> None:
         lane = LaneScan.take_over(0, 1, 10, 400, QUIET)
-        lane.absorb_step(QUIET, 200, [], [], WIDE, WIDE, Ladder())
+        lane.absorb_step(QUIET, 200, [], [], [], WIDE, Ladder())
         assert lane.advance_position(ladder_of((10, 900))) == 200
 
     def test_stays_below_fresh_events_that_had_no_room(self) -> None:
@@ -310,7 +398,7 @@ class TestPosition:
         lane = scanned_lane(snapshot(30), 100)
         lane.settle([100])
         lane.start_long_sweep(snapshot(50), 10)
-        lane.absorb_step(snapshot(50), 100, [], [], WIDE, WIDE, ladder_of((20, 900)))
+        lane.absorb_step(snapshot(50), 100, [], [], [], WIDE, ladder_of((20, 900)))
         assert lane.next_step(1000) is None
         assert lane.advance_position(ladder_of((20, 900))) == 100
         lane.absorb(snapshot(50), [], [], [], WIDE)

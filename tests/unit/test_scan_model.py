@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.decide import known_ids, lane_scan
+from relay.decide import known_ids, lane_scan, passed_ids
 from relay.decide.known_ids import KnownIds
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, LongSweep
 from relay.decide.sweep_start import SweepStart
 from relay.stages import tenure
+from relay.stages.scan import sweep
 from relay.stages.scan.scan import Scan
 from relay.stages.scan.sweep import Sweep
 from tests.support.models import simulated_postgres
@@ -45,10 +46,14 @@ MOST_SEEDS = 500
 
 @pytest.fixture(autouse=True)
 def forgets_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that short schedules prune the ladder and what is known."""
+    """So that short schedules prune the ladder and what is known, and sweeps go by gaps among it."""
     monkeypatch.setattr(tenure, "MANY_RUNGS", 3)
     monkeypatch.setattr(known_ids, "MANY_KNOWN", 0)
     monkeypatch.setattr(known_ids, "GROWTH", 0)
+    monkeypatch.setattr(passed_ids, "IDS", 16)
+    monkeypatch.setattr(passed_ids, "MOST_KEPT", 3)
+    monkeypatch.setattr(lane_scan, "NO_GAPS_FOR", 1)
+    monkeypatch.setattr(sweep, "MOST_GAPS", 14)
 
 
 def random_schedule(seed: int, length: int = 700) -> Iterable[int]:
@@ -58,6 +63,8 @@ def random_schedule(seed: int, length: int = 700) -> Iterable[int]:
 
 def play_random_schedules(seeds: int, batch_events: int, step_ids: int) -> None:
     for seed in range(seeds):
+        # Hardly a step by gaps, or hardly another one; the fixture puts it back.
+        sweep.MOST_GAPS = 14 if seed % 2 else 2
         Model(random_schedule(seed), batch_events, step_ids).play()
 
 
@@ -85,15 +92,18 @@ def test_random_schedules_reach_what_they_are_for() -> None:
 
 
 @pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
-def test_random_schedules_look_and_scan(batch_events: int, step_ids: int) -> None:
-    looks = scans = 0
+def test_random_schedules_look_and_scan_and_go_by_gaps(batch_events: int, step_ids: int) -> None:
+    looks = scans = gap_steps = 0
     for seed in range(10):
         model = Model(random_schedule(seed), batch_events, step_ids)
         model.play()
         looks += model.postgres.looks
         scans += model.postgres.scans
+        gap_steps += model.postgres.gap_steps
     assert looks > 50
     assert scans > 50
+    # The longer a step, the fewer sweeps are longer than one.
+    assert gap_steps > (3 if step_ids < 40 else -1)
 
 
 # Mutants: each takes out one rule.
@@ -237,9 +247,9 @@ def leave_out_of_what_is_known_what_a_step_finds_settled(monkeypatch: pytest.Mon
     absorb_step = LaneScan.absorb_step
 
     def mutant(
-        self: LaneScan, snapshot: Snapshot, end: int, swept: list[PendingEvent], settled: list[int], *rest: Any
+        self: LaneScan, snapshot: Snapshot, end: int, swept: list[PendingEvent], left: list[int], _: Any, *rest: Any
     ) -> list[PendingEvent]:
-        return absorb_step(self, snapshot, end, swept, [], *rest)
+        return absorb_step(self, snapshot, end, swept, left, [], *rest)
 
     monkeypatch.setattr(LaneScan, "absorb_step", mutant)
 
@@ -254,6 +264,67 @@ def know_what_a_step_found_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
         return taken
 
     monkeypatch.setattr(LaneScan, "absorb_step", mutant)
+
+
+def go_on_without_what_a_step_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep is thought to be done to the end of a step, though some of what it found is still to be read."""
+    leave = LaneScan._leave
+
+    def mutant(self: LaneScan, ids: list[int]) -> None:
+        leave(self, ids)
+        self._swept().done_to = self._swept().left_to
+
+    monkeypatch.setattr(LaneScan, "_leave", mutant)
+
+
+def go_by_gaps_in_the_sweep_of_a_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last owner had settled is not known, and is taken for new."""
+
+    def mutant(self: LaneScan, step_ids: int) -> bool:
+        return self.sweep is not None and self.sweep.end - self.sweep.done_to > step_ids
+
+    monkeypatch.setattr(LaneScan, "may_have_gaps", mutant)
+    monkeypatch.setattr(KnownIds, "complete_from", property(lambda self: self.passed.start))
+
+
+def go_by_gaps_where_what_was_known_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many ids are kept, and what lies below is taken for new."""
+    monkeypatch.setattr(KnownIds, "complete_from", property(lambda self: self._complete_from))
+
+
+def ask_for_gaps_before_more_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To note what is known may push out what was kept of lower ids."""
+    gaps = LaneScan.gaps
+
+    def mutant(self: LaneScan, step_ids: int, most: int) -> Any:
+        known = self.known
+        with monkeypatch.context() as patch:
+            patch.setattr(KnownIds, "complete_from", property(lambda self: 0 if self is known else self.passed.start))
+            return gaps(self, step_ids, most)
+
+    monkeypatch.setattr(LaneScan, "gaps", mutant)
+
+
+def forget_for_steps_what_scans_do_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is settled below the cut goes, and a step takes it for new."""
+    forget = KnownIds.forget
+
+    def mutant(self: KnownIds, low: int, unsettled: Any) -> None:
+        shared, self.passed = self.passed, passed_ids.PassedIds()
+        self.passed.start = shared.start
+        forget(self, low, unsettled)
+        self.passed = shared
+
+    monkeypatch.setattr(KnownIds, "forget", mutant)
+
+
+def pass_what_no_lane_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ids up to the highest that was taken are thought to have been looked at, those of open transactions too."""
+
+    def mutant(self: KnownIds) -> None:
+        self.passed.add(range(self.complete_from + 1, max(self._ids, default=0) + 1))
+
+    monkeypatch.setattr(KnownIds, "note", mutant)
 
 
 def limit_the_ids_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,11 +471,17 @@ def raise_floors_of_transactions_that_are_ending(monkeypatch: pytest.MonkeyPatch
         (advance_past_a_sweep_that_was_cut_off, SIZES[1]),
         (take_fresh_events_after_a_sweep_that_was_cut_off, SIZES[1]),
         (forget_all_below_the_start_of_the_scan, SIZES[2]),
-        (forget_unsettled_ids, SIZES[0]),
+        (forget_unsettled_ids, SIZES[1]),
         (cut_what_is_known_without_a_long_sweep, SIZES[1]),
         (cut_what_is_known_after_the_request_was_made, SIZES[2]),
         (leave_out_of_what_is_known_what_a_step_finds_settled, SIZES[2]),
         (know_what_a_step_found_no_room_for, SIZES[1]),
+        (go_on_without_what_a_step_left, SIZES[1]),
+        (go_by_gaps_in_the_sweep_of_a_take_over, SIZES[0]),
+        (go_by_gaps_where_what_was_known_was_forgotten, SIZES[0]),
+        (ask_for_gaps_before_more_is_noted, SIZES[0]),
+        (forget_for_steps_what_scans_do_not_need, SIZES[0]),
+        (pass_what_no_lane_has_taken, SIZES[0]),
         (limit_the_ids_of_a_sweep, SIZES[2]),
         (read_only_above_the_start, SIZES[1]),
         (look_above_the_floor_of_the_ladder, SIZES[0]),
@@ -541,3 +618,49 @@ def test_it_is_taken_a_second_time_if_only_what_has_a_receipt_is_known(monkeypat
     monkeypatch.setattr(simulated_postgres, "LITTLE_IDS", -1)
     with pytest.raises(Violation, match="had been held back and was settled since"):
         play_a_former_owner_that_settles_a_held_event_late()
+
+
+def play_a_transaction_that_ends_after_a_take_over() -> None:
+    """What its last owner had settled above the transaction's event is more than the scans of the lane have to know."""
+    model = Model(repeat(0), *SIZES[0])
+    postgres = model.postgres
+    slow = postgres.begin()
+    model.enqueue(slow, key=0)
+    for _ in range(8):
+        soon = postgres.begin()
+        model.enqueue(soon, key=LANES)
+        postgres.commit(soon)
+    (former,) = model.relays
+    while len(postgres.receipts) < 8:
+        model._move(former)
+    former.kill()
+    model._gone(former)
+    (relay,) = model.relays
+    relay.begin_beat()
+    relay.finish("claim")
+    while relay.tenure.lanes[0].sweep is not None:
+        relay.begin_sweep()
+        relay.finish("sweep")
+    relay.begin_scan()
+    relay.finish("scan")
+    postgres.commit(slow)
+    model._come_to_rest()
+    assert postgres.gap_steps
+
+
+def test_a_step_by_gaps_leaves_out_what_the_last_owner_had_settled() -> None:
+    play_a_transaction_that_ends_after_a_take_over()
+
+
+def know_what_the_last_owner_settled_as_far_as_scans_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of the take-over say only what is settled of the last ids."""
+    settled_from = LaneScan.settled_from
+    monkeypatch.setattr(
+        LaneScan, "settled_from", lambda self, ladder: max(self.known.start, settled_from(self, ladder))
+    )
+
+
+def test_it_is_taken_a_second_time_if_only_what_scans_need_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    know_what_the_last_owner_settled_as_far_as_scans_need_it(monkeypatch)
+    with pytest.raises(Violation, match="is taken twice"):
+        play_a_transaction_that_ends_after_a_take_over()

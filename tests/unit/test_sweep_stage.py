@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.decide.held_back import Closed
-from relay.decide.lane_scan import LaneScan
+from relay.decide.lane_scan import LaneScan, Reach
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
+from relay.errors import StatementFailedError
 from relay.settings import ScanSettings
 from relay.stages.scan.ports import ScanResult, StepResult
 from relay.stages.scan.reads import LaneReads
@@ -21,6 +22,9 @@ from tests.support.events import event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from relay.event import PendingEvent
+    from relay.stages.scan.ports import WantedEvents
 
 SNAPSHOT = Snapshot(40, 40, frozenset())
 
@@ -34,6 +38,9 @@ class Port:
         self.after_steps: Callable[[], None] = lambda: None
         self.looks: list[list[int]] = []
         self.meanwhile: Callable[[], None] = lambda: None
+        self.gaps: list[list[int]] = []
+        self.read: list[list[int]] = []
+        self.failing = False
 
     async def scan(self, _lanes: Sequence[object]) -> ScanResult:
         raise AssertionError("no scan was asked for")
@@ -45,7 +52,22 @@ class Port:
         self.steps += 1
         self.lanes.append(lane)
         self.after_steps()
-        return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [])
+        return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [], [])
+
+    async def gap_step(self, _lane: int, ids: Sequence[int], *_: int) -> StepResult:
+        self.gaps.append(list(ids))
+        self._read()
+        return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [event(id_, lane=0) for id_ in ids], [])
+
+    async def events_by_id(self, wanted: Sequence[WantedEvents]) -> list[PendingEvent]:
+        self.read.append([id_ for each in wanted for id_ in each.ids])
+        self._read()
+        return [event(id_, lane=each.lane) for each in wanted for id_ in each.ids]
+
+    def _read(self) -> None:
+        if self.failing:
+            self.failing = False
+            raise StatementFailedError("invalid byte sequence")
 
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
         self.looks.append(sorted(xids))
@@ -129,7 +151,7 @@ async def test_a_turn_is_over_once_its_lane_goes_back() -> None:
         if port.lanes == [0, 0]:
             assert state.sweep is not None
             state.sweep.snapshot = Snapshot(39, 40, frozenset({39}))
-        return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [])
+        return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [], [])
 
     port.sweep_step = go_back  # type: ignore[method-assign]
     assert await run_until_swept(tenure, port) == [0, 0, 1, 1, *[0] * 5]
@@ -169,6 +191,52 @@ async def test_transactions_are_looked_at_between_the_turns_of_lanes(monkeypatch
     port.meanwhile = lambda: at.append(port.steps)
     await run_until_swept(tenure, port)
     assert at[:1] == [2]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_what_a_step_has_no_room_for_is_read_by_its_ids_and_not_looked_for_again(failing: bool) -> None:
+    """Each step went through the same ids again: new events waited 12 s behind a commit of 200,000, and 0.1 s since."""
+    tenure, port = Tenure(Room(100, 1 << 20)), Port()
+    state = LaneScan.take_over(0, 1, 0, 10, SNAPSHOT)
+    tenure.add_lane(state, Closed())
+    taken: list[PendingEvent] = []
+
+    async def step(_lane: int, above: int, *_: int) -> StepResult:
+        port.steps += 1
+        found = list(range(above + 1, 10))
+        return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [event(found[0], lane=0)], found[1:])
+
+    port.sweep_step = step  # type: ignore[method-assign, assignment]
+    port.failing = failing
+    settings, telemetry = ScanSettings(sweep_step_ids=10, batch_events=4), Telemetry()
+    sweep = Sweep(port=port, reads=LaneReads(tenure, taken.extend), settings=settings, telemetry=telemetry)
+    while state.sweep is not None:
+        await sweep.step_all()
+    assert [each.id for each in taken] == list(range(1, 10))
+    # What could not be read is looked for by a step, which finds out what the matter is.
+    assert port.steps == (2 if failing else 1)
+    assert port.read == ([[2, 3, 4, 5], [3, 4, 5, 6], [7, 8, 9]] if failing else [[2, 3, 4, 5], [6, 7, 8, 9]])
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_where_all_ids_but_a_few_are_known_a_step_asks_for_these(failing: bool) -> None:
+    tenure, port = Tenure(Room(1_000, 1 << 20)), Port()
+    state = LaneScan.take_over(0, 1, 0, 0, SNAPSHOT)
+    tenure.add_lane(state, Closed())
+    taken: list[PendingEvent] = []
+    settings, telemetry = ScanSettings(sweep_step_ids=10), Telemetry()
+    sweep = Sweep(port=port, reads=LaneReads(tenure, taken.extend), settings=settings, telemetry=telemetry)
+    await sweep.step_all()
+    state.absorb(
+        SNAPSHOT, [], [], [event(id_, lane=0) for id_ in range(1, 101) if id_ not in (7, 60)], Reach(99, 9_999)
+    )
+    state.start_long_sweep(SNAPSHOT, 0)
+    port.failing = failing
+    while state.sweep is not None:
+        await sweep.step_all()
+    assert port.gaps == [[7, 60]]
+    assert port.steps == (10 if failing else 0), "the tables are asked if something cannot be read"
+    assert [each.id for each in taken] == ([] if failing else [7, 60])
 
 
 async def test_the_end_of_a_take_overs_sweep_wakes_those_up_who_wait_for_it() -> None:

@@ -45,7 +45,7 @@ class Table:
         within = [id_ for id_ in self.ids if above < id_ <= up_to][:max_events]
         if set(within) & set(self.bad):
             raise StatementFailedError("invalid byte sequence")
-        return StepResult(Snapshot(1, 1, frozenset()), 0, 1, [], [event(id_, lane=lane) for id_ in within])
+        return StepResult(Snapshot(1, 1, frozenset()), 0, 1, [], [event(id_, lane=lane) for id_ in within], [])
 
     async def pending_ids(self, lane: int, above: int, up_to: int, max_events: int) -> list[PendingEvent]:
         return events(*[id_ for id_ in self.ids if above < id_ <= up_to][:max_events], lane=lane)
@@ -129,6 +129,9 @@ class Port(Table):
         if max_events == self.asked:
             self._fail()
         return await super().sweep_step(lane, above, up_to, max_events, max_bytes)
+
+    async def gap_step(self, *_: object) -> StepResult:
+        raise AssertionError("no step goes by gaps")
 
     asked = 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -125,10 +126,24 @@ class ScanConnection(Statements):
     ) -> StepResult:
         """Read unsettled events of one lane, and which of the others are settled."""
         step = await self._step(lane, above, up_to)
-        unsettled = sorted(step.ids - step.settled)[:max_events]
-        events = await self.events_by_id([WantedEvents(lane, unsettled, max_bytes)]) if unsettled else []
+        return await self._result(lane, step, max_events, max_bytes, settled_from)
+
+    async def gap_step(self, lane: int, ids: Sequence[int], max_events: int, max_bytes: int) -> StepResult:
+        """Read those events of one lane that have one of these ids."""
+        asked = lane, ids, ids[0] if ids else 0, ids[-1] if ids else 0
+        ((value, snapshot, xids, found),) = await self._rows("gap_ids", *asked)
+        seen = Snapshot.parse(snapshot)
+        step = _Step(seen, value, next_xid(xids, seen), set(numbers("q", found or b"")), set())
+        return await self._result(lane, step, max_events, max_bytes, ID_MAX)
+
+    async def _result(self, lane: int, step: _Step, max_events: int, max_bytes: int, settled_from: int) -> StepResult:
+        unsettled = sorted(step.ids - step.settled)
+        wanted = unsettled[:max_events]
+        events = await self.events_by_id([WantedEvents(lane, wanted, max_bytes)]) if wanted else []
+        # If none is left, all that was asked for is gone. One that is gone behind the last is asked for again.
+        left = unsettled[bisect_right(unsettled, events[-1][ID]) if events else len(wanted) :]
         settled = [id_ for id_ in step.settled if id_ > settled_from]
-        return StepResult(step.snapshot, step.sequence_value, step.next_xid, settled, events)
+        return StepResult(step.snapshot, step.sequence_value, step.next_xid, settled, events, left)
 
     async def pending_ids(self, lane: int, above: int, up_to: int, max_events: int) -> list[PendingEvent]:
         """The first unsettled events of a lane, without what it may be impossible to read of them."""

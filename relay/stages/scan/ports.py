@@ -58,7 +58,9 @@ class StepResult(NamedTuple):
     settled: list[int]
     """Of the lane's visible events, those that are settled."""
     events: list[PendingEvent]
-    """The unsettled ones, in id order."""
+    """The unsettled ones, in id order, within the limits."""
+    left: list[int]
+    """The ids of the unsettled ones behind those, in order."""
 
 
 class WantedEvents(NamedTuple):
@@ -107,13 +109,22 @@ class StepPort(Protocol):
         """Read the unsettled events of one lane with above < id <= up_to, in the order of their ids.
 
         Unsettled is what has no receipt, no failure and no held row. At most `max_events`, and `max_bytes` of keys,
-        payloads and headers, which only the last event may exceed. Which of the others are settled is said of those
-        above `settled_from`.
+        payloads and headers, which only the last event may exceed: of the others, the ids alone. Which events are
+        settled is said of those above `settled_from`.
         """
 
 
 class SweepPort(StepPort, Protocol):
     """What long sweeps need of PostgreSQL."""
+
+    async def gap_step(self, lane: int, ids: Sequence[int], max_events: int, max_bytes: int) -> StepResult:
+        """Read those events of one lane that have one of these ids, which ascend and of which none can be settled.
+
+        The limits are those of `sweep_step`. None is said to be settled.
+        """
+
+    async def events_by_id(self, wanted: Sequence[WantedEvents]) -> list[PendingEvent]:
+        """As of a ScanPort."""
 
     async def quiet_transactions(self, xids: Sequence[int]) -> list[int]:
         """Return those of `xids` that are running and had taken no event id when the statement looked.

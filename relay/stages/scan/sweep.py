@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from relay.decide.lane_scan import Reach
 from relay.errors import StatementFailedError
+from relay.stages.scan.ports import WantedEvents
 
 if TYPE_CHECKING:
     from relay.decide.lane_scan import LaneScan
+    from relay.decide.passed_ids import Gaps
     from relay.settings import ScanSettings
-    from relay.stages.scan.ports import SweepPort
+    from relay.stages.scan.ports import StepResult, SweepPort
     from relay.stages.scan.reads import LaneReads
     from relay.stages.scan.unreadable import Unreadable
     from relay.telemetry import Telemetry
@@ -21,6 +23,9 @@ QUIET_CHECK_INTERVAL = 1.0
 
 IDLE_INTERVAL = QUIET_CHECK_INTERVAL + 0.01
 """Seconds to pause when there is nothing to sweep; a little more, because timers may fire early."""
+
+MOST_GAPS = 10_000
+"""Ids that one step looks for one by one, where all others are known. PostgreSQL needs 1 us for each at the most."""
 
 TURN_STEPS = 20
 """Steps that a lane may take in a row. In turns, most lanes of a bulk transaction get back to their fresh events before
@@ -52,12 +57,14 @@ class Sweep:
         """The sequence's value at the last look at a transaction."""
         self._started: dict[int, float] = {}
         """When a lane's long sweep began, in monotonic seconds."""
+        self._noted = False
+        """Whether what the lanes know was noted in this round."""
 
     async def run(self) -> None:
         """Sweep until cancelled, or until the tenure drains."""
         checked = 0.0
         while not self._tenure.draining:
-            self._reads.sweeping()
+            self._begin_round()
             progress = False
             for state in list(self._tenure.lanes.values()):
                 progress = await self._turn(state, TURN_STEPS) or progress
@@ -69,8 +76,12 @@ class Sweep:
 
     async def step_all(self) -> bool:
         """Take one step of every lane in a long sweep that has room; returns whether there was any."""
-        self._reads.sweeping()
+        self._begin_round()
         return any([await self._turn(state, 1) for state in list(self._tenure.lanes.values())])
+
+    def _begin_round(self) -> None:
+        self._reads.sweeping()
+        self._noted = False
 
     async def _turn(self, state: LaneScan, steps: int) -> bool:
         """Take up to `steps` steps of a lane that is in a long sweep, while it gets on; returns whether it took any."""
@@ -102,18 +113,21 @@ class Sweep:
         room = self._tenure.room.allowance(state.lane, len(self._tenure.lanes))
         self._started.setdefault(state.lane, time.monotonic())
         reach = Reach(min(room.events, self._settings.batch_events), room.bytes)
-        most = state.sweep_reach(reach, self._tenure.room.lane_bytes(state.lane))
+        if left := state.next_left(reach):
+            await self._take_left(state, left, reach)
+        else:
+            await self._look(state, step, reach)
+        return True
+
+    async def _look(self, state: LaneScan, step: tuple[int, int], reach: Reach) -> None:
+        """Look for what the step may meet, and take of it what fits within `reach`."""
         state.about_to_read(self._tenure.ladder, self._settings.sweep_step_ids)
-        settled_from = state.settled_from(self._tenure.ladder)
         value_before = self._tenure.sequence_value
-        try:
-            result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes, settled_from)
-        except StatementFailedError as error:
-            readable = await self._readable_part(state, step, most, error)
-            if readable is None:
-                return True
-            step = readable
-            result = await self._port.sweep_step(state.lane, *step, most.events, most.bytes, settled_from)
+        gaps = self._gaps(state)
+        read = await (self._read(state, step, reach) if gaps is None else self._read_gaps(state, gaps, reach))
+        if read is None:
+            return
+        result, end = read
         self._tenure.saw_statement(
             result.snapshot,
             sequence_value=result.sequence_value,
@@ -122,13 +136,51 @@ class Sweep:
         )
         if not self._tenure.may_take(state):
             # The lane may be given back at this moment: what is taken now would be published by its next owner too.
-            return True
+            return
         taken = state.absorb_step(
-            result.snapshot, step[1], result.events, result.settled, most, reach, self._tenure.ladder
+            result.snapshot, end, result.events, result.left, result.settled, reach, self._tenure.ladder
         )
         if taken:
             self._reads.take(state, taken)
-        return True
+
+    async def _read(self, state: LaneScan, step: tuple[int, int], reach: Reach) -> tuple[StepResult, int] | None:
+        """Read a step, or its part before an event that cannot be read; returns up to which id, too."""
+        settled_from = state.settled_from(self._tenure.ladder)
+        try:
+            return await self._port.sweep_step(state.lane, *step, *reach, settled_from), step[1]
+        except StatementFailedError as error:
+            readable = await self._readable_part(state, step, reach, error)
+            if readable is None:
+                return None
+            return await self._port.sweep_step(state.lane, *readable, *reach, settled_from), readable[1]
+
+    async def _read_gaps(self, state: LaneScan, gaps: Gaps, reach: Reach) -> tuple[StepResult, int] | None:
+        try:
+            return await self._port.gap_step(state.lane, gaps.ids, *reach), gaps.up_to
+        except StatementFailedError:
+            # The steps after this one find out which event cannot be read.
+            state.look_for_no_gaps()
+            return None
+
+    def _gaps(self, state: LaneScan) -> Gaps | None:
+        """What the lane's next step has to look at, where that is little."""
+        if not state.may_have_gaps(self._settings.sweep_step_ids):
+            return None
+        if not self._noted:
+            self._noted = True
+            self._tenure.note_known()
+        return state.gaps(self._settings.sweep_step_ids, MOST_GAPS)
+
+    async def _take_left(self, state: LaneScan, ids: list[int], reach: Reach) -> None:
+        """Take what the lane's last step had no room for."""
+        try:
+            events = await self._port.events_by_id([WantedEvents(state.lane, ids, reach.bytes)])
+        except StatementFailedError:
+            # The step that looks for it again finds out which event cannot be read.
+            state.leave_left()
+            return
+        if self._tenure.may_take(state) and (taken := state.absorb_left(ids, events, reach)):
+            self._reads.take(state, taken)
 
     async def _readable_part(
         self, state: LaneScan, step: tuple[int, int], most: Reach, error: StatementFailedError

@@ -64,8 +64,13 @@ class SimulatedConnection:
         self, lane: int, above: int, up_to: int, max_events: int, max_bytes: int, settled_from: int = ID_MAX
     ) -> StepResult:
         await Instant()
-        snapshot, settled, found = self.postgres.sweep_step(lane, above, up_to, max_events, max_bytes, settled_from)
-        return StepResult(snapshot, *await self._look_around(), settled, found)
+        found = self.postgres.sweep_step(lane, above, up_to, max_events, max_bytes, settled_from)
+        return StepResult(found.snapshot, *await self._look_around(), found.settled, found.events, found.left)
+
+    async def gap_step(self, lane: int, ids: Sequence[int], max_events: int, max_bytes: int) -> StepResult:
+        await Instant()
+        found = self.postgres.gap_step(lane, ids, max_events, max_bytes)
+        return StepResult(found.snapshot, *await self._look_around(), found.settled, found.events, found.left)
 
     async def _look_around(self) -> tuple[int, int]:
         """The sequence's value and the next xid. They are not in the snapshot, but as they are at that moment."""

@@ -98,11 +98,13 @@ class Scanned(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """What the statement `sweep_step` returns: its snapshot, the ids that are settled, and the unsettled events."""
+    """What the statement `sweep_step` returns: its snapshot, the ids that are settled, and of the unsettled events."""
 
     snapshot: Snapshot
     settled: list[int]
     events: list[PendingEvent]
+    left: list[int]
+    """Ids of the others."""
 
 
 class SimulatedPostgres:
@@ -111,6 +113,7 @@ class SimulatedPostgres:
     def __init__(self, lanes: int, clock: Clock | None = None) -> None:
         self.looks = self.scans = 0
         """Scans that were looks, and those that were not."""
+        self.gap_steps = 0
         self.next_xid = FIRST_XID
         self.latest_completed = FIRST_XID - 1
         self.sequence = 0
@@ -248,8 +251,18 @@ class SimulatedPostgres:
         """The statement `sweep_step`."""
         seen = self._between(lane, above, up_to)
         settled = [event.id for event in seen if event.id > settled_from and self.settled(event)]
-        unsettled = (event for event in seen if not self.settled(event))
-        return Swept(self.snapshot(), settled, self._within(unsettled, events, size))
+        return self._swept([event for event in seen if not self.settled(event)], settled, events, size)
+
+    def gap_step(self, lane: int, ids: Collection[int], events: int, size: int) -> Swept:
+        """The statement `gap_step`."""
+        self.gap_steps += 1
+        return self._swept(
+            [event for event in self.visible if event.lane == lane and event.id in ids], [], events, size
+        )
+
+    def _swept(self, unsettled: list[PendingEvent], settled: list[int], events: int, size: int) -> Swept:
+        found = self._within(unsettled, events, size)
+        return Swept(self.snapshot(), settled, found, [event.id for event in unsettled[len(found) :]])
 
     def highest_settled(self, lane: int) -> int:
         """The highest id of the lane with a receipt, failure or held row."""
