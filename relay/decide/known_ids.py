@@ -65,6 +65,10 @@ class KnownIds:
         """Return those of `ids` that are not known, in ascending order."""
         return sorted(id_ for id_ in ids if id_ not in self._ids)
 
+    def new(self, ids: Iterable[int]) -> list[int]:
+        """Return those of `ids`, all above `complete_from`, that are known nowhere, in ascending order."""
+        return sorted(id_ for id_ in ids if id_ not in self._ids and id_ not in self.passed)
+
     def cut(self, at: int) -> None:
         """Let sweeps that start at `at` or below ask the tables from now on."""
         self.start = max(self.start, at)

@@ -15,7 +15,7 @@ finds settled, so that the scans after it need not.
 Anybody may read the fields; only the methods write them. Who calls which:
 
 * the scan and the sweep: `about_to_read`, `absorb`, `absorb_step`, `absorb_left`, `leave_left`, `start_long_sweep`,
-  `leave_to_sweep`, `next_step`, `look_for_no_gaps`, `take_unread`
+  `leave_to_sweep`, `next_step`, `ask_tables`, `take_unread`
 * settle: `settle`, `set_aside`, `take_up_again`
 * resume: `resume`;  republish: `republish`, `republished`
 * claim: `take_over`, `give_back`, `advance_position`
@@ -79,6 +79,8 @@ class LongSweep:
     left_to: int = 0
     gaps_from: int = 0
     """Up to this id, it is of no use to look for gaps."""
+    asks_tables: bool = False
+    """Whether its steps ask what is settled though that is known."""
 
 
 @dataclass(slots=True)
@@ -270,26 +272,29 @@ class LaneScan:
             return None
         return sweep.done_to, min(sweep.done_to + step_ids, sweep.end)
 
-    def may_have_gaps(self, step_ids: int) -> bool:
-        """Return whether it is of use to ask for `gaps`: the sweep is longer than a step, and all was read once."""
-        sweep = self.sweep
-        return (
-            sweep is not None
-            and self.snapshot is not None
-            and sweep.end - sweep.done_to > step_ids
-            and sweep.done_to >= max(self.known.complete_from, sweep.gaps_from)
-        )
+    @property
+    def knows_all(self) -> bool:
+        """Whether the next step of the long sweep need not ask what is settled.
 
-    def gaps(self, step_ids: int, most: int) -> Gaps | None:
-        """Return what the next step has to look at: `most` ids at most, or None if they reach no further than a step.
-
-        What the lanes of the tenure know has been noted, and the lane may have gaps. What was visible in its last
-        complete scan is known, and so is what steps took since. An id that is not known was not visible then, so it is
-        new, if there is an event: nobody else can have settled it.
+        What was visible in the lane's last complete scan is known, above `complete_from`, and so is what steps took
+        since. What is not known was not visible then, so it is new: nobody else can have settled it.
         """
         sweep = self._swept()
-        if sweep.done_to < self.known.complete_from:
-            # Now: too much was noted to keep all of it.
+        return self.snapshot is not None and sweep.done_to >= self.known.complete_from and not sweep.asks_tables
+
+    def may_have_gaps(self, step_ids: int) -> bool:
+        """Return whether it is of use to ask for `gaps`."""
+        sweep = self._swept()
+        return self.knows_all and sweep.end - sweep.done_to > step_ids and sweep.done_to >= sweep.gaps_from
+
+    def gaps(self, step_ids: int, most: int) -> Gaps | None:
+        """Return the ids that the next step has to look at, `most` at most; None if they reach no further than a step.
+
+        What the lanes of the tenure know has been noted.
+        """
+        sweep = self._swept()
+        if not self.knows_all:
+            # Any more: too much was noted to keep all of it.
             return None
         gaps = self.known.passed.gaps(sweep.done_to, sweep.end, most)
         if gaps.up_to < sweep.end and gaps.up_to - sweep.done_to <= step_ids:
@@ -298,10 +303,9 @@ class LaneScan:
             return None
         return gaps
 
-    def look_for_no_gaps(self) -> None:
-        """Have steps ask the tables: something cannot be read."""
-        sweep = self._swept()
-        sweep.gaps_from = sweep.end
+    def ask_tables(self) -> None:
+        """Have the steps ask what is settled: something cannot be read."""
+        self._swept().asks_tables = True
 
     def settled_from(self, ladder: Ladder) -> int:
         """Return the id above which a step has to say what is settled: no later scan or step meets what lies below."""

@@ -44,16 +44,26 @@ class PassedIds:
     def __repr__(self) -> str:
         return f"<PassedIds {len(self._kept)} x {IDS} from {self.start}>"
 
+    def __contains__(self, id_: int) -> bool:
+        number, place = divmod(id_, IDS)
+        bits = self._kept.get(number)
+        return bits is not None and bits[place >> 3] >> (place & 7) & 1 == 1
+
     def add(self, ids: Iterable[int]) -> None:
         """Keep these; those at or below `start` are left out."""
         kept, start = self._kept, self.start
+        bits = bytearray()
+        first = last = 0
         for id_ in ids:
             if id_ <= start:
                 continue
-            number, place = divmod(id_, IDS)
-            bits = kept.get(number)
-            if bits is None:
-                bits = kept[number] = bytearray(IDS // 8)
+            if not first <= id_ < last:
+                number = id_ // IDS
+                first, last = number * IDS, (number + 1) * IDS
+                if number not in kept:
+                    kept[number] = bytearray(IDS // 8)
+                bits = kept[number]
+            place = id_ - first
             bits[place >> 3] |= 1 << (place & 7)
         while len(kept) > MOST_KEPT:
             lowest = min(kept)
@@ -64,22 +74,24 @@ class PassedIds:
         """Return the ids with above < id <= up_to that are not here: the first `most`, and how far they reach."""
         found: list[int] = []
         for number in range((above + 1) // IDS, up_to // IDS + 1):
-            first = number * IDS
-            for id_ in self._missing(number):
-                if above < first + id_ <= up_to:
-                    found.append(first + id_)
-                    if len(found) > most:
-                        return Gaps(found[:most], found[most] - 1)
+            for id_ in self._missing(number, above, up_to):
+                found.append(id_)
+                if len(found) > most:
+                    return Gaps(found[:most], found[most] - 1)
         return Gaps(found, up_to)
 
-    def _missing(self, number: int) -> Iterable[int]:
+    def _missing(self, number: int, above: int, up_to: int) -> Iterable[int]:
+        """Those of what is kept together under this number."""
+        first = number * IDS
+        low, high = max(above + 1 - first, 0), min(up_to - first, IDS - 1)
         bits = self._kept.get(number)
         if bits is None:
-            yield from range(IDS)
-            return
-        for match in _WITH_A_GAP.finditer(bits):
-            index = match.start()
-            byte = bits[index]
-            for bit in range(8):
-                if not byte >> bit & 1:
-                    yield index * 8 + bit
+            yield from range(first + low, first + high + 1)
+        # Nearly all are full: to look at each byte would take 16 lanes 50 ms for 5,000,000 ids.
+        elif bits != b"\xff" * len(bits):
+            for match in _WITH_A_GAP.finditer(bits, low >> 3, (high >> 3) + 1):
+                index = match.start()
+                byte = bits[index]
+                for place in range(max(index * 8, low), min(index * 8 + 7, high) + 1):
+                    if not byte >> (place & 7) & 1:
+                        yield first + place

@@ -128,6 +128,15 @@ SELECT coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS seque
         WHERE r.max_id > $2::bigint AND r.max_id <= least($3::bigint, 9223372036854644736) + 131071
           AND r.min_id <= $3::bigint) AS receipts;
 
+-- name: range_ids
+-- What a step of a long sweep goes by where the relay knows what is settled: the first four of `sweep_ids`.
+SELECT coalesce(pg_sequence_last_value('outbox.event_id'::regclass), 0) AS sequence_value,
+       pg_current_snapshot()::text AS snapshot,
+       age('3'::xid) AS xids,
+       (SELECT string_agg(int8send(event.id), '')
+        FROM outbox.event AS event
+        WHERE event.lane = $1::smallint AND event.id > $2::bigint AND event.id <= $3::bigint) AS ids;
+
 -- name: gap_ids
 -- What a step of a long sweep goes by where the relay knows all ids but a few: the snapshot, sequence and xids of a scan's head row, and which of the ids $2 are those of visible events of lane $1, eight bytes each.
 -- $3 and $4 are the lowest and the highest of them: they prune segments.

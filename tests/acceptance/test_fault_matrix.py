@@ -313,6 +313,7 @@ ELSEWHERE = {
         ("still_at_work", "let_go", "found_events", "receipts_between"),
         "runs only while Kafka is asked: tests/unit/test_reconcile.py, tests/integration/test_reconcile_sql.py",
     ),
+    "range_ids": "runs only where ids of others lie between: tests/contract/test_scan_port.py, as gap_ids",
     "owned": "no statement of the service: a column of this name",
     **dict.fromkeys(
         ("check_range", "check_kept", "check_slice", "check_again"), "the same: the check of receipts is such a chore"

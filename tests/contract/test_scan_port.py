@@ -14,6 +14,8 @@ from tests.support.events import ids
 from tests.support.relay.stages import same_lane
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from relay.event import PendingEvent
     from tests.contract.outboxes import Outbox, Place
 
@@ -304,7 +306,7 @@ class TestSweep:
             gaps = await outbox.reading.gap_step(LANE, unsettled, *limits)
             assert (ids(gaps.events), gaps.left) == (unsettled[:number], unsettled[number:])
 
-    async def test_a_step_by_gaps_reads_the_visible_events_of_its_lane_with_just_these_ids(
+    async def test_a_step_that_knows_what_is_settled_reads_the_visible_events_of_its_lane_that_are_new(
         self, outbox: Outbox
     ) -> None:
         slow = await outbox.begin()
@@ -312,6 +314,16 @@ class TestSweep:
         places = await several(outbox, 3)
         other = await enqueue(outbox, different_lane())
         asked = [invisible.id, places[0].id, places[2].id, other.id, other.id + 5]
+
+        def new(visible: Collection[int]) -> list[int]:
+            assert set(visible) <= {place.id for place in places}
+            return sorted(set(visible) & set(asked))
+
+        step = await outbox.reading.new_step(LANE, places[0].id, other.id, 100, 1 << 20, new)
+        assert (ids(step.events), step.left) == ([places[2].id], [])
+        assert (step.settled, step.sequence_value, step.next_xid > slow.xid) == ([], other.id, True)
+        step = await outbox.reading.new_step(LANE, 0, other.id, 1, 1 << 20, new)
+        assert (ids(step.events), step.left) == ([places[0].id], [places[2].id])
         step = await outbox.reading.gap_step(LANE, asked, 100, 1 << 20)
         assert ids(step.events) == [places[0].id, places[2].id]
         assert (step.settled, step.left, step.sequence_value) == ([], [], other.id)

@@ -165,7 +165,9 @@ async def test_a_step_of_a_sweep_reads_each_table_once_by_index_and_only_its_seg
         assert all("$2" in node["Index Cond"] and "$3" in node["Index Cond"] for node in scans)
 
 
-async def test_a_step_by_gaps_reads_by_index_and_only_its_segments(database: str, segments: asyncpg.Connection) -> None:
+async def test_a_step_that_knows_what_is_settled_reads_by_index_and_only_its_segments(
+    database: str, segments: asyncpg.Connection
+) -> None:
     ids = f"'{{{','.join(map(str, range(500, 1500, 7)))}}}'"
     async with relay_connections(database) as connections:
         nodes = await plan_of(connections["sweep"], "gap_ids", "3", ids, "500", "1500")
@@ -173,6 +175,9 @@ async def test_a_step_by_gaps_reads_by_index_and_only_its_segments(database: str
         assert read(nodes, "event") <= {"event_1", "event_1001", "event_default"}
         scans = [node for node in nodes if "Relation Name" in node]
         assert all("id = ANY ($2" in node["Index Cond"] for node in scans)
+        nodes = await plan_of(connections["sweep"], "range_ids", "3", "500", "1500")
+        check(nodes)
+        assert read(nodes, "event") <= {"event_1", "event_1001", "event_default"}
 
 
 async def test_a_look_for_duplicates_reads_each_table_once_by_index_and_only_its_segments(

@@ -303,7 +303,7 @@ class TestWhatIsKnown:
 
 @pytest.mark.usefixtures("_forgets_at_once")
 class TestGaps:
-    """A long sweep looks only at ids that are not known, where these are few."""
+    """A long sweep takes for new what is not known, and looks at nothing else where that is little."""
 
     LADDER = ladder_of((10, 100), (30, 900))
 
@@ -317,6 +317,7 @@ class TestGaps:
 
     def test_a_step_has_to_look_at_what_is_missing(self) -> None:
         lane = self.swept_lane()
+        assert lane.knows_all
         assert lane.may_have_gaps(50)
         assert lane.gaps(50, 10) == ([899], 900)
         assert not lane.may_have_gaps(800), "one step looks at all of it"
@@ -351,11 +352,13 @@ class TestGaps:
     def test_nothing_goes_by_gaps_before_the_sweep_of_the_take_over_is_over(self) -> None:
         lane = LaneScan.take_over(0, 1, 0, 900, QUIET)
         lane.known.passed.add(range(1, 901))
+        assert not lane.knows_all
         assert not lane.may_have_gaps(50)
 
     def test_nor_does_it_where_what_was_known_was_forgotten(self) -> None:
         lane = self.swept_lane()
         lane.known.passed.start = 130
+        assert not lane.knows_all
         assert not lane.may_have_gaps(50)
         assert lane.gaps(50, 10) is None
         lane.absorb_step(snapshot(60), 150, [], [], [], WIDE, self.LADDER)
@@ -363,8 +366,15 @@ class TestGaps:
 
     def test_nor_does_it_once_something_cannot_be_read(self) -> None:
         lane = self.swept_lane()
-        lane.look_for_no_gaps()
+        lane.ask_tables()
+        assert not lane.knows_all
         assert not lane.may_have_gaps(50)
+
+    def test_what_is_known_in_either_place_is_not_new(self) -> None:
+        lane = self.swept_lane()
+        lane.known.passed.add([901])
+        lane.known._ids = {903}
+        assert lane.known.new([904, 901, 903, 905]) == [904, 905]
 
 
 class TestPosition:

@@ -7,6 +7,7 @@ promise.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -61,11 +62,17 @@ def random_schedule(seed: int, length: int = 700) -> Iterable[int]:
     return [numbers.randrange(1 << 16) for _ in range(length)]
 
 
-def play_random_schedules(seeds: int, batch_events: int, step_ids: int) -> None:
+def play_random_schedules(seeds: int, batch_events: int, step_ids: int) -> Counter[str]:
+    """Returns how many reads of each kind there were."""
+    reads: Counter[str] = Counter()
     for seed in range(seeds):
-        # Hardly a step by gaps, or hardly another one; the fixture puts it back.
+        # Steps of all three kinds; the fixture puts both back.
         sweep.MOST_GAPS = 14 if seed % 2 else 2
-        Model(random_schedule(seed), batch_events, step_ids).play()
+        passed_ids.MOST_KEPT = 3 if seed % 3 else 0
+        model = Model(random_schedule(seed), batch_events, step_ids)
+        model.play()
+        reads.update(model.postgres.reads)
+    return reads
 
 
 @pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
@@ -91,19 +98,10 @@ def test_random_schedules_reach_what_they_are_for() -> None:
     assert told == wanted
 
 
-@pytest.mark.parametrize(("batch_events", "step_ids"), SIZES)
-def test_random_schedules_look_and_scan_and_go_by_gaps(batch_events: int, step_ids: int) -> None:
-    looks = scans = gap_steps = 0
-    for seed in range(10):
-        model = Model(random_schedule(seed), batch_events, step_ids)
-        model.play()
-        looks += model.postgres.looks
-        scans += model.postgres.scans
-        gap_steps += model.postgres.gap_steps
-    assert looks > 50
-    assert scans > 50
-    # The longer a step, the fewer sweeps are longer than one.
-    assert gap_steps > (3 if step_ids < 40 else -1)
+def test_random_schedules_read_in_every_way() -> None:
+    reads = sum((play_random_schedules(30, *sizes) for sizes in SIZES), Counter[str]())
+    assert reads.keys() == {"look", "scan", "sweep_step", "new_step", "gap_step"}
+    assert min(reads.values()) > 20, reads
 
 
 # Mutants: each takes out one rule.
@@ -280,10 +278,7 @@ def go_on_without_what_a_step_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def go_by_gaps_in_the_sweep_of_a_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the last owner had settled is not known, and is taken for new."""
 
-    def mutant(self: LaneScan, step_ids: int) -> bool:
-        return self.sweep is not None and self.sweep.end - self.sweep.done_to > step_ids
-
-    monkeypatch.setattr(LaneScan, "may_have_gaps", mutant)
+    monkeypatch.setattr(LaneScan, "knows_all", property(lambda self: self.sweep.done_to >= self.known.complete_from))
     monkeypatch.setattr(KnownIds, "complete_from", property(lambda self: self.passed.start))
 
 
@@ -292,17 +287,16 @@ def go_by_gaps_where_what_was_known_was_forgotten(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(KnownIds, "complete_from", property(lambda self: self._complete_from))
 
 
-def ask_for_gaps_before_more_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To note what is known may push out what was kept of lower ids."""
-    gaps = LaneScan.gaps
+def look_whether_all_is_known_only_before_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To note what is known, and what other lanes forget meanwhile, may push out what was kept of lower ids."""
+    read_new = Sweep._read_new
 
-    def mutant(self: LaneScan, step_ids: int, most: int) -> Any:
-        known = self.known
+    async def mutant(self: Sweep, state: LaneScan, *rest: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(KnownIds, "complete_from", property(lambda self: 0 if self is known else self.passed.start))
-            return gaps(self, step_ids, most)
+            patch.setattr(LaneScan, "knows_all", True)
+            return await read_new(self, state, *rest)
 
-    monkeypatch.setattr(LaneScan, "gaps", mutant)
+    monkeypatch.setattr(Sweep, "_read_new", mutant)
 
 
 def forget_for_steps_what_scans_do_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -479,7 +473,7 @@ def raise_floors_of_transactions_that_are_ending(monkeypatch: pytest.MonkeyPatch
         (go_on_without_what_a_step_left, SIZES[1]),
         (go_by_gaps_in_the_sweep_of_a_take_over, SIZES[0]),
         (go_by_gaps_where_what_was_known_was_forgotten, SIZES[0]),
-        (ask_for_gaps_before_more_is_noted, SIZES[0]),
+        (look_whether_all_is_known_only_before_it_is_asked, SIZES[0]),
         (forget_for_steps_what_scans_do_not_need, SIZES[0]),
         (pass_what_no_lane_has_taken, SIZES[0]),
         (limit_the_ids_of_a_sweep, SIZES[2]),
@@ -645,7 +639,7 @@ def play_a_transaction_that_ends_after_a_take_over() -> None:
     relay.finish("scan")
     postgres.commit(slow)
     model._come_to_rest()
-    assert postgres.gap_steps
+    assert postgres.reads["gap_step"]
 
 
 def test_a_step_by_gaps_leaves_out_what_the_last_owner_had_settled() -> None:

@@ -21,7 +21,7 @@ from relay.telemetry import Telemetry
 from tests.support.events import event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from relay.event import PendingEvent
     from relay.stages.scan.ports import WantedEvents
@@ -41,6 +41,7 @@ class Port:
         self.gaps: list[list[int]] = []
         self.read: list[list[int]] = []
         self.failing = False
+        self.new_steps = 0
 
     async def scan(self, _lanes: Sequence[object]) -> ScanResult:
         raise AssertionError("no scan was asked for")
@@ -53,6 +54,14 @@ class Port:
         self.lanes.append(lane)
         self.after_steps()
         return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [], [])
+
+    async def new_step(
+        self, lane: int, above: int, up_to: int, most: int, _bytes: int, new: Callable[[Collection[int]], list[int]]
+    ) -> StepResult:
+        self.new_steps += 1
+        self._read()
+        ids = new(range(above + 1, up_to + 1))
+        return StepResult(SNAPSHOT, 0, SNAPSHOT.xmax, [], [event(id_, lane=lane) for id_ in ids[:most]], ids[most:])
 
     async def gap_step(self, _lane: int, ids: Sequence[int], *_: int) -> StepResult:
         self.gaps.append(list(ids))
@@ -237,6 +246,29 @@ async def test_where_all_ids_but_a_few_are_known_a_step_asks_for_these(failing: 
     assert port.gaps == [[7, 60]]
     assert port.steps == (10 if failing else 0), "the tables are asked if something cannot be read"
     assert [each.id for each in taken] == ([] if failing else [7, 60])
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_where_many_are_not_known_a_step_reads_its_range_and_does_not_ask_what_is_settled(failing: bool) -> None:
+    tenure, port = Tenure(Room(1_000, 1 << 20)), Port()
+    state = LaneScan.take_over(0, 1, 0, 0, SNAPSHOT)
+    tenure.add_lane(state, Closed())
+    taken: list[PendingEvent] = []
+    settings, telemetry = ScanSettings(sweep_step_ids=10), Telemetry()
+    sweep = Sweep(port=port, reads=LaneReads(tenure, taken.extend), settings=settings, telemetry=telemetry)
+    await sweep.step_all()
+    known = [5, 15, 30]
+    state.absorb(SNAPSHOT, [], [], [event(id_, lane=0) for id_ in known], Reach(99, 9_999))
+    state.known.note()
+    state.known._ids.clear()
+    state.start_long_sweep(SNAPSHOT, 0)
+    port.failing = failing
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("relay.stages.scan.sweep.MOST_GAPS", 2)
+        while state.sweep is not None:
+            await sweep.step_all()
+    assert (port.new_steps, port.steps, port.gaps) == ((1, 3, []) if failing else (3, 0, []))
+    assert [each.id for each in taken] == ([] if failing else [id_ for id_ in range(1, 30) if id_ not in known])
 
 
 async def test_the_end_of_a_take_overs_sweep_wakes_those_up_who_wait_for_it() -> None:

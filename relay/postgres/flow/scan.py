@@ -14,7 +14,7 @@ from relay.postgres.flow.statements import Statements
 from relay.stages.scan.ports import ID_MAX, ScanResult, StepResult, WantedEvents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     import asyncpg
 
@@ -126,18 +126,34 @@ class ScanConnection(Statements):
     ) -> StepResult:
         """Read unsettled events of one lane, and which of the others are settled."""
         step = await self._step(lane, above, up_to)
-        return await self._result(lane, step, max_events, max_bytes, settled_from)
+        return await self._result(lane, step, sorted(step.ids - step.settled), max_events, max_bytes, settled_from)
+
+    async def new_step(
+        self,
+        lane: int,
+        above: int,
+        up_to: int,
+        max_events: int,
+        max_bytes: int,
+        new: Callable[[Collection[int]], list[int]],
+    ) -> StepResult:
+        """Read the new events of one lane, and leave the others aside by their ids."""
+        step = await self._ids("range_ids", lane, above, up_to)
+        return await self._result(lane, step, new(step.ids), max_events, max_bytes, ID_MAX)
 
     async def gap_step(self, lane: int, ids: Sequence[int], max_events: int, max_bytes: int) -> StepResult:
         """Read those events of one lane that have one of these ids."""
-        asked = lane, ids, ids[0] if ids else 0, ids[-1] if ids else 0
-        ((value, snapshot, xids, found),) = await self._rows("gap_ids", *asked)
-        seen = Snapshot.parse(snapshot)
-        step = _Step(seen, value, next_xid(xids, seen), set(numbers("q", found or b"")), set())
-        return await self._result(lane, step, max_events, max_bytes, ID_MAX)
+        step = await self._ids("gap_ids", lane, ids, ids[0] if ids else 0, ids[-1] if ids else 0)
+        return await self._result(lane, step, sorted(step.ids), max_events, max_bytes, ID_MAX)
 
-    async def _result(self, lane: int, step: _Step, max_events: int, max_bytes: int, settled_from: int) -> StepResult:
-        unsettled = sorted(step.ids - step.settled)
+    async def _ids(self, name: str, *asked: object) -> _Step:
+        ((value, snapshot, xids, found),) = await self._rows(name, *asked)
+        seen = Snapshot.parse(snapshot)
+        return _Step(seen, value, next_xid(xids, seen), set(numbers("q", found or b"")), set())
+
+    async def _result(
+        self, lane: int, step: _Step, unsettled: list[int], max_events: int, max_bytes: int, settled_from: int
+    ) -> StepResult:
         wanted = unsettled[:max_events]
         events = await self.events_by_id([WantedEvents(lane, wanted, max_bytes)]) if wanted else []
         # If none is left, all that was asked for is gone. One that is gone behind the last is asked for again.

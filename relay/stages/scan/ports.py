@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from relay.decide.lane_scan import Reach
     from relay.decide.snapshot import Snapshot
@@ -116,6 +116,21 @@ class StepPort(Protocol):
 
 class SweepPort(StepPort, Protocol):
     """What long sweeps need of PostgreSQL."""
+
+    async def new_step(
+        self,
+        lane: int,
+        above: int,
+        up_to: int,
+        max_events: int,
+        max_bytes: int,
+        new: Callable[[Collection[int]], list[int]],
+    ) -> StepResult:
+        """Read those events of one lane with above < id <= up_to that are new, which `new` says in ascending order.
+
+        It is asked about those that one snapshot shows. The limits are those of `sweep_step`. None is said to be
+        settled.
+        """
 
     async def gap_step(self, lane: int, ids: Sequence[int], max_events: int, max_bytes: int) -> StepResult:
         """Read those events of one lane that have one of these ids, which ascend and of which none can be settled.

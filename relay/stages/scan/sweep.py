@@ -123,8 +123,7 @@ class Sweep:
         """Look for what the step may meet, and take of it what fits within `reach`."""
         state.about_to_read(self._tenure.ladder, self._settings.sweep_step_ids)
         value_before = self._tenure.sequence_value
-        gaps = self._gaps(state)
-        read = await (self._read(state, step, reach) if gaps is None else self._read_gaps(state, gaps, reach))
+        read = await (self._read_new if state.knows_all else self._read)(state, step, reach)
         if read is None:
             return
         result, end = read
@@ -154,13 +153,19 @@ class Sweep:
                 return None
             return await self._port.sweep_step(state.lane, *readable, *reach, settled_from), readable[1]
 
-    async def _read_gaps(self, state: LaneScan, gaps: Gaps, reach: Reach) -> tuple[StepResult, int] | None:
+    async def _read_new(self, state: LaneScan, step: tuple[int, int], reach: Reach) -> tuple[StepResult, int] | None:
+        """Read a step of which it is known what is settled: only the gaps in what is known, where these are few."""
+        gaps = self._gaps(state)
         try:
-            return await self._port.gap_step(state.lane, gaps.ids, *reach), gaps.up_to
+            if gaps is not None:
+                return await self._port.gap_step(state.lane, gaps.ids, *reach), gaps.up_to
+            result = await self._port.new_step(state.lane, *step, *reach, state.known.new)
         except StatementFailedError:
             # The steps after this one find out which event cannot be read.
-            state.look_for_no_gaps()
+            state.ask_tables()
             return None
+        # What is known may have become too much to keep meanwhile: then the next step asks.
+        return (result, step[1]) if state.knows_all else None
 
     def _gaps(self, state: LaneScan) -> Gaps | None:
         """What the lane's next step has to look at, where that is little."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from relay.decide.duplicates import Looked
 from relay.stages.claim.ports import ClaimedLane, Renewal
-from relay.stages.scan.ports import ID_MAX, ScanResult, StepResult
+from relay.stages.scan.ports import ID_MAX, ScanResult, StepResult, WantedEvents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from relay.stages.claim.ports import LaneClaim, Report
     from relay.stages.hold.ports import DueFailure
     from relay.stages.republish.ports import Landed
-    from relay.stages.scan.ports import LaneRequest, WantedEvents
+    from relay.stages.scan.ports import LaneRequest
     from relay.stages.settle.ports import FailedEvent, Receipts
     from tests.support.models.simulated_postgres import SimulatedPostgres, Transaction
 
@@ -66,6 +66,22 @@ class SimulatedConnection:
         await Instant()
         found = self.postgres.sweep_step(lane, above, up_to, max_events, max_bytes, settled_from)
         return StepResult(found.snapshot, *await self._look_around(), found.settled, found.events, found.left)
+
+    async def new_step(
+        self,
+        lane: int,
+        above: int,
+        up_to: int,
+        max_events: int,
+        max_bytes: int,
+        new: Callable[[Collection[int]], list[int]],
+    ) -> StepResult:
+        await Instant()
+        snapshot, ids = self.postgres.range_ids(lane, above, up_to)
+        around = await self._look_around()
+        unsettled = new(ids)
+        events = self.postgres.events_by_id([WantedEvents(lane, unsettled[:max_events], max_bytes)])
+        return StepResult(snapshot, *around, [], events, unsettled[len(events) :])
 
     async def gap_step(self, lane: int, ids: Sequence[int], max_events: int, max_bytes: int) -> StepResult:
         await Instant()

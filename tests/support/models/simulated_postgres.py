@@ -7,6 +7,7 @@ xid, then ids, then ends for snapshots, and only then gives up its locks, the se
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
@@ -111,9 +112,8 @@ class SimulatedPostgres:
     """One server with one outbox."""
 
     def __init__(self, lanes: int, clock: Clock | None = None) -> None:
-        self.looks = self.scans = 0
-        """Scans that were looks, and those that were not."""
-        self.gap_steps = 0
+        self.reads: Counter[str] = Counter()
+        """How many times events were looked for in each way; a scan may be a look."""
         self.next_xid = FIRST_XID
         self.latest_completed = FIRST_XID - 1
         self.sequence = 0
@@ -224,8 +224,7 @@ class SimulatedPostgres:
         found: list[PendingEvent] = []
         lowest = min(each.nothing_new_to for each in lanes)
         looks = self.sequence - lowest <= LITTLE_IDS and all(each.nothing_new_to >= each.known_from for each in lanes)
-        self.looks += looks
-        self.scans += not looks
+        self.reads["look" if looks else "scan"] += 1
         for request in lanes:
             ended = [floor for xid, floor in request.sweep_start.running if snapshot.ended(xid)]
             start = min([request.sweep_start.floor, *ended])
@@ -249,13 +248,19 @@ class SimulatedPostgres:
 
     def sweep_step(self, lane: int, above: int, up_to: int, events: int, size: int, settled_from: int) -> Swept:
         """The statement `sweep_step`."""
+        self.reads["sweep_step"] += 1
         seen = self._between(lane, above, up_to)
         settled = [event.id for event in seen if event.id > settled_from and self.settled(event)]
         return self._swept([event for event in seen if not self.settled(event)], settled, events, size)
 
+    def range_ids(self, lane: int, above: int, up_to: int) -> tuple[Snapshot, set[int]]:
+        """The statement `range_ids`."""
+        self.reads["new_step"] += 1
+        return self.snapshot(), {event.id for event in self._between(lane, above, up_to)}
+
     def gap_step(self, lane: int, ids: Collection[int], events: int, size: int) -> Swept:
         """The statement `gap_step`."""
-        self.gap_steps += 1
+        self.reads["gap_step"] += 1
         return self._swept(
             [event for event in self.visible if event.lane == lane and event.id in ids], [], events, size
         )
