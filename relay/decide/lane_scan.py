@@ -26,6 +26,7 @@ receipt; an id leaves `known` that a scan can still meet; and `position` passes 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -361,7 +362,7 @@ class LaneScan:
         new, _ = _within(events, reach)
         self._take(new)
         read_to = new[-1][ID] if new else ids[-1]
-        self._leave([id_ for id_ in sweep.left if id_ > read_to])
+        self._leave(sweep.left[bisect_right(sweep.left, read_to) :])
         return new
 
     def leave_left(self) -> None:
