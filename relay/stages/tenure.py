@@ -207,11 +207,6 @@ class Tenure:
             self.ladder.prune(self.wanted_xids() | snapshot.running | {snapshot.xmax})
             self._prune_above = max(MANY_RUNGS, 2 * len(self.ladder))
 
-    def note_known(self) -> None:
-        """Note what the lanes know, so that a step of a sweep can tell by the ids alone what it has to look at."""
-        for state in self.lanes.values():
-            state.known.note()
-
     def owns(self, lane: int, epoch: int) -> bool:
         """Whether the lane is still owned at this epoch."""
         state = self.lanes.get(lane)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -155,7 +156,7 @@ class Sweep:
 
     async def _read_new(self, state: LaneScan, step: tuple[int, int], reach: Reach) -> tuple[StepResult, int] | None:
         """Read a step of which it is known what is settled: only the gaps in what is known, where these are few."""
-        gaps = self._gaps(state)
+        gaps = await self._gaps(state)
         try:
             if gaps is not None:
                 return await self._port.gap_step(state.lane, gaps.ids, *reach), gaps.up_to
@@ -167,13 +168,16 @@ class Sweep:
         # What is known may have become too much to keep meanwhile: then the next step asks.
         return (result, step[1]) if state.knows_all else None
 
-    def _gaps(self, state: LaneScan) -> Gaps | None:
+    async def _gaps(self, state: LaneScan) -> Gaps | None:
         """What the lane's next step has to look at, where that is little."""
         if not state.may_have_gaps(self._settings.sweep_step_ids):
             return None
         if not self._noted:
             self._noted = True
-            self._tenure.note_known()
+            for each in list(self._tenure.lanes.values()):
+                each.known.note()
+                # A millisecond for each lane: others go on meanwhile.
+                await asyncio.sleep(0)
         return state.gaps(self._settings.sweep_step_ids, MOST_GAPS)
 
     async def _take_left(self, state: LaneScan, ids: list[int], reach: Reach) -> None:
