@@ -367,27 +367,31 @@ class TestRule4:
     async def test_one_that_commits_while_something_is_left_of_a_step_comes_after_that(self, outbox: str) -> None:
         """Nothing of what the step found is looked for again, and the straggler's events keep their order."""
         other, more = same_lane("k", 2)[0], same_lane("k", 2)[1]
-        async with writer(outbox) as large, writer(outbox) as straggler, writer(outbox) as service:
-            async with hand_relay(outbox, sweep_step_ids=10, batch_events=4) as relay:
-                await straggler.begin()
-                first = await straggler.enqueue(more)
-                await large.begin()
-                found = [(await large.enqueue(other)).id for _ in range(9)]
-                second = await straggler.enqueue(more)
-                for _ in range(15):
-                    await service.enqueue()
-                await relay.settle(await relay.take_all())
-                await large.commit()
-                assert await relay.take() == []
-                lane = relay.lane(LANE)
-                taken = await relay.step()
-                assert lane.sweep is not None
-                assert lane.sweep.left
-                await straggler.commit()
-                while lane.sweep is not None and lane.sweep.left:
-                    taken += await relay.step()
-                assert ids(taken) == found
-                assert ids(await relay.take_all()) == [first.id, second.id]
+        async with (
+            hand_relay(outbox, sweep_step_ids=10, batch_events=4) as relay,
+            writer(outbox) as large,
+            writer(outbox) as straggler,
+            writer(outbox) as service,
+        ):
+            await straggler.begin()
+            first = await straggler.enqueue(more)
+            await large.begin()
+            found = [(await large.enqueue(other)).id for _ in range(9)]
+            second = await straggler.enqueue(more)
+            for _ in range(15):
+                await service.enqueue()
+            await relay.settle(await relay.take_all())
+            await large.commit()
+            assert await relay.take() == []
+            lane = relay.lane(LANE)
+            taken = await relay.step()
+            assert lane.sweep is not None
+            assert lane.sweep.left
+            await straggler.commit()
+            while lane.sweep is not None and lane.sweep.left:
+                taken += await relay.step()
+            assert ids(taken) == found
+            assert ids(await relay.take_all()) == [first.id, second.id]
 
     async def test_one_that_commits_after_the_last_step_is_found_by_the_scan_after_it(self, outbox: str) -> None:
         other = same_lane("k", 1)[0]
