@@ -9,8 +9,8 @@ A lane is in one of two states. While `sweep` is set, it is read by steps and th
 scan reads it. Both take events by `absorb` and `absorb_step`, which never return an event that was taken before, nor
 one that a smaller id of the lane could still have to precede.
 
-A scan does not look up what is settled: `known` says what it must leave aside. A step does, and adds to `known` what it
-finds settled, so that the scans after it need not.
+A scan does not look up what is settled: `known` says what it must leave aside. A step does where that is not known, as
+after a take-over, and adds to `known` what it finds settled, so that the scans and steps after it need not.
 
 Anybody may read the fields; only the methods write them. Who calls which:
 
