@@ -271,7 +271,7 @@ async def test_nothing_of_a_lane_is_resumed_before_the_sweep_of_its_take_over_is
     assert await setting.one_turn() == []
     assert setting.tenure.has_failures, "nobody looks again once the sweep is over"
     assert setting.state.next_step(1_000) == (0, 6)
-    swept = setting.state.absorb_step(QUIET, 6, [event(5)], [6], WIDE, WIDE, Ladder())
+    swept = setting.state.absorb_step(QUIET, 6, [event(5)], [], [6], WIDE, Ladder())
     setting.handed_in += [each.id for each in swept]
     assert await setting.one_turn() == [5]
     assert setting.state.next_step(1_000) is None

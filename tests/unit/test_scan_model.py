@@ -290,13 +290,18 @@ def go_by_gaps_where_what_was_known_was_forgotten(monkeypatch: pytest.MonkeyPatc
 def look_whether_all_is_known_only_before_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """To note what is known, and what other lanes forget meanwhile, may push out what was kept of lower ids."""
     read_new = Sweep._read_new
+    knows_all = LaneScan.knows_all.fget  # type: ignore[attr-defined]
+    asking: set[int] = set()
 
     async def mutant(self: Sweep, state: LaneScan, *rest: Any) -> Any:
-        with monkeypatch.context() as patch:
-            patch.setattr(LaneScan, "knows_all", True)
+        asking.add(id(state))
+        try:
             return await read_new(self, state, *rest)
+        finally:
+            asking.discard(id(state))
 
     monkeypatch.setattr(Sweep, "_read_new", mutant)
+    monkeypatch.setattr(LaneScan, "knows_all", property(lambda self: id(self) in asking or knows_all(self)))
 
 
 def forget_for_steps_what_scans_do_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
