@@ -26,7 +26,7 @@ IDLE_INTERVAL = QUIET_CHECK_INTERVAL + 0.01
 """Seconds to pause when there is nothing to sweep; a little more, because timers may fire early."""
 
 MOST_GAPS = 10_000
-"""Ids that one step looks for one by one, where all others are known. PostgreSQL needs 1 us for each at the most."""
+"""Ids that one step looks for one by one, where all others are known. PostgreSQL needs some 3 us for each."""
 
 TURN_STEPS = 20
 """Steps that a lane may take in a row. In turns, most lanes of a bulk transaction get back to their fresh events before
