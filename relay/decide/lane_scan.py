@@ -255,6 +255,8 @@ class LaneScan:
         """Have everything from `start` to `up_to` looked for by steps, as if the lane had been taken up to there."""
         self.taken_to = max(self.taken_to, up_to)
         self.start_long_sweep(snapshot, start)
+        # Above what was taken, a bit may be of an earlier stay of the lane, which ended without the event's outcome.
+        self.ask_tables()
 
     def start_long_sweep(self, snapshot: Snapshot, start: int) -> None:
         """Start a long sweep: the scan with `snapshot` found the sweep from `start` too long for one statement."""
@@ -309,9 +311,14 @@ class LaneScan:
         self._swept().asks_tables = True
 
     def settled_from(self, ladder: Ladder) -> int:
-        """Return the id above which a step has to say what is settled: no later scan or step meets what lies below."""
+        """Return the id above which a step has to say what is settled: no later scan or step meets what lies below.
+
+        A scan goes by the lane's own set, above `known.start`, and a step by the bits, above `complete_from`; with much
+        noted of other lanes, the latter may be the higher one.
+        """
         sweep = self._swept()
-        return max(self.known.complete_from, sweep_start(sweep.snapshot, self.position, ladder).lowest)
+        met_from = min(self.known.start, self.known.complete_from)
+        return max(met_from, sweep_start(sweep.snapshot, self.position, ladder).lowest)
 
     def absorb_step(
         self,

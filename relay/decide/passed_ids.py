@@ -61,13 +61,19 @@ class PassedIds:
                 number = id_ // IDS
                 first, last = number * IDS, (number + 1) * IDS
                 if number not in kept:
+                    if len(kept) > 2 * MOST_KEPT:
+                        # Sparse ids: thousands at once would come to many times as much.
+                        self._drop_lowest()
                     kept[number] = bytearray(IDS // 8)
                 bits = kept[number]
             place = id_ - first
             bits[place >> 3] |= 1 << (place & 7)
-        while len(kept) > MOST_KEPT:
-            lowest = min(kept)
-            del kept[lowest]
+        if len(kept) > MOST_KEPT:
+            self._drop_lowest()
+
+    def _drop_lowest(self) -> None:
+        for lowest in sorted(self._kept)[: len(self._kept) - MOST_KEPT]:
+            del self._kept[lowest]
             self.start = max(self.start, (lowest + 1) * IDS - 1)
 
     def gaps(self, above: int, up_to: int, most: int) -> Gaps:

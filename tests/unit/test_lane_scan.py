@@ -7,7 +7,7 @@ import pytest
 from relay.decide import known_ids, lane_scan
 from relay.decide.ladder import Ladder
 from relay.decide.lane_scan import LaneScan, Reach, cut_off
-from relay.decide.passed_ids import PassedIds
+from relay.decide.passed_ids import IDS, MOST_KEPT, PassedIds
 from relay.decide.snapshot import Snapshot
 from relay.decide.sweep_start import SweepStart
 from tests.support.events import event, events, ids
@@ -375,6 +375,40 @@ class TestGaps:
         lane.known.passed.add([901])
         lane.known._ids = {903}
         assert lane.known.new([904, 901, 903, 905]) == [904, 905]
+
+    def test_a_step_says_what_a_scan_can_meet_though_bits_are_not_kept_so_far_down(self) -> None:
+        at = snapshot(50, 40)
+        ladder = ladder_of((30, 100), (45, 400))
+        passed = PassedIds()
+        lane = LaneScan.take_over(0, 1, 0, 300, at)
+        lane.known.share(passed)
+        of_other_lanes = [number * IDS + 1 for number in range(MOST_KEPT + 1)]
+        passed.add(of_other_lanes)
+        assert lane.next_step(50_000) == (0, 300)
+        lane.about_to_read(ladder, 50_000)
+        settled_by_the_last_owner = [id_ for id_ in (200,) if id_ > lane.settled_from(ladder)]
+        assert lane.absorb_step(at, 300, [], [], settled_by_the_last_owner, WIDE, ladder) == []
+        assert lane.next_step(50_000) is None
+        start = lane.sweep_start(ladder)
+        lane.about_to_read(ladder, 50_000)
+        assert start.start(snapshot(51)) >= lane.known.start, "a scan reads it, and not a step"
+        assert lane.known.missing([200]) == []
+
+    def test_what_had_no_outcome_when_its_lane_went_is_looked_for_before_an_event_that_cannot_be_read(self) -> None:
+        passed = PassedIds()
+        first = LaneScan.take_over(0, 1, 0, 0, QUIET)
+        first.known.share(passed)
+        assert first.next_step(5) is None
+        first.absorb(QUIET, [], [], events(10), WIDE)
+        first.set_aside()
+        first.known.note()
+        assert not first.unsettled, "the lane may be given back"
+        assert first.advance_position(Ladder()) < 10
+        again = LaneScan.take_over(0, 2, first.position, 0, QUIET)
+        again.known.share(passed)
+        assert again.next_step(5) is None
+        again.leave_to_sweep(QUIET, 0, 13)
+        assert not again.knows_all, "10 has a bit, and nobody took it since"
 
 
 class TestPosition:

@@ -11,6 +11,8 @@ from relay.decide import passed_ids
 from relay.decide.passed_ids import IDS, Gaps, PassedIds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pytest
 
 
@@ -45,3 +47,18 @@ def test_no_more_are_kept_than_so_many_and_it_is_known_up_to_where_they_are_not(
     ids.add([5])
     assert ids.start == IDS - 1
     assert ids.gaps(IDS + 1, IDS + 4, 9) == Gaps([IDS + 2, IDS + 4], IDS + 4)
+
+
+def test_sparse_ids_take_no_more_memory_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passed_ids, "MOST_KEPT", 2)
+    ids = PassedIds()
+
+    def sparse() -> Iterator[int]:
+        for number in range(100):
+            yield number * IDS + 3
+            assert len(ids._kept) <= 2 * passed_ids.MOST_KEPT + 1
+
+    ids.add(sparse())
+    assert len(ids._kept) == passed_ids.MOST_KEPT
+    assert ids.start == 98 * IDS - 1
+    assert 98 * IDS + 3 in ids
