@@ -37,6 +37,10 @@ class Unrecorded:
         self._any = asyncio.Event()
         self._retrying: asyncio.Task[None] | None = None
         self._told: set[tuple[int, int]] = set()
+        self._aside: dict[tuple[int, int], LaneScan] = {}
+        """By lane and id: the state of the lane that does not wait for the event; the lane may have come back."""
+        self._trying: dict[tuple[int, int], LaneScan] = {}
+        """The same of those that are tried again."""
         self.error = ""
         """PostgreSQL's words for the last refusal."""
 
@@ -90,10 +94,9 @@ class Unrecorded:
             self._take_up()
 
     def _take_up(self) -> None:
-        for outcome in self._outcomes.aside:
-            state = self._state(outcome)
-            if state is not None:
-                state.take_up_again()
+        self._trying, self._aside = self._aside, {}
+        for state in self._trying.values():
+            state.take_up_again()
         for outcome in self._outcomes.try_again(self._worth_it):
             (event,) = outcome.events
             if outcome.tenure is self._tenure:
@@ -102,17 +105,22 @@ class Unrecorded:
 
     def _worth_it(self, outcome: EventOutcome) -> bool:
         """A receipt is right whoever owns the lane; the rest is for the lane's next owner to find out."""
-        return isinstance(outcome, Delivered) or self._state(outcome) is not None
+        if isinstance(outcome, Delivered):
+            return True
+        owned = self._owned(outcome)
+        return owned is not None and self._trying.get(_place(outcome)) is owned
 
     def _note(self, refused: list[tuple[EventOutcome, RelayError]]) -> None:
         for outcome, error in refused:
             (event,) = outcome.events
-            state = self._state(outcome)
+            place = _place(outcome)
+            state = self._trying.pop(place, None) or self._owned(outcome)
             if state is not None:
                 state.set_aside()
+                self._aside[place] = state
             self.error = str(error)
-            if (event.lane, event.id) not in self._told:
-                self._told.add((event.lane, event.id))
+            if place not in self._told:
+                self._told.add(place)
                 self._telemetry.emit("event.unrecorded", topic=event.topic, id=event.id, error=error)
         if refused:
             self._any.set()
@@ -120,9 +128,14 @@ class Unrecorded:
             self._backoff.reset()
         self._telemetry.gauge("unrecorded_events", len(self._outcomes.aside) + len(refused))
 
-    def _state(self, outcome: EventOutcome) -> LaneScan | None:
+    def _owned(self, outcome: EventOutcome) -> LaneScan | None:
         """The lane of a single event of this tenure, while it is owned."""
         return self._tenure.lanes.get(outcome.events[0].lane) if outcome.tenure is self._tenure else None
+
+
+def _place(outcome: EventOutcome) -> tuple[int, int]:
+    (event,) = outcome.events
+    return event.lane, event.id
 
 
 def _about_data(error: RelayError) -> bool:
