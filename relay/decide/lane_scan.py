@@ -26,13 +26,14 @@ receipt; an id leaves `known` that a scan can still meet; and `position` passes 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.decide.known_ids import KnownIds
+from relay.decide.long_sweep import LongSweep
+from relay.decide.reach import Reach, cut_off, within
 from relay.decide.sweep_start import sweep_start
-from relay.event import ID, SIZE, id_of, size_of
+from relay.event import ID, id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,44 +45,12 @@ if TYPE_CHECKING:
     from relay.event import PendingEvent
 
 
-NO_GAPS_FOR = 8
-"""Number of steps for which a sweep does not look for gaps again after there were too many."""
-
-
 class LanePosition(NamedTuple):
     """The position of an owned lane, with the epoch that fences the statement which persists it."""
 
     lane: int
     epoch: int
     position: int
-
-
-class Reach(NamedTuple):
-    """The maximum that one read of one lane may return, or that may be under way of it."""
-
-    events: int
-    bytes: int
-    """Of keys, payloads and headers; the last event may exceed it."""
-
-
-@dataclass(slots=True)
-class LongSweep:
-    """A sweep too long for one statement: it advances in steps of ids, apart from the other lanes' scans."""
-
-    snapshot: Snapshot
-    """Of the last step. The next one goes back for what has become visible since, and the scan after the last
-    step starts relative to it."""
-    done_to: int
-    """Everything in the lane up to this id that is visible in `snapshot` was taken, or is settled."""
-    end: int
-    left: list[int] = field(default_factory=list)
-    """What the last step found above `done_to` and had no room for, in order: all that is new in `snapshot` up to
-    `left_to`. It is read by its ids before the next step."""
-    left_to: int = 0
-    gaps_from: int = 0
-    """Up to this id, it is of no use to look for gaps."""
-    asks_tables: bool = False
-    """Whether its steps ask what is settled though that is known."""
 
 
 @dataclass(slots=True)
@@ -236,14 +205,14 @@ class LaneScan:
         then read by these ids, as many as came; `fresh` what the scan found above `taken_to`. All are in id order. What
         is returned is within `reach`: what does not fit is read again.
         """
-        kept, left = _within(swept, reach)
+        kept, left = within(swept, reach)
         self._take(kept)
         if new and (not kept or kept[-1][ID] < new[-1]):
             # Older events are left: fresh ones would overtake them, and the state must not advance past them.
             self.exhausted = False
             return kept
         # Without others before them they were read within the reach's bytes.
-        more = _within(fresh, left)[0] if kept else fresh[: reach.events]
+        more = within(fresh, left)[0] if kept else fresh[: reach.events]
         if more:
             self._take(more)
             self.taken_to = more[-1].id
@@ -299,12 +268,7 @@ class LaneScan:
         if not self.knows_all:
             # Any more: too much was noted to keep all of it.
             return None
-        gaps = self.known.passed.gaps(sweep.done_to, sweep.end, most)
-        if gaps.up_to < sweep.end and gaps.up_to - sweep.done_to <= step_ids:
-            # Many new events, lanes of others, or transactions that were rolled back.
-            sweep.gaps_from = sweep.done_to + NO_GAPS_FOR * step_ids
-            return None
-        return gaps
+        return sweep.gaps_in(self.known.passed, step_ids, most)
 
     def ask_tables(self) -> None:
         """Have the steps ask what is settled: something cannot be read."""
@@ -349,15 +313,15 @@ class LaneScan:
         # Whatever becomes of a failure or a held row later, a scan must not take its event for new.
         self.known.add(settled)
         found = [event for event in swept if event[ID] not in self.known]
-        new, _ = _within(found, reach)
+        new, _ = within(found, reach)
         self._take(new)
         sweep.left_to = end
-        self._leave([*map(id_of, found[len(new) :]), *[id_ for id_ in left if id_ not in self.known]])
+        sweep.leave([*map(id_of, found[len(new) :]), *[id_ for id_ in left if id_ not in self.known]])
         return new
 
     def next_left(self, reach: Reach) -> list[int]:
         """Return the ids of what the last step left, as many as there is room for."""
-        return self.sweep.left[: reach.events] if self.sweep is not None else []
+        return self.sweep.next_left(reach) if self.sweep is not None else []
 
     def absorb_left(self, ids: Sequence[int], events: Sequence[PendingEvent], reach: Reach) -> list[PendingEvent]:
         """Take in the events that were read by `ids`, which `next_left` gave; returns those to publish, in order.
@@ -366,20 +330,14 @@ class LaneScan:
         visible since. One that is gone was left out of the read, which ends where the reach's bytes do.
         """
         sweep = self._swept()
-        new, _ = _within(events, reach)
+        new, _ = within(events, reach)
         self._take(new)
-        read_to = new[-1][ID] if new else ids[-1]
-        self._leave(sweep.left[bisect_right(sweep.left, read_to) :])
+        sweep.left_is_read(new[-1][ID] if new else ids[-1])
         return new
 
     def leave_left(self) -> None:
         """Have a step look again for what the last one left: it cannot be read by its ids."""
         self._swept().left = []
-
-    def _leave(self, ids: list[int]) -> None:
-        sweep = self._swept()
-        sweep.left = ids
-        sweep.done_to = ids[0] - 1 if ids else sweep.left_to
 
     def _swept(self) -> LongSweep:
         if self.sweep is None:
@@ -413,21 +371,3 @@ class LaneScan:
 
 def _anything_ended(before: Snapshot, later: Snapshot) -> bool:
     return later.xmax > before.xmax or any(later.ended(xid) for xid in before.running)
-
-
-def _within(events: Sequence[PendingEvent], reach: Reach) -> tuple[list[PendingEvent], Reach]:
-    """Return the first events, as many as a read with this reach would return, and the reach that they leave."""
-    size = 0
-    for count, event in enumerate(events):
-        if count >= reach.events or size >= reach.bytes:
-            return list(events[:count]), Reach(0, 0)
-        size += event[SIZE]
-    return list(events), Reach(reach.events - len(events), reach.bytes - size)
-
-
-def cut_off(events: Sequence[PendingEvent], reach: Reach) -> bool:
-    """Return whether a read stopped at its reach, so that there may be more events.
-
-    The statement returns an event while the events before it leave a byte of the reach: the last one may exceed it.
-    """
-    return len(events) >= reach.events or sum(map(size_of, events)) >= reach.bytes

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from relay.decide.lane_scan import Reach
+from relay.decide.reach import Reach
 from relay.headers import REPLAY, REPLAY_GROUP, REPLAY_TOPIC
 from relay.keys import LANES, key_bytes
 from relay.names import is_topic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.decide.lane_scan import Reach
+from relay.decide.reach import Reach
 from relay.event import OVERHEAD_BYTES, size_of
 
 if TYPE_CHECKING:

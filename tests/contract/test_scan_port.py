@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.decide.lane_scan import Reach
+from relay.decide.reach import Reach
 from relay.decide.sweep_start import SweepStart
 from relay.keys import lane_of_key
 from relay.stages.scan.ports import LaneRequest, WantedEvents

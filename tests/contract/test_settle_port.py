@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from relay.decide.lane_scan import Reach
+from relay.decide.reach import Reach
 from relay.decide.sweep_start import SweepStart
 from relay.keys import lane_of_key
 from relay.outcome import FailureKind, PublishError

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from relay.decide import known_ids, lane_scan
+from relay.decide import known_ids, long_sweep
 from relay.decide.ladder import Ladder
-from relay.decide.lane_scan import LaneScan, Reach, cut_off
+from relay.decide.lane_scan import LaneScan
 from relay.decide.passed_ids import IDS, MOST_KEPT, PassedIds
+from relay.decide.reach import Reach, cut_off
 from relay.decide.snapshot import Snapshot
 from relay.decide.sweep_start import SweepStart
 from tests.support.events import event, events, ids
@@ -346,7 +347,7 @@ class TestGaps:
         lane.known.passed = PassedIds()
         assert lane.gaps(50, 50) is None
         assert not lane.may_have_gaps(50)
-        lane.absorb_step(snapshot(60), 100 + lane_scan.NO_GAPS_FOR * 50, [], [], [], WIDE, self.LADDER)
+        lane.absorb_step(snapshot(60), 100 + long_sweep.NO_GAPS_FOR * 50, [], [], [], WIDE, self.LADDER)
         assert lane.may_have_gaps(50)
 
     def test_nothing_goes_by_gaps_before_the_sweep_of_the_take_over_is_over(self) -> None:

@@ -10,7 +10,8 @@ import pytest
 from relay.decide.failing import Fail
 from relay.decide.held_back import Closed
 from relay.decide.ladder import Ladder
-from relay.decide.lane_scan import LaneScan, Reach
+from relay.decide.lane_scan import LaneScan
+from relay.decide.reach import Reach
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.keys import LANES

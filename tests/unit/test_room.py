@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies
 
-from relay.decide.lane_scan import Reach
+from relay.decide.reach import Reach
 from relay.decide.room import Room
 from relay.event import OVERHEAD_BYTES
 from tests.support.events import events

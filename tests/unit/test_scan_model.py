@@ -16,10 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.decide import known_ids, lane_scan, passed_ids
+from relay.decide import known_ids, lane_scan, long_sweep, passed_ids
 from relay.decide.known_ids import KnownIds
 from relay.decide.ladder import Ladder
-from relay.decide.lane_scan import LaneScan, LongSweep
+from relay.decide.lane_scan import LaneScan
+from relay.decide.long_sweep import LongSweep
 from relay.decide.sweep_start import SweepStart
 from relay.stages import tenure
 from relay.stages.scan import sweep
@@ -33,6 +34,7 @@ from tests.support.models.simulated_postgres import Scanned, SimulatedPostgres, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from relay.decide.reach import Reach
     from relay.decide.snapshot import Snapshot
     from relay.event import PendingEvent
     from relay.stages.scan.ports import LaneRequest, StepResult
@@ -53,7 +55,7 @@ def forgets_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_ids, "GROWTH", 0)
     monkeypatch.setattr(passed_ids, "IDS", 16)
     monkeypatch.setattr(passed_ids, "MOST_KEPT", 3)
-    monkeypatch.setattr(lane_scan, "NO_GAPS_FOR", 1)
+    monkeypatch.setattr(long_sweep, "NO_GAPS_FOR", 1)
     monkeypatch.setattr(sweep, "MOST_GAPS", 14)
 
 
@@ -195,7 +197,7 @@ def take_fresh_events_after_a_sweep_that_was_cut_off(monkeypatch: pytest.MonkeyP
         new: list[int],
         swept: list[PendingEvent],
         fresh: list[PendingEvent],
-        reach: lane_scan.Reach,
+        reach: Reach,
     ) -> list[PendingEvent]:
         before = self.snapshot
         taken = absorb(self, snapshot, new, swept, fresh, reach)
@@ -266,13 +268,13 @@ def know_what_a_step_found_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def go_on_without_what_a_step_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep is thought to be done to the end of a step, though some of what it found is still to be read."""
-    leave = LaneScan._leave
+    leave = LongSweep.leave
 
-    def mutant(self: LaneScan, ids: list[int]) -> None:
+    def mutant(self: LongSweep, ids: list[int]) -> None:
         leave(self, ids)
-        self._swept().done_to = self._swept().left_to
+        self.done_to = self.left_to
 
-    monkeypatch.setattr(LaneScan, "_leave", mutant)
+    monkeypatch.setattr(LongSweep, "leave", mutant)
 
 
 def go_by_gaps_in_the_sweep_of_a_take_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.decide.held_back import Closed
-from relay.decide.lane_scan import LaneScan, Reach
+from relay.decide.lane_scan import LaneScan
+from relay.decide.reach import Reach
 from relay.decide.room import Room
 from relay.decide.snapshot import Snapshot
 from relay.errors import StatementFailedError

@@ -15,7 +15,8 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from relay.decide.lane_scan import LanePosition, Reach, cut_off
+from relay.decide.lane_scan import LanePosition
+from relay.decide.reach import Reach, cut_off
 from relay.decide.republishing import Allowance, Progress, reach_under_way
 from relay.errors import UnreachableError
 from relay.event import EventTuple, EventWithOrigin, with_origin

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from relay.decide.lane_scan import Reach
+    from relay.decide.reach import Reach
     from relay.decide.snapshot import Snapshot
     from relay.decide.sweep_start import SweepStart
     from relay.event import PendingEvent

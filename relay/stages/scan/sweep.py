@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from relay.decide.lane_scan import Reach
+from relay.decide.reach import Reach
 from relay.errors import StatementFailedError
 from relay.stages.scan.ports import WantedEvents
 
