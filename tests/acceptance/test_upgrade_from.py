@@ -18,7 +18,7 @@ from tests.support.postgres.load import Load
 from tests.support.postgres.outbox import connected
 from tests.support.postgres.writers import fill
 from tests.support.relay.process import environment, relay_run
-from tests.support.relay.yesterday import ROOT, unpack_program
+from tests.support.relay.yesterday import ROOT, unpack_migrations, unpack_program
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -40,18 +40,19 @@ TOO_LARGE = 50_000
 async def test_what_an_earlier_program_left_is_relayed_once_and_in_order(
     version: int, database: str, kafka: servers.Kafka, make_topic: MakeTopic, tmp_path: Path
 ) -> None:
-    unpack_program(tmp_path, version)
+    program, between = tmp_path / "program", tmp_path / "between"
+    of_the_program = unpack_program(program, version)
     # One was mended before anybody had it: that program with the text that everybody has.
-    for each in sorted((ROOT / "sql/migrations").glob("*.sql"))[:version]:
-        shutil.copy(each, tmp_path / "sql/migrations")
-    await asyncio.to_thread(command, tmp_path, database, "migrate")
+    for each in sorted((ROOT / "sql/migrations").glob("*.sql"))[:of_the_program]:
+        shutil.copy(each, program / "sql/migrations")
+    await asyncio.to_thread(command, program, database, "migrate")
     async with connected(database) as connection:
         topic = make_topic(4, **{"max.message.bytes": TOO_LARGE // 2})
         here = Place(database, kafka.bootstrap_servers, topic, connection)
-        assert (await schema_state(connection)).version == version
+        assert (await schema_state(connection)).version == of_the_program
 
         # Delivered, failed and held by the program of that time; pending when it ends.
-        async with relay_run(database, kafka.bootstrap_servers, code=tmp_path) as old:
+        async with relay_run(database, kafka.bootstrap_servers, code=program) as old:
             await fill(connection, topic, 500, keys=50)
             await blocked(connection, topic)
             await until("one has failed and one is held", lambda: has_failed(connection), timeout=60)
@@ -59,6 +60,11 @@ async def test_what_an_earlier_program_left_is_relayed_once_and_in_order(
             await old.stop()
         delivered = await here.records()
         await connection.execute(BACKLOG, topic)
+        if of_the_program < version:
+            # It came with later ones, so that no program of its own is in the history.
+            await asyncio.to_thread(unpack_migrations, between, version)
+            await asyncio.to_thread(command, between, database, "migrate")
+        assert (await schema_state(connection)).version == version
 
         async with Load(database, topic, rate=300) as load:
             await load.commit(100)
