@@ -62,7 +62,8 @@ async def test_kill_9_under_load_repeats_nothing_and_off_repeats_what_was_in_fli
     repeated = await here.check_everything()
     assert in_flight, "nothing was in flight: this shows nothing"
     if mode == "off":
-        assert {record.id for record in repeated} == in_flight
+        # What was in the broker's socket when the relay was killed may have been appended after the look.
+        assert {record.id for record in repeated} >= in_flight
         assert found == 0
     else:
         assert not repeated
