@@ -49,6 +49,7 @@ async def test_kill_9_under_load_repeats_nothing_and_off_repeats_what_was_in_fli
     for round_ in range(1, ROUNDS + 1):
         async with here.relay(**settings) as relay:
             await here.receipts_reach(EVENTS * round_ // 6)
+            await on_the_wire(relay)
             found += await relay.metric("reconcile_found_events_total")
             await relay.kill()
         await here.relay_is_gone()
