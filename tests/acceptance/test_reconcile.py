@@ -42,14 +42,13 @@ async def unrecorded(here: Place) -> set[int]:
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
 async def test_kill_9_under_load_repeats_nothing_and_off_repeats_what_was_in_flight(here: Place, mode: str) -> None:
-    settings = {"replica_reconcile": mode, "publish_events_per_second": 20_000}
+    settings = {"replica_reconcile": mode, "publish_events_per_second": 6_000}
     in_flight: set[int] = set()
     found = 0.0
     await fill(here.connection, here.topic, EVENTS)
-    for round_ in range(1, ROUNDS + 1):
+    for _ in range(ROUNDS):
         async with here.relay(**settings) as relay:
-            await here.receipts_reach(EVENTS * round_ // 6)
-            await on_the_wire(relay)
+            await here.receipts_reach(await here.receipts() + 5_000)
             found += await relay.metric("reconcile_found_events_total")
             await relay.kill()
         await here.relay_is_gone()
