@@ -12,7 +12,7 @@ import pytest
 
 from relay.local import create_topic
 from tests.support.kafka.consumer import count_records
-from tests.support.postgres.outbox import migrated
+from tests.support.postgres.outbox import connected, migrated
 from tests.support.postgres.receipts import DELIVERIES
 from tests.support.promises import check_everything
 from tests.support.relay.process import relay_run
@@ -46,6 +46,18 @@ class Place:
         """A new connection to look with: the server was restarted."""
         self.connection.terminate()
         self.connection = await asyncpg.connect(self.dsn, timeout=10)
+
+    @asynccontextmanager
+    async def without_receipts(self) -> AsyncIterator[None]:
+        """Nothing gets a receipt meanwhile. The relay is killed in it; at its end its sessions are ended, too."""
+        async with connected(self.dsn) as blocker, blocker.transaction():
+            await blocker.execute("LOCK TABLE outbox.receipt IN SHARE MODE")
+            yield
+            await blocker.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'outbox-relay%'"
+            )
+            await self.relay_is_gone()
 
     async def receipts(self) -> int:
         """How many events have a receipt."""

@@ -17,7 +17,6 @@ from tests.acceptance.conftest import place
 from tests.support.kafka.consumer import read_topic
 from tests.support.kafka.topics import alter_topic
 from tests.support.postgres.load import Load
-from tests.support.postgres.outbox import connected
 from tests.support.servers import shared as servers
 from tests.support.servers.secured_kafka import NEWCOMER, PASSWORD, USER, SecuredKafka
 from tests.support.waiting import until
@@ -189,8 +188,7 @@ async def ends_of(here: Place) -> dict[int, int]:
 async def killed_with_events_that_have_no_receipt(here: Place, relay: RelayProcess) -> set[int]:
     """Kill a relay of which Kafka has events, but PostgreSQL no receipts; returns their ids."""
     before = await here.records()
-    async with connected(here.dsn) as blocker, blocker.transaction():
-        await blocker.execute("LOCK TABLE outbox.receipt IN SHARE MODE")
+    async with here.without_receipts():
         await write(here, 5)
 
         async def arrived() -> bool:
@@ -198,12 +196,6 @@ async def killed_with_events_that_have_no_receipt(here: Place, relay: RelayProce
 
         await until("Kafka has them", arrived)
         await relay.kill()
-        # Or what waits for the lock would be written after all.
-        await blocker.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name LIKE 'outbox-relay%'"
-        )
-        await here.relay_is_gone()
     await here.end_leases()
     return {row["id"] for row in await here.connection.fetch("SELECT id FROM outbox.pending")}
 
