@@ -24,9 +24,8 @@ from relay.admin.exports import (
     last_of_csv,
     last_of_json,
 )
-from relay.admin.selections import parse_key, parse_topic
-from relay.admin.times import parse_time
-from relay.cli.options import exit_codes, read
+from relay.admin.selections import parse_topic
+from relay.cli.options import exit_codes, key_option, read, since_option, until_option
 from relay.cli.show.lines import bytes_out, say
 from relay.cli.show.progress import followed
 from relay.errors import RefusedError
@@ -70,19 +69,9 @@ class _Written:
 @click.option(
     "--topic", callback=read(parse_topic), metavar="PATTERN", help="Only this topic; * stands for any characters."
 )
-@click.option("--key", callback=read(parse_key), metavar="KEY", help="Only this key: text, or hex: and digits.")
-@click.option(
-    "--since",
-    callback=read(parse_time),
-    metavar="TIME",
-    help="Only events written at or after TIME: 2h (ago), or a date.",
-)
-@click.option(
-    "--until",
-    callback=read(parse_time),
-    metavar="TIME",
-    help="Only events written at or before TIME: 30m (ago), or a date.",
-)
+@key_option
+@since_option("written")
+@until_option("written")
 @click.option(
     "--after", callback=read(_parse_after), metavar="ID", help="Go on after this event: the last one that you have."
 )

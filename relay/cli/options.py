@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay.admin.times import parse_span
+from relay.admin.selections import parse_key
+from relay.admin.times import parse_span, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,31 @@ def read(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Paramete
             raise click.BadParameter(str(error), context, parameter) from None
 
     return parsed
+
+
+key_option = click.option(
+    "--key", callback=read(parse_key), metavar="KEY", help="Only this key: text, or hex: and digits."
+)
+
+
+def since_option(happened: str, more: str = "") -> Callable[[Any], Any]:
+    """Return the option of the earliest time; `happened` is what events did at it, `more` the end of its help."""
+    return click.option(
+        "--since",
+        callback=read(parse_time),
+        metavar="TIME",
+        help=f"Only events {happened} at or after TIME: 2h (ago), or a date.{more}",
+    )
+
+
+def until_option(happened: str, more: str = "") -> Callable[[Any], Any]:
+    """Return the option of the latest time, as `since_option` does."""
+    return click.option(
+        "--until",
+        callback=read(parse_time),
+        metavar="TIME",
+        help=f"Only events {happened} at or before TIME: 30m (ago), or a date.{more}",
+    )
 
 
 def span(lowest: str, highest: str) -> Callable[[click.Context | None, click.Parameter | None, str], float]:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay.admin.connection import connected
-from relay.admin.selections import parse_key
-from relay.admin.times import duration, parse_time
+from relay.admin.times import duration
 from relay.admin.verification import Verified, VerifyRequest, verify
 from relay.admin.verification_metrics import write_metrics
 from relay.admin.verification_sample import verify_sample
-from relay.cli.options import Bounded, exit_codes, json_option, read
+from relay.cli.options import Bounded, exit_codes, json_option, key_option, since_option
 from relay.cli.show.cells import text
 from relay.cli.show.console import console
 from relay.cli.show.lines import say_json
@@ -58,13 +57,8 @@ EPILOG = exit_codes("nothing is wrong", "something is wrong, or nothing could be
 
 @click.command(name="verify", epilog=EPILOG)
 @click.option("--topic", metavar="TOPIC", help="The topic to compare. Required, except with --sample.")
-@click.option("--key", callback=read(parse_key), metavar="KEY", help="Only this key: text, or hex: and digits.")
-@click.option(
-    "--since",
-    callback=read(parse_time),
-    metavar="TIME",
-    help="Only events delivered at or after TIME: 2h (ago), or a date.",
-)
+@key_option
+@since_option("delivered")
 @click.option("--rate", cls=Bounded, type=click.FloatRange(1, 1e9), metavar="N", help="At most N records per second.")
 @click.option(
     "--sample",

@@ -53,7 +53,8 @@ class Kafka:
 
 async def test_it_is_when_the_coordinator_answers_though_kafka_was_away_meanwhile() -> None:
     kafka = Kafka(False, PublishError(FailureKind.CLUSTER, "away"), False, True)
-    await until_fenceable(cast("KafkaReconcilePort", kafka), Names(), "producer-7")
+    async with asyncio.timeout(30):
+        await until_fenceable(cast("KafkaReconcilePort", kafka), Names(), "producer-7")
     assert kafka.asked == [f"outbox-p-{number}" for number in range(1, 5)], "each id once"
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from relay.admin.selections import parse_key, parse_topic
-from relay.admin.times import parse_time
-from relay.cli.options import read
+from relay.cli.options import read, since_option, until_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,18 +26,8 @@ def filter_options(states: Sequence[str], states_help: str) -> Callable[[Command
         ),
         click.option("--key", callback=read(parse_key), metavar="KEY", help="Only this key, written as in the list."),
         click.option("--error", metavar="PATTERN", help="Only with this error; * stands for any characters."),
-        click.option(
-            "--since",
-            callback=read(parse_time),
-            metavar="TIME",
-            help="Only events that failed at or after TIME: 2h (ago), or a date.",
-        ),
-        click.option(
-            "--until",
-            callback=read(parse_time),
-            metavar="TIME",
-            help="Only events that failed at or before TIME: 2h (ago), or a date.",
-        ),
+        since_option("that failed"),
+        until_option("that failed"),
         click.option("--state", "states", type=click.Choice(states), multiple=True, help=states_help),
     ]
 

@@ -6,10 +6,21 @@ from typing import Any
 
 import click
 
-from relay.admin.selections import parse_group, parse_key
-from relay.admin.times import parse_time
+from relay.admin.selections import parse_group
 from relay.admin.topics import parse_topic_name
-from relay.cli.options import Bounded, InOrder, exit_codes, json_option, read, reason_option, wait_option, yes_option
+from relay.cli.options import (
+    Bounded,
+    InOrder,
+    exit_codes,
+    json_option,
+    key_option,
+    read,
+    reason_option,
+    since_option,
+    until_option,
+    wait_option,
+    yes_option,
+)
 from relay.cli.replay.cancel import cancel
 from relay.cli.replay.listing import list_command
 from relay.cli.replay.request import ask_for_replay
@@ -26,19 +37,9 @@ _RATE = click.FloatRange(0.01, 1e9)
 
 @click.group(name="replay", cls=InOrder, invoke_without_command=True, epilog=EPILOG, subcommand_metavar="[COMMAND]")
 @click.option("--topic", metavar="TOPIC", help="Only events of this topic. Required.")
-@click.option(
-    "--since",
-    callback=read(parse_time),
-    metavar="TIME",
-    help="Only events delivered at or after TIME: 2h (ago), or a date. Required.",
-)
-@click.option(
-    "--until",
-    callback=read(parse_time),
-    metavar="TIME",
-    help="Only events delivered at or before TIME: 30m (ago), or a date.  [default: now]",
-)
-@click.option("--key", callback=read(parse_key), metavar="KEY", help="Only this key: text, or hex: and digits.")
+@since_option("delivered", " Required.")
+@until_option("delivered", "  [default: now]")
+@key_option
 @click.option(
     "--rate", cls=Bounded, type=_RATE, metavar="N", help="At most N events per second, of all replicas together."
 )
